@@ -1,0 +1,390 @@
+"""Compiled placement: where would a gang go, given the free GPUs of every node.
+
+One function finds (``find``), one asks only whether (``fits``), one books
+(``book``). They are the only code that decides placements greedily: the
+simulator's event loop, the training environment and the readable allocators
+all call them.
+
+A gang of g GPUs uses exactly m = ceil(g / GPUs per node) nodes of one pool.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rltune.compiled import kernel
+from rltune.cluster import MAX_GPUS_PER_NODE, ClusterArrays
+
+LEXICOGRAPHIC = 0
+BEST_FIT = 1
+LEAST_FRAGMENTATION = 2
+RULES = {"lexicographic": LEXICOGRAPHIC, "best_fit": BEST_FIT, "least_fragmentation": LEAST_FRAGMENTATION}
+
+
+class Space(NamedTuple):
+    """Free capacity: ``free`` (n_nodes,) GPUs; ``level`` (n_pools, cap + 1): nodes by free count; ``total`` (n_pools,).
+
+    ``cost`` (n_pools, cap + 1): fragmentation cost of a node with f free GPUs
+    (see `rltune.allocators.fragmentation`); read by LEAST_FRAGMENTATION only.
+    """
+
+    free: npt.NDArray[np.int64]
+    level: npt.NDArray[np.int64]
+    total: npt.NDArray[np.int64]
+    cost: npt.NDArray[np.float64]
+
+
+class Scratch(NamedTuple):
+    """Work space of ``find``: its answer is (``node``, ``gpus``)[:m]; the rest are candidates."""
+
+    node: npt.NDArray[np.int64]
+    gpus: npt.NDArray[np.int64]
+    try_node: npt.NDArray[np.int64]
+    try_gpus: npt.NDArray[np.int64]
+    take: npt.NDArray[np.int64]
+    left: npt.NDArray[np.int64]
+
+
+def empty_space(cluster: ClusterArrays, cost: npt.NDArray[np.float64] | None = None) -> Space:
+    """The free capacity of the idle cluster."""
+    cap = int(cluster.pool_cap.max())
+    n_pools = len(cluster.pool_cap)
+    space = Space(
+        free=np.empty(len(cluster.node_pool), np.int64),
+        level=np.empty((n_pools, cap + 1), np.int64),
+        total=np.empty(n_pools, np.int64),
+        cost=np.zeros((n_pools, cap + 1)) if cost is None else cost,
+    )
+    clear(cluster, space)
+    return space
+
+
+def scratch(cluster: ClusterArrays) -> Scratch:
+    widest = int((cluster.pool_hi - cluster.pool_lo).max())
+    return Scratch(
+        *(np.zeros(widest, np.int64) for _ in range(4)),
+        *(np.zeros(MAX_GPUS_PER_NODE + 1, np.int64) for _ in range(2)),
+    )
+
+
+@kernel
+def clear(cluster, space):
+    """Free every GPU."""
+    space.level[:] = 0
+    for p in range(len(cluster.pool_cap)):
+        cap = cluster.pool_cap[p]
+        nodes = cluster.pool_hi[p] - cluster.pool_lo[p]
+        space.level[p, cap] = nodes
+        space.total[p] = nodes * cap
+        for i in range(cluster.pool_lo[p], cluster.pool_hi[p]):
+            space.free[i] = cap
+
+
+@kernel
+def copy_space(source, target):
+    """Copy the free capacity."""
+    for i in range(len(source.free)):
+        target.free[i] = source.free[i]
+    for p in range(len(source.total)):
+        target.total[p] = source.total[p]
+        for f in range(source.level.shape[1]):
+            target.level[p, f] = source.level[p, f]
+
+
+@kernel
+def free_gpus(space):
+    """Free GPUs of all pools."""
+    total = 0
+    for p in range(len(space.total)):
+        total += space.total[p]
+    return total
+
+
+@kernel
+def recount(cluster, space):
+    """Rebuild ``level`` and ``total`` from ``free``."""
+    space.level[:] = 0
+    space.total[:] = 0
+    for i in range(len(space.free)):
+        p = cluster.node_pool[i]
+        space.level[p, space.free[i]] += 1
+        space.total[p] += space.free[i]
+
+
+@kernel
+def book(cluster, space, nodes, gpus, base, m, sign):
+    """Take (sign = -1) or give back (sign = +1) ``gpus[base:base + m]`` on ``nodes[base:base + m]``."""
+    for i in range(base, base + m):
+        node = nodes[i]
+        p = cluster.node_pool[node]
+        before = space.free[node]
+        after = before + sign * gpus[i]
+        space.free[node] = after
+        space.level[p, before] -= 1
+        space.level[p, after] += 1
+        space.total[p] += sign * gpus[i]
+
+
+@kernel
+def fits_pool(cluster, space, g, p):
+    """Whether exactly ceil(g / cap) nodes of pool p can hold g GPUs now."""
+    if space.total[p] < g:
+        return False
+    cap = cluster.pool_cap[p]
+    if g <= cap:
+        for f in range(cap, g - 1, -1):
+            if space.level[p, f] > 0:
+                return True
+        return False
+    nodes_left = (g + cap - 1) // cap
+    got = 0
+    for f in range(cap, 0, -1):
+        k = min(space.level[p, f], nodes_left)
+        got += k * f
+        nodes_left -= k
+        if nodes_left == 0:
+            break
+    return nodes_left == 0 and got >= g
+
+
+@kernel
+def fits(cluster, space, g, pools, lo, hi):
+    """Whether a gang of g GPUs fits in one of ``pools[lo:hi]`` now."""
+    for i in range(lo, hi):
+        if fits_pool(cluster, space, g, pools[i]):
+            return True
+    return False
+
+
+@kernel
+def find(cluster, space, g, pools, lo, hi, rule, work):
+    """Place g GPUs in one of ``pools[lo:hi]``: the number of nodes used, 0 if it does not fit.
+
+    The placement is left in ``work.node[:m], work.gpus[:m]``, by ascending node.
+    """
+    if rule == LEXICOGRAPHIC:
+        return _find_lexicographic(cluster, space, g, pools, lo, hi, work)
+    best, best_cost = -1, np.inf
+    if hi == lo + 1:
+        best = pools[lo]
+        if not fits_pool(cluster, space, g, best):
+            return 0
+        return _find_tight(cluster, space, g, best, rule, work)
+    for i in range(lo, hi):
+        p = pools[i]
+        if fits_pool(cluster, space, g, p):
+            cost = _pool_cost(cluster, space, g, p, rule)
+            if cost < best_cost:
+                best, best_cost = p, cost
+    if best < 0:
+        return 0
+    return _find_tight(cluster, space, g, best, rule, work)
+
+
+# --- best fit and least fragmentation -------------------------------------------------
+
+
+@kernel
+def _tight_level(cluster, space, g, p, rule):
+    """Free count of the node a part of g <= cap GPUs goes to; -1 if none has room.
+
+    BEST_FIT: the fullest node with room. LEAST_FRAGMENTATION: the smallest rise of
+    the fragmentation cost, ties to the fullest.
+    """
+    best, best_cost = -1, np.inf
+    for f in range(g, cluster.pool_cap[p] + 1):
+        if space.level[p, f] > 0:
+            if rule == BEST_FIT:
+                return f
+            rise = space.cost[p, f - g] - space.cost[p, f]
+            if rise < best_cost - 1e-12:
+                best, best_cost = f, rise
+    return best
+
+
+@kernel
+def _pool_cost(cluster, space, g, p, rule):
+    """Order of pools for one gang: GPUs left on its partly used node, or the rise in fragmentation."""
+    cap = cluster.pool_cap[p]
+    rest = g % cap
+    if rest == 0:
+        return 0.0 if rule == BEST_FIT else -(g // cap) * space.cost[p, cap]
+    f = _tight_level(cluster, space, rest, p, rule)
+    if f < 0:
+        return 1e9
+    if rule == BEST_FIT:
+        return float(f - rest)
+    return space.cost[p, f - rest] - space.cost[p, f] - (g // cap) * space.cost[p, cap]
+
+
+@kernel
+def _find_tight(cluster, space, g, p, rule, work):
+    """Whole free nodes first and the rest on the tightest node; failing that, the m freest nodes."""
+    cap = cluster.pool_cap[p]
+    if g <= cap:
+        f = _tight_level(cluster, space, g, p, rule)
+        node = cluster.pool_lo[p]
+        while space.free[node] != f:
+            node += 1
+        work.node[0], work.gpus[0] = node, g
+        return 1
+    whole, rest = g // cap, g % cap
+    m = whole + (1 if rest > 0 else 0)
+    f = _tight_level(cluster, space, rest, p, rule) if rest > 0 else 0
+    work.take[: cap + 1] = 0
+    work.take[cap] = whole
+    if rest > 0 and f > 0 and space.level[p, cap] >= whole + (1 if f == cap else 0):
+        work.take[f] += 1
+        return _collect(cluster, space, g, p, m, f, work)
+    if rest == 0:
+        return _collect(cluster, space, g, p, m, cap, work)
+    left = m
+    last = cap
+    for level in range(cap, 0, -1):
+        k = min(space.level[p, level], left)
+        work.take[level] = k
+        left -= k
+        if k > 0:
+            last = level
+        if left == 0:
+            break
+    return _collect(cluster, space, g, p, m, last, work)
+
+
+@kernel
+def _collect(cluster, space, g, p, m, last, work):
+    """Take ``work.take[f]`` nodes of each level, lowest ids first; the shortfall falls on the last of level ``last``."""
+    cap = cluster.pool_cap[p]
+    spare = -g
+    for f in range(1, cap + 1):
+        work.left[f] = work.take[f]
+        spare += f * work.take[f]
+    count = 0
+    for i in range(cluster.pool_lo[p], cluster.pool_hi[p]):
+        f = space.free[i]
+        if f > 0 and work.left[f] > 0:
+            work.left[f] -= 1
+            amount = f
+            if f == last and work.left[f] == 0:
+                amount = f - spare
+            work.node[count] = i
+            work.gpus[count] = amount
+            count += 1
+            if count == m:
+                break
+    return m
+
+
+# --- lexicographic (RLTune) -----------------------------------------------------------
+
+
+@kernel
+def _find_lexicographic(cluster, space, g, pools, lo, hi, work):
+    best = 0
+    for i in range(lo, hi):
+        p = pools[i]
+        if not fits_pool(cluster, space, g, p):
+            continue
+        if g <= cluster.pool_cap[p]:
+            node = cluster.pool_lo[p]
+            while space.free[node] < g:
+                node += 1
+            work.try_node[0], work.try_gpus[0] = node, g
+            best = _keep_smaller(cluster, best, 1, work)
+        else:
+            best = _try_patterns(cluster, space, g, p, best, work)
+    return best
+
+
+@kernel
+def _try_patterns(cluster, space, g, p, best, work):
+    """All ways to take m nodes from the groups of equal free counts.
+
+    The nodes fall short of m full ones by at most ``slack`` = m cap - g < cap
+    GPUs together, so only few patterns exist: an odometer runs over
+    how many nodes miss 1, 2, ... GPUs; the rest are entirely free.
+    """
+    cap = cluster.pool_cap[p]
+    m = (g + cap - 1) // cap
+    slack = m * cap - g
+    deepest = min(slack, cap - 1)
+    work.take[: cap + 1] = 0
+    partly, missing = 0, 0
+    while True:
+        whole = m - partly
+        if 0 <= whole <= space.level[p, cap]:
+            work.take[cap] = whole
+            spare = slack - missing
+            for last in range(1, cap + 1):
+                k = work.take[last]
+                if k > 0 and k * last - spare >= k:
+                    _lay_out(cluster, space, p, last, k * last - spare, work)
+                    best = _keep_smaller(cluster, best, m, work)
+                    if spare == 0:
+                        break
+        miss = 1
+        while miss <= deepest:
+            level = cap - miss
+            if work.take[level] < space.level[p, level] and missing + miss <= slack and partly < m:
+                work.take[level] += 1
+                partly += 1
+                missing += miss
+                break
+            partly -= work.take[level]
+            missing -= miss * work.take[level]
+            work.take[level] = 0
+            miss += 1
+        if miss > deepest:
+            return best
+
+
+@kernel
+def _lay_out(cluster, space, p, last, amount, work):
+    """Candidate for ``work.take``: group ``last`` shares ``amount`` GPUs as evenly as whole GPUs allow.
+
+    Of all non-increasing splits the most even is the lexicographically smallest.
+    """
+    cap = cluster.pool_cap[p]
+    for f in range(1, cap + 1):
+        work.left[f] = work.take[f]
+    k = work.take[last]
+    base, extra = amount // k, amount % k
+    count = 0
+    for i in range(cluster.pool_lo[p], cluster.pool_hi[p]):
+        f = space.free[i]
+        if f > 0 and work.left[f] > 0:
+            work.left[f] -= 1
+            gpus = f
+            if f == last:
+                gpus = base
+                if extra > 0:
+                    gpus += 1
+                    extra -= 1
+            work.try_node[count] = i
+            work.try_gpus[count] = gpus
+            count += 1
+
+
+@kernel
+def _keep_smaller(cluster, best, m, work):
+    """Keep the candidate of m nodes if it is smaller, as a list of (node id, GPUs), than the one of ``best`` nodes."""
+    smaller = best == 0
+    if not smaller:
+        for i in range(min(best, m)):
+            a, b = cluster.node_id[work.try_node[i]], cluster.node_id[work.node[i]]
+            if a == b:
+                a, b = work.try_gpus[i], work.gpus[i]
+            if a != b:
+                smaller = a < b
+                break
+        else:
+            smaller = m < best
+    if smaller:
+        for i in range(m):
+            work.node[i] = work.try_node[i]
+            work.gpus[i] = work.try_gpus[i]
+        return m
+    return best

@@ -1,0 +1,169 @@
+"""Clusters: pools of equal nodes, by GPU type and virtual cluster, and which job may use which pool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rltune.errors import InputError
+from rltune.gpus import gpu_type
+from rltune.jobs import JobTable
+
+MAX_GPUS_PER_NODE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Equal nodes of one GPU type in one virtual cluster (None: open to every job).
+
+    Node ids count from ``first_node_id``. ``max_gpus_per_job``: wider gangs may not use this pool.
+    """
+
+    name: str
+    nodes: int
+    gpus_per_node: int
+    gpu_type: str = "any"
+    vc: str | None = None
+    first_node_id: int = 0
+    max_gpus_per_job: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.nodes < 1:
+            raise InputError(f"pool {self.name}: nodes={self.nodes}; at least 1 is needed")
+        if not 1 <= self.gpus_per_node <= MAX_GPUS_PER_NODE:
+            raise InputError(f"pool {self.name}: gpus_per_node={self.gpus_per_node}; 1 to {MAX_GPUS_PER_NODE} are possible")
+        gpu_type(self.gpu_type)
+
+    @property
+    def gpus(self) -> int:
+        return self.nodes * self.gpus_per_node
+
+    @property
+    def widest_job(self) -> int:
+        """GPUs of the widest gang this pool may take."""
+        return self.gpus if self.max_gpus_per_job is None else min(self.gpus, self.max_gpus_per_job)
+
+
+class ClusterArrays(NamedTuple):
+    """The cluster as kernels see it; nodes of a pool are contiguous.
+
+    ``pool_lo, pool_hi, pool_cap`` (n_pools,): node range and GPUs per node;
+    ``node_pool, node_id`` (n_nodes,): pool index and the id shown to people.
+    """
+
+    pool_lo: npt.NDArray[np.int64]
+    pool_hi: npt.NDArray[np.int64]
+    pool_cap: npt.NDArray[np.int64]
+    node_pool: npt.NDArray[np.int64]
+    node_id: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A named tuple of pools. Jobs go to pools whose VC and GPU type match theirs."""
+
+    name: str
+    pools: tuple[Pool, ...]
+
+    def __post_init__(self) -> None:
+        if not self.pools:
+            raise InputError(f"cluster {self.name}: no pools; at least one is needed")
+        names = [pool.name for pool in self.pools]
+        if len(set(names)) < len(names):
+            raise InputError(f"cluster {self.name}: pool names are not unique: {', '.join(names)}")
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any], name: str = "custom") -> Cluster:
+        """From ``{"name": ..., "pools": [{"name", "nodes", "gpus_per_node", ...}, ...]}``."""
+        if "pools" not in spec:
+            raise InputError(f"cluster {name}: no 'pools' in the specification; give a list of pools")
+        name = str(spec.get("name", name))
+        pools = []
+        for index, entry in enumerate(spec["pools"]):
+            known = set(Pool.__dataclass_fields__)
+            unknown = set(entry) - known
+            if unknown:
+                raise InputError(
+                    f"cluster {name}: pool {index}: unknown {', '.join(sorted(map(str, unknown)))}; "
+                    f"known are {', '.join(sorted(known))}"
+                )
+            missing = {"nodes", "gpus_per_node"} - set(entry)
+            if missing:
+                raise InputError(f"cluster {name}: pool {index}: {', '.join(sorted(missing))} is missing")
+            pools.append(Pool(**{"name": f"pool{index}", **{str(k): v for k, v in entry.items()}}))
+        return cls(name, tuple(pools))
+
+    @property
+    def nodes(self) -> int:
+        return sum(pool.nodes for pool in self.pools)
+
+    @property
+    def gpus(self) -> int:
+        return sum(pool.gpus for pool in self.pools)
+
+    def with_nodes(self, nodes: int) -> Cluster:
+        """The same pools scaled to ``nodes`` in all, in proportion (largest remainder, at least one a pool)."""
+        if nodes < len(self.pools):
+            raise InputError(f"cluster {self.name}: nodes={nodes}, but it has {len(self.pools)} pools of at least one node")
+        exact = np.array([pool.nodes for pool in self.pools]) * nodes / self.nodes
+        counts = np.maximum(1, np.floor(exact).astype(int))
+        while counts.sum() < nodes:
+            counts[int(np.argmax(exact - counts))] += 1
+        while counts.sum() > nodes:
+            counts[int(np.argmin(np.where(counts > 1, exact - counts, np.inf)))] -= 1
+        return Cluster(self.name, tuple(replace(p, nodes=int(c)) for p, c in zip(self.pools, counts, strict=True)))
+
+    def arrays(self) -> ClusterArrays:
+        sizes = np.array([pool.nodes for pool in self.pools])
+        hi = np.cumsum(sizes).astype(np.int64)
+        return ClusterArrays(
+            pool_lo=hi - sizes,
+            pool_hi=hi,
+            pool_cap=np.array([pool.gpus_per_node for pool in self.pools], np.int64),
+            node_pool=np.repeat(np.arange(len(sizes)), sizes).astype(np.int64),
+            node_id=np.concatenate([np.arange(p.nodes) + p.first_node_id for p in self.pools]).astype(np.int64),
+        )
+
+    def eligible_pools(self, vc: str | None, gpu: str | None, num_gpus: int) -> tuple[int, ...]:
+        """Indices of the pools where such a job fits when they are empty."""
+        return tuple(
+            index
+            for index, pool in enumerate(self.pools)
+            if (pool.vc is None or pool.vc == vc)
+            and (gpu is None or pool.gpu_type in ("any", gpu))
+            and num_gpus <= pool.widest_job
+        )
+
+
+class Eligibility(NamedTuple):
+    """Which pools each job may use: job j's are ``pools[ptr[cls[j]]:ptr[cls[j] + 1]]``."""
+
+    cls: npt.NDArray[np.int64]
+    ptr: npt.NDArray[np.int64]
+    pools: npt.NDArray[np.int64]
+
+
+def eligibility(jobs: JobTable, cluster: Cluster) -> Eligibility:
+    """Group jobs into classes with the same eligible pools; class with no pool = can never run."""
+    keys = np.stack([jobs.vc.codes, jobs.gpu_type.codes, jobs.num_gpus], axis=1)
+    unique, inverse = np.unique(keys, axis=0, return_inverse=True)
+    classes: dict[tuple[int, ...], int] = {}
+    of_key = np.empty(len(unique), np.int64)
+    for index, (vc, gpu, num_gpus) in enumerate(unique):
+        pools = cluster.eligible_pools(_name(jobs.vc.names, vc), _name(jobs.gpu_type.names, gpu), int(num_gpus))
+        of_key[index] = classes.setdefault(pools, len(classes))
+    lengths = [len(pools) for pools in classes]
+    flat: Sequence[int] = [pool for pools in classes for pool in pools]
+    return Eligibility(
+        cls=of_key[inverse.reshape(-1)],
+        ptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        pools=np.array(flat, np.int64),
+    )
+
+
+def _name(names: tuple[str, ...], code: int) -> str | None:
+    return names[code] if code >= 0 else None

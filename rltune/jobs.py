@@ -1,0 +1,221 @@
+"""The job table: a checked struct of arrays, one row a job, sorted by submit time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from rltune.errors import InputError
+
+NONE = -1
+"""Code of an absent category (no VC, no user, any GPU type)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """A text column as integer codes: ``codes`` (n_jobs,) int32 into ``names``; -1 = absent."""
+
+    codes: npt.NDArray[np.int32]
+    names: tuple[str, ...]
+
+    @classmethod
+    def absent(cls, n: int) -> Category:
+        return cls(np.full(n, NONE, np.int32), ())
+
+    @classmethod
+    def of(cls, values: Any, n: int) -> Category:
+        """Codes for ``values`` (n,); None, NaN, "" and -1 count as absent; names are sorted."""
+        if values is None:
+            return cls.absent(n)
+        text = pd.Series(values, dtype=object)
+        gone = text.isna() | text.astype(str).isin(["", "-1", "nan", "None", "<NA>"])
+        codes, names = pd.factorize(text.astype(str).where(~gone, None), sort=True)
+        return cls(codes.astype(np.int32), tuple(str(name) for name in names))
+
+    def take(self, rows: Any) -> Category:
+        return Category(self.codes[rows], self.names)
+
+    def values(self) -> npt.NDArray[np.object_]:
+        """(n_jobs,) names, None where absent."""
+        lookup = np.array([*self.names, None], dtype=object)
+        return lookup[self.codes]
+
+
+@dataclass(frozen=True, slots=True)
+class JobTable:
+    """Jobs sorted by ``submit_s``; every array has shape (n_jobs,) and is read-only.
+
+    Attributes:
+        job_id: unique names (object array of str).
+        submit_s: submission, seconds since the trace's own origin.
+        duration_s: run time on the recorded hardware, seconds, >= 0.
+        num_gpus: whole GPUs of the gang, >= 1.
+        vc, user, gpu_type, name, status: categories, absent = -1 (for ``gpu_type``: any).
+        priority: larger is more urgent; 0 where absent.
+        cpus, memory_gb: further resources; 0 where absent.
+        wait_s: recorded queueing delay of the original system, seconds; NaN where absent.
+    """
+
+    job_id: npt.NDArray[np.object_]
+    submit_s: npt.NDArray[np.float64]
+    duration_s: npt.NDArray[np.float64]
+    num_gpus: npt.NDArray[np.int32]
+    vc: Category
+    user: Category
+    gpu_type: Category
+    name: Category
+    status: Category
+    priority: npt.NDArray[np.float64]
+    cpus: npt.NDArray[np.float64]
+    memory_gb: npt.NDArray[np.float64]
+    wait_s: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.submit_s)
+
+    @classmethod
+    def from_columns(
+        cls,
+        columns: Mapping[str, Any],
+        *,
+        source: str = "jobs",
+        rows: Sequence[int] | npt.NDArray[Any] | None = None,
+    ) -> JobTable:
+        """Check and sort columns named as the attributes; only submit_s, duration_s, num_gpus are needed.
+
+        ``rows`` are the row numbers of the source (for messages; default 1, 2, ...).
+        Raises InputError naming ``source``, the row, the column and the remedy.
+        """
+        missing = [c for c in ("submit_s", "duration_s", "num_gpus") if columns.get(c) is None]
+        if missing:
+            raise InputError(
+                f"{source}: column {', '.join(missing)} is missing; needed are "
+                "job_id, submit_s, duration_s, num_gpus"
+            )
+        n = len(columns["submit_s"])
+        if n == 0:
+            raise InputError(f"{source}: the trace is empty; at least one job is needed")
+        place = np.arange(1, n + 1) if rows is None else np.asarray(rows)
+        number = {
+            c: _number(columns.get(c), c, n, source, place, default)
+            for c, default in (
+                ("submit_s", None),
+                ("duration_s", None),
+                ("num_gpus", None),
+                ("priority", 0.0),
+                ("cpus", 0.0),
+                ("memory_gb", 0.0),
+                ("wait_s", np.nan),
+            )
+        }
+        ids = _ids(columns.get("job_id"), n, source, place)
+        _refuse(number["submit_s"] < 0, "submit_s", "is negative", "use seconds >= 0", source, place, ids)
+        _refuse(number["duration_s"] < 0, "duration_s", "is negative", "use seconds >= 0", source, place, ids)
+        gpus = number["num_gpus"]
+        bad = (gpus < 1) | (gpus != np.floor(gpus)) | (gpus > 1_000_000)
+        _refuse(bad, "num_gpus", "is not a whole number from 1 to 1,000,000", "correct or remove the row", source, place, ids)
+        order = np.argsort(number["submit_s"], kind="stable")
+        category = {c: Category.of(columns.get(c), n).take(order) for c in ("vc", "user", "gpu_type", "name", "status")}
+        return cls(
+            job_id=_frozen(ids[order]),
+            submit_s=_frozen(number["submit_s"][order]),
+            duration_s=_frozen(number["duration_s"][order]),
+            num_gpus=_frozen(gpus[order].astype(np.int32)),
+            priority=_frozen(number["priority"][order]),
+            cpus=_frozen(number["cpus"][order]),
+            memory_gb=_frozen(number["memory_gb"][order]),
+            wait_s=_frozen(number["wait_s"][order]),
+            **category,
+        )
+
+    def take(self, rows: Any) -> JobTable:
+        """The rows of a slice, mask or index array, in submit order."""
+        if not isinstance(rows, slice):
+            rows = np.sort(np.flatnonzero(rows)) if np.asarray(rows).dtype == bool else np.sort(np.asarray(rows))
+        return JobTable(
+            **{
+                field: getattr(self, field).take(rows)
+                if isinstance(getattr(self, field), Category)
+                else _frozen(getattr(self, field)[rows])
+                for field in self.__dataclass_fields__
+            }
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a job, columns named as the attributes; absent categories are None."""
+        return pd.DataFrame(
+            {
+                field: getattr(self, field).values()
+                if isinstance(getattr(self, field), Category)
+                else getattr(self, field)
+                for field in self.__dataclass_fields__
+            }
+        )
+
+
+def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    out = np.ascontiguousarray(array)
+    if out is array or out.base is not None:
+        out = out.copy()
+    out.setflags(write=False)
+    return out
+
+
+def _number(
+    values: Any, column: str, n: int, source: str, place: npt.NDArray[Any], default: float | None
+) -> npt.NDArray[np.float64]:
+    if values is None:
+        assert default is not None
+        return np.full(n, default)
+    if len(values) != n:
+        raise InputError(f"{source}: column {column} has {len(values)} rows, submit_s has {n}; give one value a job")
+    series = pd.Series(np.asarray(values))
+    out = pd.to_numeric(series, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    empty = series.isna().to_numpy() if default is not None else np.zeros(n, bool)
+    bad = ~np.isfinite(out) & ~empty
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(
+            f"{source}: row {place[row]}: {column} is {series.iloc[row]!r}, which is not a finite number"
+            f"{_more(bad)}; correct or remove the row"
+        )
+    return np.where(np.isfinite(out), out, np.nan if default is None else default)
+
+
+def _ids(values: Any, n: int, source: str, place: npt.NDArray[Any]) -> npt.NDArray[np.object_]:
+    if values is None:
+        return np.array([str(i) for i in range(n)], dtype=object)
+    ids = np.array([str(v) for v in values], dtype=object)
+    twice = pd.Series(ids).duplicated().to_numpy()
+    if twice.any():
+        row = int(np.argmax(twice))
+        first = int(np.argmax(ids == ids[row]))
+        raise InputError(
+            f"{source}: row {place[row]}: job_id {ids[row]!r} stands already in row {place[first]}"
+            f"{_more(twice)}; ids must be unique"
+        )
+    return ids
+
+
+def _refuse(
+    bad: npt.NDArray[np.bool_],
+    column: str,
+    what: str,
+    remedy: str,
+    source: str,
+    place: npt.NDArray[Any],
+    ids: npt.NDArray[np.object_],
+) -> None:
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(f"{source}: row {place[row]} (job {ids[row]}): {column} {what}{_more(bad)}; {remedy}")
+
+
+def _more(bad: npt.NDArray[np.bool_]) -> str:
+    count = int(bad.sum()) - 1
+    return f" (and {count} more rows)" if count else ""

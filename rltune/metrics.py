@@ -1,0 +1,123 @@
+"""Scores of a schedule, each defined once, with bootstrap intervals.
+
+For a job with wait w and run time r (seconds):
+    wait = w, JCT (turnaround) = w + r, slowdown = (w + r) / max(r, 1),
+    bounded slowdown = max(1, (w + r) / max(r, 10))   (Feitelson, JSSPP 2001; bound 10 s)
+Utilisation = sum(r x GPUs) / ((last end - first submit) x cluster GPUs).
+Makespan = last end - first submit. Jobs without a start count as unfinished and enter no mean.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rltune.errors import InputError
+
+FloatArray = npt.NDArray[np.float64]
+
+BOUND_S = 10.0
+"""Run times below this count as this in the bounded slowdown."""
+SCORES = ("bsld", "wait", "jct", "utilization", "slowdown")
+"""What may be trained for; utilization is maximised, the others are minimised."""
+SCORE_METRIC = {"bsld": "bsld", "wait": "wait_s", "jct": "jct_s", "utilization": "utilization", "slowdown": "slowdown"}
+RESAMPLES = 2000
+WIDEST_SHARE = 0.05
+
+
+def check_score(score: str) -> str:
+    if score not in SCORES:
+        raise InputError(f"score={score!r} is unknown; known are {', '.join(SCORES)}")
+    return score
+
+
+def job_scores(wait_s: FloatArray, run_s: FloatArray) -> dict[str, FloatArray]:
+    """Per-job scores, arrays of the shape of ``wait_s``."""
+    jct = wait_s + run_s
+    return {
+        "wait_s": wait_s,
+        "jct_s": jct,
+        "bsld": np.maximum(1.0, jct / np.maximum(run_s, BOUND_S)),
+        "slowdown": jct / np.maximum(run_s, 1.0),
+    }
+
+
+def bootstrap_ci(
+    values: FloatArray, groups: npt.NDArray[Any] | None = None, *, statistic: str = "mean", seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean (or "median", "iqm") of ``values`` (n,).
+
+    Whole ``groups`` (n,) are resampled where given (jobs of one day or window are not
+    independent); with a single group the interval is (nan, nan).
+    """
+    values = np.asarray(values, np.float64)
+    rng = np.random.default_rng(seed)
+    if groups is not None:
+        if statistic != "mean":
+            raise InputError(f"bootstrap of the {statistic} by groups is not defined; use statistic='mean'")
+        _, inverse = np.unique(groups, return_inverse=True)
+        sums = np.bincount(inverse, values)
+        counts = np.bincount(inverse)
+        if len(sums) < 2:
+            return float("nan"), float("nan")
+        draw = rng.integers(0, len(sums), (RESAMPLES, len(sums)))
+        means = sums[draw].sum(1) / counts[draw].sum(1)
+    else:
+        if len(values) < 2:
+            return float("nan"), float("nan")
+        draw = rng.integers(0, len(values), (RESAMPLES, len(values)))
+        means = STATISTICS[statistic](values[draw], axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def iqm(values: FloatArray, axis: int = -1) -> Any:
+    """Interquartile mean: the mean of the middle half (Agarwal et al., NeurIPS 2021)."""
+    ordered = np.sort(values, axis=axis)
+    n = ordered.shape[axis]
+    cut = n // 4
+    return np.take(ordered, range(cut, n - cut), axis=axis).mean(axis=axis)
+
+
+STATISTICS: dict[str, Any] = {"mean": np.mean, "median": np.median, "iqm": iqm}
+
+
+def distribution(values: FloatArray, groups: npt.NDArray[Any] | None = None) -> dict[str, Any]:
+    """mean, ci95, p50, p95, p99, max of ``values`` (n,); all None when empty (JSON has no NaN)."""
+    if len(values) == 0:
+        return {"mean": None, "ci95": [None, None], "p50": None, "p95": None, "p99": None, "max": None}
+    p50, p95, p99 = np.percentile(values, [50, 95, 99])
+    return {
+        "mean": float(np.mean(values)),
+        "ci95": [_json(x) for x in bootstrap_ci(values, groups)],
+        "p50": float(p50),
+        "p95": float(p95),
+        "p99": float(p99),
+        "max": float(np.max(values)),
+    }
+
+
+def reduction(
+    ours: FloatArray, theirs: FloatArray, *, seed: int = 0, pairs: npt.NDArray[Any] | None = None
+) -> dict[str, Any]:
+    """1 - mean(ours) / mean(theirs), with a 95 % interval that resamples pairs (or groups of pairs) together."""
+    if pairs is not None:
+        _, inverse = np.unique(pairs, return_inverse=True)
+        ours, theirs = np.bincount(inverse, ours), np.bincount(inverse, theirs)
+    total = theirs.sum()
+    if total == 0:
+        return {"reduction": None, "ci95": [None, None]}
+    value = float(1 - ours.sum() / total)
+    if len(ours) < 2:
+        return {"reduction": value, "ci95": [None, None]}
+    draw = np.random.default_rng(seed).integers(0, len(ours), (RESAMPLES, len(ours)))
+    below = theirs[draw].sum(1)
+    ratios = 1 - ours[draw].sum(1)[below > 0] / below[below > 0]
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return {"reduction": value, "ci95": [float(low), float(high)]}
+
+
+def _json(x: float) -> float | None:
+    return float(x) if np.isfinite(x) else None

@@ -1,0 +1,14 @@
+"""One decision, readable: the policy orders the queue, the allocator plans, the plan is checked."""
+
+from __future__ import annotations
+
+from rltune.plan import Allocator, Plan, Policy, Snapshot, check_plan
+from rltune.policies.orders import sequence
+
+
+def decide(snapshot: Snapshot, policy: Policy, allocator: Allocator, discipline: str) -> Plan:
+    """What starts now. Raises PlanError if a plug-in answers with an impossible plan."""
+    order = sequence(policy(snapshot.queue, snapshot), len(snapshot.queue))
+    plan = allocator.allocate(snapshot, order, discipline)
+    check_plan(snapshot, plan)
+    return plan

@@ -1,0 +1,196 @@
+"""Compiled queue disciplines: who may start when the head of the queue does not fit.
+
+blocking: nobody (RLTune's semantics, exactly). skip: whoever fits, in order.
+easy: whoever does not delay the head's reservation (EASY backfilling, Lifka,
+JSSPP 1995), which counts nodes and not only GPUs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rltune.compiled import kernel
+from rltune.allocators.placement import book, copy_space, free_gpus, recount
+from rltune.policies.dynamic import STATIC, dynamic_key
+from rltune.simulator.events import (
+    advance,
+    drop_at,
+    find_job,
+    job_fits,
+    remove_at,
+    reset,
+    start_job,
+    step_single_event,
+)
+from rltune.simulator.state import EVENTS, QUEUED, RUNNING
+
+BLOCKING = 0
+SKIP = 1
+EASY = 2
+DISCIPLINES = {"blocking": BLOCKING, "skip": SKIP, "easy": EASY}
+
+
+@kernel
+def sort_queue(sim, order):
+    """Bring the queue into a time-dependent order; stable, cheap when it is nearly sorted already."""
+    n = sim.count[QUEUED]
+    now = sim.clock[0]
+    for i in range(n):
+        job = sim.queue[i]
+        key = dynamic_key(order, now - sim.jobs.submit[job], sim.jobs.known[job], sim.jobs.gpus[job])
+        sim.key[job] = key
+        at = i
+        while at > 0 and sim.key[sim.queue[at - 1]] > key:
+            sim.queue[at] = sim.queue[at - 1]
+            at -= 1
+        sim.queue[at] = job
+
+
+@kernel
+def run_to_end(sim, order, discipline, rule):
+    """Simulate all jobs. ``order``: STATIC (by rank) or the code of a time-dependent key."""
+    reset(sim)
+    if discipline == BLOCKING:
+        _run_blocking(sim, order, rule)
+        return
+    while advance(sim):
+        if sim.count[QUEUED] > 0:
+            if order != STATIC:
+                sort_queue(sim, order)
+            if discipline == SKIP:
+                start_what_fits(sim, rule)
+            else:
+                start_easy(sim, rule)
+
+
+@kernel
+def _run_blocking(sim, order, rule):
+    """The reference protocol's loop: due arrivals come in only while a job blocks or the queue is empty."""
+    while True:
+        while sim.count[QUEUED] == 0:
+            if not step_single_event(sim):
+                return
+        if order != STATIC:
+            sort_queue(sim, order)
+        start_when_it_fits(sim, sim.queue[0], rule)
+
+
+@kernel
+def start_when_it_fits(sim, job, rule):
+    """Advance event by event until ``job`` of the queue fits, and start it; False if it never can."""
+    m = find_job(sim, sim.space, job, rule)
+    while m == 0:
+        if sim.count[RUNNING] == 0 or not step_single_event(sim):
+            drop_at(sim, position_of(sim, job))
+            return False
+        m = find_job(sim, sim.space, job, rule)
+    start_job(sim, job, m)
+    remove_at(sim, position_of(sim, job))
+    return True
+
+
+@kernel
+def position_of(sim, job):
+    at = 0
+    while sim.queue[at] != job:
+        at += 1
+    return at
+
+
+@kernel
+def start_what_fits(sim, rule):
+    """One pass over the queue in order, starting every job that fits."""
+    n = sim.count[QUEUED]
+    kept = 0
+    free = free_gpus(sim.space)
+    for i in range(n):
+        job = sim.queue[i]
+        m = 0
+        if sim.jobs.gpus[job] <= free and job_fits(sim, job):
+            m = find_job(sim, sim.space, job, rule)
+        if m > 0:
+            start_job(sim, job, m)
+            free -= sim.jobs.gpus[job]
+        else:
+            sim.queue[kept] = job
+            kept += 1
+        if free == 0:
+            for rest in range(i + 1, n):
+                sim.queue[kept] = sim.queue[rest]
+                kept += 1
+            break
+    sim.count[QUEUED] = kept
+
+
+@kernel
+def start_easy(sim, rule):
+    """Start in order until one job does not fit; reserve for it; backfill the rest around the reservation."""
+    n = sim.count[QUEUED]
+    at = 0
+    while at < n:
+        m = find_job(sim, sim.space, sim.queue[at], rule)
+        if m == 0:
+            break
+        start_job(sim, sim.queue[at], m)
+        at += 1
+    kept = 0
+    shadow = np.inf
+    for i in range(at, n):
+        job = sim.queue[i]
+        m = 0
+        if i == at:
+            shadow = reserve(sim, job, rule)
+        elif free_gpus(sim.space) >= sim.jobs.gpus[job]:
+            m = find_backfill(sim, job, shadow, rule)
+        if m > 0:
+            if sim.clock[0] + sim.jobs.known[job] > shadow:
+                book(sim.cluster, sim.spare, sim.work.node, sim.work.gpus, 0, m, -1)
+            start_job(sim, job, m)
+        else:
+            sim.queue[kept] = job
+            kept += 1
+    sim.count[QUEUED] = kept
+
+
+@kernel
+def reserve(sim, head, rule):
+    """When ``head`` will fit by the expected ends; ``sim.spare`` is what it leaves free then.
+
+    Returns the shadow time; infinity (nothing reserved) if the head cannot run
+    even on the idle cluster.
+    """
+    copy_space(sim.space, sim.spare)
+    at = sim.count[RUNNING] - 1
+    while at >= 0:
+        job = sim.expected[at]
+        shadow = max(sim.start[job] + sim.jobs.known[job], sim.clock[0])
+        while at >= 0 and max(sim.start[sim.expected[at]] + sim.jobs.known[sim.expected[at]], sim.clock[0]) <= shadow:
+            ending = sim.expected[at]
+            base, m = sim.jobs.part[ending], sim.alloc_len[ending]
+            book(sim.cluster, sim.spare, sim.alloc_node, sim.alloc_gpus, base, m, 1)
+            at -= 1
+        m = find_job(sim, sim.spare, head, rule)
+        if m > 0:
+            book(sim.cluster, sim.spare, sim.work.node, sim.work.gpus, 0, m, -1)
+            return shadow
+    return np.inf
+
+
+@kernel
+def find_backfill(sim, job, shadow, rule):
+    """A placement for ``job`` now that does not delay the reservation: number of nodes, 0 if none.
+
+    A job expected to end by the shadow time may use any free GPU, a longer one
+    only what is free now and spare then.
+    """
+    if sim.clock[0] + sim.jobs.known[job] <= shadow:
+        return find_job(sim, sim.space, job, rule)
+    for i in range(len(sim.shadow.free)):
+        sim.shadow.free[i] = min(sim.space.free[i], sim.spare.free[i])
+    recount(sim.cluster, sim.shadow)
+    return find_job(sim, sim.shadow, job, rule)
+
+
+@kernel
+def events(sim):
+    return sim.count[EVENTS]

@@ -1,0 +1,104 @@
+"""The readable loop: snapshot, decide, commit. For policies and allocators of one's own, and for the MILP.
+
+It stands on the same event kernels as the compiled disciplines; a test holds
+the two to the same schedules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from rltune.plan import Allocator, IntArray, Plan, Policy, Queue, Running, Snapshot
+from rltune.policies.orders import sequence
+from rltune.scheduler import decide
+from rltune.simulator.disciplines import position_of
+from rltune.simulator.events import advance, drop_at, remove_at, reset, start_job, step_single_event
+from rltune.simulator.state import QUEUED, RUNNING, Sim
+
+
+def run_readable(
+    sim: Sim, policy: Policy, allocator: Allocator, discipline: str, priority: np.ndarray | None = None
+) -> list[dict[str, object]]:
+    """Simulate all jobs through `rltune.scheduler.decide`; returns one record a decision.
+
+    ``sim.jobs.rank`` must be the order of arrival.
+    """
+    reset(sim)
+    records: list[dict[str, object]] = []
+
+    def commit(only: IntArray | None = None) -> Plan:
+        snapshot = take_snapshot(sim, priority, only)
+        plan = decide(snapshot, policy, allocator, discipline)
+        for start in plan.starts:
+            m = len(start.nodes)
+            sim.work.node[:m], sim.work.gpus[:m] = start.nodes, start.gpus
+            start_job(sim, start.job, m)
+            remove_at(sim, position_of(sim, start.job))
+        records.append(
+            {"now_s": snapshot.now_s, "queued": len(snapshot.queue), "started": len(plan.starts)} | plan.report
+        )
+        return plan
+
+    if discipline == "blocking":
+        _loop_blocking(sim, policy, priority, commit)
+        return records
+    while advance(sim):
+        if sim.count[QUEUED] > 0:
+            commit()
+    return records
+
+
+def _loop_blocking(sim: Sim, policy: Policy, priority: np.ndarray | None, commit: Callable[..., Plan]) -> None:
+    """As the compiled blocking discipline: a picked job stays picked until it has started."""
+    while True:
+        while sim.count[QUEUED] == 0:
+            if not step_single_event(sim):
+                return
+        if commit().starts:
+            continue
+        snapshot = take_snapshot(sim, priority)
+        head = snapshot.queue.job[sequence(policy(snapshot.queue, snapshot), len(snapshot.queue))[:1]]
+        while True:
+            if sim.count[RUNNING] == 0 or not step_single_event(sim):
+                drop_at(sim, position_of(sim, head[0]))
+                break
+            if commit(head).starts:
+                break
+
+
+def take_snapshot(sim: Sim, priority: np.ndarray | None = None, only: IntArray | None = None) -> Snapshot:
+    """Read-only view of the present instant; ``only``: restrict the queue to these jobs."""
+    now = float(sim.clock[0])
+    job = sim.queue[: sim.count[QUEUED]].copy() if only is None else only
+    c = sim.jobs.cls[job]
+    running = sim.active[: sim.count[RUNNING]].copy()
+    lengths = sim.alloc_len[running]
+    ptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    where = np.repeat(sim.jobs.part[running] - ptr[:-1], lengths) + np.arange(ptr[-1])
+    free = sim.space.free.view()
+    free.setflags(write=False)
+    return Snapshot(
+        now_s=now,
+        cluster=sim.cluster,
+        free=free,
+        queue=Queue(
+            job=job,
+            submit_s=sim.jobs.submit[job],
+            run_s=sim.jobs.known[job],
+            num_gpus=sim.jobs.gpus[job],
+            wait_s=now - sim.jobs.submit[job],
+            priority=np.zeros(len(job)) if priority is None else priority[job],
+            pool_lo=sim.pools.ptr[c],
+            pool_hi=sim.pools.ptr[c + 1],
+            pools=sim.pools.pool,
+        ),
+        running=Running(
+            job=running,
+            end_s=sim.start[running] + sim.jobs.known[running],
+            ptr=ptr,
+            nodes=sim.alloc_node[where],
+            gpus=sim.alloc_gpus[where],
+        ),
+    )

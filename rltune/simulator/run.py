@@ -1,0 +1,120 @@
+"""`simulate`: jobs on a cluster under a policy, a discipline and an allocator."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any, cast
+
+import numpy as np
+
+from rltune.allocators.greedy import GreedyAllocator, rule_code
+from rltune.allocators.placement import RULES
+from rltune.cluster import Cluster, eligibility
+from rltune.errors import InputError
+from rltune.jobs import JobTable
+from rltune.plan import Allocator, FloatArray, Policy
+from rltune.policies.knowledge import known_run_times
+from rltune.policies.orders import order, static_rank
+from rltune.simulator.disciplines import DISCIPLINES, run_to_end
+from rltune.simulator.loop import run_readable
+from rltune.simulator.result import Result
+from rltune.simulator.state import build
+
+OVERSIZED = ("refuse", "drop")
+
+
+def simulate_jobs(
+    jobs: JobTable,
+    cluster: Cluster,
+    *,
+    policy: str | Policy = "fifo",
+    discipline: str = "skip",
+    allocator: str | Allocator = "best_fit",
+    knowledge: str | FloatArray = "known",
+    oversized: str | None = None,
+    cost: FloatArray | None = None,
+    source: str = "jobs",
+) -> Result:
+    """Run every job of the table; deterministic.
+
+    Args:
+        policy: name of an order, or a function (queue, snapshot) -> keys.
+        discipline: blocking (the reference protocol, exact), skip, or easy.
+        allocator: lexicographic, best_fit, least_fragmentation, or an object with ``allocate``.
+        knowledge: known, predicted, none, or (n_jobs,) run times in seconds as the scheduler believes them.
+        oversized: what to do with jobs that no idle pool can hold: refuse (an InputError naming the
+            first) or drop (they count as unfinished). Default: refuse; under ``blocking`` drop with
+            a warning, since the reference protocol drops them.
+        cost: fragmentation cost table for least_fragmentation.
+
+    Raises:
+        InputError: unknown names, a policy that needs run times under ``none``, an oversized job.
+    """
+    check_discipline(discipline)
+    known = known_run_times(jobs, knowledge) if isinstance(knowledge, str) else np.asarray(knowledge, np.float64)
+    if discipline == "easy" and np.isnan(known).any():
+        raise InputError("discipline=easy needs run times for its reservation; use knowledge=known or predicted")
+    jobs, known = handle_oversized(jobs, known, cluster, oversized, discipline, source)
+    if isinstance(policy, str) and isinstance(allocator, str):
+        chosen = order(policy)
+        rank = static_rank(chosen, jobs, known)
+        sim = build(jobs, cluster, known, rank, cost)
+        run_to_end(sim, chosen.code, DISCIPLINES[discipline], rule_code(allocator))
+        return Result(jobs, cluster, sim.start, sim.end, sim)
+    if isinstance(policy, str):
+        policy = order(policy)
+        static_rank(policy, jobs, known)
+    if isinstance(allocator, str):
+        rule_code(allocator)
+        allocator = cast(Allocator, GreedyAllocator(allocator, cost))
+    sim = build(jobs, cluster, known, np.arange(len(jobs)), cost)
+    decisions = run_readable(sim, policy, allocator, discipline, jobs.priority)
+    stats = getattr(allocator, "stats", None)
+    return Result(jobs, cluster, sim.start, sim.end, sim, decisions, stats.as_dict() if stats is not None else {})
+
+
+def check_discipline(discipline: str) -> str:
+    if discipline not in DISCIPLINES:
+        raise InputError(f"discipline {discipline!r} is unknown; known are {', '.join(DISCIPLINES)}")
+    return discipline
+
+
+def allocator_names() -> Iterable[str]:
+    return (*RULES, "milp")
+
+
+def handle_oversized(
+    jobs: JobTable, known: FloatArray, cluster: Cluster, oversized: str | None, discipline: str, source: str
+) -> tuple[JobTable, FloatArray]:
+    """Refuse jobs that can never run, or leave them to be counted as unfinished."""
+    if oversized is not None and oversized not in OVERSIZED:
+        raise InputError(f"oversized={oversized!r} is unknown; known are {', '.join(OVERSIZED)}")
+    misfits = find_oversized(jobs, cluster)
+    if not len(misfits):
+        return jobs, known
+    message = describe_oversized(jobs, cluster, misfits, source)
+    if oversized == "refuse" or (oversized is None and discipline != "blocking"):
+        raise InputError(message)
+    if oversized is None:
+        warnings.warn(f"{message} [dropped and counted as unfinished]", stacklevel=4)
+    return jobs, known
+
+
+def find_oversized(jobs: JobTable, cluster: Cluster) -> Any:
+    """Rows of the jobs that no idle pool of theirs can hold."""
+    classes = eligibility(jobs, cluster)
+    return np.flatnonzero(np.diff(classes.ptr)[classes.cls] == 0)
+
+
+def describe_oversized(jobs: JobTable, cluster: Cluster, misfits: Any, source: str) -> str:
+    row = int(misfits[0])
+    vc = jobs.vc.values()[row]
+    mine = [p for p in cluster.pools if p.vc is None or p.vc == vc]
+    widest = max((p.widest_job for p in mine), default=0)
+    more = f" (and {len(misfits) - 1} more jobs)" if len(misfits) > 1 else ""
+    where = f" of virtual cluster {vc}" if vc is not None and any(p.vc for p in cluster.pools) else ""
+    return (
+        f"{source}: job {jobs.job_id[row]} (row {row + 1} by submit time) wants {jobs.num_gpus[row]} GPUs, the widest "
+        f"pool{where} it may use on cluster {cluster.name} holds {widest}{more}; use a larger cluster or oversized=drop"
+    )

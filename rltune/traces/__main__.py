@@ -1,0 +1,133 @@
+"""``python -m rltune.traces list|describe|convert|fetch``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from rltune.errors import InputError
+from rltune.traces import parquet, plain
+from rltune.traces.catalog import catalogue
+from rltune.traces.fetch import PUBLICATIONS, fetch
+from rltune.traces.load import load_trace
+
+PIPED_WIDTH = 140
+"""Columns of a table that goes to a file or pipe."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0, or 2 with one line on standard error for bad input."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except InputError as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m rltune.traces", description="What traces are here.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("list", help="every trace by name, and in which form it is here")
+    command.set_defaults(run=_list)
+    command.add_argument("--json", action="store_true", help="a JSON list instead of a table")
+    _folder_option(command)
+
+    command = commands.add_parser("describe", help="counts, rates and quantiles of one trace")
+    command.set_defaults(run=_describe)
+    command.add_argument("trace", metavar="NAME_OR_PATH")
+    command.add_argument("--json", action="store_true", help="a JSON object instead of a table")
+    _folder_option(command)
+
+    command = commands.add_parser("convert", help="write a trace as .parquet (with provenance) or plain .csv")
+    command.set_defaults(run=_convert)
+    command.add_argument("trace", metavar="NAME_OR_PATH")
+    command.add_argument("out", metavar="OUT", type=Path)
+    _folder_option(command)
+
+    command = commands.add_parser("fetch", help="download a published trace into the traces folder")
+    command.set_defaults(run=_fetch)
+    command.add_argument("name", metavar="NAME", help=f"one of {', '.join(PUBLICATIONS)}")
+    _folder_option(command)
+    return parser
+
+
+def _folder_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--folder", help="where traces lie; default $RLTUNE_TRACES, then traces/")
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    entries = catalogue(arguments.folder)
+    if arguments.json:
+        print(json.dumps([asdict(entry) for entry in entries], indent=2))
+        return
+    table = Table("trace", "source", "jobs", "what")
+    table.columns[2].justify = "right"
+    for entry in entries:
+        what = f"{entry.what} ({entry.problem})" if entry.source == "unreadable" else entry.what
+        jobs = "-" if entry.jobs is None else f"{entry.jobs:,}"
+        table.add_row(entry.name, entry.source, jobs, escape(what.replace("``", "")))
+    _console().print(table)
+
+
+def _describe(arguments: argparse.Namespace) -> None:
+    facts = load_trace(arguments.trace, folder=arguments.folder).describe()
+    if arguments.json:
+        print(json.dumps(facts, indent=2))
+        return
+    table = Table("figure", "value", title=escape(facts["label"]))
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            text = "  ".join(f"{k}: {v:g}" for k, v in value.items())
+        elif isinstance(value, list):
+            text = "\n".join(value)
+        else:
+            text = "-" if value is None else str(value)
+        table.add_row(key, escape(text))
+    _console().print(table)
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    writers = {".parquet": parquet.write, ".csv": plain.write}
+    write = writers.get(arguments.out.suffix)
+    if write is None:
+        raise InputError(f"{arguments.out}: cannot write that kind of file; use {' or '.join(writers)}")
+    trace = load_trace(arguments.trace, folder=arguments.folder)
+    write(trace, arguments.out)
+    print(f"{arguments.out}: {len(trace):,} jobs of {trace.label} ({trace.source}), sha256 {trace.sha256}")
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(arguments.name, total=None)
+        got = fetch(
+            arguments.name,
+            arguments.folder,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if got.verified:
+        print(f"sha256 verified: {got.sha256}")
+    else:
+        print(f"no published checksum known; sha256 of what you got: {got.sha256}")
+    for file in got.files:
+        print(file)
+
+
+def _console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

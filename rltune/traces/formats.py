@@ -1,0 +1,90 @@
+"""Recognise a file by its content and read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rltune.errors import InputError
+from rltune.jobs import JobTable
+from rltune.traces import alibaba, helios, parquet, philly, plain, rltune_csv
+from rltune.traces.table import Reading, Table, decode, first_fields, one_line, parse_csv, read_bytes
+from rltune.traces.trace import Trace
+
+
+class CsvFormat(NamedTuple):
+    """A delimited format: ``matches`` looks at its header (lower case), ``read`` takes its rows."""
+
+    name: str
+    matches: Callable[[tuple[str, ...]], bool]
+    read: Callable[[Table], Reading]
+
+
+def _has(columns: tuple[str, ...]) -> Callable[[tuple[str, ...]], bool]:
+    return lambda header: set(columns) <= set(header)
+
+
+CSV_FORMATS = (
+    CsvFormat("plain (job_id, submit_s, duration_s, num_gpus, ...)", plain.matches, plain.read),
+    CsvFormat("Helios cluster_log.csv", _has(helios.LOG_COLUMNS), helios.read_log),
+    CsvFormat("Helios copy venus_jobs.csv", _has(helios.COPY_COLUMNS), helios.read_copy),
+    CsvFormat("Helios September slice", _has(helios.SLICE_COLUMNS), helios.read_slice),
+    CsvFormat("Philly copy philly_jobs.csv", _has(philly.JOBS_COLUMNS), philly.read_jobs),
+    CsvFormat("Sia/Pollux philly.csv", _has(philly.SIA_COLUMNS), philly.read_sia),
+    CsvFormat("Alibaba pai_tasks.csv", _has(alibaba.SAMPLE_COLUMNS), alibaba.read_sample),
+    CsvFormat("RLTune (19 or 20 columns)", rltune_csv.matches, rltune_csv.read),
+)
+OTHER_FORMATS = ("Philly cluster_job_log (JSON)", "Alibaba pai_task_table.csv", "rltune Parquet")
+
+
+def read_file(path: Path) -> Reading | Trace:
+    """What a file of any known format holds; our own Parquet comes back as the trace it was."""
+    file = path.name
+    content = read_bytes(path)
+    if content.startswith(parquet.MAGIC) or path.suffix == ".parquet":
+        return parquet.read(content, file)
+    text = decode(content, file)
+    if text.lstrip().startswith(("[", "{")):
+        return philly.read_log(text, file)
+    fields = first_fields(text)
+    if rltune_csv.is_headerless(fields):
+        return rltune_csv.read(parse_csv(text, file, headed=False))
+    if len(fields) == len(alibaba.TASK_COLUMNS) and fields[3] in alibaba.TASK_STATUSES:
+        return alibaba.read_tasks(parse_csv(text, file, headed=False))
+    header = tuple(name.lower() for name in fields)
+    for known in CSV_FORMATS:
+        if known.matches(header):
+            return known.read(parse_csv(text, file))
+    found = one_line(", ".join(fields))
+    accepted = "; ".join([*(known.name for known in CSV_FORMATS), *OTHER_FORMATS])
+    raise InputError(f"{file}: no known format; found columns {found}; accepted are {accepted}")
+
+
+def read_trace(
+    path: Path,
+    *,
+    name: str,
+    source: str,
+    label: str | None = None,
+    change: Callable[[Reading], Reading] | None = None,
+) -> Trace:
+    """The trace in a file; ``change`` works on what was read before the jobs are checked."""
+    found = read_file(path)
+    if isinstance(found, Trace):
+        if change is not None:
+            raise InputError(f"{path.name}: {name} is made from the original file, not from our Parquet")
+        return replace(found, files=(path.name,))
+    if change is not None:
+        found = change(found)
+    jobs = JobTable.from_columns(found.columns, source=path.name, rows=found.rows)
+    notes = found.notes
+    submit_s = np.asarray(found.columns["submit_s"], dtype=np.float64)
+    if (np.diff(submit_s) < 0).any():
+        notes = (*notes, "rows were not in order of submission and have been sorted")
+    return Trace.of(
+        jobs, name=name, source=source, origin=found.origin, files=(path.name,), label=label, notes=notes
+    )

@@ -1,0 +1,38 @@
+"""The plain CSV format: our own column names, to write by hand or export to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rltune.errors import InputError
+from rltune.traces.table import Reading, Table
+from rltune.traces.trace import Trace
+from rltune.traces.writing import replace_file
+
+NEEDED = ("job_id", "submit_s", "duration_s", "num_gpus")
+OPTIONAL = ("gpu_type", "vc", "user", "priority", "cpus", "memory_gb", "status", "name", "wait_s")
+ZERO_IF_ABSENT = ("priority", "cpus", "memory_gb")
+
+
+def matches(header: tuple[str, ...]) -> bool:
+    """The four needed columns are there, and every other one is known."""
+    return set(NEEDED) <= set(header) <= {*NEEDED, *OPTIONAL}
+
+
+def read(table: Table) -> Reading:
+    """Columns as they stand; an empty job_id is refused."""
+    nameless = table.frame["job_id"].isna().to_numpy()
+    if nameless.any():
+        row = table.lines[int(np.argmax(nameless))]
+        raise InputError(f"{table.file}: row {row}: job_id is empty; give every job a name")
+    return Reading({column: table.frame[column].to_numpy() for column in table.header}, table.lines)
+
+
+def write(trace: Trace, path: str | Path) -> Path:
+    """A plain CSV of the trace's jobs; optional columns without any value are left out."""
+    frame = trace.jobs.to_frame()
+    empty = [c for c in OPTIONAL if frame[c].isna().all() or (c in ZERO_IF_ABSENT and (frame[c] == 0).all())]
+    text = frame[[*NEEDED, *OPTIONAL]].drop(columns=empty).to_csv(index=False)
+    return replace_file(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
