@@ -20,7 +20,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 class Demand(NamedTuple):
-    """The workload as FGD sees it: gang ``sizes`` (n_sizes,) in GPUs and their ``shares`` of the jobs, sum 1."""
+    """The workload as FGD sees it: gang ``sizes`` (n_sizes,), GPUs, and their ``shares`` of the jobs."""
 
     sizes: tuple[int, ...]
     shares: tuple[float, ...]

@@ -24,7 +24,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,18 +32,20 @@ import pyomo.environ as pyo
 from pyomo.contrib.solver.common.results import SolutionStatus, TerminationCondition
 from pyomo.contrib.solver.solvers.highs import Highs
 
-from rltune.allocators.fragmentation import Demand, demand_cost, partly_used_cost
+from rltune.allocators.fragmentation import Demand, demand_cost, demand_of, partly_used_cost
 from rltune.allocators.greedy import place_one, space_of
 from rltune.allocators.placement import LEAST_FRAGMENTATION, Space, book, fits_pool, scratch
-from rltune.cluster import ClusterArrays
+from rltune.cluster import Cluster, ClusterArrays
 from rltune.compiled import kernel
 from rltune.errors import InputError
+from rltune.jobs import JobTable
 from rltune.plan import FloatArray, IntArray, Plan, Queue, Snapshot, Start
 
 Placement = tuple[tuple[int, ...], tuple[int, ...]]
 """(nodes, gpus): node indices ascending and the GPUs taken on each."""
 
 OPTIMAL, TIME_LIMIT, INFEASIBLE, ERROR = "optimal", "time_limit", "infeasible", "error"
+WITH_INCUMBENT, WITHOUT = "time_limit_with_incumbent", "time_limit_without"
 STATUS: dict[TerminationCondition, str] = {
     TerminationCondition.convergenceCriteriaSatisfied: OPTIMAL,
     TerminationCondition.maxTimeLimit: TIME_LIMIT,
@@ -62,14 +64,16 @@ STATUS: dict[TerminationCondition, str] = {
 }
 """What a solver's end means here. optimal, time_limit: use its solution if it has one, else greedy's plan;
 infeasible (starting nothing is always feasible, so a fault) and error: greedy's plan."""
-SEVERITY = [OPTIMAL, "time_limit_with_incumbent", "time_limit_without", INFEASIBLE, ERROR]
+SEVERITY = (OPTIMAL, WITH_INCUMBENT, WITHOUT, INFEASIBLE, ERROR)
 
 EPS = 1e-7
-"""Two objectives closer than this are equal: costs differ by job shares (about 1e-5), the solver errs by 1e-9."""
+"""Objectives closer than this are equal: costs differ by shares of jobs (about 1e-5), HiGHS errs by 1e-9."""
 WIDEST_VALUE_RANGE = 1e6
 """Of the first job's value over the last one's; beyond it fragmentation drowns in the solver's tolerances."""
+MODELS_KEPT = 32
+"""Persistent models, one a tuple of pool shapes and number of job slots; each takes 3 to 30 ms to build."""
 ALL_START_WEIGHT = 0.5
-"""Fragmentation weight of `place_jointly`: any value in (0, 1) starts every job first, then minimises the rise."""
+"""Fragmentation weight of `place_jointly`: any in (0, 1) starts every job first, then minimises the rise."""
 
 
 # --- the joint problem ----------------------------------------------------------------
@@ -77,7 +81,7 @@ ALL_START_WEIGHT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One group of jobs that compete for the same pools, without names of jobs or nodes: the key of the cache.
+    """Jobs that compete for the same pools, without names of jobs or nodes, and so the key of the cache.
 
     ``caps`` (n_pools,); ``cost`` and ``count`` (n_pools, cap + 1): fragmentation cost and nodes by
     free GPUs, the latter cut off at the number of parts that could ever be placed there;
@@ -99,7 +103,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the solver found: ``pool`` (n_jobs,) or -1; ``moves``: (pool, f, s, nodes) with a part of s taken at f.
+    """What the solver found: ``pool`` (n_jobs,) or -1; ``moves``: (pool, f, s, nodes that give s of f GPUs).
 
     ``pool`` is None where it found nothing; ``objective`` is recomputed from the rounded integers.
     """
@@ -112,10 +116,13 @@ class Answer:
 
 
 def rise_range(
-    problem_cost: Sequence[Sequence[float]], caps: Sequence[int], gpus: int, pool: int, levels: int
+    costs: Sequence[Sequence[float]], caps: Sequence[int], gpus: int, pool: int, levels: int
 ) -> tuple[float, float]:
-    """Smallest and largest rise in cost of a gang in a pool whose rest part meets one of ``levels`` (bit f: f free)."""
-    cost, cap = problem_cost[pool], caps[pool]
+    """Smallest and largest rise in cost of a gang in a pool, its rest part met by one of ``levels``.
+
+    Bit f of ``levels``: a node with f free GPUs may be met; (inf, -inf) where none has room.
+    """
+    cost, cap = costs[pool], caps[pool]
     whole, rest = divmod(gpus, cap)
     base = whole * (cost[0] - cost[cap])
     if rest == 0:
@@ -125,7 +132,7 @@ def rise_range(
 
 
 def upper_bound(problem: Problem) -> float:
-    """No plan of the model is better: every job starts and meets the kindest free count that others could leave it.
+    """No plan of the model is better: every job starts, on the kindest free count that others could leave it.
 
     Infinite where a job has no expressible placement, since greedy may still place it unevenly.
     """
@@ -215,7 +222,7 @@ class JointModel:
         status = STATUS[results.termination_condition]
         found = results.solution_status in (SolutionStatus.optimal, SolutionStatus.feasible)
         if status == TIME_LIMIT:
-            status = SEVERITY[1] if found else SEVERITY[2]
+            status = WITH_INCUMBENT if found else WITHOUT
         bound = np.inf if results.objective_bound is None else float(results.objective_bound)
         if not found or status in (INFEASIBLE, ERROR):
             return Answer(status, bound)
@@ -240,6 +247,7 @@ class JointModel:
     def _read(self, problem: Problem, status: str, bound: float) -> Answer:
         m = self.model
         exact = [v.value for v in m.x.values()] + [v.value for v in m.y.values()]
+        # Rows have integer coefficients: rounding by less than this cannot break one.
         if max(abs(v - round(v)) for v in exact) > 1e-4:
             return Answer(ERROR, bound)
         pool = [-1] * len(problem.jobs)
@@ -255,7 +263,7 @@ class JointModel:
 def realise(
     answer: Answer, problem: Problem, pool_ids: Sequence[int], cluster: ClusterArrays, free: IntArray
 ) -> list[Placement | None]:
-    """Nodes for the answer's moves: lowest index first within a free count, jobs in order; None = not started."""
+    """Nodes for the moves, lowest index first within a free count, jobs in order; None = not started."""
     assert answer.pool is not None
     spots: dict[tuple[int, int], list[int]] = defaultdict(list)
     for p, pool in enumerate(pool_ids):
@@ -315,7 +323,7 @@ def room(
 
 
 def groups_of(fit: IntArray) -> list[tuple[list[int], list[int]]]:
-    """Jobs that compete, directly or through others, for the same pools: [(jobs, pools), ...] of ``fit`` (`room`)."""
+    """[(jobs, pools), ...] that compete, directly or through others; ``fit`` (n_jobs, n_pools) of `room`."""
     groups: list[tuple[list[int], set[int]]] = []
     for k, row in enumerate(fit):
         jobs, pools = [k], set(np.flatnonzero(row).tolist())
@@ -334,7 +342,7 @@ def groups_of(fit: IntArray) -> list[tuple[list[int], list[int]]]:
 
 @dataclass(slots=True)
 class Stats:
-    """Counters over the life of an allocator; groups are counted one by one (a decision has one or several)."""
+    """Counters over the life of an allocator; a decision (call) has one or several groups."""
 
     calls: int = 0
     groups: int = 0
@@ -346,6 +354,9 @@ class Stats:
     fallbacks: dict[str, int] = field(default_factory=dict)
     time_s: float = 0.0
     solver_time_s: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,7 +383,7 @@ class MilpAllocator:
 
     ``demand``: the workload's sizes and shares for `demand_cost`; None measures partly used nodes.
     ``time_limit_s``: solver seconds of one decision; only decisions that reach it depend on the machine.
-    ``cache_size``: optimal answers kept, and models (a hundredth of it, at least 8).
+    ``cache_size``: optimal answers kept, the latest used.
     """
 
     demand: Demand | None = None
@@ -397,14 +408,15 @@ class MilpAllocator:
             )
         if self.decay ** (1 - self.head) > WIDEST_VALUE_RANGE:
             raise InputError(
-                f"allocator milp: head={self.head} with decay={self.decay} makes the first job worth more than "
+                f"allocator milp: head={self.head} with decay={self.decay} makes the first job worth over "
                 f"{WIDEST_VALUE_RANGE:g} times the last; take a smaller head or a larger decay"
             )
 
     def allocate(self, snapshot: Snapshot, order: IntArray, discipline: str) -> Plan:
-        """See `rltune.plan.Allocator`. skip: any job of the head may start; blocking: only a prefix of the order.
+        """See `rltune.plan.Allocator`. skip: any job of the head may start; blocking: only a prefix.
 
-        Jobs behind the head, and those of the head that the joint part left, start greedily if they still fit.
+        The head is the first fitting jobs of the order. Jobs behind it, and those of it that the joint
+        part left, start greedily if they still fit.
         """
         if discipline not in ("blocking", "skip"):
             raise InputError(
@@ -452,10 +464,11 @@ class MilpAllocator:
         pools: IntArray,
         incumbent: Sequence[tuple[Sequence[int], Sequence[int]]],
     ) -> tuple[list[Placement], dict[str, Any]]:
-        """Place all of n jobs that start together, with the least rise in fragmentation: n placements and the report.
+        """Place n jobs that start together with the least rise in fragmentation: n placements and the report.
 
         ``free`` (n_nodes,) before any of them starts; ``num_gpus, pool_lo, pool_hi`` (n,): job i may use
-        ``pools[pool_lo[i]:pool_hi[i]]``; ``incumbent``: n placements that fit together, kept where none is better.
+        ``pools[pool_lo[i]:pool_hi[i]]``; ``incumbent``: n placements that fit together, kept unless there
+        are better ones.
         """
         begun = time.perf_counter()
         # Equal sets of jobs share a cached answer whatever their order: widest first.
@@ -505,13 +518,14 @@ class MilpAllocator:
         prefix: bool,
         begun: float,
     ) -> tuple[list[Placement | None], dict[str, Any]]:
-        """Group by group, the better of greedy's and the model's placements. ``begun``: `time.perf_counter`."""
+        """Group by group, the better of greedy's and the model's placements; ``begun``: s, `perf_counter`."""
         self.stats.calls += 1
         deadline = time.perf_counter() + self.time_limit_s
         placements = list(greedy)
         outcomes = []
-        whole = [(list(range(len(fit))), np.flatnonzero(fit.any(axis=0)).tolist())] if len(fit) else []
-        for jobs, pools in whole if prefix else groups_of(fit):
+        # A prefix of the order ties all its jobs together, whichever pools they use.
+        together = [(list(range(len(fit))), np.flatnonzero(fit.any(axis=0)).tolist())] if len(fit) else []
+        for jobs, pools in together if prefix else groups_of(fit):
             sizes = num_gpus[jobs].tolist()
             problem = _problem(cluster, space, sizes, fit[np.ix_(jobs, pools)], pools, weights, prefix)
             outcome = self._best(problem, pools, cluster, space, [greedy[k] for k in jobs], deadline)
@@ -531,7 +545,7 @@ class MilpAllocator:
         greedy: list[Placement | None],
         deadline: float,
     ) -> Outcome:
-        """Greedy's placements, unless the model's are better; whatever keeps the model from answering is counted."""
+        """Greedy's placements unless the model's are better; whatever keeps it from answering is counted."""
         self.stats.groups += 1
         score = problem.objective([g is not None for g in greedy], _rise(cluster, space, greedy))
         bound = upper_bound(problem)
@@ -551,20 +565,22 @@ class MilpAllocator:
         return Outcome(greedy, "greedy", answer.status, score, bound, reason)
 
     def _answer(self, problem: Problem, deadline: float) -> tuple[Answer, str]:
-        """From the cache or the solver: the answer, and the reason if it has no solution. ``deadline``: perf_counter."""
+        """From the cache, else from the solver by ``deadline``: the answer, and the reason if it is empty."""
         if problem in self._answers:
             self.stats.cache_hits += 1
             self._answers.move_to_end(problem)
             return self._answers[problem], ""
         left_s = deadline - time.perf_counter()
         if left_s <= 0:
-            return Answer(SEVERITY[2], np.inf), SEVERITY[2]
+            return Answer(WITHOUT, np.inf), WITHOUT
         solving = time.perf_counter()
         self.stats.solves += 1
         try:
             answer = self._model(problem).solve(problem, left_s)
         except Exception as fault:
-            self._models.clear()  # the state of a persistent solver after a fault is unknown
+            # Whatever a foreign solver raises, scheduling goes on, and the report and the counter tell.
+            # The state of a persistent solver after a fault is unknown.
+            self._models.clear()
             answer, reason = Answer(ERROR, np.inf), f"{ERROR}: {type(fault).__name__}"
         else:
             reason = answer.status if answer.pool is None else ""
@@ -576,16 +592,21 @@ class MilpAllocator:
         return answer, reason
 
     def _model(self, problem: Problem) -> JointModel:
-        """The model for these pool shapes; room for jobs in powers of two, so that few jobs make a small model."""
+        """The model for these pool shapes, with job slots in powers of two: few jobs make a small model."""
         slots = 1 << (len(problem.jobs) - 1).bit_length()
         key = (problem.caps, problem.cost, slots)
         if key not in self._models:
             self.stats.model_builds += 1
             self._models[key] = JointModel(*key)
-            if len(self._models) > max(8, self.cache_size // 100):
+            if len(self._models) > MODELS_KEPT:
                 self._models.popitem(last=False)
         self._models.move_to_end(key)
         return self._models[key]
+
+
+def milp_for(jobs: JobTable, cluster: Cluster) -> MilpAllocator:
+    """The default allocator, with fragmentation measured for the sizes of these jobs."""
+    return MilpAllocator(demand_of(jobs.num_gpus, cluster.arrays()))
 
 
 def _problem(
@@ -597,7 +618,7 @@ def _problem(
     weights: tuple[float, float],
     prefix: bool,
 ) -> Problem:
-    """The group's problem; ``fit`` (n_jobs, len(pools)) of `room`, ``weights``: decay and fragmentation weight."""
+    """``sizes`` (n_jobs,) GPUs; ``fit`` (n_jobs, len(pools)) of `room`; ``weights``: decay, fragmentation."""
     decay, fragmentation_weight = weights
     caps = tuple(int(cluster.pool_cap[p]) for p in pools)
     cost = tuple(tuple(space.cost[p, : cap + 1].tolist()) for p, cap in zip(pools, caps, strict=True))
@@ -634,7 +655,7 @@ def _rise(cluster: ClusterArrays, space: Space, placements: Sequence[Placement |
 def _greedy(
     cluster: ClusterArrays, space: Space, queue: Queue, order: IntArray, blocking: bool
 ) -> dict[int, Placement]:
-    """Queue position -> placement of the jobs of ``order``, one by one where fragmentation rises least; books them."""
+    """Queue position -> placement, one by one where fragmentation rises least; books them in ``space``."""
     placements: dict[int, Placement] = {}
     work = scratch(cluster)
     for k in order.tolist():
@@ -649,7 +670,7 @@ def _greedy(
 
 
 def _report(outcomes: Sequence[Outcome], time_s: float) -> dict[str, Any]:
-    """One account of all groups: the gravest status, sums of objective and bound (1 = a group's last job), reasons."""
+    """One account of all groups; objective, bound and gap are sums, in values of a group's last job."""
     winners = {outcome.winner for outcome in outcomes}
     objective = sum(outcome.objective for outcome in outcomes)
     bound = sum(outcome.bound for outcome in outcomes)

@@ -85,6 +85,4 @@ def read_trace(
     submit_s = np.asarray(found.columns["submit_s"], dtype=np.float64)
     if (np.diff(submit_s) < 0).any():
         notes = (*notes, "rows were not in order of submission and have been sorted")
-    return Trace.of(
-        jobs, name=name, source=source, origin=found.origin, files=(path.name,), label=label, notes=notes
-    )
+    return Trace.of(jobs, name=name, source=source, origin=found.origin, files=(path.name,), label=label, notes=notes)

@@ -38,9 +38,7 @@ SUFFIXES = (".csv", ".csv.gz", ".json", ".json.gz", ".parquet")
 """A word that ends so is a path."""
 
 
-def load_trace(
-    name_or_path: str | Path, *, folder: str | Path | None = None, seed: int = 0, **options: Any
-) -> Trace:
+def load_trace(name_or_path: str | Path, *, folder: str | Path | None = None, seed: int = 0, **options: Any) -> Trace:
     """A trace by name (see ``TRACES``) or from a file of any known format.
 
     Args:

@@ -25,9 +25,7 @@ JOBS_COLUMNS = (
 SIA_COLUMNS = ("timestamp", "duration", "num_gpus", "gpu_time", "cluster")
 CLOCK_CHANGE = datetime(2017, 11, 5, 2)
 """US Pacific clocks went back one hour here; the log's times are local wall clock."""
-CLOCK_NOTE = (
-    f"seconds run through the clock change of {CLOCK_CHANGE:%Y-%m-%d}: dates after it are an hour late"
-)
+CLOCK_NOTE = f"seconds run through the clock change of {CLOCK_CHANGE:%Y-%m-%d}: dates after it are an hour late"
 
 
 def read_jobs(table: Table) -> Reading:

@@ -78,7 +78,7 @@ def _placements(nodes: tuple[Node, ...], job: Job, caps: tuple[int, ...]) -> Ite
 def best_by_search(
     cluster: ClusterArrays, free: np.ndarray, jobs: list[Job], cost: np.ndarray, blocking: bool = False
 ) -> tuple[tuple[bool, ...], float]:
-    """The best (started, -rise): earlier starts first, then the least rise, over all subsets, pools and nodes."""
+    """The best (started, -rise), earlier starts first: over all subsets of jobs, pools and nodes."""
     caps = tuple(cluster.pool_cap.tolist())
 
     @cache

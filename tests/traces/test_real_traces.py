@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rltune.errors import InputError
 from rltune.traces import load_trace, read_philly_machines, split
+from rltune.traces.folder import MissingTrace
 
 HELIOS_VC_NODES = (6, 4, 3, 2, 2)
 ALIBABA_NODES = {"T4": 8, "MISC": 8, "P100": 15, "V100": 10, "V100-32GB": 8}
@@ -28,7 +28,7 @@ def load(real: Path, name: str, **options: Any) -> Any:
     """A real trace, or a skip where its file is missing."""
     try:
         trace = load_trace(name, folder=real, **options)
-    except InputError as error:
+    except MissingTrace as error:
         pytest.skip(str(error))
     if trace.source != "real":
         pytest.skip(f"{name} is not here")
@@ -97,9 +97,7 @@ def test_rltune_helios_uses_five_virtual_clusters(real: Path) -> None:
 def test_alibaba_load_scale_multiplies_the_rate(real: Path) -> None:
     """The restored load would be off by its square."""
     plain, scaled = load(real, "alibaba"), load(real, "alibaba", load_scale=4)
-    assert scaled.describe()["arrivals_per_h"] == pytest.approx(
-        4 * plain.describe()["arrivals_per_h"], rel=1e-3
-    )
+    assert scaled.describe()["arrivals_per_h"] == pytest.approx(4 * plain.describe()["arrivals_per_h"], rel=1e-3)
 
 
 def test_philly_machine_list_has_552_machines(real: Path) -> None:

@@ -120,12 +120,12 @@ def test_describe_of_one_job_has_no_rate(by_hand: Trace) -> None:
 def test_hash_depends_on_the_jobs_alone(by_hand: Trace) -> None:
     """Manifests could not tell two traces apart, or would tell equal ones apart."""
     frame = by_hand.jobs.to_frame()
-    same = Trace.of(JobTable.from_columns(frame), name="other", source="synthetic")
+    same = Trace.of(JobTable.from_columns(dict(frame)), name="other", source="synthetic")
     assert same.sha256 == by_hand.sha256
     for column, value in (("submit_s", 1), ("duration_s", 1), ("num_gpus", 3), ("job_id", "z"), ("vc", "y")):
         changed = frame.copy()
         changed.loc[0, column] = value
-        assert Trace.of(JobTable.from_columns(changed), name="hand", source="user").sha256 != by_hand.sha256
+        assert Trace.of(JobTable.from_columns(dict(changed)), name="hand", source="user").sha256 != by_hand.sha256
 
 
 def test_unknown_source_is_refused(by_hand: Trace) -> None:

@@ -9,6 +9,7 @@ import yaml
 
 from rltune.errors import InputError
 from rltune.traces import TRACES, from_config, split
+from rltune.traces.folder import MissingTrace
 
 NODES = sorted((Path(__file__).parents[2] / "conf" / "trace").glob("*.yaml"))
 
@@ -33,7 +34,7 @@ def test_node_loads_and_its_stretches_share_no_job(path: Path, tmp_path: Path) -
         (tmp_path / "jobs.csv").write_text("job_id,submit_s,duration_s,num_gpus\n" + rows)
     try:
         trace = from_config(config)
-    except InputError as error:
+    except MissingTrace as error:
         pytest.skip(str(error))
     parts = [split(trace, config[part]).jobs for part in ("train", "validate", "test")]
     ids = [job for jobs in parts for job in jobs.job_id]

@@ -98,9 +98,7 @@ def test_philly_log_sums_attempts_and_counts_what_is_left_out(tmp_path: Path) ->
         ),
         philly_job("b", "2017-10-01 00:00:05"),
         philly_job("c", "2017-10-01 00:00:06", philly_attempt("2017-10-01 00:00:07", "None", 1)),
-        philly_job(
-            "d", "2017-10-01 00:00:08", philly_attempt("2017-10-01 00:00:09", "2017-10-01 00:00:19", 0)
-        ),
+        philly_job("d", "2017-10-01 00:00:08", philly_attempt("2017-10-01 00:00:09", "2017-10-01 00:00:19", 0)),
     ]
     trace = load_trace(write(tmp_path / "cluster_job_log.json", json.dumps(log)))
     assert list(trace.jobs.job_id) == ["a"]

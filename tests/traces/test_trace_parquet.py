@@ -40,9 +40,7 @@ def test_foreign_parquet_is_refused(tmp_path: Path, by_hand: Trace) -> None:
         load_trace(path)
 
 
-def test_failed_write_leaves_the_old_file(
-    tmp_path: Path, by_hand: Trace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_write_leaves_the_old_file(tmp_path: Path, by_hand: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk would destroy the trace that was there."""
     path = parquet.write(by_hand, tmp_path / "hand.parquet")
     before = path.read_bytes()

@@ -70,9 +70,7 @@ def test_list_says_what_is_here(no_traces: Path, capsys: pytest.CaptureFixture[s
     assert "calibrated" in capsys.readouterr().out
 
 
-def test_list_tells_a_broken_file_from_a_missing_one(
-    no_traces: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_list_tells_a_broken_file_from_a_missing_one(no_traces: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A truncated download would look as if it had never come."""
     (no_traces / "cluster_job_log").write_text("[{")
     assert main(["list", "--json"]) == 0
@@ -81,9 +79,7 @@ def test_list_tells_a_broken_file_from_a_missing_one(
     assert "malformed JSON" in rows["philly"]["problem"]
 
 
-def test_describe_prints_table_and_json(
-    tmp_path: Path, by_hand: Trace, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_describe_prints_table_and_json(tmp_path: Path, by_hand: Trace, capsys: pytest.CaptureFixture[str]) -> None:
     """The figures could not be read by people or by programs."""
     path = str(parquet.write(by_hand, tmp_path / "hand.parquet"))
     assert main(["describe", path]) == 0
@@ -186,9 +182,7 @@ def test_fetch_offline_tells_the_way_by_hand(
     assert "by hand: clone" in capsys.readouterr().err
 
 
-def test_fetch_of_an_unknown_name_lists_the_known(
-    no_traces: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fetch_of_an_unknown_name_lists_the_known(no_traces: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A user could not find the right name."""
     assert main(["fetch", "google"]) == 2
     assert "helios, philly, alibaba" in capsys.readouterr().err

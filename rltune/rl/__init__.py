@@ -1,0 +1,1 @@
+"""Learning: a compiled Gymnasium environment (no Ray), the network, training with RLlib, checkpoints."""

@@ -1,0 +1,177 @@
+"""Many episodes side by side: the simulator's arrays with a leading axis of environments.
+
+Row i of a `Batch` is one simulation; ``view`` makes it a `Sim` again, so that the
+environment runs on the very kernels of the simulator.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rltune.allocators.placement import Scratch, Space, empty_space, scratch
+from rltune.cluster import Cluster, ClusterArrays, eligibility
+from rltune.compiled import kernel
+from rltune.jobs import JobTable
+from rltune.simulator.state import COUNTERS, Jobs, Pools, Sim, slots
+
+# Slots of ``Batch.tally`` (seconds or score units).
+TOTAL, DONE, SCALE, LAST_END, FIRST, WORK = range(6)
+TALLIES = 6
+# Slots of ``Batch.mark``.
+FRESH, SCORED, DECISIONS, HEAD, CLOSED, OVER = range(6)
+MARKS = 6
+
+
+class Batch(NamedTuple):
+    """Shapes: n_envs, n_jobs (of an episode), n_nodes, n_pools, width (placement slots of an episode).
+
+    ``fresh`` (n_envs, n_jobs): jobs started at the present instant, the first
+    ``mark[:, FRESH]``; ``tally`` and ``mark``: the episode's book-keeping, see the slots above.
+    """
+
+    cluster: ClusterArrays
+    pools: Pools
+    work: Scratch
+    shadow: Space
+    spare: Space
+    cost: npt.NDArray[np.float64]
+    submit: npt.NDArray[np.float64]
+    run: npt.NDArray[np.float64]
+    known: npt.NDArray[np.float64]
+    gpus: npt.NDArray[np.int64]
+    cls: npt.NDArray[np.int64]
+    rank: npt.NDArray[np.int64]
+    part: npt.NDArray[np.int64]
+    free: npt.NDArray[np.int64]
+    level: npt.NDArray[np.int64]
+    total: npt.NDArray[np.int64]
+    queue: npt.NDArray[np.int64]
+    active: npt.NDArray[np.int64]
+    expected: npt.NDArray[np.int64]
+    start: npt.NDArray[np.float64]
+    end: npt.NDArray[np.float64]
+    alloc_node: npt.NDArray[np.int64]
+    alloc_gpus: npt.NDArray[np.int64]
+    alloc_len: npt.NDArray[np.int64]
+    key: npt.NDArray[np.float64]
+    clock: npt.NDArray[np.float64]
+    count: npt.NDArray[np.int64]
+    fresh: npt.NDArray[np.int64]
+    tally: npt.NDArray[np.float64]
+    mark: npt.NDArray[np.int64]
+
+
+def make_table(
+    jobs: JobTable, cluster: Cluster, known_s: npt.NDArray[np.float64], rank: npt.NDArray[np.int64]
+) -> tuple[Jobs, Pools]:
+    """The whole trace as kernels see it; windows are copied out of it."""
+    classes = eligibility(jobs, cluster)
+    table = Jobs(
+        submit=jobs.submit_s.copy(),
+        run=jobs.duration_s.copy(),
+        known=np.asarray(known_s, np.float64).copy(),
+        gpus=jobs.num_gpus.astype(np.int64),
+        cls=classes.cls,
+        rank=np.asarray(rank, np.int64).copy(),
+        part=slots(jobs, cluster, classes),
+    )
+    return table, Pools(classes.ptr, classes.pools)
+
+
+def make_batch(
+    n_envs: int, n_jobs: int, table: Jobs, pools: Pools, cluster: Cluster, cost: npt.NDArray[np.float64]
+) -> Batch:
+    """Idle simulations for episodes of ``n_jobs`` consecutive jobs of ``table``."""
+    arrays = cluster.arrays()
+    idle = empty_space(arrays, cost)
+    width = int((table.part[n_jobs:] - table.part[:-n_jobs]).max())
+
+    def ints(n: int) -> npt.NDArray[np.int64]:
+        return np.zeros((n_envs, n), np.int64)
+
+    def floats(n: int) -> npt.NDArray[np.float64]:
+        return np.zeros((n_envs, n))
+
+    return Batch(
+        cluster=arrays,
+        pools=pools,
+        work=scratch(arrays),
+        shadow=empty_space(arrays, cost),
+        spare=empty_space(arrays, cost),
+        cost=cost,
+        submit=floats(n_jobs),
+        run=floats(n_jobs),
+        known=floats(n_jobs),
+        gpus=ints(n_jobs),
+        cls=ints(n_jobs),
+        rank=ints(n_jobs),
+        part=ints(n_jobs + 1),
+        free=np.repeat(idle.free[None], n_envs, 0),
+        level=np.repeat(idle.level[None], n_envs, 0),
+        total=np.repeat(idle.total[None], n_envs, 0),
+        queue=ints(n_jobs),
+        active=ints(n_jobs),
+        expected=ints(n_jobs),
+        start=floats(n_jobs),
+        end=floats(n_jobs),
+        alloc_node=ints(width),
+        alloc_gpus=ints(width),
+        alloc_len=ints(n_jobs),
+        key=floats(n_jobs),
+        clock=floats(1),
+        count=ints(COUNTERS),
+        fresh=ints(n_jobs),
+        tally=floats(TALLIES),
+        mark=ints(MARKS),
+    )
+
+
+@kernel
+def view(batch, i):
+    """Row i as a simulation; no copy."""
+    return Sim(
+        batch.cluster,
+        batch.pools,
+        Jobs(
+            batch.submit[i],
+            batch.run[i],
+            batch.known[i],
+            batch.gpus[i],
+            batch.cls[i],
+            batch.rank[i],
+            batch.part[i],
+        ),
+        Space(batch.free[i], batch.level[i], batch.total[i], batch.cost),
+        batch.queue[i],
+        batch.active[i],
+        batch.expected[i],
+        batch.start[i],
+        batch.end[i],
+        batch.alloc_node[i],
+        batch.alloc_gpus[i],
+        batch.alloc_len[i],
+        batch.key[i],
+        batch.clock[i],
+        batch.count[i],
+        batch.work,
+        batch.shadow,
+        batch.spare,
+    )
+
+
+@kernel
+def load(batch, i, table, begin):
+    """Copy the jobs ``begin, begin + 1, ...`` of the trace into row i."""
+    for j in range(batch.submit.shape[1]):
+        k = begin + j
+        batch.submit[i, j] = table.submit[k]
+        batch.run[i, j] = table.run[k]
+        batch.known[i, j] = table.known[k]
+        batch.gpus[i, j] = table.gpus[k]
+        batch.cls[i, j] = table.cls[k]
+        batch.rank[i, j] = table.rank[k]
+        batch.part[i, j + 1] = table.part[k + 1] - table.part[begin]
+    batch.part[i, 0] = 0

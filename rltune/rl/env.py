@@ -1,0 +1,175 @@
+"""The Gymnasium environment: one compiled call steps all episodes. No Ray here.
+
+Observation (Dict): ``jobs`` (V, 12) and ``cluster`` (8,) in [0, 1], see
+`rltune.rl.kernels`; ``action_mask`` (V + 1,). Action: a visible job or V = wait.
+An illegal action counts in ``info["illegal_actions"]`` and acts as wait (as the
+first legal job where waiting is impossible).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from rltune.rl.batch import CLOSED, FRESH, OVER, make_batch
+from rltune.rl.kernels import (
+    CLUSTER_FEATURES,
+    JOB_FEATURES,
+    apply_rows,
+    baseline_total,
+    begin,
+    close_rows,
+    reset_row,
+    step_rows,
+)
+from rltune.rl.setup import Setup
+
+FLOOR_WINDOWS = 64
+
+
+def spaces(visible: int) -> tuple[gym.spaces.Dict, gym.spaces.Discrete]:
+    """Observation and action space of one episode."""
+    return (
+        gym.spaces.Dict(
+            {
+                "action_mask": gym.spaces.Box(0, 1, (visible + 1,), np.int8),
+                "cluster": gym.spaces.Box(0, 1, (len(CLUSTER_FEATURES),), np.float32),
+                "jobs": gym.spaces.Box(0, 1, (visible, len(JOB_FEATURES)), np.float32),
+            }
+        ),
+        gym.spaces.Discrete(visible + 1),
+    )
+
+
+class VectorSchedulingEnv(VectorEnv):
+    """``num_envs`` episodes in step; a finished one begins anew at the following step (Gymnasium's NEXT_STEP)."""
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012  (Gymnasium's own pattern)
+
+    def __init__(self, setup: Setup, num_envs: int = 16, seed: int | None = None, joint: Any = None) -> None:
+        """``joint``: places the jobs of one instant together (`rltune.rl.joint`); required for allocator=milp."""
+        rules = setup.rules
+        self.setup, self.num_envs, self.joint = setup, num_envs, joint
+        self.single_observation_space, self.single_action_space = spaces(rules.visible)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.batch = make_batch(num_envs, setup.length, setup.table, setup.pools, setup.cluster, setup.cost)
+        self._jobs = np.zeros((num_envs, rules.visible, len(JOB_FEATURES)), np.float32)
+        self._cluster = np.zeros((num_envs, len(CLUSTER_FEATURES)), np.float32)
+        self._mask = np.zeros((num_envs, rules.visible + 1), np.int8)
+        self._rewards = np.zeros(num_envs)
+        self._over = np.zeros(num_envs, bool)
+        self._first_job = np.zeros(num_envs, np.int64)
+        self._illegal = np.zeros(num_envs, np.int64)
+        self._options = (rules.discipline, rules.rule, rules.score_code)
+        self._rng = np.random.default_rng(seed)
+        self._floor = self._mean_baseline() if rules.reward == "relative" else 1.0
+
+    def _mean_baseline(self) -> float:
+        """Mean baseline score over evenly spaced windows: keeps windows without any wait from dominating."""
+        if self.setup.rules.score == "utilization":
+            return 1.0
+        starts = np.linspace(self.setup.low, self.setup.high - 1, FLOOR_WINDOWS).astype(np.int64)
+        discipline, rule, score = self._options
+        totals = []
+        for start in starts:
+            begin(self.batch, 0, self.setup.table, start, self.setup.rules.warmup, discipline, rule, score)
+            totals.append(baseline_total(self.batch, 0, discipline, rule, score))
+        return float(np.mean(totals)) + 1e-3
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Begin all episodes; ``options={"first_job": (n_envs,)}`` chooses their windows."""
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        chosen = None if options is None else options.get("first_job")
+        for i in range(self.num_envs):
+            self._begin(i, None if chosen is None else int(chosen[i]))
+        return self._observation(), self._info()
+
+    def _begin(self, i: int, first_job: int | None) -> None:
+        if first_job is None:
+            first_job = int(self._rng.integers(self.setup.low, self.setup.high))
+        elif not 0 <= first_job <= len(self.setup.table.submit) - self.setup.length:
+            raise ValueError(f"first_job={first_job}: 0 to {len(self.setup.table.submit) - self.setup.length} are possible")
+        self._first_job[i] = first_job
+        self._over[i] = False
+        self._illegal[i] = 0
+        rules = self.setup.rules
+        reset_row(
+            self.batch, i, self.setup.table, first_job, rules.warmup, *self._options,
+            rules.reward == "relative", self._floor, rules.visible, self._mask, self._jobs, self._cluster,
+        )  # fmt: skip
+
+    def step(self, actions: npt.ArrayLike) -> tuple[Any, Any, Any, Any, Any]:
+        acts = self._legalised(np.asarray(actions, np.int64))
+        resetting = self._over.copy()
+        active = ~resetting
+        self._rewards[:] = 0.0
+        visible = self.setup.rules.visible
+        if self.joint is None:
+            step_rows(
+                self.batch, acts, active, *self._options, visible, self._mask, self._jobs, self._cluster, self._rewards
+            )
+        else:
+            apply_rows(self.batch, acts, active, *self._options, visible, self._mask)
+            together = active & (self.batch.mark[:, CLOSED] == 1) & (self.batch.mark[:, FRESH] > 1)
+            for i in np.flatnonzero(together):
+                self.joint.place(self.batch, int(i), self._options)
+            close_rows(self.batch, active, *self._options, visible, self._mask, self._jobs, self._cluster, self._rewards)
+        for i in np.flatnonzero(resetting):
+            self._begin(int(i), None)
+        self._over = (self.batch.mark[:, OVER] == 1) & active
+        return self._observation(), self._rewards.copy(), self._over.copy(), np.zeros(self.num_envs, bool), self._info()
+
+    def _legalised(self, actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        rows = np.arange(self.num_envs)
+        illegal = self._mask[rows, actions] == 0
+        if not illegal.any():
+            return actions
+        self._illegal += illegal & ~self._over
+        wait = self._mask[:, -1] == 1
+        return np.where(illegal, np.where(wait, self.setup.rules.visible, self._mask.argmax(1)), actions)
+
+    def _observation(self) -> dict[str, Any]:
+        return {"action_mask": self._mask.copy(), "cluster": self._cluster.copy(), "jobs": self._jobs.copy()}
+
+    def _info(self) -> dict[str, Any]:
+        if not self._illegal.any():
+            return {}
+        return {"illegal_actions": self._illegal.copy()}
+
+    def finished(self, i: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """(start_s, end_s), each (episode jobs,), of row i so far; NaN where a job has not started."""
+        return self.batch.start[i].copy(), self.batch.end[i].copy()
+
+
+class SchedulingEnv(gym.Env[dict[str, Any], int]):
+    """One episode; the same code as the vectorised environment."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012  (Gymnasium's own pattern)
+
+    def __init__(self, setup: Setup, joint: Any = None) -> None:
+        self.vector = VectorSchedulingEnv(setup, 1, joint=joint)
+        self.observation_space = self.vector.single_observation_space
+        self.action_space = self.vector.single_action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """``options={"first_job": k}`` chooses the window."""
+        super().reset(seed=seed)
+        if options is not None and "first_job" in options:
+            options = {"first_job": [options["first_job"]]}
+        observation, info = self.vector.reset(seed=seed, options=options)
+        return _first(observation), _first(info)
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, rewards, over, _, info = self.vector.step(np.array([action]))
+        return _first(observation), float(rewards[0]), bool(over[0]), False, _first(info)
+
+
+def _first(batched: dict[str, Any]) -> dict[str, Any]:
+    return {key: value[0] for key, value in batched.items()}

@@ -1,0 +1,454 @@
+"""Compiled episodes: which actions are legal, what an action does, what it earns, what the agent sees.
+
+Action a < V picks the a-th visible job, action V waits for the next event. The
+visible jobs are the first V of the queue in the baseline order. By discipline:
+
+* blocking: every visible job is legal; one that does not fit is waited for (the reference protocol).
+* skip: jobs that fit now.
+* easy: jobs that fit now and do not delay the reservation of the first job, in baseline order, that does not.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rltune.allocators.placement import book, copy_space, fits, recount
+from rltune.compiled import kernel
+from rltune.metrics import BOUND_S
+from rltune.rl.batch import (
+    CLOSED,
+    DECISIONS,
+    DONE,
+    FIRST,
+    FRESH,
+    HEAD,
+    LAST_END,
+    OVER,
+    SCALE,
+    SCORED,
+    TOTAL,
+    WORK,
+    load,
+    view,
+)
+from rltune.simulator.disciplines import (
+    BLOCKING,
+    EASY,
+    reserve,
+    start_easy,
+    start_what_fits,
+    start_when_it_fits,
+)
+from rltune.simulator.events import (
+    advance,
+    can_ever_run,
+    find_job,
+    job_fits,
+    next_completion,
+    next_event,
+    remove_at,
+    reset,
+    start_job,
+    step_single_event,
+)
+from rltune.simulator.state import ARRIVED, QUEUED, RUNNING
+
+BSLD, WAIT, JCT, UTILIZATION, SLOWDOWN = range(5)
+SCORE_CODES = {"bsld": BSLD, "wait": WAIT, "jct": JCT, "utilization": UTILIZATION, "slowdown": SLOWDOWN}
+
+JOB_FEATURES = (
+    "wait",
+    "run_time",
+    "area",
+    "gpus",
+    "bounded_slowdown",
+    "can_start",
+    "fits",
+    "demand_of_free",
+    "order_position",
+    "reserved",
+    "ends_before_reservation",
+    "gpus_left_on_node",
+)
+CLUSTER_FEATURES = (
+    "free",
+    "partly_used",
+    "queue_length",
+    "visible_that_can_start",
+    "next_completion",
+    "reservation_delay",
+    "reserved_gpus",
+    "first_can_start",
+)
+# Logarithmic scales: a week of waiting, a month of running, a month on 1,000 GPUs, a slowdown of 1e5, 10,000 queued.
+WAIT_SCALE = 1 / np.log1p(7 * 86_400.0)
+RUN_SCALE = 1 / np.log1p(30 * 86_400.0)
+AREA_SCALE = 1 / np.log1p(30 * 86_400.0 * 1_000)
+SLOWDOWN_SCALE = 1 / np.log(1e5)
+QUEUE_SCALE = 1 / np.log1p(10_000.0)
+
+
+@kernel
+def job_cost(score, wait, run):
+    """What one job adds to the score; for utilization nothing."""
+    if score == WAIT:
+        return wait
+    if score == JCT:
+        return wait + run
+    if score == BSLD:
+        return max(1.0, (wait + run) / max(run, BOUND_S))
+    if score == SLOWDOWN:
+        return (wait + run) / max(run, 1.0)
+    return 0.0
+
+
+@kernel
+def begin(batch, i, table, first_job, warmup, discipline, rule, score):
+    """Load an episode into row i, run its first ``warmup`` jobs by the baseline, stop at the first decision."""
+    load(batch, i, table, first_job)
+    sim = view(batch, i)
+    reset(sim)
+    while sim.count[ARRIVED] < warmup:
+        advance(sim)
+        if discipline == EASY:
+            start_easy(sim, rule)
+        else:
+            start_what_fits(sim, rule)
+    scored = 0
+    work = 0.0
+    for job in range(len(sim.jobs.submit)):
+        if can_ever_run(sim, job):
+            scored += 1 if np.isnan(sim.start[job]) else 0
+            work += sim.jobs.run[job] * sim.jobs.gpus[job]
+    batch.mark[i, :] = 0
+    batch.tally[i, :] = 0.0
+    batch.mark[i, SCORED] = max(scored, 1)
+    batch.tally[i, SCALE] = 1.0
+    batch.tally[i, WORK] = work
+    batch.tally[i, FIRST] = sim.jobs.submit[0]
+    batch.tally[i, LAST_END] = sim.jobs.submit[len(sim.jobs.submit) - 1]
+    for k in range(sim.count[RUNNING]):
+        batch.tally[i, LAST_END] = max(batch.tally[i, LAST_END], sim.end[sim.active[k]])
+
+
+@kernel
+def baseline_total(batch, i, discipline, rule, score):
+    """Mean cost of row i, finished by the baseline order (skip under blocking); spends the row: ``begin`` it again."""
+    sim = view(batch, i)
+    n = len(sim.jobs.submit)
+    for job in range(n):
+        sim.key[job] = 0.0 if np.isnan(sim.start[job]) else 1.0
+    while True:
+        if discipline == EASY:
+            start_easy(sim, rule)
+        else:
+            start_what_fits(sim, rule)
+        if not advance(sim):
+            break
+    total = 0.0
+    for job in range(n):
+        if sim.key[job] == 0.0 and not np.isnan(sim.start[job]):
+            total += job_cost(score, sim.start[job] - sim.jobs.submit[job], sim.jobs.run[job])
+    return total / batch.mark[i, SCORED]
+
+
+@kernel
+def score_total(batch, i, score):
+    """The score of row i so far, larger is better: minus the mean cost over scored jobs, or the utilisation still possible."""
+    sim = view(batch, i)
+    if score == UTILIZATION:
+        end = max(batch.tally[i, LAST_END], sim.clock[0])
+        gpus = 0
+        for p in range(len(sim.cluster.pool_cap)):
+            gpus += sim.cluster.pool_cap[p] * (sim.cluster.pool_hi[p] - sim.cluster.pool_lo[p])
+        return batch.tally[i, WORK] / (max(end - batch.tally[i, FIRST], 1.0) * gpus)
+    total = batch.tally[i, DONE]
+    for k in range(sim.count[QUEUED]):
+        job = sim.queue[k]
+        # The part of the cost that waiting has already made certain.
+        total += job_cost(score, sim.clock[0] - sim.jobs.submit[job], sim.jobs.run[job])
+    return -total / batch.mark[i, SCORED]
+
+
+@kernel
+def settle_start(batch, i, job, score):
+    """Book the final cost of a job that has just started."""
+    sim = view(batch, i)
+    batch.tally[i, DONE] += job_cost(score, sim.start[job] - sim.jobs.submit[job], sim.jobs.run[job])
+    batch.tally[i, LAST_END] = max(batch.tally[i, LAST_END], sim.end[job])
+    batch.fresh[i, batch.mark[i, FRESH]] = job
+    batch.mark[i, FRESH] += 1
+
+
+@kernel
+def apply(batch, i, action, discipline, rule, score, visible):
+    """Do ``action`` in row i. Sets mark CLOSED when nothing more is to be decided at this instant."""
+    sim = view(batch, i)
+    batch.mark[i, DECISIONS] += 1
+    batch.mark[i, CLOSED] = 0
+    if action == visible:
+        batch.mark[i, CLOSED] = 1
+        return
+    job = sim.queue[action]
+    if discipline == BLOCKING:
+        if start_when_it_fits(sim, job, rule):
+            settle_start(batch, i, job, score)
+        return
+    m = placement(batch, i, job, action, discipline, rule)
+    start_job(sim, job, m)
+    remove_at(sim, action)
+    settle_start(batch, i, job, score)
+
+
+@kernel
+def placement(batch, i, job, position, discipline, rule):
+    """Place a legal job: around the reservation if it stands behind the reserved job and may outlive the shadow time."""
+    sim = view(batch, i)
+    if discipline == EASY:
+        head = reserved_position(sim)
+        if head < position:
+            shadow = reserve(sim, sim.queue[head], rule)
+            if sim.clock[0] + sim.jobs.known[job] > shadow:
+                narrow(sim)
+                return find_job(sim, sim.shadow, job, rule)
+    return find_job(sim, sim.space, job, rule)
+
+
+@kernel
+def narrow(sim):
+    """``sim.shadow``: what is free now and spare at the shadow time."""
+    copy_space(sim.space, sim.shadow)
+    for node in range(len(sim.shadow.free)):
+        sim.shadow.free[node] = min(sim.space.free[node], sim.spare.free[node])
+    recount(sim.cluster, sim.shadow)
+
+
+@kernel
+def reserved_position(sim):
+    """Position of the first queued job that does not fit now; the queue's length if all fit."""
+    n = sim.count[QUEUED]
+    for k in range(n):
+        if not job_fits(sim, sim.queue[k]):
+            return k
+    return n
+
+
+@kernel
+def mark_legal(batch, i, discipline, rule, visible, mask):
+    """Fill ``mask[i]`` (V + 1,); returns the number of jobs that may be picked. Leaves head and shadow time."""
+    sim = view(batch, i)
+    queued = sim.count[QUEUED]
+    shown = min(queued, visible)
+    for a in range(shown, visible):
+        mask[i, a] = 0
+    mask[i, visible] = 1 if next_event(sim) < np.inf else 0
+    batch.mark[i, HEAD] = queued
+    if discipline == BLOCKING:
+        for a in range(shown):
+            mask[i, a] = 1
+        return shown, np.inf
+    head = queued
+    shadow = np.inf
+    if discipline == EASY:
+        head = reserved_position(sim)
+        batch.mark[i, HEAD] = head
+        if head < queued:
+            shadow = reserve(sim, sim.queue[head], rule)
+            narrow(sim)
+    legal = 0
+    for a in range(shown):
+        job = sim.queue[a]
+        c = sim.jobs.cls[job]
+        lo, hi = sim.pools.ptr[c], sim.pools.ptr[c + 1]
+        short = a <= head or sim.clock[0] + sim.jobs.known[job] <= shadow
+        space = sim.space if short else sim.shadow
+        mask[i, a] = 1 if fits(sim.cluster, space, sim.jobs.gpus[job], sim.pools.pool, lo, hi) else 0
+        legal += mask[i, a]
+    return legal, shadow
+
+
+@kernel
+def to_decision(batch, i, discipline, rule, visible, mask, wait):
+    """Advance row i to the next decision (at least one event if ``wait``); returns the shadow time. Sets mark OVER."""
+    sim = view(batch, i)
+    n = len(sim.jobs.submit)
+    while True:
+        if wait:
+            batch.mark[i, FRESH] = 0
+            if discipline == BLOCKING:
+                if sim.count[QUEUED] == 0 or next_event(sim) < np.inf:
+                    step_single_event(sim)
+            else:
+                advance(sim)
+        if sim.count[QUEUED] == 0 and sim.count[ARRIVED] == n:
+            batch.mark[i, OVER] = 1
+            for a in range(visible):
+                mask[i, a] = 0
+            mask[i, visible] = 1
+            return np.inf
+        legal, shadow = mark_legal(batch, i, discipline, rule, visible, mask)
+        if legal > 0:
+            return shadow
+        wait = True
+
+
+@kernel
+def observe(batch, i, shadow, visible, mask, jobs, cluster):
+    """Write row i of the observation: ``jobs`` (n_envs, V, 12) and ``cluster`` (n_envs, 8), all in [0, 1]."""
+    sim = view(batch, i)
+    now = sim.clock[0]
+    queued = sim.count[QUEUED]
+    shown = min(queued, visible)
+    head = batch.mark[i, HEAD]
+    free, size, partly = 0, 0, 0
+    for p in range(len(sim.cluster.pool_cap)):
+        cap = sim.cluster.pool_cap[p]
+        nodes = sim.cluster.pool_hi[p] - sim.cluster.pool_lo[p]
+        size += nodes * cap
+        free += sim.space.total[p]
+        partly += nodes - sim.space.level[p, cap] - sim.space.level[p, 0]
+    legal = 0
+    for a in range(shown):
+        legal += mask[i, a]
+        job_features(sim, a, now, free, size, head, shadow, visible, mask[i, a], jobs[i, a])
+    for a in range(shown, visible):
+        for f in range(jobs.shape[2]):
+            jobs[i, a, f] = 0.0
+    out = cluster[i]
+    out[0] = free / size
+    out[1] = partly / len(sim.cluster.node_pool)
+    out[2] = min(1.0, np.log1p(queued) * QUEUE_SCALE)
+    out[3] = legal / visible
+    out[4] = clip(np.log1p(min(next_completion(sim) - now, 1e9)) * WAIT_SCALE)
+    out[5] = clip(np.log1p(min(shadow - now, 1e9)) * WAIT_SCALE) if head < queued else 0.0
+    out[6] = sim.jobs.gpus[sim.queue[head]] / size if head < queued else 0.0
+    out[7] = mask[i, 0]
+
+
+@kernel
+def job_features(sim, position, now, free, size, head, shadow, visible, legal, out):
+    """The features of JOB_FEATURES for one visible job; unknown run times are 0."""
+    job = sim.queue[position]
+    gpus = sim.jobs.gpus[job]
+    wait = now - sim.jobs.submit[job]
+    known = sim.jobs.known[job]
+    unknown = np.isnan(known)
+    run = 0.0 if unknown else known
+    out[0] = clip(np.log1p(wait) * WAIT_SCALE)
+    out[1] = clip(np.log1p(run) * RUN_SCALE)
+    out[2] = clip(np.log1p(run * gpus) * AREA_SCALE)
+    out[3] = np.log2(1.0 + gpus) / np.log2(1.0 + size)
+    out[4] = 0.0 if unknown else clip(np.log(max(1.0, (wait + run) / max(run, BOUND_S))) * SLOWDOWN_SCALE)
+    out[5] = legal
+    here = legal == 1 or job_fits(sim, job)
+    out[6] = 1.0 if here else 0.0
+    out[7] = min(1.0, gpus / free) if free > 0 else 1.0
+    out[8] = (position + 1) / visible
+    out[9] = 1.0 if position == head else 0.0
+    out[10] = 1.0 if not unknown and now + run <= shadow else 0.0
+    out[11] = left_on_node(sim, job, gpus) if here else 1.0
+
+
+@kernel
+def left_on_node(sim, job, gpus):
+    """Share of a node's GPUs left free beside the job's partly used node, on the tightest node of its pools."""
+    c = sim.jobs.cls[job]
+    best = 1.0
+    for k in range(sim.pools.ptr[c], sim.pools.ptr[c + 1]):
+        p = sim.pools.pool[k]
+        cap = sim.cluster.pool_cap[p]
+        rest = gpus % cap
+        if rest == 0:
+            return 0.0
+        for f in range(rest, cap + 1):
+            if sim.space.level[p, f] > 0:
+                best = min(best, (f - rest) / cap)
+                break
+    return best
+
+
+@kernel
+def clip(x):
+    return min(1.0, max(0.0, x))
+
+
+@kernel
+def reset_row(batch, i, table, first_job, warmup, discipline, rule, score, relative, floor, visible, mask, jobs, cluster):
+    """Begin an episode in row i and observe it. ``relative``: rewards in units of the baseline's score plus ``floor``."""
+    scale = 1.0
+    if relative:
+        begin(batch, i, table, first_job, warmup, discipline, rule, score)
+        scale = 1.0 / (baseline_total(batch, i, discipline, rule, score) + floor)
+    begin(batch, i, table, first_job, warmup, discipline, rule, score)
+    batch.tally[i, SCALE] = scale
+    shadow = to_decision(batch, i, discipline, rule, visible, mask, batch.count[i, QUEUED] == 0)
+    observe(batch, i, shadow, visible, mask, jobs, cluster)
+
+
+@kernel
+def close_row(batch, i, discipline, rule, score, visible, mask, jobs, cluster):
+    """After an action: go to the next decision, observe it; the reward of the step."""
+    shadow = to_decision(batch, i, discipline, rule, visible, mask, batch.mark[i, CLOSED] == 1)
+    observe(batch, i, shadow, visible, mask, jobs, cluster)
+    total = score_total(batch, i, score)
+    reward = (total - batch.tally[i, TOTAL]) * batch.tally[i, SCALE]
+    batch.tally[i, TOTAL] = total
+    return reward
+
+
+@kernel
+def apply_rows(batch, actions, active, discipline, rule, score, visible, mask):
+    """Act in every active row; a row whose instant offers nothing more to pick is marked CLOSED."""
+    for i in range(len(actions)):
+        if active[i]:
+            apply(batch, i, actions[i], discipline, rule, score, visible)
+            if batch.mark[i, CLOSED] == 0 and discipline != BLOCKING:
+                legal, _ = mark_legal(batch, i, discipline, rule, visible, mask)
+                if legal == 0:
+                    batch.mark[i, CLOSED] = 1
+
+
+@kernel
+def close_rows(batch, active, discipline, rule, score, visible, mask, jobs, cluster, rewards):
+    """Bring every active row to its next decision; rewards (n_envs,)."""
+    for i in range(len(active)):
+        if active[i]:
+            rewards[i] = close_row(batch, i, discipline, rule, score, visible, mask, jobs, cluster)
+
+
+@kernel
+def step_rows(batch, actions, active, discipline, rule, score, visible, mask, jobs, cluster, rewards):
+    """``apply`` and ``close_row`` for every active row: a whole step where placements are greedy."""
+    for i in range(len(actions)):
+        if active[i]:
+            apply(batch, i, actions[i], discipline, rule, score, visible)
+            rewards[i] = close_row(batch, i, discipline, rule, score, visible, mask, jobs, cluster)
+
+
+@kernel
+def replace_fresh(batch, i, k, node, gpus, m):
+    """Move the k-th job started at this instant to ``node[:m]``, ``gpus[:m]``; all its peers must be lifted first."""
+    sim = view(batch, i)
+    job = batch.fresh[i, k]
+    base = sim.jobs.part[job]
+    for j in range(m):
+        sim.alloc_node[base + j] = node[j]
+        sim.alloc_gpus[base + j] = gpus[j]
+    sim.alloc_len[job] = m
+    book(sim.cluster, sim.space, node, gpus, 0, m, -1)
+
+
+@kernel
+def lift_fresh(batch, i, k):
+    """Give back the GPUs of the k-th job started at this instant, for ``replace_fresh``."""
+    sim = view(batch, i)
+    job = batch.fresh[i, k]
+    book(sim.cluster, sim.space, sim.alloc_node, sim.alloc_gpus, sim.jobs.part[job], sim.alloc_len[job], 1)
+
+
+@kernel
+def shadow_time(batch, i, rule):
+    """When the first job that does not fit would start, by expected ends; infinity if all fit."""
+    sim = view(batch, i)
+    head = reserved_position(sim)
+    return reserve(sim, sim.queue[head], rule) if head < sim.count[QUEUED] else np.inf

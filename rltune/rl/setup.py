@@ -1,0 +1,151 @@
+"""What an environment needs, from plain values: trace, cluster, order, discipline, allocator, score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rltune.allocators.fragmentation import demand_cost, demand_of
+from rltune.allocators.greedy import rule_code
+from rltune.allocators.placement import LEAST_FRAGMENTATION
+from rltune.cluster import Cluster
+from rltune.errors import InputError
+from rltune.metrics import check_score
+from rltune.policies.dynamic import STATIC
+from rltune.policies.knowledge import known_run_times
+from rltune.policies.orders import order, static_rank
+from rltune.rl.batch import make_table
+from rltune.rl.kernels import SCORE_CODES
+from rltune.simulator.disciplines import DISCIPLINES
+from rltune.simulator.run import check_discipline
+from rltune.simulator.state import Jobs, Pools
+from rltune.traces import Trace
+
+REWARDS = ("score", "relative")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How an environment decides and pays.
+
+    Attributes:
+        score: bsld, wait, jct, utilization or slowdown; the return telescopes to it.
+        backfill: the queue discipline: blocking, skip or easy.
+        order: the baseline order, in which jobs become visible (and which reserves under easy).
+        allocator: best_fit, lexicographic, least_fragmentation or milp.
+        knowledge: known, predicted or none.
+        visible: jobs the agent sees, V; it acts in {0..V}, V = wait.
+        window: jobs of an episode; ``warmup`` more come first, run by the baseline (the month protocol's warm cluster).
+        reward: ``score`` (return = score, negative where less is better) or ``relative`` (in units of the
+            baseline's score of the same window plus its mean over windows; for training).
+    """
+
+    score: str = "wait"
+    backfill: str = "easy"
+    order: str = "sjf"
+    allocator: str = "best_fit"
+    knowledge: str = "known"
+    visible: int = 64
+    window: int = 256
+    warmup: int = 0
+    reward: str = "score"
+
+    def __post_init__(self) -> None:
+        check_score(self.score)
+        check_discipline(self.backfill)
+        chosen = order(self.order)
+        if self.allocator != "milp":
+            rule_code(self.allocator)
+        if chosen.code != STATIC:
+            raise InputError(f"order={self.order} changes while jobs wait; the environment's baseline order must be static")
+        if self.reward not in REWARDS:
+            raise InputError(f"reward={self.reward!r} is unknown; known are {', '.join(REWARDS)}")
+        if self.visible < 1 or self.window < 1 or self.warmup < 0:
+            raise InputError(
+                f"visible={self.visible}, window={self.window}, warmup={self.warmup}; "
+                "visible and window must be at least 1, warmup at least 0"
+            )
+        if self.knowledge == "none" and (chosen.needs_run_time or self.backfill == "easy"):
+            raise InputError(
+                f"knowledge=none knows no run times, which order={self.order} or backfill={self.backfill} needs; "
+                "use order=fifo or smallest with backfill=skip or blocking"
+            )
+
+    @property
+    def discipline(self) -> int:
+        return DISCIPLINES[self.backfill]
+
+    @property
+    def rule(self) -> int:
+        """The compiled placement; the MILP starts from the least fragmentation."""
+        return LEAST_FRAGMENTATION if self.allocator == "milp" else rule_code(self.allocator)
+
+    @property
+    def score_code(self) -> int:
+        return SCORE_CODES[self.score]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A trace on a cluster under rules, as arrays. Episodes begin at job ``low`` .. ``high - 1`` of the trace."""
+
+    trace: Trace
+    cluster: Cluster
+    rules: Rules
+    table: Jobs
+    pools: Pools
+    cost: npt.NDArray[np.float64]
+    low: int = 0
+    high: int = 1
+    floor: float = field(default=1.0)
+
+    @property
+    def length(self) -> int:
+        """Jobs loaded for an episode, warm-up included."""
+        return self.rules.window + self.rules.warmup
+
+
+def make_setup(trace: Trace, cluster: Cluster, rules: Rules, history: Trace | None = None) -> Setup:
+    """Arrays of ``trace`` under ``rules``.
+
+    ``history``: the longer trace that ``trace`` is cut from; predictions then know
+    what came before. Raises InputError if the trace is shorter than an episode.
+    """
+    jobs = trace.jobs
+    length = rules.window + rules.warmup
+    if len(jobs) < length:
+        raise InputError(
+            f"{trace.label}: {len(jobs)} jobs are fewer than an episode's {length} (window + warmup); use a smaller window"
+        )
+    known = run_times(trace, rules.knowledge, history)
+    table, pools = make_table(jobs, cluster, known, static_rank(order(rules.order), jobs, known))
+    arrays = cluster.arrays()
+    demand = demand_of(jobs.num_gpus, arrays)
+    cost = demand_cost(arrays, demand.sizes, demand.shares)
+    return Setup(trace, cluster, rules, table, pools, cost, 0, len(jobs) - length + 1)
+
+
+def run_times(trace: Trace, knowledge: str, history: Trace | None = None) -> npt.NDArray[np.float64]:
+    """(n_jobs,) run times as known, predicted with the whole ``history`` where it is given."""
+    if knowledge != "predicted" or history is None:
+        return known_run_times(trace.jobs, knowledge)
+    predicted = dict(zip(history.jobs.job_id, _predicted(history), strict=True))
+    return np.array([predicted[job] for job in trace.jobs.job_id])
+
+
+@lru_cache(maxsize=4)
+def _predicted_by_hash(sha256: str, jobs: Any) -> npt.NDArray[np.float64]:
+    return known_run_times(jobs.value, "predicted")
+
+
+@dataclass(frozen=True)
+class _ByHash:
+    value: Any = field(compare=False)
+
+
+def _predicted(history: Trace) -> npt.NDArray[np.float64]:
+    return _predicted_by_hash(history.sha256, _ByHash(history.jobs))

@@ -1,0 +1,330 @@
+"""The joint allocator against exhaustive search, against greedy, and when its solver fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from joint_cases import best_by_search, is_even, make_cluster, make_snapshot, random_case, worth
+from pyomo.contrib.solver.common.results import TerminationCondition
+
+from rltune.allocators import milp
+from rltune.allocators.fragmentation import Demand, demand_cost, partly_used_cost
+from rltune.allocators.greedy import GreedyAllocator
+from rltune.allocators.milp import STATUS, Answer, JointModel, MilpAllocator, Problem
+from rltune.errors import InputError
+from rltune.plan import check_plan
+
+DEMAND = Demand((1, 2, 3, 4, 5, 8), (0.4, 0.2, 0.1, 0.15, 0.05, 0.1))
+CONF = Path(__file__).parents[2] / "conf" / "allocator"
+
+
+def in_two_pools() -> tuple[Any, np.ndarray, list[Any]]:
+    """A job with both pools comes before one that may use only the first: greedy takes the wrong pool."""
+    return make_cluster([(1, 4), (1, 4)]), np.array([2, 3]), [(2, (0, 1)), (2, (0,))]
+
+
+def compare_with_search(seed: int, cases: int, discipline: str) -> None:
+    """Plans are as good as exhaustive search; better only by an uneven split, which the search leaves out."""
+    rng = np.random.default_rng(seed)
+    allocator = MilpAllocator(DEMAND, time_limit_s=60)
+    for _ in range(cases):
+        cluster, free, jobs = random_case(rng)
+        snapshot = make_snapshot(cluster, free, jobs)
+        plan = allocator.allocate(snapshot, np.arange(len(jobs)), discipline)
+        check_plan(snapshot, plan)
+        cost = demand_cost(cluster, *DEMAND)
+        started, gain = worth(snapshot, plan, cost)
+        best_started, best_gain = best_by_search(cluster, free, jobs, cost, discipline == "blocking")
+        context = f"{cluster}, free {free}, jobs {jobs}: {plan}"
+        assert (started, gain + 1e-6) >= (best_started, best_gain), context
+        if is_even(snapshot, plan):
+            assert started == best_started, context
+            assert gain == pytest.approx(best_gain, abs=1e-6), context
+    assert allocator.stats.solves > cases / 20
+    assert allocator.stats.improved > 0
+
+
+@pytest.mark.parametrize("discipline", ["skip", "blocking"])
+def test_plans_equal_exhaustive_search(discipline: str) -> None:
+    """The earliest jobs start that can, with the least fragmentation, over all subsets, pools and nodes."""
+    compare_with_search(1, 1200, discipline)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("discipline", ["skip", "blocking"])
+def test_plans_equal_exhaustive_search_on_many_cases(discipline: str) -> None:
+    """The same on eight thousand other cases."""
+    compare_with_search(2, 8000, discipline)
+
+
+def search_objective(problem: Problem) -> float:
+    """The model's best objective by trying every pool and every free count for every job, in turn."""
+
+    def best(k: int, counts: tuple[tuple[int, ...], ...], alive: bool) -> float:
+        if k == len(problem.jobs):
+            return 0.0
+        top = best(k + 1, counts, alive and not problem.prefix)
+        gpus, pools = problem.jobs[k]
+        for p in pools if alive else ():
+            cap, row = problem.caps[p], list(counts[p])
+            whole, rest = divmod(gpus, cap)
+            row[cap] -= whole
+            row[0] += whole
+            for f in range(rest, cap + 1) if rest else (0,):
+                after = row.copy()
+                after[f] -= 1
+                after[f - rest] += 1
+                if min(after) >= 0:
+                    rise = sum((a - b) * c for a, b, c in zip(after, counts[p], problem.cost[p], strict=True))
+                    counted = (*counts[:p], tuple(after), *counts[p + 1 :])
+                    top = max(top, problem.values[k] - problem.weight * rise + best(k + 1, counted, alive))
+        return top
+
+    # One idle node in the free count 0 keeps that count usable as the origin of jobs without a rest part.
+    return best(0, tuple((row[0] + 1, *row[1:]) for row in problem.count), True)
+
+
+def test_the_model_is_optimal_for_any_values_and_weight() -> None:
+    """With arbitrary values and weights the persistent model matches exhaustive search, and bounds hold."""
+    rng = np.random.default_rng(3)
+    models: dict[Any, JointModel] = {}
+    for _ in range(400):
+        caps = tuple(int(c) for c in rng.choice([1, 2, 4], rng.integers(1, 3)))
+        cost = tuple((0.0, *(round(0.1 * f * (f != c), 3) for f in range(1, c + 1))) for c in caps)
+        count = tuple(tuple(rng.integers(0, 3, c + 1).tolist()) for c in caps)
+        jobs = tuple(
+            (int(rng.integers(1, 7)), tuple(p for p in range(len(caps)) if rng.random() < 0.7))
+            for _ in range(4)
+        )
+        values = tuple(np.round(rng.uniform(0.1, 2, 4), 2).tolist())
+        problem = Problem(caps, cost, count, jobs, values, float(rng.uniform(0, 5)), bool(rng.random() < 0.3))
+        model = models.setdefault((caps, cost), JointModel(caps, cost, 4))
+        answer = model.solve(problem, 60)
+        assert answer.status == "optimal"
+        assert answer.objective == pytest.approx(search_objective(problem), abs=1e-6), problem
+        assert answer.bound >= answer.objective - 1e-6
+
+
+def test_a_job_with_a_choice_makes_way_for_one_without() -> None:
+    """Greedy starts one of the two jobs, the joint model both."""
+    cluster, free, jobs = in_two_pools()
+    snapshot = make_snapshot(cluster, free, jobs)
+    cost = demand_cost(cluster, *DEMAND)
+    alone = GreedyAllocator("least_fragmentation", cost).allocate(snapshot, np.arange(2), "skip")
+    together = MilpAllocator(DEMAND).allocate(snapshot, np.arange(2), "skip")
+    assert (len(alone.starts), len(together.starts)) == (1, 2)
+    assert together.report["winner"] == "milp"
+    assert together.report["status"] == "optimal"
+    assert together.report["gap"] == pytest.approx(0, abs=1e-6)
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([0.0, 1e-6, 0.002, 1.0]), st.sampled_from(["skip", "blocking"]))
+def test_never_worse_than_greedy_at_any_time_limit(seed: int, limit_s: float, discipline: str) -> None:
+    """By the started jobs in order, then fragmentation; and a fallback is reported and counted."""
+    cluster, free, jobs = random_case(np.random.default_rng(seed))
+    snapshot = make_snapshot(cluster, free, jobs)
+    cost = demand_cost(cluster, *DEMAND)
+    allocator = MilpAllocator(DEMAND, time_limit_s=limit_s)
+    plan = allocator.allocate(snapshot, np.arange(len(jobs)), discipline)
+    check_plan(snapshot, plan)
+    greedy = GreedyAllocator("least_fragmentation", cost).allocate(snapshot, np.arange(len(jobs)), discipline)
+    started, gain = worth(snapshot, plan, cost)
+    assert (started, gain + 1e-6) >= worth(snapshot, greedy, cost)
+    assert plan.report["fallback"] == bool(allocator.stats.fallbacks)
+    assert plan.report["fallback"] == bool(plan.report["reason"])
+    if limit_s == 0:
+        assert plan.report["winner"] != "milp"
+
+
+def failing(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("no licence, no memory, no luck")
+
+
+FAILURES = [
+    (failing, "error", "error: RuntimeError"),
+    (lambda *_: Answer("time_limit_without", 99.0), "time_limit_without", "time_limit_without"),
+    (lambda *_: Answer("infeasible", np.inf), "infeasible", "infeasible"),
+    (
+        lambda *_: Answer("time_limit_with_incumbent", 99.0, (-1, -1), (), 0.0),
+        "time_limit_with_incumbent",
+        "worse_than_greedy",
+    ),
+]
+
+
+@pytest.mark.parametrize(("solve", "status", "reason"), FAILURES)
+def test_a_failing_solver_falls_back_to_greedy_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, solve: Any, status: str, reason: str
+) -> None:
+    """The plan is greedy's, the report names the reason, the counter moves."""
+    cluster, free, jobs = in_two_pools()
+    snapshot = make_snapshot(cluster, free, jobs)
+    allocator = MilpAllocator(DEMAND)
+    monkeypatch.setattr(milp.JointModel, "solve", solve)
+    plan = allocator.allocate(snapshot, np.arange(2), "skip")
+    greedy = GreedyAllocator("least_fragmentation", demand_cost(cluster, *DEMAND))
+    assert plan.starts == greedy.allocate(snapshot, np.arange(2), "skip").starts
+    report = plan.report
+    assert (report["winner"], report["status"], report["fallback"]) == ("greedy", status, True)
+    assert report["reason"] == reason
+    assert allocator.stats.fallbacks == {reason: 1}
+
+
+def test_a_failed_solve_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next decision asks the solver again and gets its optimum."""
+    cluster, free, jobs = in_two_pools()
+    snapshot = make_snapshot(cluster, free, jobs)
+    allocator = MilpAllocator(DEMAND)
+    with monkeypatch.context() as patch:
+        patch.setattr(milp.JointModel, "solve", failing)
+        allocator.allocate(snapshot, np.arange(2), "skip")
+    assert len(allocator.allocate(snapshot, np.arange(2), "skip").starts) == 2
+
+
+def test_blocking_starts_only_a_prefix() -> None:
+    """Nothing behind the first job that cannot start may start, whatever fits."""
+    rng = np.random.default_rng(5)
+    allocator = MilpAllocator(DEMAND, head=3)
+    for _ in range(300):
+        cluster, free, jobs = random_case(rng)
+        order = rng.permutation(len(jobs))
+        plan = allocator.allocate(make_snapshot(cluster, free, jobs), order, "blocking")
+        assert [start.job - 100 for start in plan.starts] == order[: len(plan.starts)].tolist()
+
+
+def test_jobs_behind_the_head_start_where_they_fit() -> None:
+    """With a head of one, ten jobs of one GPU still fill ten GPUs."""
+    snapshot = make_snapshot(make_cluster([(3, 4)]), np.array([4, 4, 4]), [(1, (0,))] * 10)
+    for discipline in ("skip", "blocking"):
+        assert len(MilpAllocator(head=1).allocate(snapshot, np.arange(10), discipline).starts) == 10
+
+
+def test_plans_do_not_depend_on_earlier_decisions() -> None:
+    """The same snapshots in reverse order give the same plans, whatever model and cache saw before."""
+    rng = np.random.default_rng(6)
+    cases = [random_case(rng) for _ in range(150)]
+
+    def plans(order: list[int]) -> dict[int, Any]:
+        allocator = MilpAllocator(DEMAND, time_limit_s=60)
+        found = {}
+        for i in order:
+            cluster, free, jobs = cases[i]
+            found[i] = allocator.allocate(
+                make_snapshot(cluster, free, jobs), np.arange(len(jobs)), "skip"
+            ).starts
+        return found
+
+    assert plans([*range(150)]) == plans([*range(149, -1, -1)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32))
+def test_shuffled_nodes_change_the_nodes_but_not_the_worth(seed: int) -> None:
+    """Counting equal nodes instead of naming them loses nothing, in whatever order they stand."""
+    rng = np.random.default_rng(seed)
+    cluster, free, jobs = random_case(rng)
+    shuffled = free.copy()
+    for lo, hi in zip(cluster.pool_lo, cluster.pool_hi, strict=True):
+        shuffled[lo:hi] = rng.permutation(free[lo:hi])
+    cost = demand_cost(cluster, *DEMAND)
+    found = []
+    for state in (free, shuffled):
+        snapshot = make_snapshot(cluster, state, jobs)
+        plan = SHARED.allocate(snapshot, np.arange(len(jobs)), "skip")
+        check_plan(snapshot, plan)
+        found.append(worth(snapshot, plan, cost))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] == pytest.approx(found[1][1], abs=1e-6)
+
+
+SHARED = MilpAllocator(DEMAND, time_limit_s=60)
+
+
+def test_jobs_placed_jointly_all_start_with_the_least_fragmentation() -> None:
+    """From the placements of another rule to the optimum of exhaustive search."""
+    rng = np.random.default_rng(7)
+    allocator = MilpAllocator(None, time_limit_s=60)
+    for _ in range(500):
+        cluster, free, jobs = random_case(rng)
+        cost = partly_used_cost(cluster)
+        provisional = GreedyAllocator("lexicographic").allocate(
+            make_snapshot(cluster, free, jobs), np.arange(len(jobs)), "skip"
+        )
+        jobs = [jobs[start.job - 100] for start in provisional.starts]
+        snapshot = make_snapshot(cluster, free, jobs)
+        queue = snapshot.queue
+        incumbent = [(start.nodes, start.gpus) for start in provisional.starts]
+        placed, report = allocator.place_jointly(
+            cluster, free, queue.num_gpus, queue.pool_lo, queue.pool_hi, queue.pools, incumbent
+        )
+        starts = tuple(milp.Start(100 + i, *placement) for i, placement in enumerate(placed))
+        plan = milp.Plan(starts, report)
+        check_plan(snapshot, plan)
+        assert len(starts) == len(jobs)
+        best_started, best_gain = best_by_search(cluster, free, jobs, cost)
+        if all(best_started) and is_even(snapshot, plan):
+            assert worth(snapshot, plan, cost)[1] == pytest.approx(best_gain, abs=1e-6)
+
+
+def test_an_equal_state_is_answered_from_the_cache() -> None:
+    """Other nodes and other jobs in the same states cost no second solve."""
+    cluster = make_cluster([(3, 4), (3, 4)])
+    allocator = MilpAllocator(DEMAND)
+    for free in (np.array([2, 0, 0, 3, 0, 0]), np.array([0, 0, 2, 0, 3, 0])):
+        plan = allocator.allocate(
+            make_snapshot(cluster, free, [(2, (0, 1)), (2, (0,))]), np.arange(2), "skip"
+        )
+        assert len(plan.starts) == 2
+    assert (allocator.stats.solves, allocator.stats.cache_hits) == (1, 1)
+
+
+def test_a_decision_without_a_choice_never_reaches_the_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No job that fits, or jobs that cannot be in each other's way, are decided without a solve."""
+    monkeypatch.setattr(milp.JointModel, "solve", failing)
+    cluster = make_cluster([(1, 4), (1, 4)])
+    for free, jobs in (
+        ([0, 0], [(1, (0, 1))]),
+        ([4, 4], [(8, (0,)), (2, (1,))]),
+        ([4, 4], [(4, (0,)), (4, (1,))]),
+    ):
+        plan = MilpAllocator(DEMAND).allocate(
+            make_snapshot(cluster, np.array(free), [*jobs]), np.arange(len(jobs)), "skip"
+        )
+        assert (plan.report["winner"], plan.report["fallback"]) == ("trivial", False)
+
+
+def test_every_solver_status_has_a_meaning() -> None:
+    """A new Pyomo termination condition fails here, not in a run."""
+    assert set(STATUS) == set(TerminationCondition)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"head": 0}, {"decay": 0.0}, {"decay": 1.1}, {"time_limit_s": -1.0}, {"head": 40}],
+)
+def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
+    """In one line that names the option."""
+    with pytest.raises(InputError, match=next(iter(options))):
+        MilpAllocator(**options)
+
+
+def test_easy_backfilling_is_refused() -> None:
+    """The message names an allocator that knows it."""
+    snapshot = make_snapshot(make_cluster([(1, 4)]), np.array([4]), [(1, (0,))])
+    with pytest.raises(InputError, match="use allocator=best_fit for easy"):
+        MilpAllocator().allocate(snapshot, np.arange(1), "easy")
+
+
+def test_the_configuration_states_the_defaults() -> None:
+    """conf/allocator/milp.yaml and the class agree, option by option."""
+    options = yaml.safe_load((CONF / "milp.yaml").read_text())
+    assert options.pop("_target_") == "rltune.allocators.milp.MilpAllocator"
+    default = MilpAllocator()
+    assert {name: getattr(default, name) for name in options} == options
