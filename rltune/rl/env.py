@@ -27,7 +27,9 @@ from rltune.rl.kernels import (
     reset_row,
     step_rows,
 )
-from rltune.rl.setup import Setup
+from rltune.rl.rules import Setup
+from rltune.simulator.result import Result
+from rltune.simulator.state import build
 
 FLOOR_WINDOWS = 64
 
@@ -143,9 +145,18 @@ class VectorSchedulingEnv(VectorEnv):
             return {}
         return {"illegal_actions": self._illegal.copy()}
 
-    def finished(self, i: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """(start_s, end_s), each (episode jobs,), of row i so far; NaN where a job has not started."""
-        return self.batch.start[i].copy(), self.batch.end[i].copy()
+    def result(self, i: int) -> Result:
+        """The schedule of row i so far, warm-up included."""
+        setup = self.setup
+        begin_at = int(self._first_job[i])
+        jobs = setup.trace.jobs.take(slice(begin_at, begin_at + setup.length))
+        sim = build(jobs, setup.cluster, self.batch.known[i], self.batch.rank[i], setup.cost)
+        for name in ("start", "end", "alloc_len", "count"):
+            getattr(sim, name)[:] = getattr(self.batch, name)[i]
+        used = int(sim.jobs.part[-1])
+        sim.alloc_node[:] = self.batch.alloc_node[i, :used]
+        sim.alloc_gpus[:] = self.batch.alloc_gpus[i, :used]
+        return Result(jobs, setup.cluster, sim.start, sim.end, sim)
 
 
 class SchedulingEnv(gym.Env[dict[str, Any], int]):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rltune.compiled import kernel
 from rltune.allocators.placement import book, copy_space, free_gpus, recount
+from rltune.compiled import kernel
 from rltune.policies.dynamic import STATIC, dynamic_key
 from rltune.simulator.events import (
     advance,

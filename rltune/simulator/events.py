@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rltune.compiled import kernel
 from rltune.allocators.placement import book, clear, find, fits
+from rltune.compiled import kernel
 from rltune.simulator.state import ARRIVED, DROPPED, EVENTS, QUEUED, RUNNING, STARTED
 
 

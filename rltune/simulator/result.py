@@ -52,7 +52,10 @@ class Result:
         """
         part, length = self.sim.jobs.part, self.sim.alloc_len
         places = [slice(a, a + m) for a, m in zip(part, length, strict=False)]
-        pool = [self.cluster.pools[self.sim.cluster.node_pool[self.sim.alloc_node[s.start]]].name if s.stop > s.start else None for s in places]
+        of_node = self.sim.cluster.node_pool
+        pool = [
+            self.cluster.pools[of_node[self.sim.alloc_node[s.start]]].name if s.stop > s.start else None for s in places
+        ]
         return pd.DataFrame(
             {
                 "job_id": self.jobs.job_id,

@@ -77,7 +77,7 @@ def from_config(config: Mapping[str, Any]) -> Trace:
     return load_trace(**arguments)
 
 
-_NOT_ARGUMENTS = ("_target_", "train", "validate", "test")
+_NOT_ARGUMENTS = ("_target_", "train", "validate", "test", "clusters", "oversized")
 
 
 def load_helios(folder: str | Path | None = None, seed: int = 0) -> Trace:

@@ -14,9 +14,10 @@ from joint_cases import best_by_search, is_even, make_cluster, make_snapshot, ra
 from pyomo.contrib.solver.common.results import TerminationCondition
 
 from rltune.allocators import milp
+from rltune.allocators.arcflow import STATUS, Answer, JointModel, Problem
 from rltune.allocators.fragmentation import Demand, demand_cost, partly_used_cost
 from rltune.allocators.greedy import GreedyAllocator
-from rltune.allocators.milp import STATUS, Answer, JointModel, MilpAllocator, Problem
+from rltune.allocators.milp import MilpAllocator
 from rltune.errors import InputError
 from rltune.plan import check_plan
 

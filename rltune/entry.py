@@ -1,0 +1,77 @@
+"""What every entry point shares: Hydra composes, a wrong option or bad input is one line and exit status 2."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rltune.config import CONF
+from rltune.errors import InputError
+
+
+def run_main(task: Callable[[dict[str, Any]], str], config_name: str) -> None:
+    """Compose ``conf/<config_name>.yaml`` with the command line and run ``task`` on it, once or as a multirun.
+
+    ``task`` gets plain values and returns the run directory, which is printed as
+    the last line of standard output.
+    """
+    # Without this Hydra prints its own shortened traceback and exits with 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+    def main(cfg: DictConfig) -> str:
+        plain: Any = OmegaConf.to_container(cfg, resolve=True)
+        path = task(plain)
+        print(path, flush=True)
+        return path
+
+    try:
+        main()
+    except (InputError, HydraException, OmegaConfBaseException) as error:
+        fail(error)
+    except Exception as error:
+        # Launchers and Ray wrap what a job raised.
+        cause = _input_error(error)
+        if cause is None:
+            raise
+        fail(cause)
+
+
+def fail(error: BaseException) -> None:
+    """One line on standard error, exit status 2."""
+    print(f"error: {_one_line(error)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _input_error(error: BaseException | None) -> BaseException | None:
+    while error is not None:
+        if isinstance(error, InputError):
+            return error
+        inner = getattr(error, "cause", None)
+        error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
+    return None
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, InputError):
+        return text
+    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in)", text) or re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        return f"option {unknown.group(1)!r} is unknown; the options and their choices stand in conf/ (and in --help)"
+    choice = re.search(r"Could not (?:find|load) '([^']+)'", text)
+    if choice:
+        group, _, name = choice.group(1).rpartition("/")
+        known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        return f"{group}={name} is unknown; known are {', '.join(known)}"
+    if isinstance(error, OmegaConfBaseException) and "???" in text:
+        return f"{text.split(' full_key:')[0]}; for a file of your own: +trace=file trace.path=jobs.csv"
+    return text

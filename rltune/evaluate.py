@@ -1,0 +1,85 @@
+"""``python -m rltune.evaluate +trace=helios checkpoint=...``: a policy beside every heuristic, on held-back jobs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import yaml
+
+from rltune.entry import run_main
+from rltune.errors import InputError
+from rltune.evaluation import evaluate_into
+from rltune.experiment import make_experiment
+from rltune.report.console import say
+from rltune.rl.policy_file import LearnedPolicy, load_policy
+from rltune.rl.runtime import tune
+from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
+
+
+def main(cfg: dict[str, Any]) -> str:
+    """One evaluation; returns the run directory."""
+    begun = time.perf_counter()
+    tune(1)
+    given = cfg["checkpoint"]
+    paths = [] if given is None else [given] if isinstance(given, str) else list(given)
+    policies = [load_policy(path) for path in paths]
+    experiment = make_experiment(cfg)
+    check_origin(experiment, policies)
+    name = cfg["name"] or f"evaluate-{experiment.trace.name}-{experiment.protocol['name']}-{datetime.now():%m%d-%H%M%S}"
+    with RunDirectory(cfg["runs"], str(name)) as run:
+        say(f"trace     {experiment.trace.label}: {len(experiment.stretches['test'].jobs):,} test jobs")
+        for note in experiment.trace.notes:
+            say(f"          note: {note}")
+        block = evaluate_into(
+            run,
+            experiment,
+            policies,
+            windows=cfg["windows"],
+            orders=cfg["policies"],
+            disciplines=cfg["disciplines"],
+            progress=cfg["progress"],
+        )
+        run.write_text("config.yaml", yaml.safe_dump(cfg, sort_keys=False))
+        run.write_json("manifest.json", manifest(experiment.trace, [p.origin.get("seed") for p in policies], experiment.ranges))
+        wall = time.perf_counter() - begun
+        rows = sum(len(b["policies"]) for b in [block, *block.get("further", [])])
+        run.write_json(
+            "summary.json",
+            {
+                "schema_version": SCHEMA_VERSION,
+                "command": "evaluate",
+                "trace": describe_trace(experiment.trace),
+                "protocol": experiment.protocol["name"],
+                **block,
+                "checkpoints": [policy.origin for policy in policies],
+                "runtime": {
+                    "wall_s": round(wall, 1),
+                    "peak_rss_mb": round(peak_rss_mb(), 1),
+                    "jobs_per_s": round(rows * block["test"]["jobs"] / wall),
+                },
+            },
+        )
+    return str(run.final)
+
+
+def check_origin(experiment: Any, policies: Sequence[LearnedPolicy]) -> None:
+    """Refuse a policy that was trained on this trace with ranges that reach into the test stretch; tell a transfer."""
+    scores = {policy.rules.score for policy in policies}
+    if len(scores) > 1:
+        raise InputError(f"checkpoint: the policies were trained for different scores ({', '.join(sorted(scores))}); give seeds of one")
+    for policy in policies:
+        origin = policy.origin
+        if origin.get("trace_sha256") != experiment.trace.sha256:
+            say(f"note: the policy was trained on {origin.get('trace')} ({origin.get('source')}), not on this trace: a transfer")
+        elif [origin.get("train"), origin.get("validate")] != [experiment.ranges["train"], experiment.ranges["validate"]]:
+            raise InputError(
+                f"checkpoint: trained on {origin.get('train')}, validated on {origin.get('validate')}, which are not this run's "
+                "stretches; give trace.train and trace.validate as they were, so that test jobs stay unseen"
+            )
+
+
+if __name__ == "__main__":
+    run_main(main, "evaluate")

@@ -1,0 +1,314 @@
+"""Policies beside every heuristic on held-back jobs: the same windows for all, greedy actions, paired intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from rltune.cluster import Cluster
+from rltune.errors import InputError
+from rltune.experiment import Experiment, oversized_count, spread
+from rltune.metrics import SCORE_METRIC, WIDEST_SHARE, bootstrap_ci, distribution, iqm, reduction
+from rltune.policies.knowledge import KNOWLEDGE
+from rltune.policies.orders import ORDERS, Order, order
+from rltune.report.console import progress_bar, say
+from rltune.report.figures import box_plot, cdf
+from rltune.report.tables import comparison_table, markdown_table
+from rltune.rl.network import JobNetwork
+from rltune.rl.policy_file import LearnedPolicy
+from rltune.rl.rollout import play
+from rltune.rl.rules import run_times
+from rltune.rundir import RunDirectory
+from rltune.simulator.disciplines import DISCIPLINES
+from rltune.simulator.result import DAY_S, Result
+from rltune.simulator.run import check_discipline, simulate_jobs
+
+METRICS = ("wait_s", "jct_s", "bsld", "slowdown")
+COMPARED = ("wait_s", "jct_s", "bsld")
+CURVES = 7
+"""Lines in the CDF figure beside the learned ones."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: who decided, knowing what, and the schedules of all windows."""
+
+    name: str
+    order: str
+    discipline: str
+    knowledge: str
+    allocator: str
+    results: list[Result]
+    learned: bool = False
+
+    def values(self, metric: str) -> list[npt.NDArray[np.float64]]:
+        """Per-job values by window."""
+        return [result.scores()[metric] for result in self.results]
+
+
+def evaluate_into(
+    run: RunDirectory,
+    experiment: Experiment,
+    policies: Sequence[LearnedPolicy],
+    *,
+    windows: Any = 64,
+    orders: Any = "all",
+    disciplines: Sequence[str] = tuple(DISCIPLINES),
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Evaluate at every cluster size, write tables and figures into ``run``; the summary's share of it.
+
+    The first size stands at the top of the summary, the others under ``further``.
+    """
+    blocks = []
+    for nodes in experiment.node_counts:
+        cluster = experiment.sized(nodes)
+        blocks.append(_evaluate_size(run, experiment, cluster, policies, windows, orders, disciplines, progress))
+    return blocks[0] | ({"further": blocks[1:]} if len(blocks) > 1 else {})
+
+
+def _evaluate_size(
+    run: RunDirectory,
+    experiment: Experiment,
+    cluster: Cluster,
+    policies: Sequence[LearnedPolicy],
+    windows: Any,
+    orders: Any,
+    disciplines: Sequence[str],
+    progress: bool,
+) -> dict[str, Any]:
+    starts, length = test_windows(experiment, windows)
+    score = policies[0].rules.score if policies else "wait"
+    metric = SCORE_METRIC[score]
+    dropped, warning = oversized_count(experiment, cluster)
+    if dropped:
+        say(f"warning: {warning} [dropped and counted as unfinished]")
+    cases = heuristic_cases(orders, disciplines)
+    with progress_bar(f"evaluating on {cluster.nodes} nodes", len(cases) + 2 * len(policies), progress) as update:
+        rows = heuristic_rows(experiment, cluster, cases, starts, length, update)
+        rows += learned_rows(experiment, cluster, policies, starts, length, update)
+    suffix = f"-{cluster.nodes}" if len(experiment.node_counts) > 1 else ""
+    title = f"{experiment.trace.label}, {cluster.nodes} nodes, {experiment.protocol['name']} protocol"
+    block: dict[str, Any] = {
+        "cluster": {"name": cluster.name, "nodes": cluster.nodes, "gpus": cluster.gpus},
+        "test": {"range": experiment.ranges["test"], "windows": len(starts), "jobs": length * len(starts)},
+        "policies": {row.name: summarise(row) for row in rows},
+    }
+    block["comparisons"] = comparisons(rows)
+    comparison_table(block, metric, title)
+    run.write_text(f"table{suffix}.md", markdown_table(block, metric, title))
+    per_window(rows, metric).to_csv(run.file(f"windows{suffix}.csv"), index=False)
+    shown = curve_rows(rows, metric)
+    per_job(shown, starts).to_parquet(run.file(f"jobs{suffix}.parquet"), index=False)
+    unit = f"{metric} by window" if len(starts) > 1 else f"{metric} by day of submission"
+    if metric in METRICS:
+        box_plot(per_window(shown, metric).pivot(index="window", columns="policy", values="value"), run.file(f"box{suffix}.png"), title, unit)
+        curves = {row.name: np.concatenate(row.values(metric)) for row in shown}
+        cdf(curves, run.file(f"cdf{suffix}.png"), title, metric)
+    return block
+
+
+def test_windows(experiment: Experiment, windows: Any) -> tuple[list[int], int]:
+    """First jobs of the test windows and their length; the month protocol has one window, the whole stretch."""
+    jobs = len(experiment.stretches["test"].jobs)
+    if experiment.protocol["name"] == "month":
+        return [0], jobs
+    length = int(experiment.protocol["window"])
+    if jobs < length:
+        raise InputError(f"{experiment.trace.label}: the test stretch has {jobs} jobs, fewer than a window of {length}")
+    if isinstance(windows, int):
+        if windows < 1:
+            raise InputError(f"windows={windows}; at least 1 is needed")
+        return spread(0, jobs - length, windows), length
+    bad = [start for start in windows if not 0 <= int(start) <= jobs - length]
+    if bad:
+        raise InputError(f"windows: {bad[0]} is no first job of the test stretch; 0 to {jobs - length} are possible")
+    return [int(start) for start in windows], length
+
+
+def heuristic_cases(orders: Any, disciplines: Sequence[str]) -> list[tuple[Order, str, str]]:
+    """(order, discipline, knowledge) of every row; what needs no run times appears once, as knowledge none."""
+    chosen = list(ORDERS.values()) if orders == "all" else [order(name) for name in orders]
+    cases = []
+    for discipline in disciplines:
+        check_discipline(discipline)
+        for each in chosen:
+            needs = each.needs_run_time or discipline == "easy"
+            cases += [(each, discipline, knowledge) for knowledge in (("known", "predicted") if needs else ("none",))]
+    return cases
+
+
+def heuristic_rows(
+    experiment: Experiment,
+    cluster: Cluster,
+    cases: Sequence[tuple[Order, str, str]],
+    starts: Sequence[int],
+    length: int,
+    update: Callable[..., None],
+) -> list[Row]:
+    """Every heuristic on every window, placed by the experiment's greedy rule (best fit beside the MILP)."""
+    stretch = experiment.stretches["test"]
+    known = {knowledge: run_times(stretch, knowledge, experiment.trace) for knowledge in KNOWLEDGE}
+    allocator = "best_fit" if experiment.allocator_name == "milp" else experiment.allocator_name
+    rows = []
+    for each, discipline, knowledge in cases:
+        results = [
+            simulate_jobs(
+                stretch.jobs.take(slice(start, start + length)),
+                cluster,
+                policy=each.name,
+                discipline=discipline,
+                allocator=allocator,
+                knowledge=known[knowledge][start : start + length],
+                oversized=experiment.oversized,
+            )
+            for start in starts
+        ]
+        suffix = "" if knowledge == "none" else f"-{knowledge}"
+        rows.append(Row(f"{each.name}-{discipline}{suffix}", each.name, discipline, knowledge, allocator, results))
+        update()
+    return rows
+
+
+def learned_rows(
+    experiment: Experiment,
+    cluster: Cluster,
+    policies: Sequence[LearnedPolicy],
+    starts: Sequence[int],
+    length: int,
+    update: Callable[..., None],
+) -> list[Row]:
+    """Each policy by greedy actions; its untrained self (the baseline order) where a MILP places for both."""
+    rows: list[Row] = []
+    for k, policy in enumerate(policies):
+        rules = replace(
+            policy.rules, allocator=experiment.allocator_name, window=length, warmup=0, reward="score"
+        )
+        setup = experiment.setup("test", rules, cluster)
+        label = f"learned-{rules.backfill}-{rules.knowledge}" + (f"-s{policy.origin.get('seed', k)}" if len(policies) > 1 else "")
+        facts = (rules.order, rules.backfill, rules.knowledge, rules.allocator)
+        played = play(setup, policy.network, starts, experiment.joint(cluster))
+        rows.append(Row(label, *facts, played.results, learned=True))
+        update()
+        if k == 0 and rules.allocator == "milp":
+            played = play(setup, JobNetwork(policy.network.config), starts, experiment.joint(cluster))
+            rows.append(Row(f"{rules.order}-{rules.backfill}-{rules.knowledge}+milp", *facts, played.results))
+        update()
+    return rows
+
+
+def blocks_of(row: Row) -> npt.NDArray[np.int64]:
+    """The resampling unit of every job: its window, or its day of submission where there is one window."""
+    if len(row.results) > 1:
+        return np.repeat(np.arange(len(row.results)), [int(r.started.sum()) for r in row.results])
+    result = row.results[0]
+    return np.floor(result.jobs.submit_s[result.started] / DAY_S).astype(np.int64)
+
+
+def summarise(row: Row) -> dict[str, Any]:
+    """Metrics of one row as in summary.json. Intervals resample windows (days for a month)."""
+    blocks = blocks_of(row)
+    out: dict[str, Any] = {
+        "order": row.order,
+        "discipline": row.discipline,
+        "knowledge": row.knowledge,
+        "allocator": row.allocator,
+        "learned": row.learned,
+    }
+    for metric in METRICS:
+        by_window = row.values(metric)
+        out[metric] = distribution(np.concatenate(by_window), blocks)
+        if len(by_window) > 1:
+            means = np.array([v.mean() for v in by_window if len(v)])
+            out[metric] |= {
+                "window_median": float(np.median(means)),
+                "window_median_ci95": list(bootstrap_ci(means, statistic="median")),
+                "window_iqm": float(iqm(means)),
+                "window_iqm_ci95": list(bootstrap_ci(means, statistic="iqm")),
+            }
+    gpus = np.concatenate([r.jobs.num_gpus[r.started] for r in row.results])
+    wide = gpus >= np.quantile(gpus, 1 - WIDEST_SHARE)
+    out["wait_s_widest5pct"] = distribution(np.concatenate(row.values("wait_s"))[wide], blocks[wide])
+    for name in ("utilization", "fragmentation", "makespan_s"):
+        values = np.array([getattr(result, name)() for result in row.results])
+        low, high = bootstrap_ci(values)
+        out[name] = {"mean": float(values.mean()), "ci95": [low, high] if len(values) > 1 else [None, None]}
+    out["unfinished"] = int(sum((~result.started).sum() for result in row.results))
+    return out
+
+
+def comparisons(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Each learned row against every row that knows no more, paired by window (by day for a month)."""
+    out = []
+    for ours in (row for row in rows if row.learned):
+        for theirs in rows:
+            if theirs is ours or KNOWLEDGE.index(theirs.knowledge) < KNOWLEDGE.index(ours.knowledge):
+                continue
+            for metric in COMPARED:
+                a, b = np.concatenate(ours.values(metric)), np.concatenate(theirs.values(metric))
+                if len(a) != len(b):
+                    continue
+                found = reduction(a, b, pairs=blocks_of(ours))
+                out.append({"policy": ours.name, "baseline": theirs.name, "metric": metric, **found})
+    return out
+
+
+def per_window(rows: Sequence[Row], metric: str) -> pd.DataFrame:
+    """Mean by window (by day of submission for a month): columns policy, window, value."""
+    if metric not in METRICS:
+        return pd.DataFrame(
+            [(row.name, k, getattr(r, metric)()) for row in rows for k, r in enumerate(row.results)],
+            columns=["policy", "window", "value"],
+        )
+    frames = []
+    for row in rows:
+        values, blocks = np.concatenate(row.values(metric)), blocks_of(row)
+        mean = pd.Series(values).groupby(blocks).mean()
+        frames.append(pd.DataFrame({"policy": row.name, "window": mean.index, "value": mean.to_numpy()}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def curve_rows(rows: Sequence[Row], metric: str) -> list[Row]:
+    """The learned rows, blocking FIFO, and the best others of each knowledge: what figures can show."""
+    learned = [row for row in rows if row.learned]
+    others = sorted((row for row in rows if not row.learned), key=lambda row: _mean(row, metric))
+    best: list[Row] = [row for row in others if row.name == "fifo-blocking"]
+    for knowledge in KNOWLEDGE:
+        best += [row for row in others if row.knowledge == knowledge and row not in best][:2]
+    best += [row for row in others if row.order == "fifo" and row not in best]
+    return learned + best[:CURVES]
+
+
+def _mean(row: Row, metric: str) -> float:
+    if metric in METRICS:
+        return float(np.concatenate(row.values(metric)).mean())
+    return -float(np.mean([getattr(result, metric)() for result in row.results]))
+
+
+def per_job(rows: Sequence[Row], starts: Sequence[int]) -> pd.DataFrame:
+    """One line a job and row: policy, window (first job), job_id, submit_s, start_s, end_s, wait_s, bsld, num_gpus."""
+    frames = []
+    for row in rows:
+        for start, result in zip(starts, row.results, strict=True):
+            ran = result.started
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "policy": row.name,
+                        "window": start,
+                        "job_id": result.jobs.job_id[ran],
+                        "submit_s": result.jobs.submit_s[ran],
+                        "start_s": result.start_s[ran],
+                        "end_s": result.end_s[ran],
+                        "wait_s": result.wait_s[ran],
+                        "bsld": result.scores()["bsld"],
+                        "num_gpus": result.jobs.num_gpus[ran],
+                    }
+                )
+            )
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,197 @@
+"""From configuration to objects: trace, stretches, cluster, rules. Every entry point begins here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from rltune.allocators.fragmentation import demand_of
+from rltune.cluster import Cluster
+from rltune.config import CONF, load_cluster, names
+from rltune.errors import InputError
+from rltune.metrics import SCORE_METRIC, check_score
+from rltune.policies.orders import ORDERS
+from rltune.rl.rules import Rules, Setup, make_setup, run_times
+from rltune.simulator.run import describe_oversized, find_oversized, handle_oversized, simulate_jobs
+from rltune.traces import Trace, from_config
+from rltune.traces.split import split
+
+STRETCHES = ("train", "validate", "test")
+AUTO_ORDER_WINDOWS = 48
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a run works on. ``stretches``: train, validate, test, disjoint parts of ``trace``; ``ranges``: their bounds."""
+
+    trace: Trace
+    stretches: dict[str, Trace]
+    ranges: dict[str, Any]
+    cluster: Cluster
+    protocol: dict[str, Any]
+    allocator: dict[str, Any]
+    oversized: str
+
+    @property
+    def node_counts(self) -> list[int | None]:
+        """Cluster sizes of the evaluation; None: as it is."""
+        nodes = self.protocol["nodes"]
+        return list(nodes) if isinstance(nodes, list | tuple) else [nodes]
+
+    def sized(self, nodes: int | None) -> Cluster:
+        return self.cluster if nodes is None else self.cluster.with_nodes(nodes)
+
+    @property
+    def allocator_name(self) -> str:
+        return "milp" if self.allocator["_target_"].endswith("MilpAllocator") else str(self.allocator["rule"])
+
+    def joint(self, cluster: Cluster) -> Any:
+        """The MILP for the jobs of one instant; None for a greedy allocator."""
+        if self.allocator_name != "milp":
+            return None
+        return joint_placement(self.milp(cluster))
+
+    def milp(self, cluster: Cluster) -> Any:
+        from rltune.allocators.milp import MilpAllocator
+
+        options = {key: value for key, value in self.allocator.items() if key != "_target_"}
+        return MilpAllocator(demand=demand_of(self.trace.jobs.num_gpus, cluster.arrays()), **options)
+
+    def setup(self, stretch: str, rules: Rules, cluster: Cluster) -> Setup:
+        """Arrays of a stretch for environments; predictions know the whole past of the trace."""
+        return make_setup(self.stretches[stretch], cluster, rules, history=self.trace)
+
+
+def joint_placement(allocator: Any) -> Any:
+    """The MILP as the environment uses it."""
+    from rltune.rl.joint import JointPlacement
+
+    return JointPlacement(allocator)
+
+
+def make_experiment(cfg: Mapping[str, Any]) -> Experiment:
+    """Resolve a composed configuration. Raises InputError naming the option and what is accepted."""
+    check_score(cfg["score"])
+    node = trace_node(cfg.get("trace"))
+    trace = from_config(node)
+    ranges = {name: node.get(name) for name in STRETCHES}
+    missing = [name for name in STRETCHES if ranges[name] is None]
+    if missing:
+        raise InputError(f"trace: {', '.join(missing)} is not set; give a stretch, e.g. trace.test=[0.75,1.0]")
+    protocol = dict(cfg["protocol"])
+    if cfg.get("nodes") is not None:
+        protocol["nodes"] = cfg["nodes"]
+    cluster = _cluster(cfg, node, protocol["name"])
+    oversized = str(cfg["oversized"] if cfg["oversized"] != "refuse" else node.get("oversized", "refuse"))
+    made = Experiment(
+        trace=trace,
+        stretches={name: split(trace, bounds) for name, bounds in ranges.items()},
+        ranges=ranges,
+        cluster=cluster,
+        protocol=protocol,
+        allocator=dict(cfg["allocator"]),
+        oversized=oversized,
+    )
+    for nodes in made.node_counts:
+        known = np.zeros(len(trace.jobs))
+        handle_oversized(trace.jobs, known, made.sized(nodes), oversized, "skip", trace.label)
+    return made
+
+
+def trace_node(trace: Any) -> dict[str, Any]:
+    """The conf/trace node: composed by ``+trace=name``, or looked up where only a name was given."""
+    known = ", ".join(names("trace"))
+    if trace is None:
+        raise InputError(f"no trace given; add +trace=helios (known: {known})")
+    if isinstance(trace, str):
+        import yaml
+
+        path = CONF / "trace" / f"{trace}.yaml"
+        if not path.is_file():
+            raise InputError(f"trace={trace} is unknown; use +trace=NAME with one of {known}, or +trace=file trace.path=...")
+        return dict(yaml.safe_load(path.read_text()))
+    node = dict(trace)
+    if "path" in node and node["path"] in (None, "???"):
+        raise InputError("trace.path is not set; use +trace=file trace.path=jobs.csv")
+    return node
+
+
+def _cluster(cfg: Mapping[str, Any], node: Mapping[str, Any], protocol: str) -> Cluster:
+    chosen = dict(cfg["cluster"])
+    if chosen.get("auto"):
+        clusters = node.get("clusters") or {}
+        if protocol not in clusters:
+            raise InputError(f"trace: no cluster is named for protocol={protocol}; add cluster=NAME ({', '.join(names('cluster'))})")
+        return load_cluster(str(clusters[protocol]))
+    return Cluster.from_spec(chosen["spec"])
+
+
+def resolve_rules(experiment: Experiment, cfg: Mapping[str, Any], *, visible: int, reward: str) -> Rules:
+    """Rules of training; ``order=auto`` becomes the best static order on the validation stretch."""
+    protocol = experiment.protocol
+    order = str(cfg["order"])
+    rules = Rules(
+        score=cfg["score"],
+        backfill=cfg["backfill"],
+        order="smallest" if order == "auto" and cfg["knowledge"] == "none" else "sjf" if order == "auto" else order,
+        allocator=experiment.allocator_name,
+        knowledge=cfg["knowledge"],
+        visible=visible,
+        window=int(protocol["window"]),
+        warmup=int(protocol["warmup"]),
+        reward=reward,
+    )
+    return replace(rules, order=best_order(experiment, rules)) if order == "auto" else rules
+
+
+def best_order(experiment: Experiment, rules: Rules) -> str:
+    """The static order with the best score on the validation stretch, under the rules' discipline and knowledge.
+
+    The window protocol judges evenly spaced windows, the month protocol the whole stretch.
+    """
+    stretch = experiment.stretches["validate"]
+    known = run_times(stretch, rules.knowledge, experiment.trace)
+    cluster = experiment.sized(experiment.node_counts[-1])
+    metric = SCORE_METRIC[rules.score]
+    best, best_value = "", np.inf
+    for order in ORDERS.values():
+        if order.code or (order.needs_run_time and rules.knowledge == "none"):
+            continue
+        values = []
+        for rows in _judged(stretch, rules, experiment.protocol["name"]):
+            result = simulate_jobs(
+                stretch.jobs.take(rows),
+                cluster,
+                policy=order.name,
+                discipline=rules.backfill,
+                allocator="best_fit",
+                knowledge=known[rows],
+                oversized="drop",
+            )
+            values.append(-result.utilization() if rules.score == "utilization" else result.scores()[metric].mean())
+        if np.mean(values) < best_value:
+            best, best_value = order.name, float(np.mean(values))
+    return best
+
+
+def _judged(stretch: Trace, rules: Rules, protocol: str) -> list[slice]:
+    if protocol == "month":
+        return [slice(0, len(stretch.jobs))]
+    last = len(stretch.jobs) - rules.window
+    return [slice(s, s + rules.window) for s in spread(0, last, AUTO_ORDER_WINDOWS)]
+
+
+def spread(low: int, high: int, n: int) -> list[int]:
+    """``n`` evenly spaced integers in [low, high] (fewer if there are not so many)."""
+    return sorted({round(x) for x in np.linspace(low, max(low, high), n)})
+
+
+def oversized_count(experiment: Experiment, cluster: Cluster) -> tuple[int, str]:
+    """How many jobs of the trace can never run on ``cluster``, and a line that says so."""
+    misfits = find_oversized(experiment.trace.jobs, cluster)
+    if not len(misfits):
+        return 0, ""
+    return len(misfits), describe_oversized(experiment.trace.jobs, cluster, misfits, experiment.trace.label)

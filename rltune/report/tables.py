@@ -1,0 +1,90 @@
+"""Tables of an evaluation, from its summary: the short one for the screen, the whole one as Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+KNOWLEDGE = ("known", "predicted", "none")
+BEST_SHOWN = 4
+COLUMNS = ("policy", "knows run times", "mean wait s [95 %]", "median window", "p99", "max", "widest 5 %", "JCT s", "bsld", "util.", "less wait by learned [95 %]")
+
+
+def comparison_table(block: dict[str, Any], metric: str, title: str) -> None:
+    """Print learned rows, both plain FIFOs and the best others of each knowledge, best first, to standard output."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for k, column in enumerate(COLUMNS):
+        table.add_column(column, justify="left" if k < 2 else "right", no_wrap=k == 0)
+    chosen = short_list(block, metric)
+    for name in chosen:
+        table.add_row(*cells(block, name), style="bold" if block["policies"][name]["learned"] else None)
+    console = Console()
+    # A pipe or a narrow terminal would break numbers apart.
+    console.width = max(console.width, 168)
+    console.print(table)
+    hidden = len(block["policies"]) - len(chosen)
+    if hidden:
+        console.print(f"{hidden} more rows stand in table.md and summary.json.", highlight=False)
+
+
+def short_list(block: dict[str, Any], metric: str) -> list[str]:
+    rows = ranking(block, metric)
+    keep = {name for name in rows if block["policies"][name]["learned"]} | {"fifo-blocking", "fifo-skip"}
+    for knowledge in KNOWLEDGE:
+        keep |= set([name for name in rows if block["policies"][name]["knowledge"] == knowledge][:BEST_SHOWN])
+    return [name for name in rows if name in keep]
+
+
+def ranking(block: dict[str, Any], metric: str) -> list[str]:
+    """Row names, best mean first."""
+    sign = -1 if metric == "utilization" else 1
+
+    def mean(name: str) -> float:
+        value = block["policies"][name][metric]["mean"]
+        return float("inf") if value is None else sign * value
+
+    return sorted(block["policies"], key=mean)
+
+
+def cells(block: dict[str, Any], name: str) -> list[str]:
+    """One row of the table, as text."""
+    row = block["policies"][name]
+    wait = row["wait_s"]
+    against = [
+        c for c in block["comparisons"] if c["baseline"] == name and c["metric"] == "wait_s" and c["reduction"] is not None
+    ]
+    gain = f"{against[0]['reduction']:+.1%} {interval(against[0]['ci95'], '+.1%')}" if against else ""
+    return [
+        name,
+        row["knowledge"],
+        f"{number(wait['mean'])} {interval(wait['ci95'])}",
+        number(wait.get("window_median")),
+        number(wait["p99"]),
+        number(wait["max"]),
+        number(row["wait_s_widest5pct"]["mean"]),
+        number(row["jct_s"]["mean"]),
+        number(row["bsld"]["mean"]),
+        f"{row['utilization']['mean']:.3f}",
+        gain,
+    ]
+
+
+def number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def interval(pair: list[float | None], form: str = ",.0f") -> str:
+    low, high = pair
+    return "" if low is None or high is None else f"[{low:{form}}, {high:{form}}]"
+
+
+def markdown_table(block: dict[str, Any], metric: str, title: str) -> str:
+    """Every row, best first."""
+    lines = [f"# {title}", "", f"Sorted by mean {metric}. Source of every figure: summary.json beside this file.", ""]
+    lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    lines += ["| " + " | ".join(cells(block, name)) + " |" for name in ranking(block, metric)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,84 @@
+"""A trained policy as a file: weights in safetensors (no code runs on loading), everything else as its JSON header."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from rltune.errors import InputError
+from rltune.rl.kernels import CLUSTER_FEATURES, JOB_FEATURES
+from rltune.rl.network import JobNetwork, NetworkConfig
+from rltune.rl.rules import Rules
+
+FORMAT = "rltune-policy-1"
+
+
+@dataclass(frozen=True)
+class LearnedPolicy:
+    """A network, the rules it was trained under, and how it came about (``origin``, JSON values)."""
+
+    network: JobNetwork
+    rules: Rules
+    origin: dict[str, Any]
+
+
+def save_policy(path: Path, policy: LearnedPolicy) -> None:
+    """Write atomically. Raises InputError when the disk refuses."""
+    header = {
+        "format": FORMAT,
+        "network": json.dumps(policy.network.config.as_dict()),
+        "rules": json.dumps(asdict(policy.rules)),
+        "features": json.dumps([JOB_FEATURES, CLUSTER_FEATURES]),
+        "origin": json.dumps(policy.origin),
+    }
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.network.state_dict().items()}
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_bytes(save(weights, header))
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written ({error.strerror}); free some space or choose another folder") from None
+
+
+def load_policy(path: str | Path) -> LearnedPolicy:
+    """Read a policy file, or the ``policy.safetensors`` of a run directory.
+
+    Raises InputError for a missing, foreign, corrupt or incompatible file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "policy.safetensors"
+    if not path.is_file():
+        raise InputError(f"checkpoint {path} does not exist; give a policy.safetensors or the run directory that holds one")
+    try:
+        with safe_open(str(path), framework="pt") as opened:
+            header = opened.metadata() or {}
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (not a mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"checkpoint {path} is corrupt or no safetensors file ({_line(error)}); train or copy it again") from None
+    if header.get("format") != FORMAT:
+        raise InputError(f"checkpoint {path} is no rltune policy (format {header.get('format')!r}, expected {FORMAT!r})")
+    try:
+        if json.loads(header["features"]) != [list(JOB_FEATURES), list(CLUSTER_FEATURES)]:
+            raise InputError(f"checkpoint {path} was trained on other observation features; train it again")
+        network = JobNetwork(NetworkConfig(**json.loads(header["network"])))
+        network.load_state_dict(weights)
+        rules = Rules(**json.loads(header["rules"]))
+        origin = json.loads(header["origin"])
+    except (KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        raise InputError(f"checkpoint {path} does not fit this version ({_line(error)}); train it again") from None
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+        raise InputError(f"checkpoint {path} holds weights that are not finite; train it again")
+    return LearnedPolicy(network.eval(), rules, origin)
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:160]

@@ -1,0 +1,95 @@
+"""RLlib (new API stack) around the network and the environment: one of the few places that import Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import ray
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+from ray.tune.registry import register_env
+
+from rltune.rl.network import JobNetwork, NetworkConfig
+
+ENVIRONMENT = "rltune"
+
+
+class PolicyModule(TorchRLModule, ValueFunctionAPI):
+    """`JobNetwork` as an actor-critic module; ``net`` is the network whose weights are shipped."""
+
+    def setup(self) -> None:
+        # RLlib adds settings of its own default networks to ours.
+        ours = {name: self.model_config[name] for name in NetworkConfig.__dataclass_fields__}
+        self.net = JobNetwork(NetworkConfig(**ours))
+
+    def _forward(self, batch: dict[str, Any], **_: Any) -> dict[str, Any]:
+        logits, value = self.net(batch[Columns.OBS])
+        return {Columns.ACTION_DIST_INPUTS: logits, Columns.EMBEDDINGS: value}
+
+    def compute_values(self, batch: dict[str, Any], embeddings: torch.Tensor | None = None) -> torch.Tensor:
+        """(batch,) values; ``embeddings`` are the values of a forward pass just made."""
+        return self.net(batch[Columns.OBS])[1] if embeddings is None else embeddings
+
+
+def start_ray(cpus: int | None = None) -> None:
+    """Start a local Ray unless a launcher or the user has started one. Quiet; no dashboard."""
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address is None:
+        options |= {"num_cpus": cpus, "include_dashboard": False}
+    ray.init(address=address, **options)
+
+
+def common(config: AlgorithmConfig, vector_env: Any, network: NetworkConfig, module: Any, options: Mapping[str, Any], seed: int) -> Any:
+    """What all algorithms share: environment, sampling, module, seeds."""
+    register_env(ENVIRONMENT, vector_env)
+    sample: gym.vector.VectorEnv = vector_env({"num_envs": 1})
+    return (
+        config.environment(
+            ENVIRONMENT,
+            observation_space=sample.single_observation_space,
+            action_space=sample.single_action_space,
+            disable_env_checking=True,
+        )
+        .env_runners(
+            num_env_runners=int(options.get("env_runners", 0)),
+            num_envs_per_env_runner=int(options.get("envs", 32)),
+            gym_env_vectorize_mode=gym.VectorizeMode.VECTOR_ENTRY_POINT,
+        )
+        .rl_module(rl_module_spec=RLModuleSpec(module_class=module, model_config=network.as_dict()))
+        .debugging(seed=seed, log_level="ERROR")
+        .reporting(min_time_s_per_iteration=0)
+    )
+
+
+def build_ppo(vector_env: Any, network: NetworkConfig, options: Mapping[str, Any], batch: int, seed: int) -> Algorithm:
+    """PPO (Schulman et al., 2017). ``options``: conf/algo/ppo.yaml; ``batch``: environment steps an epoch."""
+    config = common(PPOConfig(), vector_env, network, PolicyModule, options, seed)
+    config = config.training(
+        gamma=float(options["gamma"]),
+        lambda_=float(options["lambda"]),
+        lr=float(options["lr"]),
+        clip_param=float(options["clip"]),
+        entropy_coeff=float(options["entropy"]),
+        vf_loss_coeff=float(options["value_loss"]),
+        vf_clip_param=float("inf"),
+        use_kl_loss=False,
+        grad_clip=float(options["grad_clip"]),
+        num_epochs=int(options["passes"]),
+        minibatch_size=min(int(options["minibatch"]), batch),
+        train_batch_size_per_learner=batch,
+    )
+    return config.build_algo()

@@ -1,0 +1,139 @@
+"""The training loop: epochs of an RLlib algorithm, validation by greedy play, the best policy kept."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+
+from rltune.errors import InputError
+from rltune.rl.network import JobNetwork, NetworkConfig
+from rltune.rl.rllib import build_ppo
+from rltune.rl.rollout import play
+from rltune.rl.rules import Setup
+from rltune.rl.value_algorithms import build_dqn, build_sac
+
+BUILDERS: dict[str, Callable[..., Algorithm]] = {"ppo": build_ppo, "dqn": build_dqn, "sac": build_sac}
+CURVE_COLUMNS = ("epoch", "steps", "train_return", "validation_score", "baseline_score", "wall_s")
+
+
+@dataclass
+class Curve:
+    """One row an epoch; ``validation_score`` only where validated."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, CURVE_COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    @classmethod
+    def read(cls, path: Path) -> Curve:
+        with path.open(newline="") as file:
+            return cls([{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)])
+
+
+@dataclass
+class Validator:
+    """Greedy score on fixed windows of the validation stretch; larger is better (costs are negative)."""
+
+    setup: Setup
+    first_jobs: list[int]
+    joint: Any = None
+
+    def score(self, network: JobNetwork) -> float:
+        return float(np.mean(play(self.setup, network, self.first_jobs, self.joint).returns))
+
+    def baseline(self, network: NetworkConfig) -> float:
+        """The score of the baseline order itself: an untrained network."""
+        return self.score(JobNetwork(network))
+
+
+def build(algo: Mapping[str, Any], vector_env: Any, network: NetworkConfig, batch: int, seed: int) -> Algorithm:
+    """The RLlib algorithm of ``conf/algo``; ``batch``: environment steps an epoch."""
+    name = str(algo["name"])
+    if name not in BUILDERS:
+        raise InputError(f"algo={name} is unknown; known are {', '.join(BUILDERS)}")
+    torch.manual_seed(seed)
+    return BUILDERS[name](vector_env, network, algo, batch, seed)
+
+
+def load_weights(algorithm: Algorithm, network: JobNetwork) -> None:
+    """Start an algorithm from given weights (fine-tuning). Raises InputError where the architectures differ."""
+    module = algorithm.get_module()
+    try:
+        module.net.load_state_dict(network.state_dict())
+    except RuntimeError as error:
+        raise InputError(
+            f"checkpoint: its network does not fit ({str(error).splitlines()[0]}); use the network options it was trained with"
+        ) from None
+    state = module.get_state()
+    algorithm.learner_group.set_state({"learner": {"rl_module": {"default_policy": state}}})
+    algorithm.env_runner_group.sync_weights(from_worker_or_learner_group=algorithm.learner_group)
+
+
+@dataclass
+class Outcome:
+    """The best network on the validation stretch and how training went."""
+
+    network: JobNetwork
+    best_epoch: int
+    best_score: float
+    baseline_score: float
+    curve: Curve
+
+
+def train_epochs(
+    algorithm: Algorithm,
+    validator: Validator,
+    epochs: int,
+    validate_every: int,
+    curve: Curve,
+    on_epoch: Callable[[dict[str, Any]], None],
+    start_from: Outcome | None = None,
+) -> Outcome:
+    """Train ``epochs`` more. The untrained baseline is the first candidate: a policy that never beats it is not kept."""
+    network = _network(algorithm)
+    baseline = validator.baseline(network.config) if start_from is None else start_from.baseline_score
+    best = start_from or Outcome(copy.deepcopy(network), 0, validator.score(network), baseline, curve)
+    first = len(curve.rows)
+    begun = time.perf_counter()
+    steps = int(curve.rows[-1]["steps"]) if curve.rows else 0
+    for epoch in range(first + 1, first + epochs + 1):
+        result = algorithm.train()
+        steps = int(result["num_env_steps_sampled_lifetime"])
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "steps": steps,
+            "train_return": _finite(result["env_runners"].get("episode_return_mean")),
+            "validation_score": None,
+            "baseline_score": baseline,
+            "wall_s": round(time.perf_counter() - begun, 2),
+        }
+        if epoch % validate_every == 0 or epoch == first + epochs:
+            row["validation_score"] = validator.score(_network(algorithm))
+            if row["validation_score"] > best.best_score:
+                best = Outcome(copy.deepcopy(_network(algorithm)), epoch, row["validation_score"], baseline, curve)
+        curve.rows.append(row)
+        on_epoch(row)
+    return best
+
+
+def _network(algorithm: Algorithm) -> JobNetwork:
+    net = algorithm.get_module().net
+    assert isinstance(net, JobNetwork)
+    return net
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if value is not None and np.isfinite(value) else None

@@ -1,0 +1,129 @@
+"""A run leaves a directory: it gets its name only when complete, so nothing half-written looks finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rltune.errors import InputError
+
+SCHEMA_VERSION = 1
+PACKAGES = ("rltune", "ray", "torch", "gymnasium", "pyomo", "highspy", "numba", "numpy", "pandas", "pyarrow", "hydra-core")
+
+
+class RunDirectory:
+    """``with RunDirectory(runs, name) as run: run.write_json("summary.json", ...)``.
+
+    Files go to ``<runs>/.<name>.partial``, which becomes ``<runs>/<name>`` on leaving
+    without an error and is removed otherwise. Raises InputError when the disk refuses.
+    """
+
+    def __init__(self, runs: str | Path, name: str) -> None:
+        if not name or "/" in name or name.startswith("."):
+            raise InputError(f"name={name!r} is no directory name; use letters, digits, - and _")
+        self.final = Path(runs) / name
+        if self.final.exists():
+            self.final = Path(runs) / f"{name}-{datetime.now():%H%M%S%f}"
+        self.path = self.final.with_name(f".{self.final.name}.partial")
+
+    def __enter__(self) -> RunDirectory:
+        with _disk(self.path):
+            self.path.mkdir(parents=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            with _disk(self.final):
+                os.replace(self.path, self.final)
+        else:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def write_text(self, name: str, text: str) -> None:
+        with _disk(self.path / name):
+            (self.path / name).write_text(text)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Standard JSON; NaN is refused (`json` would write an invalid token)."""
+        self.write_text(name, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+
+class _disk:
+    """Turns an OSError into one line that names the file and the remedy."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError):
+            raise InputError(
+                f"{self.path}: cannot be written ({error.strerror}); free some space or choose another folder with runs=..."
+            ) from None
+
+
+def manifest(trace: Any, seeds: Any, ranges: dict[str, Any]) -> dict[str, Any]:
+    """Where a result comes from: code, packages, machine, trace, stretches."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.now().isoformat(timespec="seconds"),
+        "git_commit": _git_commit(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "machine": {"python": platform.python_version(), "system": platform.system(), "cores": os.cpu_count()},
+        "seeds": seeds,
+        "trace": describe_trace(trace),
+        "ranges": ranges,
+    }
+
+
+def describe_trace(trace: Any) -> dict[str, Any]:
+    return {
+        "name": trace.name,
+        "label": trace.label,
+        "source": trace.source,
+        "jobs": len(trace.jobs),
+        "sha256": trace.sha256,
+        "files": list(trace.files),
+        "notes": list(trace.notes),
+    }
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _git_commit() -> str | None:
+    root = Path(__file__).resolve().parent.parent
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,159 @@
+"""``python -m rltune.train +trace=helios``: train a policy, keep the best, show the table on held-back jobs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rltune.entry import run_main
+from rltune.errors import InputError
+from rltune.evaluation import evaluate_into
+from rltune.experiment import Experiment, make_experiment, resolve_rules, spread
+from rltune.report.console import say, training_progress
+from rltune.report.figures import learning_curve
+from rltune.rl.env import VectorSchedulingEnv
+from rltune.rl.network import NetworkConfig
+from rltune.rl.policy_file import LearnedPolicy, load_policy, save_policy
+from rltune.rl.rllib import start_ray
+from rltune.rl.rules import Rules
+from rltune.rl.runtime import tune
+from rltune.rl.training import Curve, Outcome, Validator, build, load_weights, train_epochs
+from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
+
+
+def main(cfg: dict[str, Any]) -> str:
+    """One training run; returns its directory."""
+    begun = time.perf_counter()
+    check_options(cfg)
+    tune(int(cfg["algo"]["threads"]))
+    resumed = Path(cfg["resume"]) if cfg["resume"] else None
+    if resumed is not None and not (resumed / "checkpoint").is_dir():
+        raise InputError(f"resume={resumed} is no training run directory (no checkpoint/ in it)")
+    parent = load_policy(resumed or cfg["checkpoint"]) if resumed or cfg["checkpoint"] else None
+    experiment = make_experiment(cfg)
+    rules, network = _rules_and_network(experiment, cfg, parent, resumed is not None)
+    name = cfg["name"] or f"train-{experiment.trace.name}-{rules.score}-{cfg['algo']['name']}-s{cfg['seed']}-{datetime.now():%m%d-%H%M%S}"
+    with RunDirectory(cfg["runs"], str(name)) as run:
+        _announce(experiment, rules, cfg)
+        outcome, curve = _train(experiment, rules, network, cfg, run, parent, resumed)
+        origin = _origin(experiment, cfg, outcome, resumed or cfg["checkpoint"])
+        policy = LearnedPolicy(outcome.network, replace(rules, reward="score"), origin)
+        save_policy(run.file("policy.safetensors"), policy)
+        curve.write(run.file("curve.csv"))
+        learning_curve(run.file("curve.csv"), run.file("learning_curve.png"), experiment.trace.label, rules.score)
+        run.write_text("config.yaml", yaml.safe_dump(cfg, sort_keys=False))
+        run.write_json("manifest.json", manifest(experiment.trace, [cfg["seed"]], experiment.ranges))
+        summary = {
+            "schema_version": SCHEMA_VERSION,
+            "command": "train",
+            "trace": describe_trace(experiment.trace),
+            "protocol": experiment.protocol["name"],
+            "training": origin,
+            "runtime": {"wall_s": round(time.perf_counter() - begun, 1), "peak_rss_mb": round(peak_rss_mb(), 1)},
+        }
+        if cfg["evaluate"]:
+            summary |= evaluate_into(run, experiment, [policy], windows=64, progress=cfg["progress"])
+        run.write_json("summary.json", summary)
+    return str(run.final)
+
+
+def check_options(cfg: dict[str, Any]) -> None:
+    """Refuse counts that make no sense, in one line each."""
+    for option in ("epochs", "windows_per_epoch", "validate_every", "validation_windows", "visible"):
+        if not isinstance(cfg[option], int) or cfg[option] < 1:
+            raise InputError(f"{option}={cfg[option]!r}; a whole number of at least 1 is needed")
+    if cfg["resume"] and cfg["checkpoint"]:
+        raise InputError("resume=... goes on with a run, checkpoint=... fine-tunes its policy anew; give one of them")
+
+
+def _rules_and_network(
+    experiment: Experiment, cfg: dict[str, Any], parent: LearnedPolicy | None, resuming: bool
+) -> tuple[Rules, NetworkConfig]:
+    """Rules and architecture; a resumed run keeps its own, a fine-tuned policy its architecture and visible jobs."""
+    if parent is not None and resuming:
+        return replace(parent.rules, reward="relative"), parent.network.config
+    network = parent.network.config if parent is not None else NetworkConfig(visible=cfg["visible"], **cfg["network"])
+    return resolve_rules(experiment, cfg, visible=network.visible, reward="relative"), network
+
+
+def _train(
+    experiment: Experiment,
+    rules: Rules,
+    network: NetworkConfig,
+    cfg: dict[str, Any],
+    run: RunDirectory,
+    parent: LearnedPolicy | None,
+    resumed: Path | None,
+) -> tuple[Outcome, Curve]:
+    cluster = experiment.sized(experiment.node_counts[-1])
+    setup = experiment.setup("train", rules, cluster)
+    judged = experiment.setup("validate", replace(rules, reward="score"), cluster)
+    validator = Validator(judged, spread(0, judged.high - 1, cfg["validation_windows"]), experiment.joint(cluster))
+    seed = int(cfg["seed"])
+    joint = experiment.joint(cluster)
+
+    def vector_env(context: dict[str, Any]) -> VectorSchedulingEnv:
+        # Each worker draws its own windows; worker 0 is this process.
+        worker = int(getattr(context, "worker_index", 0) or 0)
+        return VectorSchedulingEnv(setup, int(context.get("num_envs", 1)), seed=1000 * seed + worker, joint=joint)
+
+    start_ray()
+    batch = cfg["windows_per_epoch"] * rules.window
+    algorithm = build(cfg["algo"], vector_env, network, batch, seed)
+    curve, before = Curve(), None
+    if resumed is not None and parent is not None:
+        algorithm.restore_from_path(str((resumed / "checkpoint").resolve()))
+        curve = Curve.read(resumed / "curve.csv")
+        origin = parent.origin
+        before = Outcome(parent.network, origin["best_epoch"], origin["validation_score"], origin["baseline_score"], curve)
+    elif parent is not None:
+        load_weights(algorithm, parent.network)
+    with training_progress(cfg["epochs"], rules.score, cfg["progress"]) as on_epoch:
+        outcome = train_epochs(
+            algorithm, validator, cfg["epochs"], cfg["validate_every"], curve, on_epoch, before
+        )
+    algorithm.save_to_path(str(run.file("checkpoint").resolve()))
+    algorithm.stop()
+    return outcome, curve
+
+
+def _origin(experiment: Experiment, cfg: dict[str, Any], outcome: Outcome, parent: Any) -> dict[str, Any]:
+    """How a policy came about, for its file and the summary."""
+    return {
+        "algo": cfg["algo"]["name"],
+        "seed": cfg["seed"],
+        "trace": experiment.trace.name,
+        "source": experiment.trace.source,
+        "trace_sha256": experiment.trace.sha256,
+        "train": experiment.ranges["train"],
+        "validate": experiment.ranges["validate"],
+        "cluster": experiment.cluster.name,
+        "nodes": experiment.sized(experiment.node_counts[-1]).nodes,
+        "protocol": experiment.protocol["name"],
+        "epochs": len(outcome.curve.rows),
+        "steps": outcome.curve.rows[-1]["steps"],
+        "best_epoch": outcome.best_epoch,
+        "validation_score": outcome.best_score,
+        "baseline_score": outcome.baseline_score,
+        "parent": str(parent) if parent else None,
+    }
+
+
+def _announce(experiment: Experiment, rules: Rules, cfg: dict[str, Any]) -> None:
+    cluster = experiment.sized(experiment.node_counts[-1])
+    say(f"trace     {experiment.trace.label}: {len(experiment.stretches['train'].jobs):,} jobs to train on")
+    for note in experiment.trace.notes:
+        say(f"          note: {note}")
+    say(f"cluster   {cluster.name}: {cluster.nodes} nodes, {cluster.gpus} GPUs; protocol {experiment.protocol['name']}")
+    shown = {k: v for k, v in asdict(rules).items() if k != "reward"}
+    say("rules     " + ", ".join(f"{k}={v}" for k, v in shown.items()))
+    say(f"learning  {cfg['algo']['name']}, {cfg['epochs']} epochs of {cfg['windows_per_epoch']} windows, seed {cfg['seed']}")
+
+
+if __name__ == "__main__":
+    run_main(main, "train")

@@ -1,0 +1,38 @@
+"""What tests share: where the real traces and golden sets lie, and a small cluster."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Small networks and solver calls are slower with threads that fight for two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def shared_folder() -> Path | None:
+    """The folder that holds ``traces/`` and ``golden/``: RLTUNE_TRACES/.., else ../shared beside the checkout."""
+    given = os.environ.get("RLTUNE_TRACES")
+    for folder in ([Path(given).resolve().parent] if given else []) + [ROOT.parent / "shared"]:
+        if (folder / "golden").is_dir():
+            return folder
+    return None
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    folder = shared_folder()
+    if folder is None:
+        pytest.skip("the golden sets are not here: set RLTUNE_TRACES to a folder beside which golden/ lies")
+    return folder / "golden"
+
+
+@pytest.fixture(scope="session")
+def real_traces() -> Path:
+    folder = shared_folder()
+    if folder is None or not (folder / "traces").is_dir():
+        pytest.skip("the real traces are not here: set RLTUNE_TRACES")
+    return folder / "traces"
