@@ -35,7 +35,9 @@ class Pool:
         if self.nodes < 1:
             raise InputError(f"pool {self.name}: nodes={self.nodes}; at least 1 is needed")
         if not 1 <= self.gpus_per_node <= MAX_GPUS_PER_NODE:
-            raise InputError(f"pool {self.name}: gpus_per_node={self.gpus_per_node}; 1 to {MAX_GPUS_PER_NODE} are possible")
+            raise InputError(
+                f"pool {self.name}: gpus_per_node={self.gpus_per_node}; 1 to {MAX_GPUS_PER_NODE} are possible"
+            )
         gpu_type(self.gpu_type)
 
     @property
@@ -108,7 +110,9 @@ class Cluster:
     def with_nodes(self, nodes: int) -> Cluster:
         """The same pools scaled to ``nodes`` in all, in proportion (largest remainder, at least one a pool)."""
         if nodes < len(self.pools):
-            raise InputError(f"cluster {self.name}: nodes={nodes}, but it has {len(self.pools)} pools of at least one node")
+            raise InputError(
+                f"cluster {self.name}: nodes={nodes}, but it has {len(self.pools)} pools of at least one node"
+            )
         exact = np.array([pool.nodes for pool in self.pools]) * nodes / self.nodes
         counts = np.maximum(1, np.floor(exact).astype(int))
         while counts.sum() < nodes:

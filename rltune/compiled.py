@@ -15,4 +15,6 @@ def kernel(function: Callable[..., Any]) -> Any:
     compile, and passing tuples of arrays costs no reference counts: three times
     the speed of the event loop.
     """
-    return nb.njit(cache=True, _nrt=False)(function)
+    # Numba's stubs do not list this option, which its own library uses the same way.
+    options: dict[str, Any] = {"cache": True, "_nrt": False}
+    return nb.njit(**options)(function)

@@ -33,7 +33,9 @@ def load_cluster(name_or_spec: str | Mapping[str, Any], nodes: int | None = None
 def _named(name: str) -> Cluster:
     path = Path(name) if name.endswith((".yaml", ".yml")) else CONF / "cluster" / f"{name}.yaml"
     if not path.is_file():
-        raise InputError(f"cluster {name!r} is unknown; known are {', '.join(names('cluster'))}, or give a YAML file or a mapping")
+        raise InputError(
+            f"cluster {name!r} is unknown; known are {', '.join(names('cluster'))}, or give a YAML file or a mapping"
+        )
     try:
         loaded = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:

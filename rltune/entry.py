@@ -64,7 +64,9 @@ def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, InputError):
         return text
-    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in)", text) or re.search(r"Could not override '([^']+)'", text)
+    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in)", text) or re.search(
+        r"Could not override '([^']+)'", text
+    )
     if unknown:
         return f"option {unknown.group(1)!r} is unknown; the options and their choices stand in conf/ (and in --help)"
     choice = re.search(r"Could not (?:find|load) '([^']+)'", text)

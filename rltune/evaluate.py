@@ -43,7 +43,9 @@ def main(cfg: dict[str, Any]) -> str:
             progress=cfg["progress"],
         )
         run.write_text("config.yaml", yaml.safe_dump(cfg, sort_keys=False))
-        run.write_json("manifest.json", manifest(experiment.trace, [p.origin.get("seed") for p in policies], experiment.ranges))
+        run.write_json(
+            "manifest.json", manifest(experiment.trace, [p.origin.get("seed") for p in policies], experiment.ranges)
+        )
         wall = time.perf_counter() - begun
         rows = sum(len(b["policies"]) for b in [block, *block.get("further", [])])
         run.write_json(
@@ -69,14 +71,17 @@ def check_origin(experiment: Any, policies: Sequence[LearnedPolicy]) -> None:
     """Refuse a policy that was trained on this trace with ranges that reach into the test stretch; tell a transfer."""
     scores = {policy.rules.score for policy in policies}
     if len(scores) > 1:
-        raise InputError(f"checkpoint: the policies were trained for different scores ({', '.join(sorted(scores))}); give seeds of one")
+        raise InputError(f"checkpoint: trained for different scores ({', '.join(sorted(scores))}); give seeds of one")
     for policy in policies:
         origin = policy.origin
         if origin.get("trace_sha256") != experiment.trace.sha256:
-            say(f"note: the policy was trained on {origin.get('trace')} ({origin.get('source')}), not on this trace: a transfer")
-        elif [origin.get("train"), origin.get("validate")] != [experiment.ranges["train"], experiment.ranges["validate"]]:
+            say(f"note: the policy was trained on {origin.get('trace')} ({origin.get('source')}), not here: a transfer")
+        elif [origin.get("train"), origin.get("validate")] != [
+            experiment.ranges["train"],
+            experiment.ranges["validate"],
+        ]:
             raise InputError(
-                f"checkpoint: trained on {origin.get('train')}, validated on {origin.get('validate')}, which are not this run's "
+                f"checkpoint: trained on {origin.get('train')}, validated on {origin.get('validate')}, not this run's "
                 "stretches; give trace.train and trace.validate as they were, so that test jobs stay unseen"
             )
 

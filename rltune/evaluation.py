@@ -107,7 +107,12 @@ def _evaluate_size(
     per_job(shown, starts).to_parquet(run.file(f"jobs{suffix}.parquet"), index=False)
     unit = f"{metric} by window" if len(starts) > 1 else f"{metric} by day of submission"
     if metric in METRICS:
-        box_plot(per_window(shown, metric).pivot(index="window", columns="policy", values="value"), run.file(f"box{suffix}.png"), title, unit)
+        box_plot(
+            per_window(shown, metric).pivot(index="window", columns="policy", values="value"),
+            run.file(f"box{suffix}.png"),
+            title,
+            unit,
+        )
         curves = {row.name: np.concatenate(row.values(metric)) for row in shown}
         cdf(curves, run.file(f"cdf{suffix}.png"), title, metric)
     return block
@@ -186,11 +191,11 @@ def learned_rows(
     """Each policy by greedy actions; its untrained self (the baseline order) where a MILP places for both."""
     rows: list[Row] = []
     for k, policy in enumerate(policies):
-        rules = replace(
-            policy.rules, allocator=experiment.allocator_name, window=length, warmup=0, reward="score"
-        )
+        rules = replace(policy.rules, allocator=experiment.allocator_name, window=length, warmup=0, reward="score")
         setup = experiment.setup("test", rules, cluster)
-        label = f"learned-{rules.backfill}-{rules.knowledge}" + (f"-s{policy.origin.get('seed', k)}" if len(policies) > 1 else "")
+        label = f"learned-{rules.backfill}-{rules.knowledge}" + (
+            f"-s{policy.origin.get('seed', k)}" if len(policies) > 1 else ""
+        )
         facts = (rules.order, rules.backfill, rules.knowledge, rules.allocator)
         played = play(setup, policy.network, starts, experiment.joint(cluster))
         rows.append(Row(label, *facts, played.results, learned=True))

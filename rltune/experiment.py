@@ -25,7 +25,7 @@ AUTO_ORDER_WINDOWS = 48
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a run works on. ``stretches``: train, validate, test, disjoint parts of ``trace``; ``ranges``: their bounds."""
+    """What a run works on. ``stretches``: train, validate and test parts of ``trace``; ``ranges``: their bounds."""
 
     trace: Trace
     stretches: dict[str, Trace]
@@ -77,7 +77,7 @@ def make_experiment(cfg: Mapping[str, Any]) -> Experiment:
     check_score(cfg["score"])
     node = trace_node(cfg.get("trace"))
     trace = from_config(node)
-    ranges = {name: node.get(name) for name in STRETCHES}
+    ranges: dict[str, Any] = {name: node.get(name) for name in STRETCHES}
     missing = [name for name in STRETCHES if ranges[name] is None]
     if missing:
         raise InputError(f"trace: {', '.join(missing)} is not set; give a stretch, e.g. trace.test=[0.75,1.0]")
@@ -111,7 +111,9 @@ def trace_node(trace: Any) -> dict[str, Any]:
 
         path = CONF / "trace" / f"{trace}.yaml"
         if not path.is_file():
-            raise InputError(f"trace={trace} is unknown; use +trace=NAME with one of {known}, or +trace=file trace.path=...")
+            raise InputError(
+                f"trace={trace} is unknown; use +trace=NAME with one of {known}, or +trace=file trace.path=..."
+            )
         return dict(yaml.safe_load(path.read_text()))
     node = dict(trace)
     if "path" in node and node["path"] in (None, "???"):
@@ -124,7 +126,9 @@ def _cluster(cfg: Mapping[str, Any], node: Mapping[str, Any], protocol: str) -> 
     if chosen.get("auto"):
         clusters = node.get("clusters") or {}
         if protocol not in clusters:
-            raise InputError(f"trace: no cluster is named for protocol={protocol}; add cluster=NAME ({', '.join(names('cluster'))})")
+            raise InputError(
+                f"trace: no cluster is named for protocol={protocol}; add cluster=NAME ({', '.join(names('cluster'))})"
+            )
         return load_cluster(str(clusters[protocol]))
     return Cluster.from_spec(chosen["spec"])
 

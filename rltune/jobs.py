@@ -94,8 +94,7 @@ class JobTable:
         missing = [c for c in ("submit_s", "duration_s", "num_gpus") if columns.get(c) is None]
         if missing:
             raise InputError(
-                f"{source}: column {', '.join(missing)} is missing; needed are "
-                "job_id, submit_s, duration_s, num_gpus"
+                f"{source}: column {', '.join(missing)} is missing; needed are job_id, submit_s, duration_s, num_gpus"
             )
         n = len(columns["submit_s"])
         if n == 0:
@@ -118,9 +117,18 @@ class JobTable:
         _refuse(number["duration_s"] < 0, "duration_s", "is negative", "use seconds >= 0", source, place, ids)
         gpus = number["num_gpus"]
         bad = (gpus < 1) | (gpus != np.floor(gpus)) | (gpus > 1_000_000)
-        _refuse(bad, "num_gpus", "is not a whole number from 1 to 1,000,000", "correct or remove the row", source, place, ids)
+        _refuse(
+            bad,
+            "num_gpus",
+            "is not a whole number from 1 to 1,000,000",
+            "correct or remove the row",
+            source,
+            place,
+            ids,
+        )
         order = np.argsort(number["submit_s"], kind="stable")
-        category = {c: Category.of(columns.get(c), n).take(order) for c in ("vc", "user", "gpu_type", "name", "status")}
+        texts = ("vc", "user", "gpu_type", "name", "status")
+        category: dict[str, Any] = {c: Category.of(columns.get(c), n).take(order) for c in texts}
         return cls(
             job_id=_frozen(ids[order]),
             submit_s=_frozen(number["submit_s"][order]),
@@ -137,14 +145,11 @@ class JobTable:
         """The rows of a slice, mask or index array, in submit order."""
         if not isinstance(rows, slice):
             rows = np.sort(np.flatnonzero(rows)) if np.asarray(rows).dtype == bool else np.sort(np.asarray(rows))
-        return JobTable(
-            **{
-                field: getattr(self, field).take(rows)
-                if isinstance(getattr(self, field), Category)
-                else _frozen(getattr(self, field)[rows])
-                for field in self.__dataclass_fields__
-            }
-        )
+        columns: dict[str, Any] = {}
+        for field in self.__dataclass_fields__:
+            column = getattr(self, field)
+            columns[field] = column.take(rows) if isinstance(column, Category) else _frozen(column[rows])
+        return JobTable(**columns)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a job, columns named as the attributes; absent categories are None."""

@@ -105,7 +105,7 @@ def reduction(
     """1 - mean(ours) / mean(theirs), with a 95 % interval that resamples pairs (or groups of pairs) together."""
     if pairs is not None:
         _, inverse = np.unique(pairs, return_inverse=True)
-        ours, theirs = np.bincount(inverse, ours), np.bincount(inverse, theirs)
+        ours, theirs = (np.bincount(inverse, side).astype(np.float64) for side in (ours, theirs))
     total = theirs.sum()
     if total == 0:
         return {"reduction": None, "ci95": [None, None]}

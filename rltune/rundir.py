@@ -18,7 +18,19 @@ from typing import Any
 from rltune.errors import InputError
 
 SCHEMA_VERSION = 1
-PACKAGES = ("rltune", "ray", "torch", "gymnasium", "pyomo", "highspy", "numba", "numpy", "pandas", "pyarrow", "hydra-core")
+PACKAGES = (
+    "rltune",
+    "ray",
+    "torch",
+    "gymnasium",
+    "pyomo",
+    "highspy",
+    "numba",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "hydra-core",
+)
 
 
 class RunDirectory:
@@ -74,7 +86,7 @@ class _disk:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, OSError):
             raise InputError(
-                f"{self.path}: cannot be written ({error.strerror}); free some space or choose another folder with runs=..."
+                f"{self.path}: cannot be written ({error.strerror}); free some space or choose another folder (runs=...)"
             ) from None
 
 

@@ -37,7 +37,7 @@ def main(cfg: dict[str, Any]) -> str:
     parent = load_policy(resumed or cfg["checkpoint"]) if resumed or cfg["checkpoint"] else None
     experiment = make_experiment(cfg)
     rules, network = _rules_and_network(experiment, cfg, parent, resumed is not None)
-    name = cfg["name"] or f"train-{experiment.trace.name}-{rules.score}-{cfg['algo']['name']}-s{cfg['seed']}-{datetime.now():%m%d-%H%M%S}"
+    name = cfg["name"] or default_name(experiment, rules, cfg)
     with RunDirectory(cfg["runs"], str(name)) as run:
         _announce(experiment, rules, cfg)
         outcome, curve = _train(experiment, rules, network, cfg, run, parent, resumed)
@@ -60,6 +60,19 @@ def main(cfg: dict[str, Any]) -> str:
             summary |= evaluate_into(run, experiment, [policy], windows=64, progress=cfg["progress"])
         run.write_json("summary.json", summary)
     return str(run.final)
+
+
+def default_name(experiment: Experiment, rules: Rules, cfg: dict[str, Any]) -> str:
+    """Names that tell the members of a sweep apart."""
+    parts = (
+        "train",
+        experiment.trace.name,
+        experiment.protocol["name"],
+        rules.score,
+        cfg["algo"]["name"],
+        f"s{cfg['seed']}",
+    )
+    return "-".join((*parts, f"{datetime.now():%m%d-%H%M%S}"))
 
 
 def check_options(cfg: dict[str, Any]) -> None:
@@ -110,13 +123,13 @@ def _train(
         algorithm.restore_from_path(str((resumed / "checkpoint").resolve()))
         curve = Curve.read(resumed / "curve.csv")
         origin = parent.origin
-        before = Outcome(parent.network, origin["best_epoch"], origin["validation_score"], origin["baseline_score"], curve)
+        before = Outcome(
+            parent.network, origin["best_epoch"], origin["validation_score"], origin["baseline_score"], curve
+        )
     elif parent is not None:
         load_weights(algorithm, parent.network)
     with training_progress(cfg["epochs"], rules.score, cfg["progress"]) as on_epoch:
-        outcome = train_epochs(
-            algorithm, validator, cfg["epochs"], cfg["validate_every"], curve, on_epoch, before
-        )
+        outcome = train_epochs(algorithm, validator, cfg["epochs"], cfg["validate_every"], curve, on_epoch, before)
     algorithm.save_to_path(str(run.file("checkpoint").resolve()))
     algorithm.stop()
     return outcome, curve
@@ -152,7 +165,8 @@ def _announce(experiment: Experiment, rules: Rules, cfg: dict[str, Any]) -> None
     say(f"cluster   {cluster.name}: {cluster.nodes} nodes, {cluster.gpus} GPUs; protocol {experiment.protocol['name']}")
     shown = {k: v for k, v in asdict(rules).items() if k != "reward"}
     say("rules     " + ", ".join(f"{k}={v}" for k, v in shown.items()))
-    say(f"learning  {cfg['algo']['name']}, {cfg['epochs']} epochs of {cfg['windows_per_epoch']} windows, seed {cfg['seed']}")
+    budget = f"{cfg['epochs']} epochs of {cfg['windows_per_epoch']} windows"
+    say(f"learning  {cfg['algo']['name']}, {budget}, seed {cfg['seed']}")
 
 
 if __name__ == "__main__":

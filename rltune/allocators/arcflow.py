@@ -69,7 +69,6 @@ ALL_START_WEIGHT = 0.5
 """Fragmentation weight of `place_jointly`: any in (0, 1) starts every job first, then minimises the rise."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Jobs that compete for the same pools, without names of jobs or nodes, and so the key of the cache.
@@ -175,9 +174,7 @@ class JointModel:
             return taken - sum(m.y[p, f + s, s] for s in range(1, caps[p] - f + 1)) <= m.count[p, f]
 
         def parts_placed(m: Any, p: int, s: int) -> Any:
-            return sum(m.y[p, f, s] for f in range(s, caps[p] + 1)) == sum(
-                m.parts[k, p, s] * m.x[k, p] for k in jobs
-            )
+            return sum(m.y[p, f, s] for f in range(s, caps[p] + 1)) == sum(m.parts[k, p, s] * m.x[k, p] for k in jobs)
 
         m.nodes_suffice = pyo.Constraint(states, rule=nodes_suffice)
         m.parts_placed = pyo.Constraint(states, rule=parts_placed)
@@ -281,5 +278,3 @@ def realise(
         nodes_, gpus_ = zip(*sorted(taken), strict=True)
         placements.append((nodes_, gpus_))
     return placements
-
-

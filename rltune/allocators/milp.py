@@ -152,9 +152,7 @@ class MilpAllocator:
         if not 0 < self.decay <= 1:
             raise InputError(f"allocator milp: decay={self.decay}; more than 0 and at most 1 is possible")
         if min(self.time_limit_s, self.fragmentation_weight, self.cache_size) < 0:
-            raise InputError(
-                "allocator milp: time_limit_s, fragmentation_weight and cache_size must not be negative"
-            )
+            raise InputError("allocator milp: time_limit_s, fragmentation_weight and cache_size must not be negative")
         if self.decay ** (1 - self.head) > WIDEST_VALUE_RANGE:
             raise InputError(
                 f"allocator milp: head={self.head} with decay={self.decay} makes the first job worth over "
@@ -168,9 +166,7 @@ class MilpAllocator:
         part left, start greedily if they still fit.
         """
         if discipline not in ("blocking", "skip"):
-            raise InputError(
-                "allocator=milp knows the disciplines blocking and skip; use allocator=best_fit for easy"
-            )
+            raise InputError("allocator=milp knows the disciplines blocking and skip; use allocator=best_fit for easy")
         begun = time.perf_counter()
         cluster, queue, blocking = snapshot.cluster, snapshot.queue, discipline == "blocking"
         space = self._space(cluster, snapshot.free)
@@ -192,16 +188,12 @@ class MilpAllocator:
             blocking,
             begun,
         )
-        chosen = {
-            k: placement for k, placement in zip(head.tolist(), placed, strict=True) if placement is not None
-        }
+        chosen = {k: placement for k, placement in zip(head.tolist(), placed, strict=True) if placement is not None}
         for nodes, gpus in chosen.values():
             book(cluster, space, np.array(nodes), np.array(gpus), 0, len(nodes), -1)
         left = np.array([k for k in order.tolist() if k not in chosen], np.int64)
         chosen |= _greedy(cluster, space, queue, left, blocking)
-        return Plan(
-            tuple(Start(int(queue.job[k]), *chosen[k]) for k in order.tolist() if k in chosen), report
-        )
+        return Plan(tuple(Start(int(queue.job[k]), *chosen[k]) for k in order.tolist() if k in chosen), report)
 
     def place_jointly(
         self,
@@ -229,9 +221,7 @@ class MilpAllocator:
         ]
         weights = (1.0, ALL_START_WEIGHT)
         placed, report = self._decide(cluster, space, num_gpus[by_width], fit, known, weights, False, begun)
-        answer: dict[int, Placement] = {
-            int(i): p for i, p in zip(by_width, placed, strict=True) if p is not None
-        }
+        answer: dict[int, Placement] = {int(i): p for i, p in zip(by_width, placed, strict=True) if p is not None}
         return [answer[i] for i in range(len(num_gpus))], report
 
     def _space(self, cluster: ClusterArrays, free: IntArray) -> Space:
@@ -383,9 +373,7 @@ def _problem(
         count.append(tuple(min(parts, n) for n in space.level[p, : cap + 1].tolist()))
     span = sum(highest) - sum(lowest)
     values = tuple(decay ** (k - len(jobs) + 1) for k in range(len(jobs)))
-    return Problem(
-        caps, cost, tuple(count), jobs, values, fragmentation_weight / span if span else 0.0, prefix
-    )
+    return Problem(caps, cost, tuple(count), jobs, values, fragmentation_weight / span if span else 0.0, prefix)
 
 
 def _rise(cluster: ClusterArrays, space: Space, placements: Sequence[Placement | None]) -> float:

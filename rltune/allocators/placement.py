@@ -256,7 +256,7 @@ def _find_tight(cluster, space, g, p, rule, work):
 
 @kernel
 def _collect(cluster, space, g, p, m, last, work):
-    """Take ``work.take[f]`` nodes of each level, lowest ids first; the shortfall falls on the last of level ``last``."""
+    """Take ``work.take[f]`` nodes of each level, lowest ids first; the last of level ``last`` is left partly free."""
     cap = cluster.pool_cap[p]
     spare = -g
     for f in range(1, cap + 1):

@@ -1,1 +1,1 @@
-"""Queue orders (`orders`), their compiled time-dependent keys (`dynamic`) and what is known of run times (`knowledge`)."""
+"""Queue orders (`orders`), their compiled time-dependent keys (`dynamic`), what is known of run times (`knowledge`)."""

@@ -90,7 +90,9 @@ def sequence(keys: Keys, n: int) -> npt.NDArray[np.int64]:
     columns = [np.asarray(k) for k in keys] if isinstance(keys, tuple | list) else [np.asarray(keys)]
     for column in columns:
         if column.shape != (n,):
-            raise InputError(f"the policy gave keys of shape {column.shape} for {n} queued jobs; one key a job is needed")
+            raise InputError(
+                f"the policy gave keys of shape {column.shape} for {n} queued jobs; one key a job is needed"
+            )
         if column.dtype.kind == "f" and np.isnan(column).any():
             raise InputError("the policy gave a NaN key; give a number for every queued job")
     return np.lexsort(columns[::-1]).astype(np.int64)

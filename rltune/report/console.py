@@ -28,7 +28,9 @@ def progress_bar(what: str, total: int, shown: bool = True) -> Iterator[Callable
         task = progress.add_task(what, total=total, text="")
 
         def update(n: int = 1, text: str | None = None) -> None:
-            progress.update(task, advance=n, **({} if text is None else {"text": text}))
+            if text is not None:
+                progress.update(task, text=text)
+            progress.advance(task, n)
 
         yield update
 
@@ -44,7 +46,8 @@ def training_progress(epochs: int, score: str, shown: bool) -> Iterator[Callable
             if row["validation_score"] is not None:
                 gain = row["validation_score"] - row["baseline_score"]
                 relative = gain / abs(row["baseline_score"]) if row["baseline_score"] else 0.0
-                last = f"{score} on validation: {abs(row['validation_score']):,.4g} ({relative:+.1%} against its baseline order)"
+                gain_text = f"{relative:+.1%} on its baseline order"
+                last = f"{score} on validation {abs(row['validation_score']):,.4g} ({gain_text})"
             update(1, last)
 
         yield on_epoch

@@ -22,7 +22,9 @@ def learning_curve(csv: Path, png: Path, label: str, score: str) -> None:
     unit = " (s)" if score in ("wait", "jct") else ""
     judged = curve.dropna(subset=["validation_score"])
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    axes.plot(judged.steps, sign * judged.validation_score, "o-", ms=3, color=COLOURS["learned"], label="policy, greedy")
+    axes.plot(
+        judged.steps, sign * judged.validation_score, "o-", ms=3, color=COLOURS["learned"], label="policy, greedy"
+    )
     axes.axhline(sign * curve.baseline_score.iloc[0], color=COLOURS["other"], ls="--", label="baseline order")
     axes.set_xlabel("environment steps")
     axes.set_ylabel(f"mean {score}{unit} on validation windows")
@@ -38,12 +40,13 @@ def _colours(rows: list[str]) -> list[str]:
 
 
 def box_plot(values: pd.DataFrame, png: Path, title: str, unit: str) -> None:
-    """Distribution of one metric by window: ``values`` has a column a policy, a row a window; best median on top."""
+    """One metric by window: ``values`` has a column a policy, a row a window; the best median stands on top."""
     rows = list(values.median().sort_values(ascending=False, kind="stable").index)
     figure, axes = plt.subplots(figsize=(8, 0.28 * len(rows) + 1.4), layout="constrained")
     boxes = axes.boxplot(
         [values[row] for row in rows], orientation="horizontal", tick_labels=rows, showmeans=True, patch_artist=True,
-        widths=0.6, flierprops={"ms": 2, "alpha": 0.4}, meanprops={"marker": "D", "ms": 4, "mfc": "white", "mec": "black"},
+        widths=0.6, flierprops={"ms": 2, "alpha": 0.4},
+        meanprops={"marker": "D", "ms": 4, "mfc": "white", "mec": "black"},
         medianprops={"color": "black"},
     )  # fmt: skip
     for box, colour in zip(boxes["boxes"], _colours(rows), strict=True):
@@ -66,7 +69,7 @@ def cdf(values: dict[str, np.ndarray], png: Path, title: str, unit: str) -> None
         x = np.sort(jobs)
         axes.plot(
             x, np.arange(1, len(x) + 1) / len(x), styles[k % 4], label=name, lw=2.2 if learned else 1.1,
-            color=COLOURS["learned"] if learned else plt.get_cmap("viridis")(k / max(1, len(values))), zorder=5 if learned else 2,
+            color=COLOURS["learned"] if learned else plt.get_cmap("viridis")(k / len(values)), zorder=5 if learned else 2,
         )  # fmt: skip
     axes.set_xscale("symlog", linthresh=10)
     axes.set_xlim(left=0)

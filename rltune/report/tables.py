@@ -9,7 +9,19 @@ from rich.table import Table
 
 KNOWLEDGE = ("known", "predicted", "none")
 BEST_SHOWN = 4
-COLUMNS = ("policy", "knows run times", "mean wait s [95 %]", "median window", "p99", "max", "widest 5 %", "JCT s", "bsld", "util.", "less wait by learned [95 %]")
+COLUMNS = (
+    "policy",
+    "knows run times",
+    "mean wait s [95 %]",
+    "median window",
+    "p99",
+    "max",
+    "widest 5 %",
+    "JCT s",
+    "bsld",
+    "util.",
+    "less wait by learned [95 %]",
+)
 
 
 def comparison_table(block: dict[str, Any], metric: str, title: str) -> None:
@@ -53,7 +65,9 @@ def cells(block: dict[str, Any], name: str) -> list[str]:
     row = block["policies"][name]
     wait = row["wait_s"]
     against = [
-        c for c in block["comparisons"] if c["baseline"] == name and c["metric"] == "wait_s" and c["reduction"] is not None
+        c
+        for c in block["comparisons"]
+        if c["baseline"] == name and c["metric"] == "wait_s" and c["reduction"] is not None
     ]
     gain = f"{against[0]['reduction']:+.1%} {interval(against[0]['ci95'], '+.1%')}" if against else ""
     return [

@@ -58,7 +58,7 @@ class Batch(NamedTuple):
     alloc_len: npt.NDArray[np.int64]
     key: npt.NDArray[np.float64]
     clock: npt.NDArray[np.float64]
-    count: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
     fresh: npt.NDArray[np.int64]
     tally: npt.NDArray[np.float64]
     mark: npt.NDArray[np.int64]
@@ -122,7 +122,7 @@ def make_batch(
         alloc_len=ints(n_jobs),
         key=floats(n_jobs),
         clock=floats(1),
-        count=ints(COUNTERS),
+        counts=ints(COUNTERS),
         fresh=ints(n_jobs),
         tally=floats(TALLIES),
         mark=ints(MARKS),
@@ -155,7 +155,7 @@ def view(batch, i):
         batch.alloc_len[i],
         batch.key[i],
         batch.clock[i],
-        batch.count[i],
+        batch.counts[i],
         batch.work,
         batch.shadow,
         batch.spare,

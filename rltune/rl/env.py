@@ -84,7 +84,9 @@ class VectorSchedulingEnv(VectorEnv):
             totals.append(baseline_total(self.batch, 0, discipline, rule, score))
         return float(np.mean(totals)) + 1e-3
 
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Begin all episodes; ``options={"first_job": (n_envs,)}`` chooses their windows."""
         if seed is not None:
             self._rng = np.random.default_rng(seed)
@@ -97,7 +99,9 @@ class VectorSchedulingEnv(VectorEnv):
         if first_job is None:
             first_job = int(self._rng.integers(self.setup.low, self.setup.high))
         elif not 0 <= first_job <= len(self.setup.table.submit) - self.setup.length:
-            raise ValueError(f"first_job={first_job}: 0 to {len(self.setup.table.submit) - self.setup.length} are possible")
+            raise ValueError(
+                f"first_job={first_job}: 0 to {len(self.setup.table.submit) - self.setup.length} are possible"
+            )
         self._first_job[i] = first_job
         self._over[i] = False
         self._illegal[i] = 0
@@ -122,7 +126,9 @@ class VectorSchedulingEnv(VectorEnv):
             together = active & (self.batch.mark[:, CLOSED] == 1) & (self.batch.mark[:, FRESH] > 1)
             for i in np.flatnonzero(together):
                 self.joint.place(self.batch, int(i), self._options)
-            close_rows(self.batch, active, *self._options, visible, self._mask, self._jobs, self._cluster, self._rewards)
+            close_rows(
+                self.batch, active, *self._options, visible, self._mask, self._jobs, self._cluster, self._rewards
+            )
         for i in np.flatnonzero(resetting):
             self._begin(int(i), None)
         self._over = (self.batch.mark[:, OVER] == 1) & active
@@ -151,7 +157,7 @@ class VectorSchedulingEnv(VectorEnv):
         begin_at = int(self._first_job[i])
         jobs = setup.trace.jobs.take(slice(begin_at, begin_at + setup.length))
         sim = build(jobs, setup.cluster, self.batch.known[i], self.batch.rank[i], setup.cost)
-        for name in ("start", "end", "alloc_len", "count"):
+        for name in ("start", "end", "alloc_len", "counts"):
             getattr(sim, name)[:] = getattr(self.batch, name)[i]
         used = int(sim.jobs.part[-1])
         sim.alloc_node[:] = self.batch.alloc_node[i, :used]
@@ -162,7 +168,7 @@ class VectorSchedulingEnv(VectorEnv):
 class SchedulingEnv(gym.Env[dict[str, Any], int]):
     """One episode; the same code as the vectorised environment."""
 
-    metadata = {"render_modes": []}  # noqa: RUF012  (Gymnasium's own pattern)
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (Gymnasium's own pattern)
 
     def __init__(self, setup: Setup, joint: Any = None) -> None:
         self.vector = VectorSchedulingEnv(setup, 1, joint=joint)

@@ -108,7 +108,7 @@ def begin(batch, i, table, first_job, warmup, discipline, rule, score):
     load(batch, i, table, first_job)
     sim = view(batch, i)
     reset(sim)
-    while sim.count[ARRIVED] < warmup:
+    while sim.counts[ARRIVED] < warmup:
         advance(sim)
         if discipline == EASY:
             start_easy(sim, rule)
@@ -127,7 +127,7 @@ def begin(batch, i, table, first_job, warmup, discipline, rule, score):
     batch.tally[i, WORK] = work
     batch.tally[i, FIRST] = sim.jobs.submit[0]
     batch.tally[i, LAST_END] = sim.jobs.submit[len(sim.jobs.submit) - 1]
-    for k in range(sim.count[RUNNING]):
+    for k in range(sim.counts[RUNNING]):
         batch.tally[i, LAST_END] = max(batch.tally[i, LAST_END], sim.end[sim.active[k]])
 
 
@@ -154,7 +154,7 @@ def baseline_total(batch, i, discipline, rule, score):
 
 @kernel
 def score_total(batch, i, score):
-    """The score of row i so far, larger is better: minus the mean cost over scored jobs, or the utilisation still possible."""
+    """Score of row i so far, larger is better: minus the mean cost of scored jobs, or the utilisation in reach."""
     sim = view(batch, i)
     if score == UTILIZATION:
         end = max(batch.tally[i, LAST_END], sim.clock[0])
@@ -163,7 +163,7 @@ def score_total(batch, i, score):
             gpus += sim.cluster.pool_cap[p] * (sim.cluster.pool_hi[p] - sim.cluster.pool_lo[p])
         return batch.tally[i, WORK] / (max(end - batch.tally[i, FIRST], 1.0) * gpus)
     total = batch.tally[i, DONE]
-    for k in range(sim.count[QUEUED]):
+    for k in range(sim.counts[QUEUED]):
         job = sim.queue[k]
         # The part of the cost that waiting has already made certain.
         total += job_cost(score, sim.clock[0] - sim.jobs.submit[job], sim.jobs.run[job])
@@ -202,7 +202,7 @@ def apply(batch, i, action, discipline, rule, score, visible):
 
 @kernel
 def placement(batch, i, job, position, discipline, rule):
-    """Place a legal job: around the reservation if it stands behind the reserved job and may outlive the shadow time."""
+    """Place a legal job: around the reservation if it stands behind it and may outlive the shadow time."""
     sim = view(batch, i)
     if discipline == EASY:
         head = reserved_position(sim)
@@ -226,7 +226,7 @@ def narrow(sim):
 @kernel
 def reserved_position(sim):
     """Position of the first queued job that does not fit now; the queue's length if all fit."""
-    n = sim.count[QUEUED]
+    n = sim.counts[QUEUED]
     for k in range(n):
         if not job_fits(sim, sim.queue[k]):
             return k
@@ -237,7 +237,7 @@ def reserved_position(sim):
 def mark_legal(batch, i, discipline, rule, visible, mask):
     """Fill ``mask[i]`` (V + 1,); returns the number of jobs that may be picked. Leaves head and shadow time."""
     sim = view(batch, i)
-    queued = sim.count[QUEUED]
+    queued = sim.counts[QUEUED]
     shown = min(queued, visible)
     for a in range(shown, visible):
         mask[i, a] = 0
@@ -276,11 +276,11 @@ def to_decision(batch, i, discipline, rule, visible, mask, wait):
         if wait:
             batch.mark[i, FRESH] = 0
             if discipline == BLOCKING:
-                if sim.count[QUEUED] == 0 or next_event(sim) < np.inf:
+                if sim.counts[QUEUED] == 0 or next_event(sim) < np.inf:
                     step_single_event(sim)
             else:
                 advance(sim)
-        if sim.count[QUEUED] == 0 and sim.count[ARRIVED] == n:
+        if sim.counts[QUEUED] == 0 and sim.counts[ARRIVED] == n:
             batch.mark[i, OVER] = 1
             for a in range(visible):
                 mask[i, a] = 0
@@ -297,7 +297,7 @@ def observe(batch, i, shadow, visible, mask, jobs, cluster):
     """Write row i of the observation: ``jobs`` (n_envs, V, 12) and ``cluster`` (n_envs, 8), all in [0, 1]."""
     sim = view(batch, i)
     now = sim.clock[0]
-    queued = sim.count[QUEUED]
+    queued = sim.counts[QUEUED]
     shown = min(queued, visible)
     head = batch.mark[i, HEAD]
     free, size, partly = 0, 0, 0
@@ -373,15 +373,17 @@ def clip(x):
 
 
 @kernel
-def reset_row(batch, i, table, first_job, warmup, discipline, rule, score, relative, floor, visible, mask, jobs, cluster):
-    """Begin an episode in row i and observe it. ``relative``: rewards in units of the baseline's score plus ``floor``."""
+def reset_row(
+    batch, i, table, first_job, warmup, discipline, rule, score, relative, floor, visible, mask, jobs, cluster
+):
+    """Begin an episode in row i and observe it. ``relative``: rewards in units of the baseline's cost plus floor."""
     scale = 1.0
     if relative:
         begin(batch, i, table, first_job, warmup, discipline, rule, score)
         scale = 1.0 / (baseline_total(batch, i, discipline, rule, score) + floor)
     begin(batch, i, table, first_job, warmup, discipline, rule, score)
     batch.tally[i, SCALE] = scale
-    shadow = to_decision(batch, i, discipline, rule, visible, mask, batch.count[i, QUEUED] == 0)
+    shadow = to_decision(batch, i, discipline, rule, visible, mask, batch.counts[i, QUEUED] == 0)
     observe(batch, i, shadow, visible, mask, jobs, cluster)
 
 
@@ -451,4 +453,4 @@ def shadow_time(batch, i, rule):
     """When the first job that does not fit would start, by expected ends; infinity if all fit."""
     sim = view(batch, i)
     head = reserved_position(sim)
-    return reserve(sim, sim.queue[head], rule) if head < sim.count[QUEUED] else np.inf
+    return reserve(sim, sim.queue[head], rule) if head < sim.counts[QUEUED] else np.inf

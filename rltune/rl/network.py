@@ -69,8 +69,9 @@ class JobNetwork(nn.Module):
         self.context_score = nn.Linear(hidden, hidden, bias=False)
         self.score = nn.Linear(hidden, 1)
         self.wait = nn.Linear(hidden, 1)
-        self.value = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
-        for last in (self.score, self.wait, self.value[-1]):
+        value_out = nn.Linear(hidden, 1)
+        self.value = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), value_out)
+        for last in (self.score, self.wait, value_out):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 

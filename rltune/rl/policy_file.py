@@ -45,7 +45,9 @@ def save_policy(path: Path, policy: LearnedPolicy) -> None:
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror}); free some space or choose another folder") from None
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); free some space or choose another folder"
+        ) from None
 
 
 def load_policy(path: str | Path) -> LearnedPolicy:
@@ -57,15 +59,21 @@ def load_policy(path: str | Path) -> LearnedPolicy:
     if path.is_dir():
         path = path / "policy.safetensors"
     if not path.is_file():
-        raise InputError(f"checkpoint {path} does not exist; give a policy.safetensors or the run directory that holds one")
+        raise InputError(
+            f"checkpoint {path} does not exist; give a policy.safetensors or the run directory that holds one"
+        )
     try:
         with safe_open(str(path), framework="pt") as opened:
             header = opened.metadata() or {}
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (not a mapping)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"checkpoint {path} is corrupt or no safetensors file ({_line(error)}); train or copy it again") from None
+        raise InputError(
+            f"checkpoint {path} is corrupt or no safetensors file ({_line(error)}); train or copy it again"
+        ) from None
     if header.get("format") != FORMAT:
-        raise InputError(f"checkpoint {path} is no rltune policy (format {header.get('format')!r}, expected {FORMAT!r})")
+        raise InputError(
+            f"checkpoint {path} is no rltune policy (format {header.get('format')!r}, expected {FORMAT!r})"
+        )
     try:
         if json.loads(header["features"]) != [list(JOB_FEATURES), list(CLUSTER_FEATURES)]:
             raise InputError(f"checkpoint {path} was trained on other observation features; train it again")

@@ -42,7 +42,9 @@ class PolicyModule(TorchRLModule, ValueFunctionAPI):
 
 
 def start_ray(cpus: int | None = None) -> None:
-    """Start a local Ray unless a launcher or the user has started one. Quiet; no dashboard."""
+    """Start a local Ray unless a launcher or the user has started one (RAY_ADDRESS joins a cluster). No dashboard."""
+    # RLlib announces on every start that its new API stack is new.
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -53,7 +55,9 @@ def start_ray(cpus: int | None = None) -> None:
     ray.init(address=address, **options)
 
 
-def common(config: AlgorithmConfig, vector_env: Any, network: NetworkConfig, module: Any, options: Mapping[str, Any], seed: int) -> Any:
+def common(
+    config: AlgorithmConfig, vector_env: Any, network: NetworkConfig, module: Any, options: Mapping[str, Any], seed: int
+) -> Any:
     """What all algorithms share: environment, sampling, module, seeds."""
     register_env(ENVIRONMENT, vector_env)
     sample: gym.vector.VectorEnv = vector_env({"num_envs": 1})

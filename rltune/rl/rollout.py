@@ -43,7 +43,7 @@ def play(
     """
     if network.config.visible != setup.rules.visible:
         raise InputError(
-            f"the policy sees {network.config.visible} jobs, visible={setup.rules.visible} was asked; use the policy's own"
+            f"the policy sees {network.config.visible} jobs, visible={setup.rules.visible} was asked; use its own"
         )
     parts = [
         _play_batch(setup, network, np.asarray(first_jobs[k : k + LARGEST_BATCH]), joint, progress)

@@ -61,7 +61,9 @@ class Rules:
         if self.allocator != "milp":
             rule_code(self.allocator)
         if chosen.code != STATIC:
-            raise InputError(f"order={self.order} changes while jobs wait; the environment's baseline order must be static")
+            raise InputError(
+                f"order={self.order} changes while jobs wait; the environment's baseline order must be static"
+            )
         if self.reward not in REWARDS:
             raise InputError(f"reward={self.reward!r} is unknown; known are {', '.join(REWARDS)}")
         if self.visible < 1 or self.window < 1 or self.warmup < 0:
@@ -119,7 +121,7 @@ def make_setup(trace: Trace, cluster: Cluster, rules: Rules, history: Trace | No
     length = rules.window + rules.warmup
     if len(jobs) < length:
         raise InputError(
-            f"{trace.label}: {len(jobs)} jobs are fewer than an episode's {length} (window + warmup); use a smaller window"
+            f"{trace.label}: {len(jobs)} jobs are fewer than an episode's {length} (window + warmup); shorten it"
         )
     known = run_times(trace, rules.knowledge, history)
     table, pools = make_table(jobs, cluster, known, static_rank(order(rules.order), jobs, known))

@@ -75,7 +75,7 @@ def load_weights(algorithm: Algorithm, network: JobNetwork) -> None:
         module.net.load_state_dict(network.state_dict())
     except RuntimeError as error:
         raise InputError(
-            f"checkpoint: its network does not fit ({str(error).splitlines()[0]}); use the network options it was trained with"
+            f"checkpoint: its network does not fit ({str(error).splitlines()[0]}); use the network options it had"
         ) from None
     state = module.get_state()
     algorithm.learner_group.set_state({"learner": {"rl_module": {"default_policy": state}}})
@@ -102,7 +102,7 @@ def train_epochs(
     on_epoch: Callable[[dict[str, Any]], None],
     start_from: Outcome | None = None,
 ) -> Outcome:
-    """Train ``epochs`` more. The untrained baseline is the first candidate: a policy that never beats it is not kept."""
+    """Train ``epochs`` more. The untrained network (the baseline order) is the first candidate for the best."""
     network = _network(algorithm)
     baseline = validator.baseline(network.config) if start_from is None else start_from.baseline_score
     best = start_from or Outcome(copy.deepcopy(network), 0, validator.score(network), baseline, curve)

@@ -1,1 +1,1 @@
-"""The simulator: state as arrays, compiled events and queue disciplines, and the readable loop over the same kernels."""
+"""The simulator: state as arrays, compiled events and queue disciplines, the readable loop over the same kernels."""

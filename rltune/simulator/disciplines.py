@@ -33,7 +33,7 @@ DISCIPLINES = {"blocking": BLOCKING, "skip": SKIP, "easy": EASY}
 @kernel
 def sort_queue(sim, order):
     """Bring the queue into a time-dependent order; stable, cheap when it is nearly sorted already."""
-    n = sim.count[QUEUED]
+    n = sim.counts[QUEUED]
     now = sim.clock[0]
     for i in range(n):
         job = sim.queue[i]
@@ -54,7 +54,7 @@ def run_to_end(sim, order, discipline, rule):
         _run_blocking(sim, order, rule)
         return
     while advance(sim):
-        if sim.count[QUEUED] > 0:
+        if sim.counts[QUEUED] > 0:
             if order != STATIC:
                 sort_queue(sim, order)
             if discipline == SKIP:
@@ -67,7 +67,7 @@ def run_to_end(sim, order, discipline, rule):
 def _run_blocking(sim, order, rule):
     """The reference protocol's loop: due arrivals come in only while a job blocks or the queue is empty."""
     while True:
-        while sim.count[QUEUED] == 0:
+        while sim.counts[QUEUED] == 0:
             if not step_single_event(sim):
                 return
         if order != STATIC:
@@ -80,7 +80,7 @@ def start_when_it_fits(sim, job, rule):
     """Advance event by event until ``job`` of the queue fits, and start it; False if it never can."""
     m = find_job(sim, sim.space, job, rule)
     while m == 0:
-        if sim.count[RUNNING] == 0 or not step_single_event(sim):
+        if sim.counts[RUNNING] == 0 or not step_single_event(sim):
             drop_at(sim, position_of(sim, job))
             return False
         m = find_job(sim, sim.space, job, rule)
@@ -100,7 +100,7 @@ def position_of(sim, job):
 @kernel
 def start_what_fits(sim, rule):
     """One pass over the queue in order, starting every job that fits."""
-    n = sim.count[QUEUED]
+    n = sim.counts[QUEUED]
     kept = 0
     free = free_gpus(sim.space)
     for i in range(n):
@@ -119,13 +119,13 @@ def start_what_fits(sim, rule):
                 sim.queue[kept] = sim.queue[rest]
                 kept += 1
             break
-    sim.count[QUEUED] = kept
+    sim.counts[QUEUED] = kept
 
 
 @kernel
 def start_easy(sim, rule):
     """Start in order until one job does not fit; reserve for it; backfill the rest around the reservation."""
-    n = sim.count[QUEUED]
+    n = sim.counts[QUEUED]
     at = 0
     while at < n:
         m = find_job(sim, sim.space, sim.queue[at], rule)
@@ -149,7 +149,7 @@ def start_easy(sim, rule):
         else:
             sim.queue[kept] = job
             kept += 1
-    sim.count[QUEUED] = kept
+    sim.counts[QUEUED] = kept
 
 
 @kernel
@@ -160,7 +160,7 @@ def reserve(sim, head, rule):
     even on the idle cluster.
     """
     copy_space(sim.space, sim.spare)
-    at = sim.count[RUNNING] - 1
+    at = sim.counts[RUNNING] - 1
     while at >= 0:
         job = sim.expected[at]
         shadow = max(sim.start[job] + sim.jobs.known[job], sim.clock[0])
@@ -193,4 +193,4 @@ def find_backfill(sim, job, shadow, rule):
 
 @kernel
 def events(sim):
-    return sim.count[EVENTS]
+    return sim.counts[EVENTS]

@@ -20,7 +20,7 @@ def reset(sim):
     sim.start[:] = np.nan
     sim.end[:] = np.nan
     sim.alloc_len[:] = 0
-    sim.count[:] = 0
+    sim.counts[:] = 0
     sim.clock[0] = sim.jobs.submit[0]
 
 
@@ -55,7 +55,7 @@ def start_job(sim, job, m):
     book(sim.cluster, sim.space, sim.work.node, sim.work.gpus, 0, m, -1)
     sim.start[job] = sim.clock[0]
     sim.end[job] = sim.clock[0] + sim.jobs.run[job]
-    running = sim.count[RUNNING]
+    running = sim.counts[RUNNING]
     at = running
     while at > 0 and sim.end[sim.active[at - 1]] <= sim.end[job]:
         sim.active[at] = sim.active[at - 1]
@@ -67,16 +67,16 @@ def start_job(sim, job, m):
         sim.expected[at] = sim.expected[at - 1]
         at -= 1
     sim.expected[at] = job
-    sim.count[RUNNING] += 1
-    sim.count[STARTED] += 1
+    sim.counts[RUNNING] += 1
+    sim.counts[STARTED] += 1
 
 
 @kernel
 def complete_next(sim):
     """End the job that ends first."""
-    running = sim.count[RUNNING] - 1
+    running = sim.counts[RUNNING] - 1
     job = sim.active[running]
-    sim.count[RUNNING] = running
+    sim.counts[RUNNING] = running
     base = sim.jobs.part[job]
     m = sim.alloc_len[job]
     book(sim.cluster, sim.space, sim.alloc_node, sim.alloc_gpus, base, m, 1)
@@ -96,9 +96,9 @@ def precedes(sim, a, b):
 @kernel
 def arrive_next(sim):
     """Put the next job of the table into the queue, at its place in the static order."""
-    job = sim.count[ARRIVED]
-    sim.count[ARRIVED] += 1
-    at = sim.count[QUEUED]
+    job = sim.counts[ARRIVED]
+    sim.counts[ARRIVED] += 1
+    at = sim.counts[QUEUED]
     if at > 0 and precedes(sim, job, sim.queue[at - 1]):
         lo, hi = 0, at
         while lo < hi:
@@ -111,27 +111,27 @@ def arrive_next(sim):
             sim.queue[i] = sim.queue[i - 1]
         at = lo
     sim.queue[at] = job
-    sim.count[QUEUED] += 1
+    sim.counts[QUEUED] += 1
 
 
 @kernel
 def remove_at(sim, position):
     """Take one job out of the queue."""
-    sim.count[QUEUED] -= 1
-    for i in range(position, sim.count[QUEUED]):
+    sim.counts[QUEUED] -= 1
+    for i in range(position, sim.counts[QUEUED]):
         sim.queue[i] = sim.queue[i + 1]
 
 
 @kernel
 def next_completion(sim):
-    running = sim.count[RUNNING]
+    running = sim.counts[RUNNING]
     return sim.end[sim.active[running - 1]] if running > 0 else np.inf
 
 
 @kernel
 def next_arrival(sim):
     """Submission of the next job, not before now; infinity when all have arrived."""
-    job = sim.count[ARRIVED]
+    job = sim.counts[ARRIVED]
     if job == len(sim.jobs.submit):
         return np.inf
     return max(sim.jobs.submit[job], sim.clock[0])
@@ -151,14 +151,14 @@ def advance(sim):
     sim.clock[0] = instant
     while next_completion(sim) <= instant:
         complete_next(sim)
-        sim.count[EVENTS] += 1
+        sim.counts[EVENTS] += 1
     while next_arrival(sim) <= instant:
-        if can_ever_run(sim, sim.count[ARRIVED]):
+        if can_ever_run(sim, sim.counts[ARRIVED]):
             arrive_next(sim)
         else:
-            sim.count[ARRIVED] += 1
-            sim.count[DROPPED] += 1
-        sim.count[EVENTS] += 1
+            sim.counts[ARRIVED] += 1
+            sim.counts[DROPPED] += 1
+        sim.counts[EVENTS] += 1
     return True
 
 
@@ -175,7 +175,7 @@ def step_single_event(sim):
     arrival, completion = next_arrival(sim), next_completion(sim)
     if arrival == np.inf and completion == np.inf:
         return False
-    sim.count[EVENTS] += 1
+    sim.counts[EVENTS] += 1
     if arrival <= completion:
         sim.clock[0] = arrival
         arrive_next(sim)
@@ -189,4 +189,4 @@ def step_single_event(sim):
 def drop_at(sim, position):
     """A job that no idle pool could hold leaves the queue; it is counted and stays without a start."""
     remove_at(sim, position)
-    sim.count[DROPPED] += 1
+    sim.counts[DROPPED] += 1

@@ -45,7 +45,7 @@ def run_readable(
         _loop_blocking(sim, policy, priority, commit)
         return records
     while advance(sim):
-        if sim.count[QUEUED] > 0:
+        if sim.counts[QUEUED] > 0:
             commit()
     return records
 
@@ -53,7 +53,7 @@ def run_readable(
 def _loop_blocking(sim: Sim, policy: Policy, priority: np.ndarray | None, commit: Callable[..., Plan]) -> None:
     """As the compiled blocking discipline: a picked job stays picked until it has started."""
     while True:
-        while sim.count[QUEUED] == 0:
+        while sim.counts[QUEUED] == 0:
             if not step_single_event(sim):
                 return
         if commit().starts:
@@ -61,7 +61,7 @@ def _loop_blocking(sim: Sim, policy: Policy, priority: np.ndarray | None, commit
         snapshot = take_snapshot(sim, priority)
         head = snapshot.queue.job[sequence(policy(snapshot.queue, snapshot), len(snapshot.queue))[:1]]
         while True:
-            if sim.count[RUNNING] == 0 or not step_single_event(sim):
+            if sim.counts[RUNNING] == 0 or not step_single_event(sim):
                 drop_at(sim, position_of(sim, head[0]))
                 break
             if commit(head).starts:
@@ -71,9 +71,9 @@ def _loop_blocking(sim: Sim, policy: Policy, priority: np.ndarray | None, commit
 def take_snapshot(sim: Sim, priority: np.ndarray | None = None, only: IntArray | None = None) -> Snapshot:
     """Read-only view of the present instant; ``only``: restrict the queue to these jobs."""
     now = float(sim.clock[0])
-    job = sim.queue[: sim.count[QUEUED]].copy() if only is None else only
+    job = sim.queue[: sim.counts[QUEUED]].copy() if only is None else only
     c = sim.jobs.cls[job]
-    running = sim.active[: sim.count[RUNNING]].copy()
+    running = sim.active[: sim.counts[RUNNING]].copy()
     lengths = sim.alloc_len[running]
     ptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     where = np.repeat(sim.jobs.part[running] - ptr[:-1], lengths) + np.arange(ptr[-1])

@@ -90,8 +90,11 @@ class Result:
         """Time-weighted mean share of the free GPUs that stand on partly used nodes, while jobs may still arrive."""
         return float(
             _free_on_partly_used(
-                self.sim, np.argsort(self.start_s, kind="stable"), np.argsort(self.end_s, kind="stable"),
-                float(self.jobs.submit_s[0]), float(self.jobs.submit_s[-1]),
+                self.sim,
+                np.argsort(self.start_s, kind="stable"),
+                np.argsort(self.end_s, kind="stable"),
+                float(self.jobs.submit_s[0]),
+                float(self.jobs.submit_s[-1]),
             )
         )
 
@@ -113,11 +116,11 @@ class Result:
     @property
     def dropped(self) -> int:
         """Jobs that no idle pool could hold."""
-        return int(self.sim.count[DROPPED])
+        return int(self.sim.counts[DROPPED])
 
     @property
     def events(self) -> int:
-        return int(self.sim.count[EVENTS])
+        return int(self.sim.counts[EVENTS])
 
 
 @nb.njit(cache=True)

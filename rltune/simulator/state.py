@@ -11,7 +11,7 @@ from rltune.allocators.placement import Scratch, Space, empty_space, scratch
 from rltune.cluster import Cluster, ClusterArrays, Eligibility, eligibility
 from rltune.jobs import JobTable
 
-# Slots of ``Sim.count``.
+# Slots of ``Sim.counts``.
 QUEUED, RUNNING, ARRIVED, STARTED, DROPPED, EVENTS = range(6)
 COUNTERS = 6
 
@@ -43,11 +43,11 @@ class Pools(NamedTuple):
 class Sim(NamedTuple):
     """All that changes, and what it refers to.
 
-    ``queue`` (n_jobs,): the first ``count[QUEUED]`` are waiting, in order;
-    ``active`` (n_jobs,): the first ``count[RUNNING]`` run, latest end first;
+    ``queue`` (n_jobs,): the first ``counts[QUEUED]`` are waiting, in order;
+    ``active`` (n_jobs,): the first ``counts[RUNNING]`` run, latest end first;
     ``expected`` the same by expected end; ``start, end`` (n_jobs,) seconds, NaN until known;
     ``alloc_node, alloc_gpus``: job j's placement from ``jobs.part[j]``, ``alloc_len[j]`` nodes;
-    ``clock`` (1,) seconds; ``count`` (COUNTERS,).
+    ``clock`` (1,) seconds; ``counts`` (COUNTERS,).
     """
 
     cluster: ClusterArrays
@@ -64,7 +64,7 @@ class Sim(NamedTuple):
     alloc_len: npt.NDArray[np.int64]
     key: npt.NDArray[np.float64]
     clock: npt.NDArray[np.float64]
-    count: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
     work: Scratch
     shadow: Space
     spare: Space
@@ -74,7 +74,10 @@ def slots(jobs: JobTable, cluster: Cluster, classes: Eligibility) -> npt.NDArray
     """(n_jobs + 1,) offsets: the most nodes each job can occupy, summed."""
     caps = np.array([pool.gpus_per_node for pool in cluster.pools], np.int64)
     smallest = np.array(
-        [caps[classes.pools[a:b]].min() if b > a else caps.max() for a, b in zip(classes.ptr, classes.ptr[1:], strict=False)]
+        [
+            caps[classes.pools[a:b]].min() if b > a else caps.max()
+            for a, b in zip(classes.ptr, classes.ptr[1:], strict=False)
+        ]
     )
     need = -(-jobs.num_gpus.astype(np.int64) // smallest[classes.cls])
     return np.concatenate([[0], np.cumsum(need)]).astype(np.int64)
@@ -115,7 +118,7 @@ def build(
         alloc_len=np.zeros(n, np.int64),
         key=np.zeros(n),
         clock=np.zeros(1),
-        count=np.zeros(COUNTERS, np.int64),
+        counts=np.zeros(COUNTERS, np.int64),
         work=scratch(arrays),
         shadow=empty_space(arrays, cost),
         spare=empty_space(arrays, cost),

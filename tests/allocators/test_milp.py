@@ -100,8 +100,7 @@ def test_the_model_is_optimal_for_any_values_and_weight() -> None:
         cost = tuple((0.0, *(round(0.1 * f * (f != c), 3) for f in range(1, c + 1))) for c in caps)
         count = tuple(tuple(rng.integers(0, 3, c + 1).tolist()) for c in caps)
         jobs = tuple(
-            (int(rng.integers(1, 7)), tuple(p for p in range(len(caps)) if rng.random() < 0.7))
-            for _ in range(4)
+            (int(rng.integers(1, 7)), tuple(p for p in range(len(caps)) if rng.random() < 0.7)) for _ in range(4)
         )
         values = tuple(np.round(rng.uniform(0.1, 2, 4), 2).tolist())
         problem = Problem(caps, cost, count, jobs, values, float(rng.uniform(0, 5)), bool(rng.random() < 0.3))
@@ -217,9 +216,7 @@ def test_plans_do_not_depend_on_earlier_decisions() -> None:
         found = {}
         for i in order:
             cluster, free, jobs = cases[i]
-            found[i] = allocator.allocate(
-                make_snapshot(cluster, free, jobs), np.arange(len(jobs)), "skip"
-            ).starts
+            found[i] = allocator.allocate(make_snapshot(cluster, free, jobs), np.arange(len(jobs)), "skip").starts
         return found
 
     assert plans([*range(150)]) == plans([*range(149, -1, -1)])
@@ -279,9 +276,7 @@ def test_an_equal_state_is_answered_from_the_cache() -> None:
     cluster = make_cluster([(3, 4), (3, 4)])
     allocator = MilpAllocator(DEMAND)
     for free in (np.array([2, 0, 0, 3, 0, 0]), np.array([0, 0, 2, 0, 3, 0])):
-        plan = allocator.allocate(
-            make_snapshot(cluster, free, [(2, (0, 1)), (2, (0,))]), np.arange(2), "skip"
-        )
+        plan = allocator.allocate(make_snapshot(cluster, free, [(2, (0, 1)), (2, (0,))]), np.arange(2), "skip")
         assert len(plan.starts) == 2
     assert (allocator.stats.solves, allocator.stats.cache_hits) == (1, 1)
 

@@ -1,0 +1,54 @@
+# Every target sets up what it needs: `make train` and `make test` work on a fresh machine.
+# Settings: PYTHON (an interpreter 3.11 or 3.12), ARGS (further options of the command), RLTUNE_TRACES (a folder of
+# real traces), TORCH_INDEX (where CPU builds of PyTorch are looked for besides the usual index; may be empty).
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+ARGS ?=
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
+TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
+WINDOW_POLICY := experiments/policies/helios_window.safetensors
+MONTH_POLICY := experiments/policies/helios_month.safetensors
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train eval test check bench
+
+help: ## show this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-6s %s\n", $$1, $$2}'
+
+setup: $(READY) ## create .venv with everything inside (all other targets do this first; once)
+
+train: $(READY) ## train a policy on Helios and show the table on held-back jobs (options: ARGS="score=bsld seed=1")
+	$(BIN)/python -m rltune.train +trace=helios $(ARGS)
+
+eval: $(READY) ## judge the shipped policies beside every heuristic: 64 windows, then the test month
+	$(BIN)/python -m rltune.evaluate +trace=helios checkpoint=$(WINDOW_POLICY) $(ARGS)
+	$(BIN)/python -m rltune.evaluate +trace=helios protocol=month checkpoint=$(MONTH_POLICY) $(ARGS)
+
+test: $(READY) ## run the tests (options of pytest: ARGS="-k milp")
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## lint, format, types, and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY) ## measure the speed figures into experiments/bench.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m rltune.bench $(ARGS)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || \
+	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -1); Python 3.11 or 3.12 is needed: make PYTHON=python3.11 ..." >&2; exit 2; }
+	@test -x $(BIN)/pip || { echo "setup 1/3: a virtual environment in $(VENV)"; $(PYTHON) -m venv $(VENV); } || \
+	  { echo "error: $(PYTHON) -m venv failed; install the venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 2; }
+	@echo "setup 2/3: PyTorch for CPUs ($(TORCH))"
+	@$(PIP) --no-deps --retries 1 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt '$(TORCH)'
+	@echo "setup 3/3: rltune and its dependencies (constraints.txt; a minute or two)"
+	@$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@
+	@echo "setup done"

@@ -1,0 +1,258 @@
+"""``python -m rltune.bench``: the speed figures, written to experiments/bench.json with their aims.
+
+Everything runs in this process on one core unless a row says otherwise. Times
+are medians of repeated runs; comparisons alternate their two sides in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+import rltune
+from rltune.allocators.milp import milp_for
+from rltune.allocators.placement import BEST_FIT
+from rltune.config import CONF
+from rltune.policies.orders import order
+from rltune.report.console import say
+from rltune.rl.env import VectorSchedulingEnv, spaces
+from rltune.rl.joint import JointPlacement
+from rltune.rl.network import NetworkConfig
+from rltune.rl.rules import Rules, make_setup
+from rltune.rl.runtime import tune
+from rltune.rundir import peak_rss_mb
+from rltune.simulator.disciplines import DISCIPLINES, run_to_end
+from rltune.traces import Trace
+
+EXPERIMENTS = CONF.parent / "experiments"
+COMMAND = "python -m rltune.bench"
+ENVS = 64
+RLTUNE_VISIBLE = 128
+"""Jobs the published agent sees; the environment is measured with as many."""
+
+
+def row(name: str, value: float, unit: str, aim: float | None, note: str = "", at_most: bool = False) -> dict[str, Any]:
+    """One figure; ``met`` is None where there is no aim."""
+    met = None if aim is None else bool(value <= aim if at_most else value >= aim)
+    return {
+        "name": name,
+        "value": round(value, 4),
+        "unit": unit,
+        "aim": aim,
+        "met": met,
+        "command": COMMAND,
+        "note": note,
+    }
+
+
+def median_s(work: Callable[[], object], repeats: int) -> float:
+    """Median seconds of ``work`` after one run that compiles and warms up."""
+    work()
+    times = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begun)
+    return float(np.median(times))
+
+
+def bench_simulator(trace: Trace) -> list[dict[str, Any]]:
+    """FIFO-skip on Helios September, 100 nodes: the event loop alone, and with building the state."""
+    stretch = trace.between("2020-09-01", "2020-09-28")
+    cluster = rltune.load_cluster("helios", nodes=100)
+    rows = []
+    for policy, discipline, name, aim in (
+        ("fifo", "skip", "sim_jobs_per_s_fifo_skip_helios100", 1e6),
+        ("sjf", "easy", "sim_jobs_per_s_sjf_easy_helios100", None),
+    ):
+        sim = rltune.simulate(stretch, cluster, policy=policy, discipline=discipline).sim
+        code = (order(policy).code, DISCIPLINES[discipline], BEST_FIT)
+        seconds = median_s(partial(run_to_end, sim, *code), 15)
+        rows.append(row(name, len(stretch) / seconds, "jobs/s", aim, f"{len(stretch)} jobs, {trace.label}"))
+    whole = median_s(lambda: rltune.simulate(stretch, cluster, policy="fifo", discipline="skip"), 7)
+    rows.append(
+        row("sim_jobs_per_s_fifo_skip_helios100_with_setup", len(stretch) / whole, "jobs/s", None, "rltune.simulate")
+    )
+    return rows
+
+
+def random_steps(env: VectorSchedulingEnv, steps: int, seed: int = 0) -> float:
+    """Steps per second with uniformly random legal actions, drawing them included."""
+    rng = np.random.default_rng(seed)
+    observation, _ = env.reset(seed=seed)
+    begun = time.perf_counter()
+    for _ in range(steps):
+        mask = observation["action_mask"]
+        observation, *_ = env.step((rng.random(mask.shape) * mask).argmax(1))
+    return steps * env.num_envs / (time.perf_counter() - begun)
+
+
+def bench_environment(trace: Trace) -> list[dict[str, Any]]:
+    """Environment steps with random legal actions on the published protocol's windows, observation included."""
+    cluster = rltune.load_cluster("rltune_helios")
+    rows = []
+    for backfill, name, aim in (
+        ("skip", "env_steps_per_s_helios_x1", 5e4),
+        ("easy", "env_easy_steps_per_s_helios_x1", None),
+        ("blocking", "env_blocking_steps_per_s_helios_x1", None),
+    ):
+        setup = make_setup(trace, cluster, Rules(backfill=backfill, order="fifo", visible=RLTUNE_VISIBLE))
+        env = VectorSchedulingEnv(setup, ENVS)
+        random_steps(env, 20)
+        rate = float(np.median([random_steps(env, 300, seed) for seed in range(5)]))
+        rows.append(row(name, rate, "steps/s", aim, f"{ENVS} episodes, {RLTUNE_VISIBLE} visible jobs, {trace.label}"))
+    rules = Rules(backfill="skip", order="fifo", visible=RLTUNE_VISIBLE, allocator="milp")
+    setup = make_setup(trace, cluster, rules)
+    random_steps(VectorSchedulingEnv(setup, ENVS, joint=JointPlacement(milp_for(trace.jobs, cluster))), 5)
+    joint = JointPlacement(milp_for(trace.jobs, cluster))
+    rate = random_steps(VectorSchedulingEnv(setup, ENVS, joint=joint), 600)
+    stats = joint.stats
+    note = (
+        f"from an empty cache; {stats['calls']} joint decisions, {stats['solves']} solved, {stats['cache_hits']} cached"
+    )
+    rows.append(row("env_milp_steps_per_s_helios_x1", rate, "steps/s", 1500, note))
+    return rows
+
+
+class NullEnv(VectorEnv):
+    """The same spaces and episode length as the real environment, and no work at all."""
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012  (Gymnasium's own pattern)
+
+    def __init__(self, num_envs: int, visible: int, length: int) -> None:
+        self.num_envs, self.length, self.t = num_envs, length, 0
+        self.single_observation_space, self.single_action_space = spaces(visible)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        rng = np.random.default_rng(0)
+        self.fixed: dict[str, Any] = {
+            "action_mask": np.ones((num_envs, visible + 1), np.int8),
+            "cluster": rng.random((num_envs, *self.single_observation_space["cluster"].shape), np.float32),
+            "jobs": rng.random((num_envs, *self.single_observation_space["jobs"].shape), np.float32),
+        }
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self.t = 0
+        return {k: v.copy() for k, v in self.fixed.items()}, {}
+
+    def step(self, actions: Any) -> tuple[Any, ...]:
+        self.t += 1
+        over = np.full(self.num_envs, self.t % (self.length + 1) == self.length)
+        return {k: v.copy() for k, v in self.fixed.items()}, np.zeros(self.num_envs), over, np.zeros_like(over), {}
+
+
+def bench_ppo(trace: Trace, iterations: int) -> list[dict[str, Any]]:
+    """PPO training steps per second against the same RLlib set-up on a null environment, alternating."""
+    import yaml
+
+    from rltune.rl.rllib import start_ray
+    from rltune.rl.training import build
+
+    options = yaml.safe_load((CONF / "algo" / "ppo.yaml").read_text()) | {"threads": 1}
+    cluster = rltune.load_cluster("helios_window")
+    rules = Rules(order="saf", reward="relative")
+    setup = make_setup(trace.between("2020-04-01", "2020-08-01"), cluster, rules)
+    start_ray()
+    batch = 32 * rules.window
+
+    def real(context: dict[str, Any]) -> gym.vector.VectorEnv:
+        return VectorSchedulingEnv(setup, int(context.get("num_envs", 1)), seed=0)
+
+    def null(context: dict[str, Any]) -> gym.vector.VectorEnv:
+        return NullEnv(int(context.get("num_envs", 1)), rules.visible, rules.window)
+
+    network = NetworkConfig(visible=rules.visible)
+    sides = {name: build(options, env, network, batch, 0) for name, env in (("real", real), ("null", null))}
+    times: dict[str, list[float]] = {"real": [], "null": []}
+    for _ in range(iterations + 1):
+        for name, algorithm in sides.items():
+            begun = time.perf_counter()
+            algorithm.train()
+            times[name].append(time.perf_counter() - begun)
+    rate = {name: batch / float(np.median(values[1:])) for name, values in times.items()}
+    for algorithm in sides.values():
+        algorithm.stop()
+    return [
+        row(
+            "ppo_steps_ratio_to_null",
+            rate["real"] / rate["null"],
+            "ratio",
+            0.8,
+            f"{iterations} epochs each, alternating",
+        ),
+        row("ppo_steps_per_s", rate["real"], "steps/s", None, "sampling and learning, one core"),
+        row("ppo_null_steps_per_s", rate["null"], "steps/s", None, "RLlib's own ceiling with this network"),
+    ]
+
+
+def machine() -> dict[str, Any]:
+    return {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.platform(terse=True)}
+
+
+def write(rows: list[dict[str, Any]], out: Path) -> None:
+    """bench.json (a list of rows) and a line a figure appended to the history."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(rows, indent=1) + "\n")
+    history = out.parent / "benchmarks.md"
+    if not history.exists():
+        columns = "| date | version | figure | value | unit | aim | met |"
+        history.write_text(f"# Benchmarks by version\n\n{columns}\n{'|---' * 7}|\n")
+    with history.open("a") as file:
+        for r in rows:
+            met = {True: "yes", False: "no", None: "-"}[r["met"]]
+            aim = "-" if r["aim"] is None else f"{r['aim']:,.4g}"
+            cells = (date.today(), rltune.__version__, r["name"], f"{r['value']:,.4g}", r["unit"], aim, met)
+            file.write("| " + " | ".join(map(str, cells)) + " |\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=EXPERIMENTS / "bench.json")
+    parser.add_argument("--iterations", type=int, default=6, help="PPO epochs of each side")
+    arguments = parser.parse_args(argv)
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        # The thread pools are sized when NumPy and Torch load: begin again with one thread.
+        return subprocess.run(
+            [sys.executable, "-m", "rltune.bench", *(sys.argv[1:] if argv is None else argv)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            check=False,
+        ).returncode
+    tune(1)
+    helios = rltune.load_trace("helios")
+    say(f"trace: {helios.label}; machine: {machine()}")
+    rows = bench_simulator(helios)
+    try:
+        rows += bench_environment(rltune.load_trace("rltune_helios"))
+    except rltune.InputError as error:
+        say(f"skipped: environment on helios_x1 windows ({error})")
+    rows += bench_ppo(helios, arguments.iterations)
+    rows.append(row("peak_memory_mb", peak_rss_mb(), "MB", None, "this whole benchmark, in one process"))
+    for r in rows:
+        r["machine"], r["trace"] = machine(), helios.label
+    write(rows, arguments.out)
+    for r in rows:
+        met = {True: "met", False: "NOT MET", None: ""}[r["met"]]
+        print(
+            f"{r['name']:<48}{r['value']:>16,.2f} {r['unit']:<8} aim {'-' if r['aim'] is None else r['aim']!s:<12} {met}"
+        )
+    print(arguments.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

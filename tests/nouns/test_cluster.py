@@ -1,0 +1,141 @@
+"""Clusters as users write them, and which job may use which pool."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rltune
+from rltune.cluster import Cluster, Pool, eligibility
+from rltune.errors import InputError
+from rltune.jobs import JobTable
+
+
+def spec(**changed: Any) -> dict[str, Any]:
+    return {"pools": [{"name": "a", "nodes": 2, "gpus_per_node": 4} | changed]}
+
+
+@pytest.mark.parametrize(
+    ("given_spec", "said"),
+    [
+        (spec(gpus=4), r"pool 0: unknown gpus; known are first_node_id, gpu_type, gpus_per_node"),
+        (spec(nodes=0), r"pool a: nodes=0; at least 1 is needed"),
+        (spec(nodes=-3), r"nodes=-3"),
+        (spec(gpus_per_node=0), r"gpus_per_node=0; 1 to 32"),
+        (spec(gpus_per_node=33), r"gpus_per_node=33; 1 to 32"),
+        (spec(gpu_type="B9000"), r"'B9000' is unknown; known are any"),
+        ({"pools": [{"name": "a", "nodes": 2}]}, r"pool 0: gpus_per_node is missing"),
+        ({"pools": []}, r"no pools; at least one is needed"),
+        ({"nodes": 4}, r"no 'pools' in the specification"),
+        ({"pools": spec()["pools"] * 2}, r"pool names are not unique: a, a"),
+    ],
+)
+def test_bad_specifications_are_refused_in_one_line(given_spec: dict[str, Any], said: str) -> None:
+    """A typing error in a cluster file would give another cluster, or a stack trace."""
+    with pytest.raises(InputError, match=said) as refused:
+        rltune.load_cluster(given_spec)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "given_spec",
+    [
+        {"pools": None},
+        {"pools": {"a": {"nodes": 2, "gpus_per_node": 4}}},
+        {"pools": ["a"]},
+        {"pools": 3},
+        spec(nodes="two"),
+        spec(nodes=2.5),
+        spec(gpus_per_node="8"),
+        spec(gpus_per_node=2.5),
+        spec(nodes=None),
+        spec(max_gpus_per_job=0),
+        spec(max_gpus_per_job="4"),
+        spec(first_node_id="n1"),
+    ],
+    ids=str,
+)
+def test_values_of_the_wrong_kind_are_refused(given_spec: dict[str, Any]) -> None:
+    """A cluster file with a text where a number belongs would end in a stack trace, now or in the middle of a run."""
+    with pytest.raises(InputError):
+        rltune.load_cluster(given_spec)
+
+
+def test_virtual_clusters_may_be_numbers() -> None:
+    """A YAML file with ``vc: 0`` would leave every job of virtual cluster 0 without a pool."""
+    cluster = rltune.load_cluster({"pools": [{"nodes": 1, "gpus_per_node": 4, "vc": 0}]})
+    jobs = JobTable.from_columns({"submit_s": [0], "duration_s": [1], "num_gpus": [1], "vc": [0]})
+    assert rltune.simulate(jobs, cluster).started.all()
+
+
+def test_cluster_names_and_files(tmp_path: Any) -> None:
+    """A user could not name a cluster file, or would not learn which names exist."""
+    with pytest.raises(InputError, match=r"'venus' is unknown; known are .*rltune_philly"):
+        rltune.load_cluster("venus")
+    path = tmp_path / "mine.yaml"
+    path.write_text("pools:\n- {nodes: 3, gpus_per_node: 4}\n")
+    assert (rltune.load_cluster(str(path)).name, rltune.load_cluster(str(path)).gpus) == ("mine", 12)
+    path.write_text("pools: [\n")
+    with pytest.raises(InputError, match=r"mine\.yaml: not valid YAML"):
+        rltune.load_cluster(str(path))
+    path.write_text("- 1\n- 2\n")
+    with pytest.raises(InputError, match=r"mine\.yaml: a cluster is a mapping with 'pools'"):
+        rltune.load_cluster(str(path))
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=6), st.integers(1, 400))
+def test_scaling_keeps_proportions(sizes: list[int], nodes: int) -> None:
+    """nodes=85 would give another number of nodes, or another mix of pools."""
+    cluster = Cluster("c", tuple(Pool(f"p{k}", n, 4) for k, n in enumerate(sizes)))
+    if nodes < len(sizes):
+        with pytest.raises(InputError, match=f"nodes={nodes}"):
+            cluster.with_nodes(nodes)
+        return
+    counts = [pool.nodes for pool in cluster.with_nodes(nodes).pools]
+    exact = [n * nodes / sum(sizes) for n in sizes]
+    assert sum(counts) == nodes
+    assert min(counts) >= 1
+    if min(exact) >= 1:  # no pool had to be kept alive at the others' cost
+        assert all(abs(c - e) < 1 for c, e in zip(counts, exact, strict=True))
+
+
+def test_scaling_to_the_same_size_changes_nothing() -> None:
+    """nodes=17 on RLTune's Helios cluster would not be RLTune's cluster."""
+    cluster = rltune.load_cluster("rltune_helios")
+    assert cluster.with_nodes(17) == cluster
+    assert [pool.nodes for pool in cluster.with_nodes(34).pools] == [12, 8, 6, 4, 4]
+
+
+@pytest.mark.parametrize("nodes", ["100", 1.5, [3]], ids=str)
+def test_a_node_count_that_is_no_count_is_refused(nodes: Any) -> None:
+    """nodes=1.5 would be rounded in silence; nodes=abc would be a stack trace."""
+    with pytest.raises(InputError, match="nodes="):
+        rltune.load_cluster("uniform", nodes=nodes)
+
+
+def test_who_may_use_which_pool() -> None:
+    """A job would run in a foreign virtual cluster, on another GPU type, or in a pool too small for it."""
+    cluster = Cluster(
+        "c",
+        (
+            Pool("open", 2, 4, gpu_type="T4"),
+            Pool("x", 1, 8, gpu_type="V100", vc="x"),
+            Pool("untyped", 1, 2, vc="x", max_gpus_per_job=1),
+        ),
+    )
+    jobs = JobTable.from_columns(
+        {
+            "submit_s": np.arange(8),
+            "duration_s": np.ones(8),
+            "num_gpus": [1, 1, 1, 1, 8, 9, 2, 1],
+            "vc": ["x", None, "y", "x", None, "x", "x", "x"],
+            "gpu_type": [None, None, None, "V100", None, None, None, "T4"],
+        }
+    )
+    classes = eligibility(jobs, cluster)
+    allowed = [classes.pools[classes.ptr[c] : classes.ptr[c + 1]].tolist() for c in classes.cls]
+    assert allowed == [[0, 1, 2], [0], [0], [1, 2], [0], [], [0, 1], [0, 2]]

@@ -1,0 +1,95 @@
+"""Training end to end, small: a run directory, seeds, resuming, fine-tuning, a sweep on a local Ray."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rltune.rl.policy_file import load_policy, save_policy
+from rltune.rl.training import Curve
+
+pytestmark = pytest.mark.ray
+
+SMALL = (
+    "trace.jobs=900", "trace.arrivals_per_h=400", "nodes=4", "protocol.window=32", "visible=8", "epochs=2",
+    "windows_per_epoch=4", "validate_every=1", "validation_windows=4", "evaluate=false", "allocator=best_fit",
+    "algo.envs=4", "algo.threads=1", "progress=false", "oversized=drop",
+)  # fmt: skip
+
+
+def train(*options: str, runs: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "rltune.train", *options, f"runs={runs}"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    done = train("+trace=synthetic", *SMALL, "name=first", runs=runs)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(runs / "first")
+    return runs / "first"
+
+
+def test_a_run_leaves_what_the_documentation_lists(first_run: Path) -> None:
+    """A user would look for the policy, the curve or the figure and not find it."""
+    names = {path.name for path in first_run.iterdir()}
+    assert {
+        "checkpoint", "policy.safetensors", "curve.csv", "learning_curve.png", "config.yaml", "manifest.json", "summary.json",
+    } <= names  # fmt: skip
+    assert len(Curve.read(first_run / "curve.csv").rows) == 2
+    assert load_policy(first_run).origin["source"] == "synthetic"
+
+
+def test_the_same_seed_gives_the_same_policy(first_run: Path) -> None:
+    """A published result could not be reproduced from its seed."""
+    done = train("+trace=synthetic", *SMALL, "name=again", runs=first_run.parent)
+    assert done.returncode == 0, done.stderr
+    first, again = (Curve.read(folder / "curve.csv").rows for folder in (first_run, first_run.parent / "again"))
+    for a, b in zip(first, again, strict=True):
+        assert (a["train_return"], a["validation_score"]) == (b["train_return"], b["validation_score"])
+    one, two = (load_policy(folder).network.state_dict() for folder in (first_run, first_run.parent / "again"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_resuming_goes_on_where_the_run_stopped(first_run: Path) -> None:
+    """A user who resumes would train from scratch, or lose the curve so far."""
+    done = train("+trace=synthetic", *SMALL, "epochs=1", f"resume={first_run}", "name=longer", runs=first_run.parent)
+    assert done.returncode == 0, done.stderr
+    before, after = (Curve.read(folder / "curve.csv").rows for folder in (first_run, first_run.parent / "longer"))
+    assert [row["epoch"] for row in after] == [1, 2, 3]
+    assert after[:2] == before
+    assert after[2]["steps"] > before[1]["steps"]
+
+
+def test_fine_tuning_starts_from_the_given_policy(first_run: Path) -> None:
+    """Fine-tuning would throw the trained weights away: with a learning rate of 0 they must come out as they went in."""
+    parent = load_policy(first_run)
+    for weights in parent.network.parameters():
+        torch.nn.init.normal_(weights, std=0.1)
+    save_policy(first_run.parent / "parent.safetensors", parent)
+    done = train(
+        "+trace=synthetic", *SMALL, "epochs=1", f"checkpoint={first_run.parent / 'parent.safetensors'}", "algo.lr=0.0",
+        "order=fifo", "name=tuned", runs=first_run.parent,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    given, tuned = parent.network.state_dict(), load_policy(first_run.parent / "tuned").network.state_dict()
+    assert all(torch.equal(given[name], tuned[name]) for name in given)
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_on_a_local_ray(tmp_path: Path) -> None:
+    """The documented multirun over traces and scores with the Ray launcher would fail or leave no runs."""
+    done = train(
+        "-m", "+trace=synthetic,helios_calibrated", "score=wait,bsld", "hydra/launcher=ray",
+        "+hydra.launcher.ray.init.num_cpus=2", *(o for o in SMALL if not o.startswith(("trace.", "nodes"))), "nodes=30",
+        "epochs=1", runs=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len([path for path in tmp_path.iterdir() if (path / "summary.json").is_file()]) == 4
