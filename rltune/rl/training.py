@@ -22,6 +22,11 @@ from rltune.rl.rules import Setup
 from rltune.rl.value_algorithms import build_dqn, build_sac
 
 BUILDERS: dict[str, Callable[..., Algorithm]] = {"ppo": build_ppo, "dqn": build_dqn, "sac": build_sac}
+AVERAGING = 0.1
+"""Share of the newest weights in the running average that is validated and kept.
+
+Single epochs of PPO differ by noise; the average over about the last ten does not (Polyak and Juditsky, 1992).
+"""
 CURVE_COLUMNS = ("epoch", "steps", "train_return", "validation_score", "baseline_score", "wall_s")
 
 
@@ -109,8 +114,10 @@ def train_epochs(
     first = len(curve.rows)
     begun = time.perf_counter()
     steps = int(curve.rows[-1]["steps"]) if curve.rows else 0
+    average = copy.deepcopy(network)
     for epoch in range(first + 1, first + epochs + 1):
         result = algorithm.train()
+        blend(average, _network(algorithm))
         steps = int(result["num_env_steps_sampled_lifetime"])
         row: dict[str, Any] = {
             "epoch": epoch,
@@ -121,12 +128,19 @@ def train_epochs(
             "wall_s": round(time.perf_counter() - begun, 2),
         }
         if epoch % validate_every == 0 or epoch == first + epochs:
-            row["validation_score"] = validator.score(_network(algorithm))
+            row["validation_score"] = validator.score(average)
             if row["validation_score"] > best.best_score:
-                best = Outcome(copy.deepcopy(_network(algorithm)), epoch, row["validation_score"], baseline, curve)
+                best = Outcome(copy.deepcopy(average), epoch, row["validation_score"], baseline, curve)
         curve.rows.append(row)
         on_epoch(row)
     return best
+
+
+def blend(average: JobNetwork, newest: JobNetwork) -> None:
+    """Move the running average of the weights towards the newest, in place."""
+    with torch.no_grad():
+        for mean, weights in zip(average.parameters(), newest.parameters(), strict=True):
+            mean.lerp_(weights, AVERAGING)
 
 
 def _network(algorithm: Algorithm) -> JobNetwork:

@@ -18,18 +18,32 @@ from rltune.rl.network import NetworkConfig
 from rltune.rl.rllib import common
 from rltune.rl.value_modules import DQNModule, SACModule
 
+LOG_ALPHA = "log_alpha"
+PRIORITIES = {"alpha": 0.6, "beta": 0.4}
+"""Exponents of the TD error and of its correction (Schaul et al., 2016, proportional variant)."""
+
 
 class MaskedSACLearner(SACTorchLearner):
     """The config's ``target_entropy`` is a share of the largest possible entropy, log(legal actions) of each state.
 
     RLlib's single number would be out of reach where few actions are legal. The loss
-    of the temperature is linear in it, so the batch mean serves every state.
+    of the temperature is linear in it, so the batch mean serves every state. Checkpoints
+    keep the temperature, which RLlib's own leave out.
     """
 
     def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> torch.Tensor:
         legal = batch[Columns.OBS]["action_mask"].float().sum(-1)
         self.target_entropy[module_id] = config.target_entropy * legal.log().mean()
         return super().compute_loss_for_module(module_id=module_id, config=config, batch=batch, fwd_out=fwd_out)
+
+    def get_state(self, *args: Any, **options: Any) -> dict[str, Any]:
+        temperatures = {module_id: log_alpha.item() for module_id, log_alpha in self.curr_log_alpha.items()}
+        return super().get_state(*args, **options) | {LOG_ALPHA: temperatures}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        for module_id, log_alpha in state.get(LOG_ALPHA, {}).items():
+            self.curr_log_alpha[module_id].data.fill_(log_alpha)
 
 
 def build_dqn(vector_env: Any, network: NetworkConfig, options: Mapping[str, Any], batch: int, seed: int) -> Algorithm:
@@ -69,7 +83,7 @@ def _off_policy(
     seed: int,
 ) -> Any:
     """What DQN and SAC share: environment, module, replay, target networks, length of an iteration."""
-    prioritised = bool(options["prioritised"])
+    prioritised, runners = bool(options["prioritised"]), int(options["env_runners"])
     config = common(config, vector_env, network, module, options, seed)
     spec = RLModuleSpec(module_class=module, model_config=network.as_dict() | {"unit": unit})
     return (
@@ -80,7 +94,8 @@ def _off_policy(
             gamma=float(options["gamma"]),
             n_step=int(options["n_step"]),
             train_batch_size_per_learner=int(options["minibatch"]),
-            training_intensity=float(options["replays"]),
+            # RLlib counts the local worker as one that samples, which it does only without remote ones.
+            training_intensity=float(options["replays"]) * max(runners, 1) / (runners + 1),
             num_steps_sampled_before_learning_starts=int(options["learning_starts"]),
             target_network_update_freq=int(options["target_every"]),
             tau=float(options["tau"]),
@@ -88,7 +103,7 @@ def _off_policy(
                 "type": "PrioritizedEpisodeReplayBuffer" if prioritised else "EpisodeReplayBuffer",
                 "capacity": int(options["buffer"]),
             }
-            | ({"alpha": 0.6, "beta": 0.4} if prioritised else {}),
+            | (PRIORITIES if prioritised else {}),
         )
     )
 

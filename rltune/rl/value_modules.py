@@ -29,7 +29,7 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import nn
 
-from rltune.rl.network import ILLEGAL, JobNetwork, NetworkConfig
+from rltune.rl.network import JobNetwork, NetworkConfig
 
 
 def make_network(model_config: Mapping[str, Any]) -> JobNetwork:
@@ -38,26 +38,24 @@ def make_network(model_config: Mapping[str, Any]) -> JobNetwork:
 
 
 def action_values(network: JobNetwork, obs: dict[str, torch.Tensor], unit: float) -> torch.Tensor:
-    """Q (batch, V + 1) in units of the return; ILLEGAL, far below all others but finite, where an action is illegal."""
+    """Q (batch, V + 1) in units of the return, its maximum the state's value; illegal actions below -1e6."""
     logits, value = network(obs)
-    illegal = obs["action_mask"] == 0
-    import os
+    return value.unsqueeze(1) + unit * (logits - logits.amax(1, keepdim=True))
 
-    norm = os.environ.get("NORM", "max")
-    if norm == "mean":
-        legal = (~illegal).sum(1, keepdim=True)
-        advantage = logits - logits.masked_fill(illegal, 0.0).sum(1, keepdim=True) / legal
-    elif norm == "max":
-        advantage = logits - logits.amax(1, keepdim=True)
-    else:
-        advantage = logits - logits.logsumexp(1, keepdim=True)
-    return (value.unsqueeze(1) + unit * advantage).masked_fill(illegal, ILLEGAL)
+
+def soft_action_values(network: JobNetwork, obs: dict[str, torch.Tensor], unit: float) -> torch.Tensor:
+    """Q (batch, V + 1) in units of the return, unit * logsumexp(Q / unit) the state's value; 0 at illegal actions.
+
+    The policy gives those no probability; a finite number only has to keep sums finite and averages readable.
+    """
+    logits, value = network(obs)
+    values = value.unsqueeze(1) + unit * torch.log_softmax(logits, 1)
+    return values.masked_fill(obs["action_mask"] == 0, 0.0)
 
 
 def masked_policy(network: JobNetwork, obs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(probabilities, their logarithms), each (batch, V + 1); both exactly 0 where an action is illegal."""
-    logits, _ = network(obs)
-    log_probs = torch.log_softmax(logits, -1)
+    """(probabilities, their logarithms), each (batch, V + 1); both exactly 0 at illegal actions."""
+    log_probs = torch.log_softmax(network(obs)[0], 1)
     return log_probs.exp(), log_probs.masked_fill(obs["action_mask"] == 0, 0.0)
 
 
@@ -138,12 +136,14 @@ class SACModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI, QNetAPI):
 
     def compute_q_values(self, batch: dict[str, Any]) -> torch.Tensor:
         """(batch, V + 1): the lesser of the critics' values."""
-        return torch.min(*(action_values(critic, batch[Columns.OBS], self.unit) for critic in (self.qf, self.qf_twin)))
+        return torch.min(
+            *(soft_action_values(critic, batch[Columns.OBS], self.unit) for critic in (self.qf, self.qf_twin))
+        )
 
     def forward_target(self, batch: dict[str, Any]) -> torch.Tensor:
         """(batch, V + 1): the lesser of the target critics' values."""
         targets = (self.target_qf, self.target_qf_twin)
-        return torch.min(*(action_values(critic, batch[Columns.OBS], self.unit) for critic in targets))
+        return torch.min(*(soft_action_values(critic, batch[Columns.OBS], self.unit) for critic in targets))
 
     def _forward(self, batch: dict[str, Any], **_: Any) -> dict[str, torch.Tensor]:
         return {Columns.ACTION_DIST_INPUTS: self.net(batch[Columns.OBS])[0]}
@@ -155,8 +155,8 @@ class SACModule(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI, QNetAPI):
             next_q = self.forward_target({Columns.OBS: following})
         probs, log_probs = masked_policy(self.net, obs)
         return {
-            QF_PREDS: action_values(self.qf, obs, self.unit),
-            QF_TWIN_PREDS: action_values(self.qf_twin, obs, self.unit),
+            QF_PREDS: soft_action_values(self.qf, obs, self.unit),
+            QF_TWIN_PREDS: soft_action_values(self.qf_twin, obs, self.unit),
             QF_TARGET_NEXT: next_q,
             ACTION_PROBS: probs,
             ACTION_LOG_PROBS: log_probs,
