@@ -1,10 +1,10 @@
 # Every target sets up what it needs: `make train` and `make test` work on a fresh machine.
 # Settings: PYTHON (an interpreter 3.11 or 3.12), ARGS (further options of the command), RLTUNE_TRACES (a folder of
-# real traces), TORCH_INDEX (where CPU builds of PyTorch are looked for besides the usual index; may be empty).
+# real traces), TORCH_INDEX (address of PyTorch's index of CPU builds, where the usual index has only CUDA builds).
 
 PYTHON ?= python3
 VENV ?= .venv
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 ARGS ?=
 
 BIN := $(VENV)/bin

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,13 +25,21 @@ def run_main(task: Callable[[dict[str, Any]], str], config_name: str) -> None:
     ``task`` gets plain values and returns the run directory, which is printed as
     the last line of standard output.
     """
+    # `trace` is not in the defaults list (every trace is an addition to it), so Hydra wants +trace=; we accept both.
+    sys.argv[1:] = [f"+{word}" if word.startswith("trace=") else word for word in sys.argv[1:]]
     # Without this Hydra prints its own shortened traceback and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     def main(cfg: DictConfig) -> str:
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
-        path = task(plain)
+        try:
+            path = task(plain)
+        except InputError as error:
+            # Hydra would print the failed overrides first; in a multirun the launcher has to see the error itself.
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                fail(error)
+            raise
         print(path, flush=True)
         return path
 

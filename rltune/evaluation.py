@@ -190,12 +190,13 @@ def learned_rows(
 ) -> list[Row]:
     """Each policy by greedy actions; its untrained self (the baseline order) where a MILP places for both."""
     rows: list[Row] = []
+    seeds = [f"-s{policy.origin.get('seed')}" for policy in policies]
+    # Several policies are told apart by seed, or by number where seeds repeat.
+    suffixes = [""] if len(policies) == 1 else seeds if len(set(seeds)) == len(seeds) else [f"-{k}" for k in range(99)]
     for k, policy in enumerate(policies):
         rules = replace(policy.rules, allocator=experiment.allocator_name, window=length, warmup=0, reward="score")
         setup = experiment.setup("test", rules, cluster)
-        label = f"learned-{rules.backfill}-{rules.knowledge}" + (
-            f"-s{policy.origin.get('seed', k)}" if len(policies) > 1 else ""
-        )
+        label = f"learned-{rules.backfill}-{rules.knowledge}" + suffixes[k]
         facts = (rules.order, rules.backfill, rules.knowledge, rules.allocator)
         played = play(setup, policy.network, starts, experiment.joint(cluster))
         rows.append(Row(label, *facts, played.results, learned=True))

@@ -19,6 +19,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.tune.registry import register_env
 
+from rltune.errors import InputError
 from rltune.rl.network import JobNetwork, NetworkConfig
 
 ENVIRONMENT = "rltune"
@@ -49,10 +50,18 @@ def start_ray(cpus: int | None = None) -> None:
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
-        options |= {"num_cpus": cpus, "include_dashboard": False}
-    ray.init(address=address, **options)
+        ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except Exception as error:
+        # Ray has a dozen ways to say that a cluster is not there or the token is wrong.
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"RAY_ADDRESS={address}: cannot join this Ray cluster ({reason}); check the address, or unset it for a local Ray"
+        ) from error
 
 
 def common(

@@ -131,10 +131,7 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
 }
 
 
-NO_PLUS = pytest.mark.xfail(strict=True, reason="trace=NAME without + is refused as an unknown option")
-
-
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=NO_PLUS) if k.endswith("no plus") else k for k in OPTIONS])
+@pytest.mark.parametrize("kind", list(OPTIONS))
 def test_bad_options(kind: str, here: Path, command: Command) -> None:
     """A typing error on the command line would be a stack trace, or be passed over."""
     write(here / "jobs.csv", ROWS)
@@ -198,7 +195,6 @@ def test_stretches_that_overlap_are_refused(here: Path, command: Command) -> Non
     refused(told, here, "trace")
 
 
-@pytest.mark.xfail(strict=True, reason="Hydra writes its own line above ours")
 def test_the_error_is_the_only_line(here: Path, command: Command) -> None:
     """The one clear line would be hidden below what Hydra says about it."""
     refused(command("evaluate", *QUICK), here, "no trace given", alone=True)
@@ -262,7 +258,6 @@ def no_nan(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-@pytest.mark.xfail(strict=True, reason="Hydra leaves entry.log in the working directory")
 def test_a_good_run_leaves_what_the_house_page_lists(here: Path) -> None:
     """Other tools would not find the run, its files or the keys they read."""
     write(here / "jobs.csv", ROWS)
@@ -302,7 +297,6 @@ def test_a_good_run_leaves_what_the_house_page_lists(here: Path) -> None:
     assert summary["policies"]["fifo-skip"]["wait_s"]["mean"] == pytest.approx(mean)
 
 
-@pytest.mark.xfail(strict=True, reason="trace=NAME without + is refused as an unknown option")
 def test_trace_with_and_without_plus_is_the_same(here: Path, command: Command) -> None:
     """``trace=synthetic``, as every other option is written, would be refused as unknown."""
     told = [command("evaluate", f"{plus}trace=synthetic", *QUICK) for plus in ("+", "")]
