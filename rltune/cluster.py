@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,13 +33,22 @@ class Pool:
     max_gpus_per_job: int | None = None
 
     def __post_init__(self) -> None:
-        if self.nodes < 1:
-            raise InputError(f"pool {self.name}: nodes={self.nodes}; at least 1 is needed")
-        if not 1 <= self.gpus_per_node <= MAX_GPUS_PER_NODE:
-            raise InputError(
-                f"pool {self.name}: gpus_per_node={self.gpus_per_node}; 1 to {MAX_GPUS_PER_NODE} are possible"
-            )
-        gpu_type(self.gpu_type)
+        # YAML reads an unquoted `vc: 0` as a number; jobs carry text.
+        for field in ("name", "vc"):
+            object.__setattr__(self, field, _text(getattr(self, field), field, self.name))
+        self._check_whole("nodes", "at least 1 is needed", 1)
+        self._check_whole("gpus_per_node", f"1 to {MAX_GPUS_PER_NODE} are possible", 1, MAX_GPUS_PER_NODE)
+        self._check_whole("first_node_id", "at least 0 is needed", 0)
+        if self.max_gpus_per_job is not None:
+            self._check_whole("max_gpus_per_job", "at least 1 is needed (or null: no limit)", 1)
+        gpu_type(str(self.gpu_type))
+
+    def _check_whole(self, field: str, accepted: str, least: int, most: float = np.inf) -> None:
+        value = getattr(self, field)
+        if not _is_whole(value):
+            raise InputError(f"pool {self.name}: {field}={value!r} is no whole number; {accepted}")
+        if not least <= value <= most:
+            raise InputError(f"pool {self.name}: {field}={value}; {accepted}")
 
     @property
     def gpus(self) -> int:
@@ -81,11 +91,17 @@ class Cluster:
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any], name: str = "custom") -> Cluster:
         """From ``{"name": ..., "pools": [{"name", "nodes", "gpus_per_node", ...}, ...]}``."""
-        if "pools" not in spec:
+        if not isinstance(spec, Mapping) or "pools" not in spec:
             raise InputError(f"cluster {name}: no 'pools' in the specification; give a list of pools")
         name = str(spec.get("name", name))
+        if isinstance(spec["pools"], str) or not isinstance(spec["pools"], Sequence):
+            raise InputError(f"cluster {name}: pools={spec['pools']!r} is no list; give a list of pools")
         pools = []
         for index, entry in enumerate(spec["pools"]):
+            if not isinstance(entry, Mapping):
+                raise InputError(
+                    f"cluster {name}: pool {index}: {entry!r} is no mapping; give nodes=..., gpus_per_node=..."
+                )
             known = set(Pool.__dataclass_fields__)
             unknown = set(entry) - known
             if unknown:
@@ -109,6 +125,8 @@ class Cluster:
 
     def with_nodes(self, nodes: int) -> Cluster:
         """The same pools scaled to ``nodes`` in all, in proportion (largest remainder, at least one a pool)."""
+        if not _is_whole(nodes):
+            raise InputError(f"cluster {self.name}: nodes={nodes!r} is no whole number; give one of at least 1")
         if nodes < len(self.pools):
             raise InputError(
                 f"cluster {self.name}: nodes={nodes}, but it has {len(self.pools)} pools of at least one node"
@@ -167,6 +185,18 @@ def eligibility(jobs: JobTable, cluster: Cluster) -> Eligibility:
         ptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         pools=np.array(flat, np.int64),
     )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _text(value: Any, field: str, pool: Any) -> str | None:
+    if isinstance(value, str) or (value is None and field == "vc"):
+        return value
+    if not _is_whole(value):
+        raise InputError(f"pool {pool}: {field}={value!r} is no name; give a text or a whole number")
+    return str(value)
 
 
 def _name(names: tuple[str, ...], code: int) -> str | None:

@@ -38,8 +38,10 @@ def _named(name: str) -> Cluster:
         )
     try:
         loaded = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: a cluster is a mapping with 'pools'; see conf/cluster/")
     return Cluster.from_spec(loaded.get("spec", loaded), path.stem)

@@ -12,20 +12,24 @@ import yaml
 from rltune.entry import run_main
 from rltune.errors import InputError
 from rltune.evaluation import evaluate_into
-from rltune.experiment import make_experiment
+from rltune.experiment import is_whole, make_experiment
+from rltune.policies.orders import order
 from rltune.report.console import say
 from rltune.rl.policy_file import LearnedPolicy, load_policy
 from rltune.rl.runtime import tune
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
+from rltune.simulator.run import check_discipline
+
+EXAMPLES = {"policies": "[fifo,sjf]", "disciplines": "[skip,easy]", "checkpoint": "runs/NAME"}
+"""Options that are one text or a list of texts."""
 
 
 def main(cfg: dict[str, Any]) -> str:
     """One evaluation; returns the run directory."""
     begun = time.perf_counter()
+    check_options(cfg)
     tune(1)
-    given = cfg["checkpoint"]
-    paths = [] if given is None else [given] if isinstance(given, str) else list(given)
-    policies = [load_policy(path) for path in paths]
+    policies = [load_policy(path) for path in _listed(cfg["checkpoint"])]
     experiment = make_experiment(cfg)
     check_origin(experiment, policies)
     name = cfg["name"] or f"evaluate-{experiment.trace.name}-{experiment.protocol['name']}-{datetime.now():%m%d-%H%M%S}"
@@ -37,9 +41,10 @@ def main(cfg: dict[str, Any]) -> str:
             run,
             experiment,
             policies,
+            score=policies[0].rules.score if policies else cfg["score"],
             windows=cfg["windows"],
-            orders=cfg["policies"],
-            disciplines=cfg["disciplines"],
+            orders="all" if cfg["policies"] == "all" else _listed(cfg["policies"]),
+            disciplines=_listed(cfg["disciplines"]),
             progress=cfg["progress"],
         )
         run.write_text("config.yaml", yaml.safe_dump(cfg, sort_keys=False))
@@ -65,6 +70,30 @@ def main(cfg: dict[str, Any]) -> str:
             },
         )
     return str(run.final)
+
+
+def check_options(cfg: dict[str, Any]) -> None:
+    """Refuse windows, policies, disciplines and checkpoints of the wrong kind, in one line each."""
+    windows = cfg["windows"]
+    if isinstance(windows, int) and not isinstance(windows, bool):
+        if windows < 1:
+            raise InputError(f"windows={windows}; at least 1 is needed")
+    elif not isinstance(windows, list) or not windows or not all(is_whole(start, 0) for start in windows):
+        raise InputError(f"windows={windows!r}; a whole number of at least 1 or a list of first jobs is needed")
+    for option, example in EXAMPLES.items():
+        values = _listed(cfg[option])
+        absent = option == "checkpoint" and cfg[option] is None
+        if not absent and (not values or not all(isinstance(value, str) and value for value in values)):
+            raise InputError(f"{option}={cfg[option]!r}; a text or a list of texts is needed, e.g. {example}")
+    for name in [] if cfg["policies"] == "all" else _listed(cfg["policies"]):
+        order(name)
+    for name in _listed(cfg["disciplines"]):
+        check_discipline(name)
+
+
+def _listed(value: Any) -> list[Any]:
+    """An option that may be one value, a list, or nothing."""
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
 def check_origin(experiment: Any, policies: Sequence[LearnedPolicy]) -> None:

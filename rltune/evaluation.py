@@ -26,7 +26,7 @@ from rltune.rl.rules import run_times
 from rltune.rundir import RunDirectory
 from rltune.simulator.disciplines import DISCIPLINES
 from rltune.simulator.result import DAY_S, Result
-from rltune.simulator.run import check_discipline, simulate_jobs
+from rltune.simulator.run import check_discipline, find_oversized, fragmentation_cost, simulate_jobs
 
 METRICS = ("wait_s", "jct_s", "bsld", "slowdown")
 COMPARED = ("wait_s", "jct_s", "bsld")
@@ -56,6 +56,7 @@ def evaluate_into(
     experiment: Experiment,
     policies: Sequence[LearnedPolicy],
     *,
+    score: str = "wait",
     windows: Any = 64,
     orders: Any = "all",
     disciplines: Sequence[str] = tuple(DISCIPLINES),
@@ -63,12 +64,13 @@ def evaluate_into(
 ) -> dict[str, Any]:
     """Evaluate at every cluster size, write tables and figures into ``run``; the summary's share of it.
 
-    The first size stands at the top of the summary, the others under ``further``.
+    Rows are ranked by the policies' own score (``score`` where there is no policy). The
+    first size stands at the top of the summary, the others under ``further``.
     """
     blocks = []
     for nodes in experiment.node_counts:
         cluster = experiment.sized(nodes)
-        blocks.append(_evaluate_size(run, experiment, cluster, policies, windows, orders, disciplines, progress))
+        blocks.append(_evaluate_size(run, experiment, cluster, policies, score, windows, orders, disciplines, progress))
     return blocks[0] | ({"further": blocks[1:]} if len(blocks) > 1 else {})
 
 
@@ -77,23 +79,25 @@ def _evaluate_size(
     experiment: Experiment,
     cluster: Cluster,
     policies: Sequence[LearnedPolicy],
+    score: str,
     windows: Any,
     orders: Any,
     disciplines: Sequence[str],
     progress: bool,
 ) -> dict[str, Any]:
     starts, length = test_windows(experiment, windows)
-    score = policies[0].rules.score if policies else "wait"
-    metric = SCORE_METRIC[score]
+    metric = SCORE_METRIC[policies[0].rules.score if policies else score]
     dropped, warning = oversized_count(experiment, cluster)
     if dropped:
         say(f"warning: {warning} [dropped and counted as unfinished]")
+    if len(find_oversized(experiment.stretches["test"].jobs, cluster)) == len(experiment.stretches["test"].jobs):
+        raise InputError(f"{experiment.trace.label}: no test job fits cluster {cluster.name}; use a larger cluster")
     cases = heuristic_cases(orders, disciplines)
     with progress_bar(f"evaluating on {cluster.nodes} nodes", len(cases) + 2 * len(policies), progress) as update:
         rows = heuristic_rows(experiment, cluster, cases, starts, length, update)
         rows += learned_rows(experiment, cluster, policies, starts, length, update)
     suffix = f"-{cluster.nodes}" if len(experiment.node_counts) > 1 else ""
-    title = f"{experiment.trace.label}, {cluster.nodes} nodes, {experiment.protocol['name']} protocol"
+    title = f"{experiment.trace.label}, {cluster.nodes} nodes, {experiment.protocol['name']} protocol, by {metric}"
     block: dict[str, Any] = {
         "cluster": {"name": cluster.name, "nodes": cluster.nodes, "gpus": cluster.gpus},
         "test": {"range": experiment.ranges["test"], "windows": len(starts), "jobs": length * len(starts)},
@@ -160,6 +164,7 @@ def heuristic_rows(
     stretch = experiment.stretches["test"]
     known = {knowledge: run_times(stretch, knowledge, experiment.trace) for knowledge in KNOWLEDGE}
     allocator = "best_fit" if experiment.allocator_name == "milp" else experiment.allocator_name
+    cost = fragmentation_cost(stretch.jobs, cluster, None)
     rows = []
     for each, discipline, knowledge in cases:
         results = [
@@ -171,6 +176,7 @@ def heuristic_rows(
                 allocator=allocator,
                 knowledge=known[knowledge][start : start + length],
                 oversized=experiment.oversized,
+                cost=cost,
             )
             for start in starts
         ]

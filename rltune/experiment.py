@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import combinations
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
 
 import numpy as np
 
@@ -13,14 +17,30 @@ from rltune.cluster import Cluster
 from rltune.config import CONF, load_cluster, names
 from rltune.errors import InputError
 from rltune.metrics import SCORE_METRIC, check_score
+from rltune.policies.knowledge import KNOWLEDGE
 from rltune.policies.orders import ORDERS
+from rltune.policies.orders import order as named_order
 from rltune.rl.rules import Rules, Setup, make_setup, run_times
-from rltune.simulator.run import describe_oversized, find_oversized, handle_oversized, simulate_jobs
-from rltune.traces import Trace, from_config
+from rltune.simulator.run import (
+    check_discipline,
+    describe_oversized,
+    find_oversized,
+    handle_oversized,
+    simulate_jobs,
+)
+from rltune.traces import TRACES, Trace, from_config
 from rltune.traces.split import split
 
 STRETCHES = ("train", "validate", "test")
 AUTO_ORDER_WINDOWS = 48
+KINDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Mapping: "a mapping of whole numbers to numbers",
+    NoneType: "null",
+}
+"""What a trace's options may be, as messages say it."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +94,9 @@ def joint_placement(allocator: Any) -> Any:
 
 def make_experiment(cfg: Mapping[str, Any]) -> Experiment:
     """Resolve a composed configuration. Raises InputError naming the option and what is accepted."""
-    check_score(cfg["score"])
+    check_common(cfg)
     node = trace_node(cfg.get("trace"))
+    check_trace_options(node)
     trace = from_config(node)
     ranges: dict[str, Any] = {name: node.get(name) for name in STRETCHES}
     missing = [name for name in STRETCHES if ranges[name] is None]
@@ -84,11 +105,13 @@ def make_experiment(cfg: Mapping[str, Any]) -> Experiment:
     protocol = dict(cfg["protocol"])
     if cfg.get("nodes") is not None:
         protocol["nodes"] = cfg["nodes"]
+    stretches = {name: split(trace, bounds) for name, bounds in ranges.items()}
+    check_apart(trace, stretches, ranges)
     cluster = _cluster(cfg, node, protocol["name"])
     oversized = str(cfg["oversized"] if cfg["oversized"] != "refuse" else node.get("oversized", "refuse"))
     made = Experiment(
         trace=trace,
-        stretches={name: split(trace, bounds) for name, bounds in ranges.items()},
+        stretches=stretches,
         ranges=ranges,
         cluster=cluster,
         protocol=protocol,
@@ -99,6 +122,90 @@ def make_experiment(cfg: Mapping[str, Any]) -> Experiment:
         known = np.zeros(len(trace.jobs))
         handle_oversized(trace.jobs, known, made.sized(nodes), oversized, "skip", trace.label)
     return made
+
+
+def check_common(cfg: Mapping[str, Any]) -> None:
+    """Refuse what no entry point can use, also where a checkpoint's own rules take its place."""
+    for option in ("score", "order", "backfill", "knowledge", "oversized", "runs"):
+        check_text(option, cfg[option])
+    check_score(cfg["score"])
+    check_discipline(cfg["backfill"])
+    if cfg["order"] != "auto":
+        named_order(cfg["order"])
+    if cfg["knowledge"] not in KNOWLEDGE:
+        raise InputError(f"knowledge={cfg['knowledge']!r} is unknown; known are {', '.join(KNOWLEDGE)}")
+    check_whole("seed", cfg["seed"], 0)
+    check_whole("protocol.window", cfg["protocol"]["window"], 1)
+    check_whole("protocol.warmup", cfg["protocol"]["warmup"], 0)
+    nodes = cfg["nodes"] if cfg.get("nodes") is not None else cfg["protocol"]["nodes"]
+    if nodes is None:
+        return
+    counts = nodes if isinstance(nodes, list | tuple) else [nodes]
+    if not counts or not all(is_whole(count, 1) for count in counts):
+        raise InputError(f"nodes={nodes!r}; a whole number of at least 1, or a list of them, is needed")
+
+
+def check_text(option: str, value: Any) -> None:
+    if not isinstance(value, str) or not value:
+        raise InputError(f"{option}={value!r}; a text is needed (see --help for the choices)")
+
+
+def check_whole(option: str, value: Any, least: int) -> None:
+    if not is_whole(value, least):
+        raise InputError(f"{option}={value!r}; a whole number of at least {least} is needed")
+
+
+def is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def check_trace_options(node: Mapping[str, Any]) -> None:
+    """Refuse options of the wrong kind, by the signature of the trace's loader (unknown ones are left to it)."""
+    for name in STRETCHES:
+        if node.get(name) is not None and not isinstance(node[name], list | tuple):
+            raise InputError(f"trace.{name}={node[name]!r}; a pair is needed, e.g. trace.{name}=[0.75,1.0]")
+    for option in ("path", "name_or_path"):
+        if node.get(option) is not None:
+            check_text(f"trace.{option}", node[option])
+    loader = TRACES.get(node.get("path") or node.get("name_or_path") or "")
+    accepted = inspect.signature(loader, eval_str=True).parameters if loader else {}
+    for option, parameter in accepted.items():
+        kinds = _kinds(parameter.annotation)
+        if option in node and not any(_is_kind(node[option], kind) for kind in kinds):
+            raise InputError(f"trace.{option}={node[option]!r}; needed is {' or '.join(KINDS[kind] for kind in kinds)}")
+    if "seed" in node:
+        check_whole("trace.seed", node["seed"], 0)
+
+
+def _kinds(annotation: Any) -> list[type]:
+    """The plain types a loader's parameter may have, e.g. ``Mapping[int, float] | None`` -> [Mapping, NoneType]."""
+    parts = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return [kind for part in parts if (kind := get_origin(part) or part) in KINDS]
+
+
+def _is_kind(value: Any, kind: type) -> bool:
+    if isinstance(value, bool):
+        return False
+    if kind is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    if kind is Mapping:
+        return isinstance(value, Mapping) and all(
+            is_whole(size, 1) and _is_kind(weight, float) for size, weight in value.items()
+        )
+    return isinstance(value, kind)
+
+
+def check_apart(trace: Trace, stretches: Mapping[str, Trace], ranges: Mapping[str, Any]) -> None:
+    """Refuse stretches that share jobs: a policy would be judged on what it was trained on."""
+    row = {job: k for k, job in enumerate(trace.jobs.job_id)}
+    begin = {name: row[stretch.jobs.job_id[0]] for name, stretch in stretches.items()}
+    for one, two in combinations(sorted(stretches, key=begin.__getitem__), 2):
+        shared = min(begin[one] + len(stretches[one]), begin[two] + len(stretches[two])) - begin[two]
+        if shared > 0:
+            raise InputError(
+                f"trace: trace.{one}={list(ranges[one])} and trace.{two}={list(ranges[two])} share {shared} jobs; "
+                "give stretches that do not overlap"
+            )
 
 
 def trace_node(trace: Any) -> dict[str, Any]:

@@ -14,14 +14,21 @@ from rltune.errors import InputError
 
 NONE = -1
 """Code of an absent category (no VC, no user, any GPU type)."""
+LARGEST_EXACT = 2.0**53
+"""Floats below stand for one integer each."""
+CLOCK = ("datetime64", "datetime", "date", "timedelta64", "timedelta", "time")
+"""Kinds of column that pandas would turn into nanoseconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """A text column as integer codes: ``codes`` (n_jobs,) int32 into ``names``; -1 = absent."""
+    """A text column as integer codes: ``codes`` (n_jobs,) int32 into ``names``, read-only; -1 = absent."""
 
     codes: npt.NDArray[np.int32]
     names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "codes", _frozen(self.codes))
 
     @classmethod
     def absent(cls, n: int) -> Category:
@@ -29,10 +36,10 @@ class Category:
 
     @classmethod
     def of(cls, values: Any, n: int) -> Category:
-        """Codes for ``values`` (n,); None, NaN, "" and -1 count as absent; names are sorted."""
+        """Codes for ``values`` (n,); None, NaN, "" and -1 count as absent; names are sorted, 3.0 is "3"."""
         if values is None:
             return cls.absent(n)
-        text = pd.Series(values, dtype=object)
+        text = _whole_numbers(pd.Series(values, dtype=object))
         gone = text.isna() | text.astype(str).isin(["", "-1", "nan", "None", "<NA>"])
         codes, names = pd.factorize(text.astype(str).where(~gone, None), sort=True)
         return cls(codes.astype(np.int32), tuple(str(name) for name in names))
@@ -96,9 +103,12 @@ class JobTable:
             raise InputError(
                 f"{source}: column {', '.join(missing)} is missing; needed are job_id, submit_s, duration_s, num_gpus"
             )
-        n = len(columns["submit_s"])
+        n = _rows(columns["submit_s"], "submit_s", source)
         if n == 0:
             raise InputError(f"{source}: the trace is empty; at least one job is needed")
+        for column in cls.__dataclass_fields__:
+            if columns.get(column) is not None and (given := _rows(columns[column], column, source)) != n:
+                raise InputError(f"{source}: column {column} has {given} rows, submit_s has {n}; give one value a job")
         place = np.arange(1, n + 1) if rows is None else np.asarray(rows)
         number = {
             c: _number(columns.get(c), c, n, source, place, default)
@@ -171,22 +181,43 @@ def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return out
 
 
+def _rows(values: Any, column: str, source: str) -> int:
+    if isinstance(values, str) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) != 1:
+        raise InputError(f"{source}: column {column} is no list of values; give one value a job")
+    return len(values)
+
+
+def _whole_numbers(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Whole floats as integers: a gap turns a column of integers into floats, and 0.0 is not the name "0"."""
+    if pd.api.types.infer_dtype(column, skipna=True) not in ("floating", "mixed-integer-float"):
+        return column
+    number = pd.to_numeric(column)
+    present = number.dropna()
+    if not ((present % 1 == 0) & (present.abs() < LARGEST_EXACT)).all():
+        return column
+    return number.astype("Int64").astype(object)
+
+
 def _number(
     values: Any, column: str, n: int, source: str, place: npt.NDArray[Any], default: float | None
 ) -> npt.NDArray[np.float64]:
     if values is None:
         assert default is not None
         return np.full(n, default)
-    if len(values) != n:
-        raise InputError(f"{source}: column {column} has {len(values)} rows, submit_s has {n}; give one value a job")
     series = pd.Series(np.asarray(values))
+    if pd.api.types.infer_dtype(series, skipna=True) in CLOCK:
+        raise InputError(
+            f"{source}: column {column} holds dates or time spans; give seconds, e.g. (t - t.min()).dt.total_seconds()"
+        )
     out = pd.to_numeric(series, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     empty = series.isna().to_numpy() if default is not None else np.zeros(n, bool)
     bad = ~np.isfinite(out) & ~empty
     if bad.any():
         row = int(np.argmax(bad))
+        value = series.iloc[row]
+        plain = value.item() if isinstance(value, np.generic) else value
         raise InputError(
-            f"{source}: row {place[row]}: {column} is {series.iloc[row]!r}, which is not a finite number"
+            f"{source}: row {place[row]}: {column} is {plain!r}, which is not a finite number"
             f"{_more(bad)}; correct or remove the row"
         )
     return np.where(np.isfinite(out), out, np.nan if default is None else default)

@@ -100,20 +100,30 @@ class Allocator(Protocol):
 def check_plan(snapshot: Snapshot, plan: Plan) -> None:
     """Refuse an over-allocation, an incomplete gang, a foreign pool, a job started twice or not queued."""
     free = snapshot.free.copy()
-    queue = snapshot.queue
+    queue, cluster = snapshot.queue, snapshot.cluster
     position = {int(job): i for i, job in enumerate(queue.job)}
     for start in plan.starts:
         at = position.pop(start.job, None)
         if at is None:
             raise PlanError(f"job {start.job} is started but not (or no longer) in the queue")
-        if sum(start.gpus) != queue.num_gpus[at] or len(start.nodes) != len(start.gpus) or min(start.gpus) < 1:
+        whole = all(isinstance(x, int | np.integer) for x in (*start.nodes, *start.gpus))
+        if not whole or not start.nodes or len(start.nodes) != len(start.gpus) or min(start.gpus) < 1:
+            raise PlanError(
+                f"job {start.job}: nodes {start.nodes} and GPUs {start.gpus} are not pairs of whole numbers"
+            )
+        if sum(start.gpus) != queue.num_gpus[at]:
             raise PlanError(f"job {start.job} wants {queue.num_gpus[at]} GPUs, the plan gives {start.gpus}")
+        if not all(0 <= node < len(free) for node in start.nodes):
+            raise PlanError(f"job {start.job}: nodes {start.nodes} do not all exist; there are {len(free)}")
         if len(set(start.nodes)) < len(start.nodes):
             raise PlanError(f"job {start.job} names a node twice: {start.nodes}")
-        pools = {int(snapshot.cluster.node_pool[node]) for node in start.nodes}
+        pools = {int(cluster.node_pool[node]) for node in start.nodes}
         allowed = set(queue.pools[queue.pool_lo[at] : queue.pool_hi[at]].tolist())
         if len(pools) != 1 or not pools <= allowed:
             raise PlanError(f"job {start.job} may use one of pools {sorted(allowed)}, the plan uses {sorted(pools)}")
+        fewest = -(-int(queue.num_gpus[at]) // int(cluster.pool_cap[pools.pop()]))
+        if len(start.nodes) != fewest:
+            raise PlanError(f"job {start.job} needs {fewest} nodes of its pool, the plan uses {len(start.nodes)}")
         for node, gpus in zip(start.nodes, start.gpus, strict=True):
             free[node] -= gpus
             if free[node] < 0:

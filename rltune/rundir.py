@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import resource
+import secrets
 import shutil
 import subprocess
 from datetime import datetime
@@ -18,6 +19,8 @@ from typing import Any
 from rltune.errors import InputError
 
 SCHEMA_VERSION = 1
+LONGEST_NAME = 200
+"""Bytes of a run's name: file systems allow 255, and a suffix must fit."""
 PACKAGES = (
     "rltune",
     "ray",
@@ -36,17 +39,21 @@ PACKAGES = (
 class RunDirectory:
     """``with RunDirectory(runs, name) as run: run.write_json("summary.json", ...)``.
 
-    Files go to ``<runs>/.<name>.partial``, which becomes ``<runs>/<name>`` on leaving
-    without an error and is removed otherwise. Raises InputError when the disk refuses.
+    Files go to a hidden ``<runs>/.<name>.*.partial``, which becomes ``<runs>/<name>`` on leaving
+    without an error and is removed otherwise. Raises InputError when the disk refuses, whoever writes.
     """
 
     def __init__(self, runs: str | Path, name: str) -> None:
-        if not name or "/" in name or name.startswith("."):
+        if not name or "/" in name or "\0" in name or name.startswith("."):
             raise InputError(f"name={name!r} is no directory name; use letters, digits, - and _")
+        if len(os.fsencode(name)) > LONGEST_NAME:
+            raise InputError(f"name={name[:20]!r}... is too long for a directory; use at most {LONGEST_NAME} bytes")
         self.final = Path(runs) / name
-        if self.final.exists():
-            self.final = Path(runs) / f"{name}-{datetime.now():%H%M%S%f}"
-        self.path = self.final.with_name(f".{self.final.name}.partial")
+        with _disk(self.final):
+            if self.final.exists():
+                self.final = Path(runs) / f"{name}-{datetime.now():%H%M%S%f}"
+        # Unlike any that a killed run left behind, also where process ids begin anew (containers).
+        self.path = self.final.with_name(f".{self.final.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
 
     def __enter__(self) -> RunDirectory:
         with _disk(self.path):
@@ -59,8 +66,10 @@ class RunDirectory:
         if kind is None:
             with _disk(self.final):
                 os.replace(self.path, self.final)
-        else:
-            shutil.rmtree(self.path, ignore_errors=True)
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _refusal(error, self.final) from None
 
     def write_text(self, name: str, text: str) -> None:
         with _disk(self.path / name):
@@ -85,9 +94,15 @@ class _disk:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, OSError):
-            raise InputError(
-                f"{self.path}: cannot be written ({error.strerror}); free some space or choose another folder (runs=...)"
-            ) from None
+            raise _refusal(error, self.path) from None
+
+
+def _refusal(error: OSError, path: Path) -> InputError:
+    """``path`` is told where the error itself names no file."""
+    why = " ".join(str(error.strerror or error).split())
+    return InputError(
+        f"{error.filename or path}: cannot be written ({why}); free some space or choose another folder (runs=...)"
+    )
 
 
 def manifest(trace: Any, seeds: Any, ranges: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import yaml
 from rltune.entry import run_main
 from rltune.errors import InputError
 from rltune.evaluation import evaluate_into
-from rltune.experiment import Experiment, make_experiment, resolve_rules, spread
+from rltune.experiment import Experiment, check_text, check_whole, make_experiment, resolve_rules, spread
 from rltune.report.console import say, training_progress
 from rltune.report.figures import learning_curve
 from rltune.rl.env import VectorSchedulingEnv
@@ -76,10 +76,13 @@ def default_name(experiment: Experiment, rules: Rules, cfg: dict[str, Any]) -> s
 
 
 def check_options(cfg: dict[str, Any]) -> None:
-    """Refuse counts that make no sense, in one line each."""
+    """Refuse counts that make no sense and paths that are none, in one line each."""
     for option in ("epochs", "windows_per_epoch", "validate_every", "validation_windows", "visible"):
-        if not isinstance(cfg[option], int) or cfg[option] < 1:
-            raise InputError(f"{option}={cfg[option]!r}; a whole number of at least 1 is needed")
+        check_whole(option, cfg[option], 1)
+    check_whole("algo.threads", cfg["algo"]["threads"], 1)
+    for option in ("resume", "checkpoint"):
+        if cfg[option] is not None:
+            check_text(option, cfg[option])
     if cfg["resume"] and cfg["checkpoint"]:
         raise InputError("resume=... goes on with a run, checkpoint=... fine-tunes its policy anew; give one of them")
 

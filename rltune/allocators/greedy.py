@@ -22,12 +22,17 @@ def rule_code(name: str) -> int:
 class GreedyAllocator:
     """Starts jobs in order wherever ``rule`` puts them.
 
-    ``cost`` (n_pools, cap + 1): fragmentation cost for the rule least_fragmentation.
+    ``cost`` (n_pools, cap + 1): fragmentation cost for the rule least_fragmentation;
+    None: `rltune.simulate` counts the demand of the jobs it simulates.
     """
 
     def __init__(self, rule: str = "best_fit", cost: FloatArray | None = None) -> None:
-        self.rule = rule_code(rule)
+        self.rule_name, self.rule = rule, rule_code(rule)
         self.cost = cost
+
+    def with_cost(self, cost: FloatArray) -> GreedyAllocator:
+        """The same rule with this fragmentation cost."""
+        return GreedyAllocator(self.rule_name, cost)
 
     def allocate(self, snapshot: Snapshot, order: IntArray, discipline: str) -> Plan:
         if discipline == "blocking":

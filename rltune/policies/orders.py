@@ -87,7 +87,8 @@ def sequence(keys: Keys, n: int) -> npt.NDArray[np.int64]:
 
     Raises InputError if a key has not n entries or is NaN (which has no place in an order).
     """
-    columns = [np.asarray(k) for k in keys] if isinstance(keys, tuple | list) else [np.asarray(keys)]
+    several = isinstance(keys, tuple | list) and len(keys) > 0 and all(np.ndim(key) > 0 for key in keys)
+    columns = [np.asarray(key) for key in keys] if several else [np.asarray(keys)]  # type: ignore[union-attr]
     for column in columns:
         if column.shape != (n,):
             raise InputError(

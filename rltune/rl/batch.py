@@ -18,18 +18,19 @@ from rltune.jobs import JobTable
 from rltune.simulator.state import COUNTERS, Jobs, Pools, Sim, slots
 
 # Slots of ``Batch.tally`` (seconds or score units).
-TOTAL, DONE, SCALE, LAST_END, FIRST, WORK = range(6)
-TALLIES = 6
+TOTAL, DONE, SCALE, LAST_END, FIRST, WORK, SHADOW = range(7)
+TALLIES = 7
 # Slots of ``Batch.mark``.
-FRESH, SCORED, DECISIONS, HEAD, CLOSED, OVER = range(6)
-MARKS = 6
+FRESH, SCORED, DECISIONS, HEAD, RESERVED, CLOSED, OVER = range(7)
+MARKS = 7
 
 
 class Batch(NamedTuple):
     """Shapes: n_envs, n_jobs (of an episode), n_nodes, n_pools, width (placement slots of an episode).
 
     ``fresh`` (n_envs, n_jobs): jobs started at the present instant, the first
-    ``mark[:, FRESH]``; ``tally`` and ``mark``: the episode's book-keeping, see the slots above.
+    ``mark[:, FRESH]``; ``spare_free`` (n_envs, n_nodes): what the reservation of job ``mark[:, RESERVED] - 1`` (0:
+    none) leaves free at ``tally[:, SHADOW]``; ``tally`` and ``mark``: the episode's book-keeping, see the slots above.
     """
 
     cluster: ClusterArrays
@@ -60,6 +61,7 @@ class Batch(NamedTuple):
     clock: npt.NDArray[np.float64]
     counts: npt.NDArray[np.int64]
     fresh: npt.NDArray[np.int64]
+    spare_free: npt.NDArray[np.int64]
     tally: npt.NDArray[np.float64]
     mark: npt.NDArray[np.int64]
 
@@ -124,6 +126,7 @@ def make_batch(
         clock=floats(1),
         counts=ints(COUNTERS),
         fresh=ints(n_jobs),
+        spare_free=ints(len(arrays.node_pool)),
         tally=floats(TALLIES),
         mark=ints(MARKS),
     )

@@ -136,7 +136,8 @@ class VectorSchedulingEnv(VectorEnv):
 
     def _legalised(self, actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         rows = np.arange(self.num_envs)
-        illegal = self._mask[rows, actions] == 0
+        within = np.clip(actions, 0, self.setup.rules.visible)
+        illegal = (self._mask[rows, within] == 0) | (within != actions)
         if not illegal.any():
             return actions
         self._illegal += illegal & ~self._over

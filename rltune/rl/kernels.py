@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rltune.allocators.placement import book, copy_space, fits, recount
+from rltune.allocators.placement import book, fits, recount
 from rltune.compiled import kernel
 from rltune.metrics import BOUND_S
 from rltune.rl.batch import (
@@ -24,8 +24,10 @@ from rltune.rl.batch import (
     HEAD,
     LAST_END,
     OVER,
+    RESERVED,
     SCALE,
     SCORED,
+    SHADOW,
     TOTAL,
     WORK,
     load,
@@ -116,17 +118,19 @@ def begin(batch, i, table, first_job, warmup, discipline, rule, score):
             start_what_fits(sim, rule)
     scored = 0
     work = 0.0
+    last = sim.jobs.submit[0]
     for job in range(len(sim.jobs.submit)):
         if can_ever_run(sim, job):
             scored += 1 if np.isnan(sim.start[job]) else 0
             work += sim.jobs.run[job] * sim.jobs.gpus[job]
+            last = sim.jobs.submit[job]
     batch.mark[i, :] = 0
     batch.tally[i, :] = 0.0
     batch.mark[i, SCORED] = max(scored, 1)
     batch.tally[i, SCALE] = 1.0
     batch.tally[i, WORK] = work
     batch.tally[i, FIRST] = sim.jobs.submit[0]
-    batch.tally[i, LAST_END] = sim.jobs.submit[len(sim.jobs.submit) - 1]
+    batch.tally[i, LAST_END] = last
     for k in range(sim.counts[RUNNING]):
         batch.tally[i, LAST_END] = max(batch.tally[i, LAST_END], sim.end[sim.active[k]])
 
@@ -157,7 +161,7 @@ def score_total(batch, i, score):
     """Score of row i so far, larger is better: minus the mean cost of scored jobs, or the utilisation in reach."""
     sim = view(batch, i)
     if score == UTILIZATION:
-        end = max(batch.tally[i, LAST_END], sim.clock[0])
+        end = batch.tally[i, LAST_END]
         gpus = 0
         for p in range(len(sim.cluster.pool_cap)):
             gpus += sim.cluster.pool_cap[p] * (sim.cluster.pool_hi[p] - sim.cluster.pool_lo[p])
@@ -202,25 +206,44 @@ def apply(batch, i, action, discipline, rule, score, visible):
 
 @kernel
 def placement(batch, i, job, position, discipline, rule):
-    """Place a legal job: around the reservation if it stands behind it and may outlive the shadow time."""
+    """Place a legal job around the reservation: it stays where it is while jobs behind it start.
+
+    A start ahead of the reserved job ends the reservation; the next decision makes a new one.
+    """
     sim = view(batch, i)
-    if discipline == EASY:
-        head = reserved_position(sim)
-        if head < position:
-            shadow = reserve(sim, sim.queue[head], rule)
-            if sim.clock[0] + sim.jobs.known[job] > shadow:
-                narrow(sim)
-                return find_job(sim, sim.shadow, job, rule)
+    if discipline == EASY and position > batch.mark[i, HEAD]:
+        if sim.clock[0] + sim.jobs.known[job] > batch.tally[i, SHADOW]:
+            narrow(batch, i)
+            m = find_job(sim, sim.shadow, job, rule)
+            for k in range(m):
+                batch.spare_free[i, sim.work.node[k]] -= sim.work.gpus[k]
+            return m
+    else:
+        batch.mark[i, RESERVED] = 0
     return find_job(sim, sim.space, job, rule)
 
 
 @kernel
-def narrow(sim):
-    """``sim.shadow``: what is free now and spare at the shadow time."""
-    copy_space(sim.space, sim.shadow)
+def narrow(batch, i):
+    """Bring into ``shadow`` what is free now and spare at the shadow time."""
+    sim = view(batch, i)
     for node in range(len(sim.shadow.free)):
-        sim.shadow.free[node] = min(sim.space.free[node], sim.spare.free[node])
+        sim.shadow.free[node] = min(sim.space.free[node], batch.spare_free[i, node])
     recount(sim.cluster, sim.shadow)
+
+
+@kernel
+def keep_reservation(batch, i, head, rule):
+    """Reserve for the queue's position ``head`` unless it holds a reservation of this instant already."""
+    sim = view(batch, i)
+    job = sim.queue[head]
+    if batch.mark[i, RESERVED] != job + 1:
+        batch.tally[i, SHADOW] = reserve(sim, job, rule)
+        batch.mark[i, RESERVED] = job + 1
+        for node in range(len(sim.spare.free)):
+            batch.spare_free[i, node] = sim.spare.free[node]
+    narrow(batch, i)
+    return batch.tally[i, SHADOW]
 
 
 @kernel
@@ -253,8 +276,7 @@ def mark_legal(batch, i, discipline, rule, visible, mask):
         head = reserved_position(sim)
         batch.mark[i, HEAD] = head
         if head < queued:
-            shadow = reserve(sim, sim.queue[head], rule)
-            narrow(sim)
+            shadow = keep_reservation(batch, i, head, rule)
     legal = 0
     for a in range(shown):
         job = sim.queue[a]
@@ -275,6 +297,7 @@ def to_decision(batch, i, discipline, rule, visible, mask, wait):
     while True:
         if wait:
             batch.mark[i, FRESH] = 0
+            batch.mark[i, RESERVED] = 0
             if discipline == BLOCKING:
                 if sim.counts[QUEUED] == 0 or next_event(sim) < np.inf:
                     step_single_event(sim)

@@ -40,7 +40,7 @@ class NetworkConfig:
     wait_prior: float = -5.0
 
     def __post_init__(self) -> None:
-        if self.hidden < 1 or self.visible < 1 or (self.attention and self.hidden % self.heads):
+        if min(self.hidden, self.visible, self.heads) < 1 or (self.attention and self.hidden % self.heads):
             raise InputError(
                 f"network: hidden={self.hidden}, heads={self.heads}, visible={self.visible}; all must be "
                 "positive, and hidden a multiple of heads with attention"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ def save_policy(path: Path, policy: LearnedPolicy) -> None:
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.network.state_dict().items()}
     partial = path.with_suffix(".partial")
     try:
-        partial.write_bytes(save(weights, header))
+        partial.write_bytes(_sorted_header(save(weights, header)))
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -75,17 +76,39 @@ def load_policy(path: str | Path) -> LearnedPolicy:
             f"checkpoint {path} is no rltune policy (format {header.get('format')!r}, expected {FORMAT!r})"
         )
     try:
-        if json.loads(header["features"]) != [list(JOB_FEATURES), list(CLUSTER_FEATURES)]:
-            raise InputError(f"checkpoint {path} was trained on other observation features; train it again")
-        network = JobNetwork(NetworkConfig(**json.loads(header["network"])))
-        network.load_state_dict(weights)
-        rules = Rules(**json.loads(header["rules"]))
-        origin = json.loads(header["origin"])
-    except (KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        return _policy(header, weights)
+    except (KeyError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise InputError(f"checkpoint {path} does not fit this version ({_line(error)}); train it again") from None
+
+
+def _policy(header: dict[str, str], weights: dict[str, torch.Tensor]) -> LearnedPolicy:
+    """Raises an error of any kind, without the file's name, for what does not fit."""
+    if json.loads(header["features"]) != [list(JOB_FEATURES), list(CLUSTER_FEATURES)]:
+        raise ValueError("it was trained on other observation features")
+    parts = {part: json.loads(header[part]) for part in ("network", "rules", "origin")}
+    no_mapping = [part for part, value in parts.items() if not isinstance(value, dict)]
+    if no_mapping:
+        raise ValueError(f"its {', '.join(no_mapping)} is no mapping")
+    architecture = parts["network"]
+    if not all(math.isfinite(value) for value in architecture.values()):
+        raise ValueError("its architecture holds numbers that are not finite")
+    network = JobNetwork(NetworkConfig(**architecture))
+    network.load_state_dict(weights)
     if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
-        raise InputError(f"checkpoint {path} holds weights that are not finite; train it again")
-    return LearnedPolicy(network.eval(), rules, origin)
+        raise ValueError("it holds weights that are not finite")
+    return LearnedPolicy(network.eval(), Rules(**parts["rules"]), parts["origin"])
+
+
+def _sorted_header(file: bytes) -> bytes:
+    """The same file with its header's keys sorted, so that the same policy gives the same bytes.
+
+    safetensors: eight bytes of header length, the header as JSON (spaces pad it to a multiple of 8), the weights;
+    the library writes metadata in random order.
+    """
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.dumps(json.loads(file[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + file[end:]
 
 
 def _line(error: Exception) -> str:

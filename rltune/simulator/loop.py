@@ -7,9 +7,12 @@ the two to the same schedules.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from rltune.cluster import ClusterArrays
 from rltune.plan import Allocator, IntArray, Plan, Policy, Queue, Running, Snapshot
 from rltune.policies.orders import sequence
 from rltune.scheduler import decide
@@ -68,6 +71,13 @@ def _loop_blocking(sim: Sim, policy: Policy, priority: np.ndarray | None, commit
                 break
 
 
+def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A view that a plug-in cannot write through."""
+    seen = array.view()
+    seen.setflags(write=False)
+    return seen
+
+
 def take_snapshot(sim: Sim, priority: np.ndarray | None = None, only: IntArray | None = None) -> Snapshot:
     """Read-only view of the present instant; ``only``: restrict the queue to these jobs."""
     now = float(sim.clock[0])
@@ -77,28 +87,26 @@ def take_snapshot(sim: Sim, priority: np.ndarray | None = None, only: IntArray |
     lengths = sim.alloc_len[running]
     ptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     where = np.repeat(sim.jobs.part[running] - ptr[:-1], lengths) + np.arange(ptr[-1])
-    free = sim.space.free.view()
-    free.setflags(write=False)
     return Snapshot(
         now_s=now,
-        cluster=sim.cluster,
-        free=free,
+        cluster=ClusterArrays(*map(read_only, sim.cluster)),
+        free=read_only(sim.space.free),
         queue=Queue(
-            job=job,
-            submit_s=sim.jobs.submit[job],
-            run_s=sim.jobs.known[job],
-            num_gpus=sim.jobs.gpus[job],
-            wait_s=now - sim.jobs.submit[job],
-            priority=np.zeros(len(job)) if priority is None else priority[job],
-            pool_lo=sim.pools.ptr[c],
-            pool_hi=sim.pools.ptr[c + 1],
-            pools=sim.pools.pool,
+            job=read_only(job),
+            submit_s=read_only(sim.jobs.submit[job]),
+            run_s=read_only(sim.jobs.known[job]),
+            num_gpus=read_only(sim.jobs.gpus[job]),
+            wait_s=read_only(now - sim.jobs.submit[job]),
+            priority=read_only(np.zeros(len(job)) if priority is None else priority[job]),
+            pool_lo=read_only(sim.pools.ptr[c]),
+            pool_hi=read_only(sim.pools.ptr[c + 1]),
+            pools=read_only(sim.pools.pool),
         ),
         running=Running(
-            job=running,
-            end_s=sim.start[running] + sim.jobs.known[running],
-            ptr=ptr,
-            nodes=sim.alloc_node[where],
-            gpus=sim.alloc_gpus[where],
+            job=read_only(running),
+            end_s=read_only(sim.start[running] + sim.jobs.known[running]),
+            ptr=read_only(ptr),
+            nodes=read_only(sim.alloc_node[where]),
+            gpus=read_only(sim.alloc_gpus[where]),
         ),
     )

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from typing import Any, cast
 
 import numpy as np
 
+from rltune.allocators.fragmentation import demand_cost, demand_of
 from rltune.allocators.greedy import GreedyAllocator, rule_code
-from rltune.allocators.placement import RULES
 from rltune.cluster import Cluster, eligibility
 from rltune.errors import InputError
 from rltune.jobs import JobTable
 from rltune.plan import Allocator, FloatArray, Policy
 from rltune.policies.knowledge import known_run_times
-from rltune.policies.orders import order, static_rank
+from rltune.policies.orders import Order, order, static_rank
 from rltune.simulator.disciplines import DISCIPLINES, run_to_end
 from rltune.simulator.loop import run_readable
 from rltune.simulator.result import Result
@@ -46,13 +45,16 @@ def simulate_jobs(
         oversized: what to do with jobs that no idle pool can hold: refuse (an InputError naming the
             first) or drop (they count as unfinished). Default: refuse; under ``blocking`` drop with
             a warning, since the reference protocol drops them.
-        cost: fragmentation cost table for least_fragmentation.
+        cost: (n_pools, cap + 1) fragmentation cost for least_fragmentation; default: these jobs' own demand.
 
     Raises:
         InputError: unknown names, a policy that needs run times under ``none``, an oversized job.
     """
     check_discipline(discipline)
-    known = known_run_times(jobs, knowledge) if isinstance(knowledge, str) else np.asarray(knowledge, np.float64)
+    if not len(jobs):
+        raise InputError(f"{source}: the job table is empty; at least one job is needed")
+    known = known_run_times(jobs, knowledge) if isinstance(knowledge, str) else check_run_times(knowledge, len(jobs))
+    cost = fragmentation_cost(jobs, cluster, cost)
     if discipline == "easy" and np.isnan(known).any():
         raise InputError("discipline=easy needs run times for its reservation; use knowledge=known or predicted")
     jobs, known = handle_oversized(jobs, known, cluster, oversized, discipline, source)
@@ -62,12 +64,14 @@ def simulate_jobs(
         sim = build(jobs, cluster, known, rank, cost)
         run_to_end(sim, chosen.code, DISCIPLINES[discipline], rule_code(allocator))
         return Result(jobs, cluster, sim.start, sim.end, sim)
-    if isinstance(policy, str):
-        policy = order(policy)
+    policy = order(policy) if isinstance(policy, str) else policy
+    if isinstance(policy, Order):
         static_rank(policy, jobs, known)
     if isinstance(allocator, str):
         rule_code(allocator)
         allocator = cast(Allocator, GreedyAllocator(allocator, cost))
+    elif isinstance(allocator, GreedyAllocator) and allocator.cost is None:
+        allocator = allocator.with_cost(cost)
     sim = build(jobs, cluster, known, np.arange(len(jobs)), cost)
     decisions = run_readable(sim, policy, allocator, discipline, jobs.priority)
     stats = getattr(allocator, "stats", None)
@@ -80,8 +84,31 @@ def check_discipline(discipline: str) -> str:
     return discipline
 
 
-def allocator_names() -> Iterable[str]:
-    return (*RULES, "milp")
+def check_run_times(known_s: Any, n: int) -> FloatArray:
+    """(n,) run times of a user's own, finite and >= 0, or NaN where unknown."""
+    try:
+        known = np.asarray(known_s, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(
+            "knowledge: run times must be numbers; give seconds for every job, NaN where unknown"
+        ) from None
+    if known.shape != (n,):
+        raise InputError(f"knowledge: run times of shape {known.shape} for {n} jobs; give one value a job")
+    if np.isinf(known).any() or (known < 0).any():
+        row = int(np.argmax(np.isinf(known) | (known < 0)))
+        raise InputError(f"knowledge: run time {known[row]} of row {row + 1}; give seconds >= 0, NaN where unknown")
+    return known
+
+
+def fragmentation_cost(jobs: JobTable, cluster: Cluster, cost: FloatArray | None) -> FloatArray:
+    """The given table, checked, or that of the jobs' own demand."""
+    arrays = cluster.arrays()
+    if cost is None:
+        return demand_cost(arrays, *demand_of(jobs.num_gpus, arrays))
+    shape = (len(arrays.pool_cap), int(arrays.pool_cap.max()) + 1)
+    if np.shape(cost) != shape:
+        raise InputError(f"cost has shape {np.shape(cost)}; {shape} is needed: pools by free GPUs of a node")
+    return np.asarray(cost, np.float64)
 
 
 def handle_oversized(
@@ -109,11 +136,12 @@ def find_oversized(jobs: JobTable, cluster: Cluster) -> Any:
 
 def describe_oversized(jobs: JobTable, cluster: Cluster, misfits: Any, source: str) -> str:
     row = int(misfits[0])
-    vc = jobs.vc.values()[row]
-    mine = [p for p in cluster.pools if p.vc is None or p.vc == vc]
+    vc, gpu = jobs.vc.values()[row], jobs.gpu_type.values()[row]
+    mine = [p for p in cluster.pools if (p.vc is None or p.vc == vc) and (gpu is None or p.gpu_type in ("any", gpu))]
     widest = max((p.widest_job for p in mine), default=0)
     more = f" (and {len(misfits) - 1} more jobs)" if len(misfits) > 1 else ""
     where = f" of virtual cluster {vc}" if vc is not None and any(p.vc for p in cluster.pools) else ""
+    where += f" of GPU type {gpu}" if gpu is not None else ""
     return (
         f"{source}: job {jobs.job_id[row]} (row {row + 1} by submit time) wants {jobs.num_gpus[row]} GPUs, the widest "
         f"pool{where} it may use on cluster {cluster.name} holds {widest}{more}; use a larger cluster or oversized=drop"

@@ -141,7 +141,6 @@ def test_bad_options(kind: str, here: Path, command: Command) -> None:
     refused(command("evaluate", *quick, *options), here, said)
 
 
-UNCHECKED = pytest.mark.xfail(strict=True, reason="not checked: a stack trace, or taken as it is")
 KINDS = (
     "windows=abc", "windows=1.5", "windows=null", "windows=[]", "windows=[0,x]", "policies=[]", "disciplines=[]",
     "nodes=abc", "nodes=1.5", "nodes=[]", "nodes=[2,abc]", "protocol.window=abc", "protocol.window=0", "checkpoint=5",
@@ -149,7 +148,7 @@ KINDS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("option", ["trace.jobs=0", *(pytest.param(o, marks=UNCHECKED) for o in KINDS)])
+@pytest.mark.parametrize("option", ["trace.jobs=0", *KINDS])
 def test_values_of_the_wrong_kind(option: str, here: Path, command: Command) -> None:
     """windows=abc would be a stack trace; nodes=1.5 would be another number of nodes than was asked."""
     quick = [known for known in QUICK if known.split("=")[0] != option.split("=")[0]]
@@ -158,7 +157,6 @@ def test_values_of_the_wrong_kind(option: str, here: Path, command: Command) -> 
     assert len(line) < 400
 
 
-@pytest.mark.xfail(strict=True, reason="evaluate ignores score= without a checkpoint; a word is read letter by letter")
 @pytest.mark.parametrize("option", ["score=bsld", "policies=sjf", "disciplines=skip"])
 def test_options_do_what_they_say(option: str, here: Path, command: Command) -> None:
     """score=bsld without a checkpoint would show waits; policies=sjf would be read letter by letter."""
@@ -176,7 +174,6 @@ def test_options_do_what_they_say(option: str, here: Path, command: Command) -> 
         )
 
 
-@pytest.mark.xfail(strict=True, reason="evaluate does not look at them")
 @pytest.mark.parametrize("option", ["knowledge=foo", "order=foo", "backfill=foo", "seed=abc"])
 def test_unknown_values_of_training_options_are_refused_by_evaluate_too(
     option: str, here: Path, command: Command
@@ -186,7 +183,6 @@ def test_unknown_values_of_training_options_are_refused_by_evaluate_too(
     refused(told, here, option.split("=")[1])
 
 
-@pytest.mark.xfail(strict=True, reason="nothing compares the stretches")
 def test_stretches_that_overlap_are_refused(here: Path, command: Command) -> None:
     """A policy would be tested on the jobs it was trained on."""
     told = command(
@@ -214,7 +210,6 @@ def test_a_full_disk_is_one_line(here: Path, command: Command, monkeypatch: pyte
     refused(command("evaluate", "+trace=synthetic", "trace.jobs=200", *QUICK), here, "No space left on device")
 
 
-@pytest.mark.xfail(strict=True, reason="OSErrors of libraries are not turned into one line")
 @pytest.mark.parametrize(
     "writer",
     [(pd.DataFrame, "to_parquet"), (pd.DataFrame, "to_csv"), (matplotlib.figure.Figure, "savefig")],
@@ -232,7 +227,6 @@ def test_a_full_disk_is_one_line_also_in_libraries(
     refused(command("evaluate", "+trace=synthetic", "trace.jobs=200", *QUICK), here, "No space left on device")
 
 
-@pytest.mark.xfail(strict=True, reason="OSErrors of libraries are not turned into one line")
 def test_a_file_size_limit_of_the_system(here: Path) -> None:
     """A real refusal of the operating system (here a limit of 4 kB a file) would be a stack trace."""
     code = (
@@ -318,7 +312,6 @@ def test_dropped_jobs_are_counted_in_the_summary(here: Path, command: Command) -
     assert {row["unfinished"] for row in summary["policies"].values()} == {3}
 
 
-@pytest.mark.xfail(strict=True, reason="quantile of nothing")
 def test_a_stretch_in_which_nothing_can_run_is_told(here: Path, command: Command) -> None:
     """oversized=drop on a cluster too small for every job would be a stack trace."""
     write(here / "jobs.csv", [f"j{k},{k},5,17" for k in range(120)])

@@ -99,7 +99,6 @@ def test_none_refuses_the_reservation() -> None:
         rltune.simulate(jobs, "uniform", discipline="easy", knowledge="none")
 
 
-@pytest.mark.xfail(strict=True, reason="run times given as an array are not checked")
 @pytest.mark.parametrize("known", [[5.0], [5.0] * 4, [[5.0, 5.0, 5.0]], [5.0, -1.0, 5.0], [5.0, np.inf, 5.0]], ids=str)
 def test_run_times_of_ones_own_are_checked(known: Any) -> None:
     """A user's predictions of the wrong shape or sign would be read past their end by compiled code."""

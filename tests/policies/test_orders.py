@@ -130,14 +130,11 @@ def test_time_dependent_orders_change_while_jobs_wait() -> None:
 
 
 BLIND = [(o.name, as_object) for o in ORDERS.values() if o.needs_run_time for as_object in (False, True)]
-UNREFUSED = pytest.mark.xfail(
-    strict=True, reason="an Order given as a function is not asked whether it needs run times"
-)
 
 
 @pytest.mark.parametrize(
     ("name", "as_object"),
-    [pytest.param(*case, marks=UNREFUSED) if case == ("f1", True) else case for case in BLIND],
+    BLIND,
     ids=[f"{name} {'as a function' if as_object else 'by name'}" for name, as_object in BLIND],
 )
 def test_orders_that_need_run_times_refuse_none(name: str, as_object: bool) -> None:

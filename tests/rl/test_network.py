@@ -143,15 +143,10 @@ def test_a_policy_that_sees_another_number_of_jobs_is_refused() -> None:
         play(setup, trained(), [0])
 
 
-NO_HEADS = pytest.mark.xfail(strict=True, reason="heads=0 divides by zero")
-
-
 IMPOSSIBLE = [{"hidden": 0}, {"visible": 0}, {"hidden": 30, "attention": True}, {"attention": True, "heads": 0}]
 
 
-@pytest.mark.parametrize(
-    "options", [pytest.param(o, marks=NO_HEADS) if "heads" in o else o for o in IMPOSSIBLE], ids=str
-)
+@pytest.mark.parametrize("options", IMPOSSIBLE, ids=str)
 def test_impossible_architectures_are_refused(options: dict[str, Any]) -> None:
     """network.hidden=30 network.attention=true would be an assertion deep in Torch."""
     with pytest.raises(InputError, match="network: hidden="):

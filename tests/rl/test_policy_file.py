@@ -95,11 +95,7 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 }
 
 
-UNTOLD = pytest.mark.xfail(strict=True, reason="the file is not named, or its origin and NaN are taken")
-UNTOLD_DAMAGES = ("impossible architecture", "wrong rules", "origin is no mapping", "NaN in the architecture")
-
-
-@pytest.mark.parametrize("damage", [pytest.param(d, marks=UNTOLD) if d in UNTOLD_DAMAGES else d for d in DAMAGES])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_other_files_are_refused_in_one_line_that_names_them(path: Path, damage: str) -> None:
     """A broken or foreign checkpoint would be a stack trace, run code, or play at random."""
     DAMAGES[damage](path)

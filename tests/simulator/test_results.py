@@ -75,7 +75,6 @@ def test_a_cluster_on_which_nothing_runs_still_reports() -> None:
     json.dumps(summary, allow_nan=False)
 
 
-@pytest.mark.xfail(strict=True, reason="the message does not look at GPU types")
 def test_a_job_of_a_type_the_cluster_lacks_is_told_so() -> None:
     """The user would read that a job of one GPU does not fit a pool of four."""
     typed = JobTable.from_columns({"submit_s": [0], "duration_s": [1], "num_gpus": [1], "gpu_type": ["T4"]})
@@ -148,7 +147,6 @@ def test_unknown_names_are_refused_with_the_known_ones(options: dict[str, str], 
         rltune.simulate(rltune.load_trace("synthetic", jobs=5), "uniform", **options)
 
 
-@pytest.mark.xfail(strict=True, reason="an empty table is read past its end")
 def test_an_empty_table_is_refused() -> None:
     """A filter that matches nothing would read compiled arrays past their end."""
     trace = rltune.load_trace("synthetic", jobs=5)
@@ -156,7 +154,6 @@ def test_an_empty_table_is_refused() -> None:
         rltune.simulate(trace.jobs.take(slice(0, 0)), "uniform")
 
 
-@pytest.mark.xfail(strict=True, reason="by name the fragmentation cost is a table of zeros")
 def test_least_fragmentation_by_name_uses_the_jobs_own_demand() -> None:
     """allocator="least_fragmentation" would be best fit under another name."""
     trace = rltune.load_trace("synthetic", jobs=400, arrivals_per_h=900.0, gpu_mix={1: 0.4, 3: 0.3, 5: 0.3})
