@@ -91,7 +91,7 @@ def _evaluate_size(
     if dropped:
         say(f"warning: {warning} [dropped and counted as unfinished]")
     if len(find_oversized(experiment.stretches["test"].jobs, cluster)) == len(experiment.stretches["test"].jobs):
-        raise InputError(f"{experiment.trace.label}: no test job fits cluster {cluster.name}; use a larger cluster")
+        raise InputError(warning)
     cases = heuristic_cases(orders, disciplines)
     with progress_bar(f"evaluating on {cluster.nodes} nodes", len(cases) + 2 * len(policies), progress) as update:
         rows = heuristic_rows(experiment, cluster, cases, starts, length, update)

@@ -109,7 +109,9 @@ def _train(
     cluster = experiment.sized(experiment.node_counts[-1])
     setup = experiment.setup("train", rules, cluster)
     judged = experiment.setup("validate", replace(rules, reward="score"), cluster)
-    validator = Validator(judged, spread(0, judged.high - 1, cfg["validation_windows"]), experiment.joint(cluster))
+    # Windows that overlap would count one burst of waiting several times.
+    apart = min(cfg["validation_windows"], max(1, judged.high // rules.window))
+    validator = Validator(judged, spread(0, judged.high - 1, apart), experiment.joint(cluster))
     seed = int(cfg["seed"])
     joint = experiment.joint(cluster)
 

@@ -15,6 +15,7 @@ import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 
 from rltune.errors import InputError
+from rltune.metrics import FloatArray, bootstrap_ci
 from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.rllib import build_ppo
 from rltune.rl.rollout import play
@@ -56,12 +57,23 @@ class Validator:
     first_jobs: list[int]
     joint: Any = None
 
-    def score(self, network: JobNetwork) -> float:
-        return float(np.mean(play(self.setup, network, self.first_jobs, self.joint).returns))
+    def returns(self, network: JobNetwork) -> FloatArray:
+        """(n_windows,) score of every window."""
+        return play(self.setup, network, self.first_jobs, self.joint).returns
 
-    def baseline(self, network: NetworkConfig) -> float:
-        """The score of the baseline order itself: an untrained network."""
-        return self.score(JobNetwork(network))
+    def baseline(self, network: NetworkConfig) -> FloatArray:
+        """The same of the baseline order itself: an untrained network."""
+        return self.returns(JobNetwork(network))
+
+
+def surely_better(candidate: FloatArray, best: FloatArray) -> bool:
+    """Whether the paired gain by window (n_windows,) is above 0 with its whole 95 % interval.
+
+    A few windows carry most of the wait: the best of many epochs by its mean alone is
+    the one that was lucky on those, and is worse than the baseline on other months.
+    """
+    low, _ = bootstrap_ci(candidate - best)
+    return bool(low > 0)
 
 
 def build(algo: Mapping[str, Any], vector_env: Any, network: NetworkConfig, batch: int, seed: int) -> Algorithm:
@@ -107,10 +119,11 @@ def train_epochs(
     on_epoch: Callable[[dict[str, Any]], None],
     start_from: Outcome | None = None,
 ) -> Outcome:
-    """Train ``epochs`` more. The untrained network (the baseline order) is the first candidate for the best."""
+    """Train ``epochs`` more. The untrained network (the baseline order) stays until one is surely better."""
     network = _network(algorithm)
-    baseline = validator.baseline(network.config) if start_from is None else start_from.baseline_score
-    best = start_from or Outcome(copy.deepcopy(network), 0, validator.score(network), baseline, curve)
+    baseline = float(validator.baseline(network.config).mean()) if start_from is None else start_from.baseline_score
+    best_returns = validator.returns(network if start_from is None else start_from.network)
+    best = start_from or Outcome(copy.deepcopy(network), 0, float(best_returns.mean()), baseline, curve)
     first = len(curve.rows)
     begun = time.perf_counter()
     steps = int(curve.rows[-1]["steps"]) if curve.rows else 0
@@ -128,8 +141,10 @@ def train_epochs(
             "wall_s": round(time.perf_counter() - begun, 2),
         }
         if epoch % validate_every == 0 or epoch == first + epochs:
-            row["validation_score"] = validator.score(average)
-            if row["validation_score"] > best.best_score:
+            returns = validator.returns(average)
+            row["validation_score"] = float(returns.mean())
+            if surely_better(returns, best_returns):
+                best_returns = returns
                 best = Outcome(copy.deepcopy(average), epoch, row["validation_score"], baseline, curve)
         curve.rows.append(row)
         on_epoch(row)
