@@ -16,6 +16,7 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from rltune.errors import InputError
 from rltune.rl.batch import CLOSED, FRESH, OVER, make_batch
 from rltune.rl.kernels import (
     CLUSTER_FEATURES,
@@ -56,6 +57,8 @@ class VectorSchedulingEnv(VectorEnv):
     def __init__(self, setup: Setup, num_envs: int = 16, seed: int | None = None, joint: Any = None) -> None:
         """``joint``: places the jobs of one instant together (`rltune.rl.joint`); required for allocator=milp."""
         rules = setup.rules
+        if rules.allocator == "milp" and joint is None:
+            raise InputError("allocator=milp needs its joint placement (rltune.rl.joint.JointPlacement); pass joint=...")
         self.setup, self.num_envs, self.joint = setup, num_envs, joint
         self.single_observation_space, self.single_action_space = spaces(rules.visible)
         self.observation_space = batch_space(self.single_observation_space, num_envs)

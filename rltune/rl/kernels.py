@@ -46,7 +46,6 @@ from rltune.simulator.events import (
     can_ever_run,
     find_job,
     job_fits,
-    next_completion,
     next_event,
     remove_at,
     reset,
@@ -342,10 +341,26 @@ def observe(batch, i, shadow, visible, mask, jobs, cluster):
     out[1] = partly / len(sim.cluster.node_pool)
     out[2] = min(1.0, np.log1p(queued) * QUEUE_SCALE)
     out[3] = legal / visible
-    out[4] = clip(np.log1p(min(next_completion(sim) - now, 1e9)) * WAIT_SCALE)
+    out[4] = clip(np.log1p(until_expected_completion(sim)) * WAIT_SCALE)
     out[5] = clip(np.log1p(min(shadow - now, 1e9)) * WAIT_SCALE) if head < queued else 0.0
     out[6] = sim.jobs.gpus[sim.queue[head]] / size if head < queued else 0.0
     out[7] = mask[i, 0]
+
+
+@kernel
+def until_expected_completion(sim):
+    """Seconds until a running job is expected to end, by the run times the scheduler believes.
+
+    1e9 with nothing running, 0 where run times are unknown. True ends would show the
+    agent what predictions cannot know.
+    """
+    running = sim.counts[RUNNING]
+    if running == 0:
+        return 1e9
+    first = sim.expected[running - 1]
+    if np.isnan(sim.jobs.known[first]):
+        return 0.0
+    return min(max(sim.start[first] + sim.jobs.known[first] - sim.clock[0], 0.0), 1e9)
 
 
 @kernel
