@@ -50,7 +50,7 @@ def simulate(workload: Trace | JobTable, cluster: Cluster | str, **options: Any)
         cluster = load_cluster(cluster)
     if options.get("allocator") == "milp":
         # Pyomo takes a second to import; only those who ask for the MILP wait for it.
-        from rltune.allocators.milp import milp_for
+        from rltune.allocators.milp import MilpAllocator
 
-        options["allocator"] = milp_for(jobs, cluster)
+        options["allocator"] = MilpAllocator()
     return simulate_jobs(jobs, cluster, source=source, **options)

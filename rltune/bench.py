@@ -25,7 +25,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 import rltune
-from rltune.allocators.milp import milp_for
+from rltune.allocators.milp import MilpAllocator
 from rltune.allocators.placement import BEST_FIT
 from rltune.config import CONF
 from rltune.policies.orders import order
@@ -118,8 +118,8 @@ def bench_environment(trace: Trace) -> list[dict[str, Any]]:
         rows.append(row(name, rate, "steps/s", aim, f"{ENVS} episodes, {RLTUNE_VISIBLE} visible jobs, {trace.label}"))
     rules = Rules(backfill="skip", order="fifo", visible=RLTUNE_VISIBLE, allocator="milp")
     setup = make_setup(trace, cluster, rules)
-    random_steps(VectorSchedulingEnv(setup, ENVS, joint=JointPlacement(milp_for(trace.jobs, cluster))), 5)
-    joint = JointPlacement(milp_for(trace.jobs, cluster))
+    random_steps(VectorSchedulingEnv(setup, ENVS, joint=JointPlacement(MilpAllocator())), 5)
+    joint = JointPlacement(MilpAllocator())
     rate = random_steps(VectorSchedulingEnv(setup, ENVS, joint=joint), 600)
     stats = joint.stats
     note = (

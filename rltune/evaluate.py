@@ -12,7 +12,8 @@ import yaml
 from rltune.entry import run_main
 from rltune.errors import InputError
 from rltune.evaluation import evaluate_into
-from rltune.experiment import is_whole, make_experiment
+from rltune.experiment import Experiment, is_whole, make_experiment
+from rltune.origin import check_unseen
 from rltune.policies.orders import order
 from rltune.report.console import say
 from rltune.rl.policy_file import LearnedPolicy, load_policy
@@ -31,7 +32,7 @@ def main(cfg: dict[str, Any]) -> str:
     tune(1)
     policies = [load_policy(path) for path in _listed(cfg["checkpoint"])]
     experiment = make_experiment(cfg)
-    check_origin(experiment, policies)
+    remarks = _check_policies(experiment, policies)
     name = cfg["name"] or f"evaluate-{experiment.trace.name}-{experiment.protocol['name']}-{datetime.now():%m%d-%H%M%S}"
     with RunDirectory(cfg["runs"], str(name)) as run:
         say(f"trace     {experiment.trace.label}: {len(experiment.stretches['test'].jobs):,} test jobs")
@@ -41,12 +42,14 @@ def main(cfg: dict[str, Any]) -> str:
             run,
             experiment,
             policies,
-            score=policies[0].rules.score if policies else cfg["score"],
+            score=cfg["score"],
             windows=cfg["windows"],
             orders="all" if cfg["policies"] == "all" else _listed(cfg["policies"]),
             disciplines=_listed(cfg["disciplines"]),
             progress=cfg["progress"],
         )
+        if remarks:
+            block["remarks"] = remarks
         run.write_text("config.yaml", yaml.safe_dump(cfg, sort_keys=False))
         run.write_json(
             "manifest.json", manifest(experiment.trace, [p.origin.get("seed") for p in policies], experiment.ranges)
@@ -96,23 +99,15 @@ def _listed(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
-def check_origin(experiment: Any, policies: Sequence[LearnedPolicy]) -> None:
-    """Refuse a policy that was trained on this trace with ranges that reach into the test stretch; tell a transfer."""
+def _check_policies(experiment: Experiment, policies: Sequence[LearnedPolicy]) -> list[str]:
+    """Refuse policies that cannot be judged together or have seen the test stretch; remarks on the others."""
     scores = {policy.rules.score for policy in policies}
     if len(scores) > 1:
         raise InputError(f"checkpoint: trained for different scores ({', '.join(sorted(scores))}); give seeds of one")
-    for policy in policies:
-        origin = policy.origin
-        if origin.get("trace_sha256") != experiment.trace.sha256:
-            say(f"note: the policy was trained on {origin.get('trace')} ({origin.get('source')}), not here: a transfer")
-        elif [origin.get("train"), origin.get("validate")] != [
-            experiment.ranges["train"],
-            experiment.ranges["validate"],
-        ]:
-            raise InputError(
-                f"checkpoint: trained on {origin.get('train')}, validated on {origin.get('validate')}, not this run's "
-                "stretches; give trace.train and trace.validate as they were, so that test jobs stay unseen"
-            )
+    remarks = sorted({remark for policy in policies for remark in check_unseen(experiment, policy.origin)})
+    for remark in remarks:
+        say(f"note: {remark}")
+    return remarks
 
 
 if __name__ == "__main__":

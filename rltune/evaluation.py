@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 from rltune.cluster import Cluster
 from rltune.errors import InputError
 from rltune.experiment import Experiment, oversized_count, spread
-from rltune.metrics import SCORE_METRIC, WIDEST_SHARE, bootstrap_ci, distribution, iqm, reduction
+from rltune.metrics import SCORE_METRIC, bootstrap_ci, distribution, iqm, reduction, widest
 from rltune.policies.knowledge import KNOWLEDGE
 from rltune.policies.orders import ORDERS, Order, order
 from rltune.report.console import progress_bar, say
@@ -22,11 +22,11 @@ from rltune.report.tables import comparison_table, markdown_table
 from rltune.rl.network import JobNetwork
 from rltune.rl.policy_file import LearnedPolicy
 from rltune.rl.rollout import play
-from rltune.rl.rules import run_times
+from rltune.rl.rules import Rules, run_times
 from rltune.rundir import RunDirectory
 from rltune.simulator.disciplines import DISCIPLINES
 from rltune.simulator.result import DAY_S, Result
-from rltune.simulator.run import check_discipline, find_oversized, fragmentation_cost, simulate_jobs
+from rltune.simulator.run import check_discipline, find_oversized, simulate_jobs
 
 METRICS = ("wait_s", "jct_s", "bsld", "slowdown")
 COMPARED = ("wait_s", "jct_s", "bsld")
@@ -36,7 +36,10 @@ CURVES = 7
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: who decided, knowing what, and the schedules of all windows."""
+    """One line of the table: who decided, knowing what, and the schedules of all windows.
+
+    ``epoch``: of a learned row, 0 where training kept its baseline order; ``allocator_stats``: the MILP's counters.
+    """
 
     name: str
     order: str
@@ -45,6 +48,8 @@ class Row:
     allocator: str
     results: list[Result]
     learned: bool = False
+    epoch: int | None = None
+    allocator_stats: dict[str, Any] = field(default_factory=dict)
 
     def values(self, metric: str) -> list[npt.NDArray[np.float64]]:
         """Per-job values by window."""
@@ -93,9 +98,12 @@ def _evaluate_size(
     if len(find_oversized(experiment.stretches["test"].jobs, cluster)) == len(experiment.stretches["test"].jobs):
         raise InputError(warning)
     cases = heuristic_cases(orders, disciplines)
-    with progress_bar(f"evaluating on {cluster.nodes} nodes", len(cases) + 2 * len(policies), progress) as update:
+    plays = plays_of(experiment, policies)
+    with progress_bar(f"evaluating on {cluster.nodes} nodes", len(cases) + len(plays), progress) as update:
         rows = heuristic_rows(experiment, cluster, cases, starts, length, update)
-        rows += learned_rows(experiment, cluster, policies, starts, length, update)
+        rows += learned_rows(experiment, cluster, plays, starts, length, update)
+    for row in rows:
+        report_fallbacks(row.name, row.allocator_stats)
     suffix = f"-{cluster.nodes}" if len(experiment.node_counts) > 1 else ""
     title = f"{experiment.trace.label}, {cluster.nodes} nodes, {experiment.protocol['name']} protocol, by {metric}"
     block: dict[str, Any] = {
@@ -104,6 +112,8 @@ def _evaluate_size(
         "policies": {row.name: summarise(row) for row in rows},
     }
     block["comparisons"] = comparisons(rows)
+    block["seeds"] = [over_seeds(group, metric) for group in seed_groups(rows)]
+    block["notes"] = notes(rows, block["seeds"], metric)
     comparison_table(block, metric, title)
     run.write_text(f"table{suffix}.md", markdown_table(block, metric, title))
     per_window(rows, metric).to_csv(run.file(f"windows{suffix}.csv"), index=False)
@@ -163,8 +173,8 @@ def heuristic_rows(
     """Every heuristic on every window, placed by the experiment's greedy rule (best fit beside the MILP)."""
     stretch = experiment.stretches["test"]
     known = {knowledge: run_times(stretch, knowledge, experiment.trace) for knowledge in KNOWLEDGE}
-    allocator = "best_fit" if experiment.allocator_name == "milp" else experiment.allocator_name
-    cost = fragmentation_cost(stretch.jobs, cluster, None)
+    allocator = greedy_rule(experiment)
+    cost = experiment.cost(cluster)
     rows = []
     for each, discipline, knowledge in cases:
         results = [
@@ -186,32 +196,82 @@ def heuristic_rows(
     return rows
 
 
+def greedy_rule(experiment: Experiment) -> str:
+    """How rows without a MILP are placed."""
+    return "best_fit" if experiment.allocator_name == "milp" else experiment.allocator_name
+
+
+@dataclass(frozen=True)
+class Play:
+    """A network to be played under rules, as a row of the table."""
+
+    name: str
+    network: JobNetwork
+    rules: Rules
+    learned: bool
+    epoch: int | None
+
+
+def plays_of(experiment: Experiment, policies: Sequence[LearnedPolicy]) -> list[Play]:
+    """Each policy with every allocator of the evaluation; beside the MILP also its baseline order.
+
+    With a greedy allocator the untrained policy is a heuristic's row already, to the schedule.
+    """
+    seeds = [f"-s{policy.origin.get('seed')}" for policy in policies]
+    # Several policies are told apart by seed, or by number where seeds repeat.
+    numbers = [f"-{k}" for k in range(len(policies))]
+    suffixes = [""] if len(policies) == 1 else seeds if len(set(seeds)) == len(seeds) else numbers
+    allocators = dict.fromkeys([experiment.allocator_name, greedy_rule(experiment)])
+    plays: dict[str, Play] = {}
+    for allocator in allocators:
+        placed = "+milp" if allocator == "milp" else ""
+        for policy, suffix in zip(policies, suffixes, strict=True):
+            rules = replace(policy.rules, allocator=allocator, warmup=0, reward="score")
+            name = f"learned-{rules.backfill}-{rules.knowledge}{suffix}{placed}"
+            plays[name] = Play(name, policy.network, rules, True, int(policy.origin.get("best_epoch", -1)))
+            if placed:
+                name = f"{rules.order}-{rules.backfill}-{rules.knowledge}{placed}"
+                plays[name] = Play(name, JobNetwork(policy.network.config), rules, False, None)
+    return list(plays.values())
+
+
 def learned_rows(
     experiment: Experiment,
     cluster: Cluster,
-    policies: Sequence[LearnedPolicy],
+    plays: Sequence[Play],
     starts: Sequence[int],
     length: int,
     update: Callable[..., None],
 ) -> list[Row]:
-    """Each policy by greedy actions; its untrained self (the baseline order) where a MILP places for both."""
+    """Networks by greedy actions on every window."""
     rows: list[Row] = []
-    seeds = [f"-s{policy.origin.get('seed')}" for policy in policies]
-    # Several policies are told apart by seed, or by number where seeds repeat.
-    suffixes = [""] if len(policies) == 1 else seeds if len(set(seeds)) == len(seeds) else [f"-{k}" for k in range(99)]
-    for k, policy in enumerate(policies):
-        rules = replace(policy.rules, allocator=experiment.allocator_name, window=length, warmup=0, reward="score")
-        setup = experiment.setup("test", rules, cluster)
-        label = f"learned-{rules.backfill}-{rules.knowledge}" + suffixes[k]
-        facts = (rules.order, rules.backfill, rules.knowledge, rules.allocator)
-        played = play(setup, policy.network, starts, experiment.joint(cluster))
-        rows.append(Row(label, *facts, played.results, learned=True))
-        update()
-        if k == 0 and rules.allocator == "milp":
-            played = play(setup, JobNetwork(policy.network.config), starts, experiment.joint(cluster))
-            rows.append(Row(f"{rules.order}-{rules.backfill}-{rules.knowledge}+milp", *facts, played.results))
+    for each in plays:
+        rules = replace(each.rules, window=length)
+        joint = experiment.joint(cluster) if rules.allocator == "milp" else None
+        played = play(experiment.setup("test", rules, cluster), each.network, starts, joint)
+        rows.append(
+            Row(
+                each.name,
+                rules.order,
+                rules.backfill,
+                rules.knowledge,
+                rules.allocator,
+                played.results,
+                each.learned,
+                each.epoch,
+                played.allocator,
+            )
+        )
         update()
     return rows
+
+
+def report_fallbacks(name: str, stats: dict[str, Any]) -> None:
+    """A line on the screen where the MILP gave way to greedy placement, or to a reservation."""
+    for reason, times in stats.get("fallbacks", {}).items():
+        say(f"note: {name}: {times} of {stats['groups']} joint placements fell back to greedy ({reason})")
+    if stats.get("kept_for_reservation"):
+        say(f"note: {name}: {stats['kept_for_reservation']} joint placements gave way to a reservation")
 
 
 def blocks_of(row: Row) -> npt.NDArray[np.int64]:
@@ -231,6 +291,8 @@ def summarise(row: Row) -> dict[str, Any]:
         "knowledge": row.knowledge,
         "allocator": row.allocator,
         "learned": row.learned,
+        "best_epoch": row.epoch,
+        "allocator_stats": row.allocator_stats,
     }
     for metric in METRICS:
         by_window = row.values(metric)
@@ -244,7 +306,7 @@ def summarise(row: Row) -> dict[str, Any]:
                 "window_iqm_ci95": list(bootstrap_ci(means, statistic="iqm")),
             }
     gpus = np.concatenate([r.jobs.num_gpus[r.started] for r in row.results])
-    wide = gpus >= np.quantile(gpus, 1 - WIDEST_SHARE)
+    wide = widest(gpus)
     out["wait_s_widest5pct"] = distribution(np.concatenate(row.values("wait_s"))[wide], blocks[wide])
     for name in ("utilization", "fragmentation", "makespan_s"):
         values = np.array([getattr(result, name)() for result in row.results])
@@ -255,18 +317,61 @@ def summarise(row: Row) -> dict[str, Any]:
 
 
 def comparisons(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Each learned row against every row that knows no more, paired by window (by day for a month)."""
+    """Each learned row, and the mean of several seeds, against every row that knows no more.
+
+    Paired by window (by day for a month). Rows that ran other jobs cannot be compared:
+    their reduction is None, with the reason.
+    """
     out = []
-    for ours in (row for row in rows if row.learned):
+    groups = [[row] for row in rows if row.learned] + seed_groups(rows)
+    for group in groups:
+        first = group[0]
+        name = first.name if len(group) == 1 else mean_name(group)
         for theirs in rows:
-            if theirs is ours or KNOWLEDGE.index(theirs.knowledge) < KNOWLEDGE.index(ours.knowledge):
+            if theirs in group or KNOWLEDGE.index(theirs.knowledge) < KNOWLEDGE.index(first.knowledge):
                 continue
             for metric in COMPARED:
-                a, b = np.concatenate(ours.values(metric)), np.concatenate(theirs.values(metric))
-                if len(a) != len(b):
-                    continue
-                found = reduction(a, b, pairs=blocks_of(ours))
-                out.append({"policy": ours.name, "baseline": theirs.name, "metric": metric, **found})
+                found = {"reduction": None, "ci95": [None, None], "reason": "they did not run the same jobs"}
+                if all(same_jobs(row, theirs) for row in group):
+                    ours = np.mean([np.concatenate(row.values(metric)) for row in group], axis=0)
+                    found = reduction(ours, np.concatenate(theirs.values(metric)), pairs=blocks_of(first))
+                out.append({"policy": name, "baseline": theirs.name, "metric": metric, **found})
+    return out
+
+
+def same_jobs(one: Row, other: Row) -> bool:
+    """Whether both rows ran the same jobs of every window."""
+    return all(np.array_equal(a.started, b.started) for a, b in zip(one.results, other.results, strict=True))
+
+
+def seed_groups(rows: Sequence[Row]) -> list[list[Row]]:
+    """Learned rows that differ in their seed alone; groups of at least two."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        if row.learned:
+            groups.setdefault((row.discipline, row.knowledge, row.allocator), []).append(row)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def mean_name(group: Sequence[Row]) -> str:
+    first = group[0]
+    placed = "+milp" if first.allocator == "milp" else ""
+    return f"learned-{first.discipline}-{first.knowledge}{placed}, mean of {len(group)}"
+
+
+def over_seeds(group: Sequence[Row], metric: str) -> dict[str, Any]:
+    """Mean, smallest and largest value of a metric over seeds."""
+    sign = 1 if metric in METRICS else -1
+    values = [sign * _mean(row, metric) for row in group]
+    facts = {"metric": metric, "mean": float(np.mean(values)), "min": min(values), "max": max(values)}
+    return {"policy": mean_name(group), "rows": [row.name for row in group], **facts}
+
+
+def notes(rows: Sequence[Row], seeds: Sequence[dict[str, Any]], metric: str) -> list[str]:
+    """What the reader of a table must know beside its figures."""
+    out = [f"{s['policy']}: {metric} {s['mean']:,.5g} ({s['min']:,.5g} to {s['max']:,.5g})" for s in seeds]
+    untrained = [row for row in rows if row.learned and row.epoch == 0]
+    out += [f"{row.name}: training kept no epoch; this is its baseline order {row.order}" for row in untrained]
     return out
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from types import NoneType, UnionType
@@ -12,10 +12,11 @@ from typing import Any, get_args, get_origin
 
 import numpy as np
 
-from rltune.allocators.fragmentation import demand_of
+from rltune.allocators.fragmentation import Demand, FloatArray, cost_table, demand_of
 from rltune.cluster import Cluster
 from rltune.config import CONF, load_cluster, names
 from rltune.errors import InputError
+from rltune.jobs import JobTable
 from rltune.metrics import SCORE_METRIC, check_score
 from rltune.policies.knowledge import KNOWLEDGE
 from rltune.policies.orders import ORDERS
@@ -32,7 +33,8 @@ from rltune.traces import TRACES, Trace, from_config
 from rltune.traces.split import split
 
 STRETCHES = ("train", "validate", "test")
-AUTO_ORDER_WINDOWS = 48
+AUTO_ORDER_WINDOWS = 128
+"""Windows of each stretch on which order=auto judges."""
 KINDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -78,11 +80,19 @@ class Experiment:
         from rltune.allocators.milp import MilpAllocator
 
         options = {key: value for key, value in self.allocator.items() if key != "_target_"}
-        return MilpAllocator(demand=demand_of(self.trace.jobs.num_gpus, cluster.arrays()), **options)
+        return MilpAllocator(demand=self.demand(cluster), **options)
+
+    def demand(self, cluster: Cluster) -> Demand:
+        """Sizes and shares of the jobs to train on: what is known of the workload before the test."""
+        return demand_of(self.stretches["train"].jobs.num_gpus, cluster.arrays())
+
+    def cost(self, cluster: Cluster) -> FloatArray:
+        """(n_pools, cap + 1) fragmentation cost of a node, one table for every row of an evaluation."""
+        return cost_table(cluster.arrays(), self.allocator.get("measure", "demand"), self.demand(cluster))
 
     def setup(self, stretch: str, rules: Rules, cluster: Cluster) -> Setup:
         """Arrays of a stretch for environments; predictions know the whole past of the trace."""
-        return make_setup(self.stretches[stretch], cluster, rules, history=self.trace)
+        return make_setup(self.stretches[stretch], cluster, rules, history=self.trace, cost=self.cost(cluster))
 
 
 def joint_placement(allocator: Any) -> Any:
@@ -241,7 +251,7 @@ def _cluster(cfg: Mapping[str, Any], node: Mapping[str, Any], protocol: str) -> 
 
 
 def resolve_rules(experiment: Experiment, cfg: Mapping[str, Any], *, visible: int, reward: str) -> Rules:
-    """Rules of training; ``order=auto`` becomes the best static order on the validation stretch."""
+    """Rules of training; ``order=auto`` becomes the best static order before the test stretch."""
     protocol = experiment.protocol
     order = str(cfg["order"])
     rules = Rules(
@@ -259,40 +269,54 @@ def resolve_rules(experiment: Experiment, cfg: Mapping[str, Any], *, visible: in
 
 
 def best_order(experiment: Experiment, rules: Rules) -> str:
-    """The static order with the best score on the validation stretch, under the rules' discipline and knowledge.
+    """The static order with the best score before the test, under the rules' discipline and knowledge.
 
-    The window protocol judges evenly spaced windows, the month protocol the whole stretch.
+    Judged on the training and validation stretches at every cluster size of the
+    evaluation; costs of sizes are averaged geometrically, since they differ by orders of
+    magnitude. The window protocol judges evenly spaced windows, the month protocol whole
+    stretches.
     """
-    stretch = experiment.stretches["validate"]
-    known = run_times(stretch, rules.knowledge, experiment.trace)
-    cluster = experiment.sized(experiment.node_counts[-1])
-    metric = SCORE_METRIC[rules.score]
-    best, best_value = "", np.inf
-    for order in ORDERS.values():
-        if order.code or (order.needs_run_time and rules.knowledge == "none"):
-            continue
-        values = []
-        for rows in _judged(stretch, rules, experiment.protocol["name"]):
-            result = simulate_jobs(
-                stretch.jobs.take(rows),
-                cluster,
-                policy=order.name,
-                discipline=rules.backfill,
-                allocator="best_fit",
-                knowledge=known[rows],
-                oversized="drop",
-            )
-            values.append(-result.utilization() if rules.score == "utilization" else result.scores()[metric].mean())
-        if np.mean(values) < best_value:
-            best, best_value = order.name, float(np.mean(values))
-    return best
+    cases = _judged(experiment, rules)
+    clusters = [experiment.sized(nodes) for nodes in experiment.node_counts]
+    values = {
+        order.name: [_order_cost(cases, cluster, rules, order.name) for cluster in clusters]
+        for order in ORDERS.values()
+        if not order.code and not (order.needs_run_time and rules.knowledge == "none")
+    }
+    if rules.score == "utilization":
+        return min(values, key=lambda name: sum(values[name]))
+    return min(values, key=lambda name: math.prod(cost + 1e-9 for cost in values[name]))
 
 
-def _judged(stretch: Trace, rules: Rules, protocol: str) -> list[slice]:
-    if protocol == "month":
-        return [slice(0, len(stretch.jobs))]
-    last = len(stretch.jobs) - rules.window
-    return [slice(s, s + rules.window) for s in spread(0, last, AUTO_ORDER_WINDOWS)]
+def _judged(experiment: Experiment, rules: Rules) -> list[tuple[JobTable, FloatArray]]:
+    """The jobs on which orders are compared, with their run times as known."""
+    cases = []
+    for name in ("train", "validate"):
+        stretch = experiment.stretches[name]
+        known = run_times(stretch, rules.knowledge, experiment.trace)
+        starts, length = [0], len(stretch.jobs)
+        if experiment.protocol["name"] != "month":
+            starts, length = spread(0, len(stretch.jobs) - rules.window, AUTO_ORDER_WINDOWS), rules.window
+        cases += [(stretch.jobs.take(slice(s, s + length)), known[s : s + length]) for s in starts]
+    return cases
+
+
+def _order_cost(cases: Sequence[tuple[JobTable, FloatArray]], cluster: Cluster, rules: Rules, order: str) -> float:
+    """Mean cost a job (for utilization: minus its mean over windows) of one order on one cluster."""
+    costs = []
+    for jobs, known in cases:
+        result = simulate_jobs(
+            jobs,
+            cluster,
+            policy=order,
+            discipline=rules.backfill,
+            allocator="best_fit",
+            knowledge=known,
+            oversized="drop",
+        )
+        utilization = rules.score == "utilization"
+        costs.append([-result.utilization()] if utilization else result.scores()[SCORE_METRIC[rules.score]])
+    return float(np.concatenate(costs).mean())
 
 
 def spread(low: int, high: int, n: int) -> list[int]:

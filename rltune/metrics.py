@@ -44,6 +44,11 @@ def job_scores(wait_s: FloatArray, run_s: FloatArray) -> dict[str, FloatArray]:
     }
 
 
+def widest(num_gpus: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """(n,) whether a job is among the widest 5 % (ties included), the first to starve."""
+    return np.asarray(num_gpus >= np.quantile(num_gpus, 1 - WIDEST_SHARE))
+
+
 def bootstrap_ci(
     values: FloatArray, groups: npt.NDArray[Any] | None = None, *, statistic: str = "mean", seed: int = 0
 ) -> tuple[float, float]:

@@ -110,7 +110,8 @@ def manifest(trace: Any, seeds: Any, ranges: dict[str, Any]) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now().isoformat(timespec="seconds"),
-        "git_commit": _git_commit(),
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "packages": {name: _version(name) for name in PACKAGES},
         "machine": {"python": platform.python_version(), "system": platform.system(), "cores": os.cpu_count()},
         "seeds": seeds,
@@ -140,11 +141,12 @@ def sha256_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _git_commit() -> str | None:
+def _git(*words: str) -> str | None:
+    """What git says of this checkout; None outside one or without git."""
     root = Path(__file__).resolve().parent.parent
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10)
-    except OSError:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
 

@@ -12,8 +12,9 @@ import yaml
 
 from rltune.entry import run_main
 from rltune.errors import InputError
-from rltune.evaluation import evaluate_into
+from rltune.evaluation import evaluate_into, report_fallbacks
 from rltune.experiment import Experiment, check_text, check_whole, make_experiment, resolve_rules, spread
+from rltune.origin import check_same, check_unseen, describe
 from rltune.report.console import say, training_progress
 from rltune.report.figures import learning_curve
 from rltune.rl.env import VectorSchedulingEnv
@@ -22,7 +23,7 @@ from rltune.rl.policy_file import LearnedPolicy, load_policy, save_policy
 from rltune.rl.rllib import start_ray
 from rltune.rl.rules import Rules
 from rltune.rl.runtime import tune
-from rltune.rl.training import Curve, Outcome, Validator, build, load_weights, train_epochs
+from rltune.rl.training import Curve, Judged, Outcome, Validator, build, load_weights, train_epochs
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
 
 
@@ -36,12 +37,15 @@ def main(cfg: dict[str, Any]) -> str:
         raise InputError(f"resume={resumed} is no training run directory (no checkpoint/ in it)")
     parent = load_policy(resumed or cfg["checkpoint"]) if resumed or cfg["checkpoint"] else None
     experiment = make_experiment(cfg)
+    if parent is not None:
+        _check_parent(experiment, parent, resumed is not None)
     rules, network = _rules_and_network(experiment, cfg, parent, resumed is not None)
     name = cfg["name"] or default_name(experiment, rules, cfg)
     with RunDirectory(cfg["runs"], str(name)) as run:
         _announce(experiment, rules, cfg)
         outcome, curve = _train(experiment, rules, network, cfg, run, parent, resumed)
-        origin = _origin(experiment, cfg, outcome, resumed or cfg["checkpoint"])
+        line = parent.origin.get("parent") if resumed and parent else parent.origin if parent else None
+        origin = describe(experiment, cfg["algo"]["name"], int(cfg["seed"]), line) | _figures(outcome)
         policy = LearnedPolicy(outcome.network, replace(rules, reward="score"), origin)
         save_policy(run.file("policy.safetensors"), policy)
         curve.write(run.file("curve.csv"))
@@ -97,6 +101,38 @@ def _rules_and_network(
     return resolve_rules(experiment, cfg, visible=network.visible, reward="relative"), network
 
 
+def _check_parent(experiment: Experiment, parent: LearnedPolicy, resuming: bool) -> None:
+    """Refuse to go on with a policy that has seen the test stretch, or with a run of other options."""
+    for remark in check_unseen(experiment, parent.origin):
+        say(f"note: {remark}")
+    if not resuming:
+        return
+    check_same(experiment, parent.origin)
+    if parent.rules.allocator != experiment.allocator_name:
+        raise InputError(
+            f"resume: the run was trained with allocator={parent.rules.allocator}, not {experiment.allocator_name}; "
+            f"add allocator={parent.rules.allocator}"
+        )
+
+
+def _validator(experiment: Experiment, rules: Rules, network: NetworkConfig, cfg: dict[str, Any]) -> Validator:
+    """Windows that do not overlap, warm-up included; for the month the whole stretch at every size, by day."""
+    rules = replace(rules, reward="score")
+    judged = []
+    for nodes in experiment.node_counts:
+        cluster = experiment.sized(nodes)
+        if experiment.protocol["name"] == "month" and rules.score != "utilization":
+            whole = replace(rules, window=len(experiment.stretches["validate"].jobs), warmup=0)
+            setup = experiment.setup("validate", whole, cluster)
+            judged.append(Judged(setup, [0], experiment.joint(cluster), by_day=True))
+        else:
+            setup = experiment.setup("validate", rules, cluster)
+            # Windows that overlap would count one burst of waiting several times.
+            apart = min(cfg["validation_windows"], max(1, (setup.high - 1) // setup.length + 1))
+            judged.append(Judged(setup, spread(0, setup.high - 1, apart), experiment.joint(cluster)))
+    return Validator(judged, network)
+
+
 def _train(
     experiment: Experiment,
     rules: Rules,
@@ -108,10 +144,7 @@ def _train(
 ) -> tuple[Outcome, Curve]:
     cluster = experiment.sized(experiment.node_counts[-1])
     setup = experiment.setup("train", rules, cluster)
-    judged = experiment.setup("validate", replace(rules, reward="score"), cluster)
-    # Windows that overlap would count one burst of waiting several times.
-    apart = min(cfg["validation_windows"], max(1, judged.high // rules.window))
-    validator = Validator(judged, spread(0, judged.high - 1, apart), experiment.joint(cluster))
+    validator = _validator(experiment, rules, network, cfg)
     seed = int(cfg["seed"])
     joint = experiment.joint(cluster)
 
@@ -137,28 +170,19 @@ def _train(
         outcome = train_epochs(algorithm, validator, cfg["epochs"], cfg["validate_every"], curve, on_epoch, before)
     algorithm.save_to_path(str(run.file("checkpoint").resolve()))
     algorithm.stop()
+    if joint is not None:
+        report_fallbacks("training", joint.stats)
     return outcome, curve
 
 
-def _origin(experiment: Experiment, cfg: dict[str, Any], outcome: Outcome, parent: Any) -> dict[str, Any]:
-    """How a policy came about, for its file and the summary."""
+def _figures(outcome: Outcome) -> dict[str, Any]:
+    """How training went, beside where the policy comes from."""
     return {
-        "algo": cfg["algo"]["name"],
-        "seed": cfg["seed"],
-        "trace": experiment.trace.name,
-        "source": experiment.trace.source,
-        "trace_sha256": experiment.trace.sha256,
-        "train": experiment.ranges["train"],
-        "validate": experiment.ranges["validate"],
-        "cluster": experiment.cluster.name,
-        "nodes": experiment.sized(experiment.node_counts[-1]).nodes,
-        "protocol": experiment.protocol["name"],
         "epochs": len(outcome.curve.rows),
         "steps": outcome.curve.rows[-1]["steps"],
         "best_epoch": outcome.best_epoch,
         "validation_score": outcome.best_score,
         "baseline_score": outcome.baseline_score,
-        "parent": str(parent) if parent else None,
     }
 
 

@@ -1,8 +1,8 @@
 """Fragmentation of whole free GPUs: what a node with f free GPUs costs, and the metric over a cluster.
 
 A cost table has shape (n_pools, cap + 1), cap = the most GPUs of any node:
-``cost[p, f]`` in GPUs (`demand_cost`) or nodes (`partly_used_cost`) for one node
-of pool p with f free GPUs; entries beyond the pool's own node size are 0.
+``cost[p, f]`` in GPUs (`quadratic_cost`, `demand_cost`) or nodes (`partly_used_cost`)
+for one node of pool p with f free GPUs; entries beyond the pool's own node size are 0.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import numpy.typing as npt
 
 from rltune.cluster import ClusterArrays
 from rltune.compiled import kernel
+from rltune.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
+MEASURES = ("quadratic", "demand", "partly_used")
 
 
 class Demand(NamedTuple):
@@ -52,12 +54,39 @@ def demand_cost(cluster: ClusterArrays, sizes: Sequence[int], shares: Sequence[f
     return cost
 
 
+def quadratic_cost(cluster: ClusterArrays) -> FloatArray:
+    """f (cap - f) / cap for a node with f of cap GPUs free: (n_pools, cap + 1), in GPUs.
+
+    0 for an idle and for a full node, most for a half used one. Since the sum of f is
+    settled by which jobs start, the least cost is the largest sum of f squared: best
+    fit for a single job, and its optimum for several at once. Needs no workload.
+    """
+    cost = np.zeros((len(cluster.pool_cap), int(cluster.pool_cap.max()) + 1))
+    for p, cap in enumerate(cluster.pool_cap.tolist()):
+        free = np.arange(cap + 1)
+        cost[p, : cap + 1] = free * (cap - free) / cap
+    return cost
+
+
 def partly_used_cost(cluster: ClusterArrays) -> FloatArray:
     """1 for a node neither idle nor full, else 0: (n_pools, cap + 1), in nodes (RLTune's measure)."""
     cost = np.zeros((len(cluster.pool_cap), int(cluster.pool_cap.max()) + 1))
     for p, cap in enumerate(cluster.pool_cap.tolist()):
         cost[p, 1:cap] = 1.0
     return cost
+
+
+def cost_table(cluster: ClusterArrays, measure: str, demand: Demand | None = None) -> FloatArray:
+    """The cost table of a measure; "demand" needs the workload's. Raises InputError for an unknown one."""
+    if measure == "demand" and demand is not None:
+        return demand_cost(cluster, *demand)
+    if measure == "quadratic":
+        return quadratic_cost(cluster)
+    if measure == "partly_used":
+        return partly_used_cost(cluster)
+    if measure == "demand":
+        raise InputError("measure=demand needs the workload's demand; give it, or take measure=quadratic")
+    raise InputError(f"measure={measure!r} is unknown; known are {', '.join(MEASURES)}")
 
 
 @kernel

@@ -32,13 +32,12 @@ from rltune.allocators.arcflow import (
     rise_range,
     upper_bound,
 )
-from rltune.allocators.fragmentation import Demand, demand_cost, demand_of, partly_used_cost
+from rltune.allocators.fragmentation import MEASURES, Demand, cost_table
 from rltune.allocators.greedy import place_one, space_of
 from rltune.allocators.placement import LEAST_FRAGMENTATION, Space, book, fits_pool, scratch
-from rltune.cluster import Cluster, ClusterArrays
+from rltune.cluster import ClusterArrays
 from rltune.compiled import kernel
 from rltune.errors import InputError
-from rltune.jobs import JobTable
 from rltune.plan import FloatArray, IntArray, Plan, Queue, Snapshot, Start
 
 # --- who competes with whom -----------------------------------------------------------
@@ -130,11 +129,13 @@ class MilpAllocator:
     fragmentation; with ``decay`` <= 0.5 moreover no earlier job is given up for later ones.
     Both hold for placements the model can express (see the module).
 
-    ``demand``: the workload's sizes and shares for `demand_cost`; None measures partly used nodes.
+    ``measure``: of fragmentation: quadratic, demand (of the workload ``demand``) or partly_used, see
+    `rltune.allocators.fragmentation`.
     ``time_limit_s``: solver seconds of one decision; only decisions that reach it depend on the machine.
     ``cache_size``: optimal answers kept, the latest used.
     """
 
+    measure: str = "quadratic"
     demand: Demand | None = None
     head: int = 16
     time_limit_s: float = 1.0
@@ -147,6 +148,10 @@ class MilpAllocator:
     _bound_to: tuple[ClusterArrays, FloatArray] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.measure not in MEASURES or (self.measure == "demand" and self.demand is None):
+            raise InputError(
+                f"allocator milp: measure={self.measure!r}; known are {', '.join(MEASURES)} (demand with demand=...)"
+            )
         if self.head < 1:
             raise InputError(f"allocator milp: head={self.head}; at least 1 job is needed")
         if not 0 < self.decay <= 1:
@@ -227,8 +232,7 @@ class MilpAllocator:
     def _space(self, cluster: ClusterArrays, free: IntArray) -> Space:
         """The free capacity with the fragmentation cost, which is computed once a cluster."""
         if self._bound_to is None or self._bound_to[0] is not cluster:
-            cost = partly_used_cost(cluster) if self.demand is None else demand_cost(cluster, *self.demand)
-            self._bound_to = (cluster, cost)
+            self._bound_to = (cluster, cost_table(cluster, self.measure, self.demand))
         return space_of(cluster, free, self._bound_to[1])
 
     @staticmethod
@@ -341,11 +345,6 @@ class MilpAllocator:
                 self._models.popitem(last=False)
         self._models.move_to_end(key)
         return self._models[key]
-
-
-def milp_for(jobs: JobTable, cluster: Cluster) -> MilpAllocator:
-    """The default allocator, with fragmentation measured for the sizes of these jobs."""
-    return MilpAllocator(demand_of(jobs.num_gpus, cluster.arrays()))
 
 
 def _problem(

@@ -7,10 +7,9 @@ scheduling on Blue Gene/P systems", CLUSTER 2009. Shortest/largest expansion
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
-from rltune.compiled import kernel
+from rltune.compiled import compiled, kernel
 
 STATIC = 0
 WFP3 = 1
@@ -34,7 +33,7 @@ def dynamic_key(order, wait, run, gpus):
     return -(wait + run) / gpus
 
 
-@nb.njit(cache=True)
+@compiled
 def dynamic_keys(order, wait, run, gpus):
     """(n,) keys for arrays of the same shape."""
     out = np.empty(len(wait))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from rltune.errors import InputError
 from rltune.jobs import JobTable
-from rltune.plan import Keys, Policy, Queue, Snapshot
+from rltune.plan import Keys, Queue, Snapshot
 from rltune.policies.dynamic import CODES, STATIC, dynamic_keys
 
 
@@ -119,8 +119,3 @@ def static_rank(chosen: Order, jobs: JobTable, known_s: npt.NDArray[np.float64])
     rank = np.empty(n, np.int64)
     rank[sequence(chosen.keys(table), n)] = np.arange(n)
     return rank
-
-
-def as_policy(policy: str | Policy) -> Policy:
-    """A name or a function of one's own, as a policy."""
-    return order(policy) if isinstance(policy, str) else policy

@@ -20,22 +20,25 @@ COLUMNS = (
     "JCT s",
     "bsld",
     "util.",
-    "less wait by learned [95 %]",
+    "less wait by {} [95 %]",
 )
 
 
 def comparison_table(block: dict[str, Any], metric: str, title: str) -> None:
     """Print learned rows, both plain FIFOs and the best others of each knowledge, best first, to standard output."""
     table = Table(title=title, title_justify="left", header_style="bold")
-    for k, column in enumerate(COLUMNS):
+    reference = reference_of(block)
+    for k, column in enumerate(columns(reference)):
         table.add_column(column, justify="left" if k < 2 else "right", no_wrap=k == 0)
     chosen = short_list(block, metric)
     for name in chosen:
-        table.add_row(*cells(block, name), style="bold" if block["policies"][name]["learned"] else None)
+        table.add_row(*cells(block, name, reference), style="bold" if block["policies"][name]["learned"] else None)
     console = Console()
     # A pipe or a narrow terminal would break numbers apart.
     console.width = max(console.width, 168)
     console.print(table)
+    for note in block["notes"]:
+        console.print(note, highlight=False, markup=False)
     hidden = len(block["policies"]) - len(chosen)
     if hidden:
         console.print(f"{hidden} more rows stand in table.md and summary.json.", highlight=False)
@@ -60,17 +63,29 @@ def ranking(block: dict[str, Any], metric: str) -> list[str]:
     return sorted(block["policies"], key=mean)
 
 
-def cells(block: dict[str, Any], name: str) -> list[str]:
+def reference_of(block: dict[str, Any]) -> str | None:
+    """The learned policy of the last column: the mean over seeds where there are several, else the first row."""
+    named = [c["policy"] for c in block["comparisons"]]
+    means = [s["policy"] for s in block["seeds"]]
+    return means[0] if means else named[0] if named else None
+
+
+def columns(reference: str | None) -> list[str]:
+    """Headings; without a learned policy the last column is left out."""
+    return [c.format(reference) for c in COLUMNS if reference is not None or "{}" not in c]
+
+
+def cells(block: dict[str, Any], name: str, reference: str | None) -> list[str]:
     """One row of the table, as text."""
     row = block["policies"][name]
     wait = row["wait_s"]
     against = [
         c
         for c in block["comparisons"]
-        if c["baseline"] == name and c["metric"] == "wait_s" and c["reduction"] is not None
+        if (c["policy"], c["baseline"], c["metric"]) == (reference, name, "wait_s") and c["reduction"] is not None
     ]
     gain = f"{against[0]['reduction']:+.1%} {interval(against[0]['ci95'], '+.1%')}" if against else ""
-    return [
+    shown = [
         name,
         row["knowledge"],
         f"{number(wait['mean'])} {interval(wait['ci95'])}",
@@ -81,8 +96,8 @@ def cells(block: dict[str, Any], name: str) -> list[str]:
         number(row["jct_s"]["mean"]),
         number(row["bsld"]["mean"]),
         f"{row['utilization']['mean']:.3f}",
-        gain,
     ]
+    return shown if reference is None else [*shown, gain]
 
 
 def number(value: float | None) -> str:
@@ -98,7 +113,10 @@ def interval(pair: list[float | None], form: str = ",.0f") -> str:
 
 def markdown_table(block: dict[str, Any], metric: str, title: str) -> str:
     """Every row, best first."""
+    reference = reference_of(block)
+    heads = columns(reference)
     lines = [f"# {title}", "", f"Sorted by mean {metric}. Source of every figure: summary.json beside this file.", ""]
-    lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    lines += ["| " + " | ".join(cells(block, name)) + " |" for name in ranking(block, metric)]
+    lines += [f"{note}.\n" for note in block["notes"]]
+    lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines += ["| " + " | ".join(cells(block, name, reference)) + " |" for name in ranking(block, metric)]
     return "\n".join(lines) + "\n"

@@ -21,8 +21,8 @@ from rltune.simulator.state import COUNTERS, Jobs, Pools, Sim, slots
 TOTAL, DONE, SCALE, LAST_END, FIRST, WORK, SHADOW = range(7)
 TALLIES = 7
 # Slots of ``Batch.mark``.
-FRESH, SCORED, DECISIONS, HEAD, RESERVED, CLOSED, OVER = range(7)
-MARKS = 7
+FRESH, SCORED, DECISIONS, HEAD, SHOWN, RESERVED, CLOSED, OVER = range(8)
+MARKS = 8
 
 
 class Batch(NamedTuple):
@@ -30,7 +30,9 @@ class Batch(NamedTuple):
 
     ``fresh`` (n_envs, n_jobs): jobs started at the present instant, the first
     ``mark[:, FRESH]``; ``spare_free`` (n_envs, n_nodes): what the reservation of job ``mark[:, RESERVED] - 1`` (0:
-    none) leaves free at ``tally[:, SHADOW]``; ``tally`` and ``mark``: the episode's book-keeping, see the slots above.
+    none) leaves free at ``tally[:, SHADOW]``; ``slot`` (n_envs, V): queue positions of the visible jobs, the first
+    ``mark[:, SHOWN]``; ``passed`` (n_envs, V): work space of choosing them; ``tally`` and ``mark``: the episode's
+    book-keeping, see the slots above.
     """
 
     cluster: ClusterArrays
@@ -62,6 +64,8 @@ class Batch(NamedTuple):
     counts: npt.NDArray[np.int64]
     fresh: npt.NDArray[np.int64]
     spare_free: npt.NDArray[np.int64]
+    slot: npt.NDArray[np.int64]
+    passed: npt.NDArray[np.int64]
     tally: npt.NDArray[np.float64]
     mark: npt.NDArray[np.int64]
 
@@ -84,9 +88,15 @@ def make_table(
 
 
 def make_batch(
-    n_envs: int, n_jobs: int, table: Jobs, pools: Pools, cluster: Cluster, cost: npt.NDArray[np.float64]
+    n_envs: int,
+    n_jobs: int,
+    visible: int,
+    table: Jobs,
+    pools: Pools,
+    cluster: Cluster,
+    cost: npt.NDArray[np.float64],
 ) -> Batch:
-    """Idle simulations for episodes of ``n_jobs`` consecutive jobs of ``table``."""
+    """Idle simulations for episodes of ``n_jobs`` consecutive jobs of ``table``, ``visible`` shown to the agent."""
     arrays = cluster.arrays()
     idle = empty_space(arrays, cost)
     width = int((table.part[n_jobs:] - table.part[:-n_jobs]).max())
@@ -127,6 +137,8 @@ def make_batch(
         counts=ints(COUNTERS),
         fresh=ints(n_jobs),
         spare_free=ints(len(arrays.node_pool)),
+        slot=ints(visible),
+        passed=ints(visible),
         tally=floats(TALLIES),
         mark=ints(MARKS),
     )

@@ -54,16 +54,32 @@ class VectorSchedulingEnv(VectorEnv):
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012  (Gymnasium's own pattern)
 
-    def __init__(self, setup: Setup, num_envs: int = 16, seed: int | None = None, joint: Any = None) -> None:
-        """``joint``: places the jobs of one instant together (`rltune.rl.joint`); required for allocator=milp."""
+    def __init__(
+        self,
+        setup: Setup,
+        num_envs: int = 16,
+        seed: int | None = None,
+        joint: Any = None,
+        autoreset: bool = True,
+    ) -> None:
+        """``joint``: places the jobs of one instant together (`rltune.rl.joint`); required for allocator=milp.
+
+        ``autoreset=False``: a finished episode stays as it is until the next ``reset`` (its actions are ignored).
+        """
         rules = setup.rules
         if rules.allocator == "milp" and joint is None:
-            raise InputError("allocator=milp needs its joint placement (rltune.rl.joint.JointPlacement); pass joint=...")
-        self.setup, self.num_envs, self.joint = setup, num_envs, joint
+            raise InputError(
+                "allocator=milp needs its joint placement (rltune.rl.joint.JointPlacement); pass joint=..."
+            )
+        self.setup, self.num_envs, self.joint, self.autoreset = setup, num_envs, joint, autoreset
+        if not autoreset:
+            self.metadata = self.metadata | {"autoreset_mode": AutoresetMode.DISABLED}
         self.single_observation_space, self.single_action_space = spaces(rules.visible)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.batch = make_batch(num_envs, setup.length, setup.table, setup.pools, setup.cluster, setup.cost)
+        self.batch = make_batch(
+            num_envs, setup.length, rules.visible, setup.table, setup.pools, setup.cluster, setup.cost
+        )
         self._jobs = np.zeros((num_envs, rules.visible, len(JOB_FEATURES)), np.float32)
         self._cluster = np.zeros((num_envs, len(CLUSTER_FEATURES)), np.float32)
         self._mask = np.zeros((num_envs, rules.visible + 1), np.int8)
@@ -83,7 +99,7 @@ class VectorSchedulingEnv(VectorEnv):
         discipline, rule, score = self._options
         totals = []
         for start in starts:
-            begin(self.batch, 0, self.setup.table, start, self.setup.rules.warmup, discipline, rule, score)
+            begin(self.batch, 0, self.setup.table, start, self.setup.rules.warmup, discipline, rule)
             totals.append(baseline_total(self.batch, 0, discipline, rule, score))
         return float(np.mean(totals)) + 1e-3
 
@@ -116,8 +132,8 @@ class VectorSchedulingEnv(VectorEnv):
 
     def step(self, actions: npt.ArrayLike) -> tuple[Any, Any, Any, Any, Any]:
         acts = self._legalised(np.asarray(actions, np.int64))
-        resetting = self._over.copy()
-        active = ~resetting
+        active = ~self._over
+        resetting = self._over & self.autoreset
         self._rewards[:] = 0.0
         visible = self.setup.rules.visible
         if self.joint is None:
@@ -134,8 +150,9 @@ class VectorSchedulingEnv(VectorEnv):
             )
         for i in np.flatnonzero(resetting):
             self._begin(int(i), None)
-        self._over = (self.batch.mark[:, OVER] == 1) & active
-        return self._observation(), self._rewards.copy(), self._over.copy(), np.zeros(self.num_envs, bool), self._info()
+        ended = (self.batch.mark[:, OVER] == 1) & active
+        self._over = ended if self.autoreset else self._over | ended
+        return self._observation(), self._rewards.copy(), ended, np.zeros(self.num_envs, bool), self._info()
 
     def _legalised(self, actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         rows = np.arange(self.num_envs)

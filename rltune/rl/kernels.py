@@ -1,9 +1,11 @@
 """Compiled episodes: which actions are legal, what an action does, what it earns, what the agent sees.
 
-Action a < V picks the a-th visible job, action V waits for the next event. The
-visible jobs are the first V of the queue in the baseline order. By discipline:
+Action a < V picks the a-th visible job, action V waits for the next event. Visible
+are the first V legal jobs of the whole queue in the baseline order; room that is left
+shows the first jobs that are not legal. So the first legal job of however long a
+queue can always be picked. Legal is, by discipline:
 
-* blocking: every visible job is legal; one that does not fit is waited for (the reference protocol).
+* blocking: every job; one that does not fit is waited for (the reference protocol).
 * skip: jobs that fit now.
 * easy: jobs that fit now and do not delay the reservation of the first job, in baseline order, that does not.
 """
@@ -28,6 +30,7 @@ from rltune.rl.batch import (
     SCALE,
     SCORED,
     SHADOW,
+    SHOWN,
     TOTAL,
     WORK,
     load,
@@ -79,7 +82,7 @@ CLUSTER_FEATURES = (
     "next_completion",
     "reservation_delay",
     "reserved_gpus",
-    "first_can_start",
+    "queued_gpus",
 )
 # Logarithmic scales: a week of waiting, a month of running, a month on 1,000 GPUs, a slowdown of 1e5, 10,000 queued.
 WAIT_SCALE = 1 / np.log1p(7 * 86_400.0)
@@ -104,7 +107,7 @@ def job_cost(score, wait, run):
 
 
 @kernel
-def begin(batch, i, table, first_job, warmup, discipline, rule, score):
+def begin(batch, i, table, first_job, warmup, discipline, rule):
     """Load an episode into row i, run its first ``warmup`` jobs by the baseline, stop at the first decision."""
     load(batch, i, table, first_job)
     sim = view(batch, i)
@@ -192,14 +195,15 @@ def apply(batch, i, action, discipline, rule, score, visible):
     if action == visible:
         batch.mark[i, CLOSED] = 1
         return
-    job = sim.queue[action]
+    position = batch.slot[i, action]
+    job = sim.queue[position]
     if discipline == BLOCKING:
         if start_when_it_fits(sim, job, rule):
             settle_start(batch, i, job, score)
         return
-    m = placement(batch, i, job, action, discipline, rule)
+    m = placement(batch, i, job, position, discipline, rule)
     start_job(sim, job, m)
-    remove_at(sim, action)
+    remove_at(sim, position)
     settle_start(batch, i, job, score)
 
 
@@ -257,35 +261,50 @@ def reserved_position(sim):
 
 @kernel
 def mark_legal(batch, i, discipline, rule, visible, mask):
-    """Fill ``mask[i]`` (V + 1,); returns the number of jobs that may be picked. Leaves head and shadow time."""
+    """Choose the visible jobs of row i and fill ``mask[i]`` (V + 1,).
+
+    Returns the number of visible jobs that may be picked and the shadow time; leaves
+    ``slot[i]`` (queue positions of the visible jobs) and the marks HEAD and SHOWN.
+    """
     sim = view(batch, i)
     queued = sim.counts[QUEUED]
-    shown = min(queued, visible)
-    for a in range(shown, visible):
-        mask[i, a] = 0
     mask[i, visible] = 1 if next_event(sim) < np.inf else 0
-    batch.mark[i, HEAD] = queued
-    if discipline == BLOCKING:
-        for a in range(shown):
-            mask[i, a] = 1
-        return shown, np.inf
     head = queued
     shadow = np.inf
     if discipline == EASY:
         head = reserved_position(sim)
-        batch.mark[i, HEAD] = head
         if head < queued:
             shadow = keep_reservation(batch, i, head, rule)
-    legal = 0
-    for a in range(shown):
-        job = sim.queue[a]
-        c = sim.jobs.cls[job]
-        lo, hi = sim.pools.ptr[c], sim.pools.ptr[c + 1]
-        short = a <= head or sim.clock[0] + sim.jobs.known[job] <= shadow
-        space = sim.space if short else sim.shadow
-        mask[i, a] = 1 if fits(sim.cluster, space, sim.jobs.gpus[job], sim.pools.pool, lo, hi) else 0
-        legal += mask[i, a]
+    batch.mark[i, HEAD] = head
+    legal, others = 0, 0
+    for k in range(queued):
+        if legal == visible:
+            break
+        if is_legal(sim, k, head, shadow, discipline):
+            batch.slot[i, legal] = k
+            legal += 1
+        elif others < visible:
+            batch.passed[i, others] = k
+            others += 1
+    shown = min(legal + others, visible)
+    for a in range(legal, shown):
+        batch.slot[i, a] = batch.passed[i, a - legal]
+    for a in range(visible):
+        mask[i, a] = 1 if a < legal else 0
+    batch.mark[i, SHOWN] = shown
     return legal, shadow
+
+
+@kernel
+def is_legal(sim, position, head, shadow, discipline):
+    """Whether the job at this position of the queue may be picked now."""
+    if discipline == BLOCKING:
+        return True
+    job = sim.queue[position]
+    c = sim.jobs.cls[job]
+    short = position <= head or sim.clock[0] + sim.jobs.known[job] <= shadow
+    space = sim.space if short else sim.shadow
+    return fits(sim.cluster, space, sim.jobs.gpus[job], sim.pools.pool, sim.pools.ptr[c], sim.pools.ptr[c + 1])
 
 
 @kernel
@@ -304,6 +323,7 @@ def to_decision(batch, i, discipline, rule, visible, mask, wait):
                 advance(sim)
         if sim.counts[QUEUED] == 0 and sim.counts[ARRIVED] == n:
             batch.mark[i, OVER] = 1
+            batch.mark[i, SHOWN] = 0
             for a in range(visible):
                 mask[i, a] = 0
             mask[i, visible] = 1
@@ -315,13 +335,11 @@ def to_decision(batch, i, discipline, rule, visible, mask, wait):
 
 
 @kernel
-def observe(batch, i, shadow, visible, mask, jobs, cluster):
+def observe(batch, i, shadow, discipline, visible, mask, jobs, cluster):
     """Write row i of the observation: ``jobs`` (n_envs, V, 12) and ``cluster`` (n_envs, 8), all in [0, 1]."""
     sim = view(batch, i)
     now = sim.clock[0]
-    queued = sim.counts[QUEUED]
-    shown = min(queued, visible)
-    head = batch.mark[i, HEAD]
+    queued, shown, head = sim.counts[QUEUED], batch.mark[i, SHOWN], batch.mark[i, HEAD]
     free, size, partly = 0, 0, 0
     for p in range(len(sim.cluster.pool_cap)):
         cap = sim.cluster.pool_cap[p]
@@ -329,22 +347,28 @@ def observe(batch, i, shadow, visible, mask, jobs, cluster):
         size += nodes * cap
         free += sim.space.total[p]
         partly += nodes - sim.space.level[p, cap] - sim.space.level[p, 0]
-    legal = 0
+    startable = 0
     for a in range(shown):
-        legal += mask[i, a]
-        job_features(sim, a, now, free, size, head, shadow, visible, mask[i, a], jobs[i, a])
+        position = batch.slot[i, a]
+        # Under blocking every job may be picked, whether or not it can start at once.
+        can_start = job_fits(sim, sim.queue[position]) if discipline == BLOCKING else mask[i, a] == 1
+        startable += 1 if can_start else 0
+        job_features(sim, position, now, free, size, head, shadow, can_start, jobs[i, a])
     for a in range(shown, visible):
         for f in range(jobs.shape[2]):
             jobs[i, a, f] = 0.0
+    demand = 0
+    for k in range(queued):
+        demand += sim.jobs.gpus[sim.queue[k]]
     out = cluster[i]
     out[0] = free / size
     out[1] = partly / len(sim.cluster.node_pool)
     out[2] = min(1.0, np.log1p(queued) * QUEUE_SCALE)
-    out[3] = legal / visible
+    out[3] = startable / visible
     out[4] = clip(np.log1p(until_expected_completion(sim)) * WAIT_SCALE)
     out[5] = clip(np.log1p(min(shadow - now, 1e9)) * WAIT_SCALE) if head < queued else 0.0
-    out[6] = sim.jobs.gpus[sim.queue[head]] / size if head < queued else 0.0
-    out[7] = mask[i, 0]
+    out[6] = min(1.0, sim.jobs.gpus[sim.queue[head]] / size) if head < queued else 0.0
+    out[7] = demand / (demand + size)
 
 
 @kernel
@@ -364,7 +388,7 @@ def until_expected_completion(sim):
 
 
 @kernel
-def job_features(sim, position, now, free, size, head, shadow, visible, legal, out):
+def job_features(sim, position, now, free, size, head, shadow, can_start, out):
     """The features of JOB_FEATURES for one visible job; unknown run times are 0."""
     job = sim.queue[position]
     gpus = sim.jobs.gpus[job]
@@ -372,16 +396,16 @@ def job_features(sim, position, now, free, size, head, shadow, visible, legal, o
     known = sim.jobs.known[job]
     unknown = np.isnan(known)
     run = 0.0 if unknown else known
+    here = can_start or job_fits(sim, job)
     out[0] = clip(np.log1p(wait) * WAIT_SCALE)
     out[1] = clip(np.log1p(run) * RUN_SCALE)
     out[2] = clip(np.log1p(run * gpus) * AREA_SCALE)
-    out[3] = np.log2(1.0 + gpus) / np.log2(1.0 + size)
+    out[3] = clip(np.log2(1.0 + gpus) / np.log2(1.0 + size))
     out[4] = 0.0 if unknown else clip(np.log(max(1.0, (wait + run) / max(run, BOUND_S))) * SLOWDOWN_SCALE)
-    out[5] = legal
-    here = legal == 1 or job_fits(sim, job)
+    out[5] = 1.0 if can_start else 0.0
     out[6] = 1.0 if here else 0.0
     out[7] = min(1.0, gpus / free) if free > 0 else 1.0
-    out[8] = (position + 1) / visible
+    out[8] = clip(np.log1p(position) * QUEUE_SCALE)
     out[9] = 1.0 if position == head else 0.0
     out[10] = 1.0 if not unknown and now + run <= shadow else 0.0
     out[11] = left_on_node(sim, job, gpus) if here else 1.0
@@ -417,19 +441,19 @@ def reset_row(
     """Begin an episode in row i and observe it. ``relative``: rewards in units of the baseline's cost plus floor."""
     scale = 1.0
     if relative:
-        begin(batch, i, table, first_job, warmup, discipline, rule, score)
+        begin(batch, i, table, first_job, warmup, discipline, rule)
         scale = 1.0 / (baseline_total(batch, i, discipline, rule, score) + floor)
-    begin(batch, i, table, first_job, warmup, discipline, rule, score)
+    begin(batch, i, table, first_job, warmup, discipline, rule)
     batch.tally[i, SCALE] = scale
     shadow = to_decision(batch, i, discipline, rule, visible, mask, batch.counts[i, QUEUED] == 0)
-    observe(batch, i, shadow, visible, mask, jobs, cluster)
+    observe(batch, i, shadow, discipline, visible, mask, jobs, cluster)
 
 
 @kernel
 def close_row(batch, i, discipline, rule, score, visible, mask, jobs, cluster):
     """After an action: go to the next decision, observe it; the reward of the step."""
     shadow = to_decision(batch, i, discipline, rule, visible, mask, batch.mark[i, CLOSED] == 1)
-    observe(batch, i, shadow, visible, mask, jobs, cluster)
+    observe(batch, i, shadow, discipline, visible, mask, jobs, cluster)
     total = score_total(batch, i, score)
     reward = (total - batch.tally[i, TOTAL]) * batch.tally[i, SCALE]
     batch.tally[i, TOTAL] = total

@@ -3,8 +3,9 @@
 Exchanging two rows of ``jobs`` exchanges their scores (the features say where a
 job stands in the baseline order; the network knows no positions of its own).
 Scores are corrections to the baseline order: with all corrections zero the
-greedy policy *is* the baseline order with backfilling, so learning starts from
-the strongest rule of its knowledge instead of from noise.
+greedy policy *is* the baseline order with backfilling, schedule for schedule and
+however long the queue, so learning starts from the strongest static rule of its
+knowledge instead of from noise.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,11 @@ LARGEST_BATCH = 64
 
 @dataclass(frozen=True)
 class Played:
-    """Finished episodes: their schedules, returns and decisions (n_episodes,); ``waits``: decisions to wait."""
+    """Finished episodes: their schedules, returns and decisions (n_episodes,); ``allocator``: the MILP's counters."""
 
     results: list[Result]
     returns: npt.NDArray[np.float64]
     decisions: npt.NDArray[np.int64]
-    waits: int
     allocator: dict[str, Any]
 
 
@@ -35,51 +34,37 @@ def play(
     network: JobNetwork,
     first_jobs: Sequence[int] | npt.NDArray[Any],
     joint: Any = None,
-    progress: Callable[[int], None] | None = None,
 ) -> Played:
-    """Play the episodes that begin at ``first_jobs`` with the network's best legal action.
-
-    ``progress`` is called with the number of newly started jobs, now and then.
-    """
+    """Play the episodes that begin at ``first_jobs`` with the network's best legal action."""
     if network.config.visible != setup.rules.visible:
         raise InputError(
             f"the policy sees {network.config.visible} jobs, visible={setup.rules.visible} was asked; use its own"
         )
     parts = [
-        _play_batch(setup, network, np.asarray(first_jobs[k : k + LARGEST_BATCH]), joint, progress)
+        _play_batch(setup, network, np.asarray(first_jobs[k : k + LARGEST_BATCH]), joint)
         for k in range(0, len(first_jobs), LARGEST_BATCH)
     ]
     return Played(
         results=[result for part in parts for result in part.results],
         returns=np.concatenate([part.returns for part in parts]),
         decisions=np.concatenate([part.decisions for part in parts]),
-        waits=sum(p.waits for p in parts),
         allocator=joint.stats if joint is not None else {},
     )
 
 
-def _play_batch(
-    setup: Setup, network: JobNetwork, first_jobs: npt.NDArray[Any], joint: Any, progress: Callable[[int], None] | None
-) -> Played:
+def _play_batch(setup: Setup, network: JobNetwork, first_jobs: npt.NDArray[Any], joint: Any) -> Played:
     n = len(first_jobs)
-    env = VectorSchedulingEnv(setup, n, joint=joint)
+    env = VectorSchedulingEnv(setup, n, joint=joint, autoreset=False)
     observation, _ = env.reset(options={"first_job": first_jobs})
-    done = np.zeros(n, bool)
+    playing = np.ones(n, bool)
     returns, decisions = np.zeros(n), np.zeros(n, np.int64)
-    results: dict[int, Result] = {}
-    waits, reported = 0, 0
-    while not done.all():
+    actions = np.full(n, setup.rules.visible)
+    while playing.any():
         with torch.inference_mode():
-            logits, _ = network({name: torch.from_numpy(value) for name, value in observation.items()})
-        actions = logits.argmax(1).numpy()
-        waits += int((actions[~done] == setup.rules.visible).sum())
+            logits, _ = network({name: torch.from_numpy(value[playing]) for name, value in observation.items()})
+        actions[playing] = logits.argmax(1).numpy()
         observation, rewards, over, _, _ = env.step(actions)
-        returns += np.where(done, 0.0, rewards)
-        decisions += ~done
-        for i in np.flatnonzero(over & ~done):
-            results[int(i)] = env.result(int(i))
-        done |= over
-        if progress is not None and int(decisions.sum()) - reported >= 512:
-            progress(int(decisions.sum()) - reported)
-            reported = int(decisions.sum())
-    return Played([results[i] for i in range(n)], returns, decisions, waits, {})
+        returns += rewards
+        decisions += playing
+        playing &= ~over
+    return Played([env.result(i) for i in range(n)], returns, decisions, {})

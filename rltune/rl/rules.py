@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.fragmentation import demand_cost, demand_of
+from rltune.allocators.fragmentation import FloatArray, cost_table, demand_of
 from rltune.allocators.greedy import rule_code
 from rltune.allocators.placement import LEAST_FRAGMENTATION
 from rltune.cluster import Cluster
@@ -64,6 +64,11 @@ class Rules:
             raise InputError(
                 f"order={self.order} changes while jobs wait; the environment's baseline order must be static"
             )
+        if self.allocator == "milp" and self.backfill == "blocking":
+            raise InputError(
+                "allocator=milp places the jobs of one instant together, backfill=blocking starts one at a time; "
+                "use backfill=skip or easy, or another allocator"
+            )
         if self.reward not in REWARDS:
             raise InputError(f"reward={self.reward!r} is unknown; known are {', '.join(REWARDS)}")
         if self.visible < 1 or self.window < 1 or self.warmup < 0:
@@ -103,7 +108,6 @@ class Setup:
     cost: npt.NDArray[np.float64]
     low: int = 0
     high: int = 1
-    floor: float = field(default=1.0)
 
     @property
     def length(self) -> int:
@@ -111,11 +115,14 @@ class Setup:
         return self.rules.window + self.rules.warmup
 
 
-def make_setup(trace: Trace, cluster: Cluster, rules: Rules, history: Trace | None = None) -> Setup:
+def make_setup(
+    trace: Trace, cluster: Cluster, rules: Rules, history: Trace | None = None, cost: FloatArray | None = None
+) -> Setup:
     """Arrays of ``trace`` under ``rules``.
 
     ``history``: the longer trace that ``trace`` is cut from; predictions then know
-    what came before. Raises InputError if the trace is shorter than an episode.
+    what came before. ``cost`` (n_pools, cap + 1): fragmentation of a node (the allocator's; default: by the demand
+    of ``trace``, quadratic for the MILP). Raises InputError if the trace is shorter than an episode.
     """
     jobs = trace.jobs
     length = rules.window + rules.warmup
@@ -126,8 +133,9 @@ def make_setup(trace: Trace, cluster: Cluster, rules: Rules, history: Trace | No
     known = run_times(trace, rules.knowledge, history)
     table, pools = make_table(jobs, cluster, known, static_rank(order(rules.order), jobs, known))
     arrays = cluster.arrays()
-    demand = demand_of(jobs.num_gpus, arrays)
-    cost = demand_cost(arrays, demand.sizes, demand.shares)
+    if cost is None:
+        measure = "quadratic" if rules.allocator == "milp" else "demand"
+        cost = cost_table(arrays, measure, demand_of(jobs.num_gpus, arrays))
     return Setup(trace, cluster, rules, table, pools, cost, 0, len(jobs) - length + 1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 
 from rltune.errors import InputError
-from rltune.metrics import FloatArray, bootstrap_ci
+from rltune.metrics import SCORE_METRIC, FloatArray, bootstrap_ci
 from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.rllib import build_ppo
 from rltune.rl.rollout import play
 from rltune.rl.rules import Setup
 from rltune.rl.value_algorithms import build_dqn, build_sac
+from rltune.simulator.result import DAY_S
 
 BUILDERS: dict[str, Callable[..., Algorithm]] = {"ppo": build_ppo, "dqn": build_dqn, "sac": build_sac}
 AVERAGING = 0.1
@@ -49,28 +50,57 @@ class Curve:
             return cls([{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)])
 
 
-@dataclass
-class Validator:
-    """Greedy score on fixed windows of the validation stretch; larger is better (costs are negative)."""
+@dataclass(frozen=True)
+class Judged:
+    """Episodes that a policy is validated on; ``by_day``: one long episode, judged day by day of submission."""
 
     setup: Setup
-    first_jobs: list[int]
+    first_jobs: Sequence[int]
     joint: Any = None
+    by_day: bool = False
 
-    def returns(self, network: JobNetwork) -> FloatArray:
-        """(n_windows,) score of every window."""
-        return play(self.setup, network, self.first_jobs, self.joint).returns
+    def units(self, network: JobNetwork) -> FloatArray:
+        """(n_units,) score of every window or day, larger is better; their mean is the score of all jobs."""
+        played = play(self.setup, network, self.first_jobs, self.joint)
+        if not self.by_day:
+            return played.returns
+        result = played.results[0]
+        cost = result.scores()[SCORE_METRIC[self.setup.rules.score]]
+        _, day = np.unique(result.jobs.submit_s[result.started] // DAY_S, return_inverse=True)
+        sums = np.bincount(day, cost)
+        return np.asarray(-sums * len(sums) / len(cost))
 
-    def baseline(self, network: NetworkConfig) -> FloatArray:
-        """The same of the baseline order itself: an untrained network."""
-        return self.returns(JobNetwork(network))
+
+class Validator:
+    """Greedy scores before the test: on windows, or on the whole stretch at every cluster size of the evaluation.
+
+    Sizes count alike: each one's scores are scaled to the same mean for the baseline order.
+    """
+
+    def __init__(self, judged: Sequence[Judged], network: NetworkConfig) -> None:
+        self.judged = judged
+        untrained = JobNetwork(network)
+        found = [each.units(untrained) for each in judged]
+        means = [abs(float(units.mean())) for units in found]
+        self.scales = [float(np.mean(means)) / mean if mean > 0 else 1.0 for mean in means]
+        self.baseline = self._joined(found)
+        """(n_units,) scores of the baseline order: an untrained network."""
+
+    def scores(self, network: JobNetwork) -> FloatArray:
+        """(n_units,) score of every window, or every day at every size; larger is better."""
+        return self._joined([each.units(network) for each in self.judged])
+
+    def _joined(self, units: Sequence[FloatArray]) -> FloatArray:
+        return np.concatenate([scale * each for scale, each in zip(self.scales, units, strict=True)])
 
 
-def surely_better(candidate: FloatArray, best: FloatArray) -> bool:
-    """Whether the paired gain by window (n_windows,) is above 0 with its whole 95 % interval.
+def clearly_better(candidate: FloatArray, best: FloatArray) -> bool:
+    """Whether the paired gain by unit (n_units,) is above 0 with its whole 95 % interval.
 
-    A few windows carry most of the wait: the best of many epochs by its mean alone is
-    the one that was lucky on those, and is worse than the baseline on other months.
+    A rule against luck, not a test: a few windows carry most of the wait, and the best
+    of many epochs by its mean alone is the one that was lucky on those. Looking again
+    every few epochs makes a false "better" likelier than 1 in 40; only the test stretch,
+    which nothing here sees, says how good a policy is.
     """
     low, _ = bootstrap_ci(candidate - best)
     return bool(low > 0)
@@ -119,14 +149,13 @@ def train_epochs(
     on_epoch: Callable[[dict[str, Any]], None],
     start_from: Outcome | None = None,
 ) -> Outcome:
-    """Train ``epochs`` more. The untrained network (the baseline order) stays until one is surely better."""
+    """Train ``epochs`` more. The untrained network (the baseline order) stays until one is clearly better."""
     network = _network(algorithm)
-    baseline = float(validator.baseline(network.config).mean()) if start_from is None else start_from.baseline_score
-    best_returns = validator.returns(network if start_from is None else start_from.network)
-    best = start_from or Outcome(copy.deepcopy(network), 0, float(best_returns.mean()), baseline, curve)
+    baseline = float(validator.baseline.mean())
+    best_scores = validator.scores(network if start_from is None else start_from.network)
+    best = start_from or Outcome(copy.deepcopy(network), 0, float(best_scores.mean()), baseline, curve)
     first = len(curve.rows)
     begun = time.perf_counter()
-    steps = int(curve.rows[-1]["steps"]) if curve.rows else 0
     average = copy.deepcopy(network)
     for epoch in range(first + 1, first + epochs + 1):
         result = algorithm.train()
@@ -141,10 +170,10 @@ def train_epochs(
             "wall_s": round(time.perf_counter() - begun, 2),
         }
         if epoch % validate_every == 0 or epoch == first + epochs:
-            returns = validator.returns(average)
-            row["validation_score"] = float(returns.mean())
-            if surely_better(returns, best_returns):
-                best_returns = returns
+            scores = validator.scores(average)
+            row["validation_score"] = float(scores.mean())
+            if clearly_better(scores, best_scores):
+                best_scores = scores
                 best = Outcome(copy.deepcopy(average), epoch, row["validation_score"], baseline, curve)
         curve.rows.append(row)
         on_epoch(row)

@@ -1,7 +1,7 @@
 """`JobNetwork` as the RLModules of DQN and discrete SAC; illegal actions are never explored or averaged over.
 
 Both read action values from the masked logits L of a network and its value head v,
-dueling (Wang et al., 2016): Q(s, a) = v(s) + unit * (L(s, a) - mean of L(s, .) over legal actions).
+dueling (Wang et al., 2016): Q(s, a) = v(s) + unit * (L(s, a) - max of L(s, .) over legal actions).
 ``unit`` is what one logit is worth in units of the return. Q and L order the
 actions of a state alike, so the greedy policy of a DQN is that of its network as
 shipped, and the untrained one is the baseline order (`rltune.rl.network`).

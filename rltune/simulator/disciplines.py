@@ -22,7 +22,7 @@ from rltune.simulator.events import (
     start_job,
     step_single_event,
 )
-from rltune.simulator.state import EVENTS, QUEUED, RUNNING
+from rltune.simulator.state import QUEUED, RUNNING
 
 BLOCKING = 0
 SKIP = 1
@@ -189,8 +189,3 @@ def find_backfill(sim, job, shadow, rule):
         sim.shadow.free[i] = min(sim.space.free[i], sim.spare.free[i])
     recount(sim.cluster, sim.shadow)
     return find_job(sim, sim.shadow, job, rule)
-
-
-@kernel
-def events(sim):
-    return sim.counts[EVENTS]

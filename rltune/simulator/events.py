@@ -10,7 +10,7 @@ import numpy as np
 
 from rltune.allocators.placement import book, clear, find, fits
 from rltune.compiled import kernel
-from rltune.simulator.state import ARRIVED, DROPPED, EVENTS, QUEUED, RUNNING, STARTED
+from rltune.simulator.state import ARRIVED, DROPPED, EVENTS, QUEUED, RUNNING
 
 
 @kernel
@@ -39,12 +39,6 @@ def find_job(sim, space, job, rule):
 
 
 @kernel
-def expected_end(sim, job):
-    """End by the run time the scheduler believes; an overdue job is expected to end now."""
-    return max(sim.start[job] + sim.jobs.known[job], sim.clock[0])
-
-
-@kernel
 def start_job(sim, job, m):
     """Start ``job`` now on the m nodes in ``sim.work``; the caller takes it out of the queue."""
     base = sim.jobs.part[job]
@@ -68,7 +62,6 @@ def start_job(sim, job, m):
         at -= 1
     sim.expected[at] = job
     sim.counts[RUNNING] += 1
-    sim.counts[STARTED] += 1
 
 
 @kernel

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from rltune.cluster import Cluster
+from rltune.compiled import compiled
 from rltune.jobs import JobTable
-from rltune.metrics import WIDEST_SHARE, distribution, job_scores
+from rltune.metrics import distribution, job_scores, widest
 from rltune.simulator.state import DROPPED, EVENTS, Sim
 
 DAY_S = 86_400.0
@@ -103,7 +103,7 @@ class Result:
         ran = self.started
         days = np.floor(self.jobs.submit_s[ran] / DAY_S)
         out: dict[str, Any] = {name: distribution(values, days) for name, values in self.scores().items()}
-        wide = self.jobs.num_gpus[ran] >= np.quantile(self.jobs.num_gpus, 1 - WIDEST_SHARE)
+        wide = widest(self.jobs.num_gpus)[ran]
         out["wait_s_widest5pct"] = distribution(self.wait_s[ran][wide], days[wide])
         out["utilization"] = {"mean": self.utilization()}
         out["fragmentation"] = {"mean": self.fragmentation()}
@@ -123,7 +123,7 @@ class Result:
         return int(self.sim.counts[EVENTS])
 
 
-@nb.njit(cache=True)
+@compiled
 def _free_on_partly_used(sim, by_start, by_end, begin, end):
     """Replay starts and ends between ``begin`` and ``end``; integrate free GPUs on partly used nodes over free GPUs."""
     cap = sim.cluster.pool_cap

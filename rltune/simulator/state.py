@@ -12,8 +12,8 @@ from rltune.cluster import Cluster, ClusterArrays, Eligibility, eligibility
 from rltune.jobs import JobTable
 
 # Slots of ``Sim.counts``.
-QUEUED, RUNNING, ARRIVED, STARTED, DROPPED, EVENTS = range(6)
-COUNTERS = 6
+QUEUED, RUNNING, ARRIVED, DROPPED, EVENTS = range(5)
+COUNTERS = 5
 
 
 class Jobs(NamedTuple):

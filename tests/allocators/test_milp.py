@@ -33,7 +33,7 @@ def in_two_pools() -> tuple[Any, np.ndarray, list[Any]]:
 def compare_with_search(seed: int, cases: int, discipline: str) -> None:
     """Plans are as good as exhaustive search; better only by an uneven split, which the search leaves out."""
     rng = np.random.default_rng(seed)
-    allocator = MilpAllocator(DEMAND, time_limit_s=60)
+    allocator = MilpAllocator("demand", DEMAND, time_limit_s=60)
     for _ in range(cases):
         cluster, free, jobs = random_case(rng)
         snapshot = make_snapshot(cluster, free, jobs)
@@ -117,7 +117,7 @@ def test_a_job_with_a_choice_makes_way_for_one_without() -> None:
     snapshot = make_snapshot(cluster, free, jobs)
     cost = demand_cost(cluster, *DEMAND)
     alone = GreedyAllocator("least_fragmentation", cost).allocate(snapshot, np.arange(2), "skip")
-    together = MilpAllocator(DEMAND).allocate(snapshot, np.arange(2), "skip")
+    together = MilpAllocator("demand", DEMAND).allocate(snapshot, np.arange(2), "skip")
     assert (len(alone.starts), len(together.starts)) == (1, 2)
     assert together.report["winner"] == "milp"
     assert together.report["status"] == "optimal"
@@ -131,7 +131,7 @@ def test_never_worse_than_greedy_at_any_time_limit(seed: int, limit_s: float, di
     cluster, free, jobs = random_case(np.random.default_rng(seed))
     snapshot = make_snapshot(cluster, free, jobs)
     cost = demand_cost(cluster, *DEMAND)
-    allocator = MilpAllocator(DEMAND, time_limit_s=limit_s)
+    allocator = MilpAllocator("demand", DEMAND, time_limit_s=limit_s)
     plan = allocator.allocate(snapshot, np.arange(len(jobs)), discipline)
     check_plan(snapshot, plan)
     greedy = GreedyAllocator("least_fragmentation", cost).allocate(snapshot, np.arange(len(jobs)), discipline)
@@ -166,7 +166,7 @@ def test_a_failing_solver_falls_back_to_greedy_and_says_so(
     """The plan is greedy's, the report names the reason, the counter moves."""
     cluster, free, jobs = in_two_pools()
     snapshot = make_snapshot(cluster, free, jobs)
-    allocator = MilpAllocator(DEMAND)
+    allocator = MilpAllocator("demand", DEMAND)
     monkeypatch.setattr(milp.JointModel, "solve", solve)
     plan = allocator.allocate(snapshot, np.arange(2), "skip")
     greedy = GreedyAllocator("least_fragmentation", demand_cost(cluster, *DEMAND))
@@ -181,7 +181,7 @@ def test_a_failed_solve_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> No
     """The next decision asks the solver again and gets its optimum."""
     cluster, free, jobs = in_two_pools()
     snapshot = make_snapshot(cluster, free, jobs)
-    allocator = MilpAllocator(DEMAND)
+    allocator = MilpAllocator("demand", DEMAND)
     with monkeypatch.context() as patch:
         patch.setattr(milp.JointModel, "solve", failing)
         allocator.allocate(snapshot, np.arange(2), "skip")
@@ -191,7 +191,7 @@ def test_a_failed_solve_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> No
 def test_blocking_starts_only_a_prefix() -> None:
     """Nothing behind the first job that cannot start may start, whatever fits."""
     rng = np.random.default_rng(5)
-    allocator = MilpAllocator(DEMAND, head=3)
+    allocator = MilpAllocator("demand", DEMAND, head=3)
     for _ in range(300):
         cluster, free, jobs = random_case(rng)
         order = rng.permutation(len(jobs))
@@ -212,7 +212,7 @@ def test_plans_do_not_depend_on_earlier_decisions() -> None:
     cases = [random_case(rng) for _ in range(150)]
 
     def plans(order: list[int]) -> dict[int, Any]:
-        allocator = MilpAllocator(DEMAND, time_limit_s=60)
+        allocator = MilpAllocator("demand", DEMAND, time_limit_s=60)
         found = {}
         for i in order:
             cluster, free, jobs = cases[i]
@@ -242,13 +242,13 @@ def test_shuffled_nodes_change_the_nodes_but_not_the_worth(seed: int) -> None:
     assert found[0][1] == pytest.approx(found[1][1], abs=1e-6)
 
 
-SHARED = MilpAllocator(DEMAND, time_limit_s=60)
+SHARED = MilpAllocator("demand", DEMAND, time_limit_s=60)
 
 
 def test_jobs_placed_jointly_all_start_with_the_least_fragmentation() -> None:
     """From the placements of another rule to the optimum of exhaustive search."""
     rng = np.random.default_rng(7)
-    allocator = MilpAllocator(None, time_limit_s=60)
+    allocator = MilpAllocator("partly_used", time_limit_s=60)
     for _ in range(500):
         cluster, free, jobs = random_case(rng)
         cost = partly_used_cost(cluster)
@@ -274,7 +274,7 @@ def test_jobs_placed_jointly_all_start_with_the_least_fragmentation() -> None:
 def test_an_equal_state_is_answered_from_the_cache() -> None:
     """Other nodes and other jobs in the same states cost no second solve."""
     cluster = make_cluster([(3, 4), (3, 4)])
-    allocator = MilpAllocator(DEMAND)
+    allocator = MilpAllocator("demand", DEMAND)
     for free in (np.array([2, 0, 0, 3, 0, 0]), np.array([0, 0, 2, 0, 3, 0])):
         plan = allocator.allocate(make_snapshot(cluster, free, [(2, (0, 1)), (2, (0,))]), np.arange(2), "skip")
         assert len(plan.starts) == 2
@@ -290,7 +290,7 @@ def test_a_decision_without_a_choice_never_reaches_the_solver(monkeypatch: pytes
         ([4, 4], [(8, (0,)), (2, (1,))]),
         ([4, 4], [(4, (0,)), (4, (1,))]),
     ):
-        plan = MilpAllocator(DEMAND).allocate(
+        plan = MilpAllocator("demand", DEMAND).allocate(
             make_snapshot(cluster, np.array(free), [*jobs]), np.arange(len(jobs)), "skip"
         )
         assert (plan.report["winner"], plan.report["fallback"]) == ("trivial", False)

@@ -17,7 +17,12 @@ def test_true_run_times_do_not_show_in_an_observation(knowledge: str) -> None:
     """A policy "without knowledge" would read the true end of running jobs, and its row of the table would be unfair."""
     seen = []
     for run_s in (500.0, 5_000.0):
-        columns = {"submit_s": [0, 1, 2], "duration_s": [run_s, 30, 40], "num_gpus": [2, 4, 1], "job_id": ["a", "b", "c"]}
+        columns = {
+            "submit_s": [0, 1, 2],
+            "duration_s": [run_s, 30, 40],
+            "num_gpus": [2, 4, 1],
+            "job_id": ["a", "b", "c"],
+        }
         trace = Trace.of(JobTable.from_columns(columns), name="t", source="user")
         cluster = rltune.load_cluster({"pools": [{"nodes": 1, "gpus_per_node": 4}]})
         rules = Rules(knowledge=knowledge, backfill="skip", order="fifo", window=3, visible=4)
