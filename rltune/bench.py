@@ -46,16 +46,16 @@ RLTUNE_VISIBLE = 128
 """Jobs the published agent sees; the environment is measured with as many."""
 
 
-def row(name: str, value: float, unit: str, aim: float | None, note: str = "", at_most: bool = False) -> dict[str, Any]:
-    """One figure; ``met`` is None where there is no aim."""
-    met = None if aim is None else bool(value <= aim if at_most else value >= aim)
+def row(name: str, value: float | None, unit: str, aim: float | None, trace: str, note: str = "") -> dict[str, Any]:
+    """One figure on a trace; ``value`` None where it could not be measured, ``met`` None where there is no aim."""
     return {
         "name": name,
-        "value": round(value, 4),
+        "value": None if value is None else round(value, 4),
         "unit": unit,
         "aim": aim,
-        "met": met,
-        "command": COMMAND,
+        "met": None if aim is None or value is None else bool(value >= aim),
+        "trace": trace,
+        "command": " ".join(["python", "-m", "rltune.bench", *sys.argv[1:]]),
         "note": note,
     }
 
@@ -83,10 +83,17 @@ def bench_simulator(trace: Trace) -> list[dict[str, Any]]:
         sim = rltune.simulate(stretch, cluster, policy=policy, discipline=discipline).sim
         code = (order(policy).code, DISCIPLINES[discipline], BEST_FIT)
         seconds = median_s(partial(run_to_end, sim, *code), 15)
-        rows.append(row(name, len(stretch) / seconds, "jobs/s", aim, f"{len(stretch)} jobs, {trace.label}"))
+        rows.append(row(name, len(stretch) / seconds, "jobs/s", aim, trace.label, f"{len(stretch)} jobs of September"))
     whole = median_s(lambda: rltune.simulate(stretch, cluster, policy="fifo", discipline="skip"), 7)
     rows.append(
-        row("sim_jobs_per_s_fifo_skip_helios100_with_setup", len(stretch) / whole, "jobs/s", None, "rltune.simulate")
+        row(
+            "sim_jobs_per_s_fifo_skip_helios100_with_setup",
+            len(stretch) / whole,
+            "jobs/s",
+            None,
+            trace.label,
+            "rltune.simulate",
+        )
     )
     return rows
 
@@ -102,31 +109,45 @@ def random_steps(env: VectorSchedulingEnv, steps: int, seed: int = 0) -> float:
     return steps * env.num_envs / (time.perf_counter() - begun)
 
 
+ENVIRONMENTS = (
+    ("skip", "env_steps_per_s_helios_x1", 5e4),
+    ("easy", "env_easy_steps_per_s_helios_x1", None),
+    ("blocking", "env_blocking_steps_per_s_helios_x1", None),
+)
+WITH_MILP = ("env_milp_steps_per_s_helios_x1", 1500)
+
+
 def bench_environment(trace: Trace) -> list[dict[str, Any]]:
     """Environment steps with random legal actions on the published protocol's windows, observation included."""
     cluster = rltune.load_cluster("rltune_helios")
     rows = []
-    for backfill, name, aim in (
-        ("skip", "env_steps_per_s_helios_x1", 5e4),
-        ("easy", "env_easy_steps_per_s_helios_x1", None),
-        ("blocking", "env_blocking_steps_per_s_helios_x1", None),
-    ):
+    for backfill, name, aim in ENVIRONMENTS:
         setup = make_setup(trace, cluster, Rules(backfill=backfill, order="fifo", visible=RLTUNE_VISIBLE))
         env = VectorSchedulingEnv(setup, ENVS)
         random_steps(env, 20)
         rate = float(np.median([random_steps(env, 300, seed) for seed in range(5)]))
-        rows.append(row(name, rate, "steps/s", aim, f"{ENVS} episodes, {RLTUNE_VISIBLE} visible jobs, {trace.label}"))
+        rows.append(row(name, rate, "steps/s", aim, trace.label, f"{ENVS} episodes, {RLTUNE_VISIBLE} visible jobs"))
     rules = Rules(backfill="skip", order="fifo", visible=RLTUNE_VISIBLE, allocator="milp")
     setup = make_setup(trace, cluster, rules)
     random_steps(VectorSchedulingEnv(setup, ENVS, joint=JointPlacement(MilpAllocator())), 5)
-    joint = JointPlacement(MilpAllocator())
-    rate = random_steps(VectorSchedulingEnv(setup, ENVS, joint=joint), 600)
+    rates = []
+    for seed in range(3):
+        joint = JointPlacement(MilpAllocator())
+        rates.append(random_steps(VectorSchedulingEnv(setup, ENVS, joint=joint), 600, seed))
     stats = joint.stats
     note = (
-        f"from an empty cache; {stats['calls']} joint decisions, {stats['solves']} solved, {stats['cache_hits']} cached"
+        f"median of 3 from an empty cache; the last: {stats['calls']} joint decisions, {stats['solves']} solved, "
+        f"{stats['cache_hits']} cached"
     )
-    rows.append(row("env_milp_steps_per_s_helios_x1", rate, "steps/s", 1500, note))
+    name, aim = WITH_MILP
+    rows.append(row(name, float(np.median(rates)), "steps/s", aim, trace.label, note))
     return rows
+
+
+def not_measured(why: str) -> list[dict[str, Any]]:
+    """The rows of ``bench_environment`` without values, where its trace is missing."""
+    aims = [(name, aim) for _, name, aim in ENVIRONMENTS] + [WITH_MILP]
+    return [row(name, None, "steps/s", aim, "rltune_helios", f"not measured: {why}") for name, aim in aims]
 
 
 class NullEnv(VectorEnv):
@@ -157,26 +178,31 @@ class NullEnv(VectorEnv):
 
 
 def bench_ppo(trace: Trace, iterations: int) -> list[dict[str, Any]]:
-    """PPO training steps per second against the same RLlib set-up on a null environment, alternating."""
+    """PPO training steps per second against the same RLlib set-up on a null environment, alternating.
+
+    Set up as `python -m rltune.train +trace=helios` is by default, the MILP included.
+    """
     import yaml
 
     from rltune.rl.rllib import start_ray
     from rltune.rl.training import build
 
-    options = yaml.safe_load((CONF / "algo" / "ppo.yaml").read_text()) | {"threads": 1}
+    options = yaml.safe_load((CONF / "algo" / "ppo.yaml").read_text())
+    training = yaml.safe_load((CONF / "train.yaml").read_text())
     cluster = rltune.load_cluster("helios_window")
-    rules = Rules(order="saf", reward="relative")
+    rules = Rules(order="f3", reward="relative", allocator="milp", visible=training["visible"])
+    joint = JointPlacement(MilpAllocator())
     setup = make_setup(trace.between("2020-04-01", "2020-08-01"), cluster, rules)
     start_ray()
-    batch = 32 * rules.window
+    batch = training["windows_per_epoch"] * rules.window
 
     def real(context: dict[str, Any]) -> gym.vector.VectorEnv:
-        return VectorSchedulingEnv(setup, int(context.get("num_envs", 1)), seed=0)
+        return VectorSchedulingEnv(setup, int(context.get("num_envs", 1)), seed=0, joint=joint)
 
     def null(context: dict[str, Any]) -> gym.vector.VectorEnv:
         return NullEnv(int(context.get("num_envs", 1)), rules.visible, rules.window)
 
-    network = NetworkConfig(visible=rules.visible)
+    network = NetworkConfig(visible=rules.visible, **training["network"])
     sides = {name: build(options, env, network, batch, 0) for name, env in (("real", real), ("null", null))}
     times: dict[str, list[float]] = {"real": [], "null": []}
     for _ in range(iterations + 1):
@@ -187,16 +213,11 @@ def bench_ppo(trace: Trace, iterations: int) -> list[dict[str, Any]]:
     rate = {name: batch / float(np.median(values[1:])) for name, values in times.items()}
     for algorithm in sides.values():
         algorithm.stop()
+    note = f"{iterations} epochs each, alternating"
     return [
-        row(
-            "ppo_steps_ratio_to_null",
-            rate["real"] / rate["null"],
-            "ratio",
-            0.8,
-            f"{iterations} epochs each, alternating",
-        ),
-        row("ppo_steps_per_s", rate["real"], "steps/s", None, "sampling and learning, one core"),
-        row("ppo_null_steps_per_s", rate["null"], "steps/s", None, "RLlib's own ceiling with this network"),
+        row("ppo_steps_ratio_to_null", rate["real"] / rate["null"], "ratio", 0.8, trace.label, note),
+        row("ppo_steps_per_s", rate["real"], "steps/s", None, trace.label, "sampling and learning, one core"),
+        row("ppo_null_steps_per_s", rate["null"], "steps/s", None, "none", "RLlib's own ceiling with this network"),
     ]
 
 
@@ -216,8 +237,12 @@ def write(rows: list[dict[str, Any]], out: Path) -> None:
         for r in rows:
             met = {True: "yes", False: "no", None: "-"}[r["met"]]
             aim = "-" if r["aim"] is None else f"{r['aim']:,.4g}"
-            cells = (date.today(), rltune.__version__, r["name"], f"{r['value']:,.4g}", r["unit"], aim, met)
+            cells = (date.today(), rltune.__version__, r["name"], shown(r["value"]), r["unit"], aim, met)
             file.write("| " + " | ".join(map(str, cells)) + " |\n")
+
+
+def shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.4g}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -240,16 +265,15 @@ def main(argv: list[str] | None = None) -> int:
         rows += bench_environment(rltune.load_trace("rltune_helios"))
     except rltune.InputError as error:
         say(f"skipped: environment on helios_x1 windows ({error})")
+        rows += not_measured(str(error))
     rows += bench_ppo(helios, arguments.iterations)
-    rows.append(row("peak_memory_mb", peak_rss_mb(), "MB", None, "this whole benchmark, in one process"))
+    rows.append(row("peak_memory_mb", peak_rss_mb(), "MB", None, helios.label, "this whole benchmark, in one process"))
     for r in rows:
-        r["machine"], r["trace"] = machine(), helios.label
+        r["machine"] = machine()
     write(rows, arguments.out)
     for r in rows:
         met = {True: "met", False: "NOT MET", None: ""}[r["met"]]
-        print(
-            f"{r['name']:<48}{r['value']:>16,.2f} {r['unit']:<8} aim {'-' if r['aim'] is None else r['aim']!s:<12} {met}"
-        )
+        print(f"{r['name']:<48}{shown(r['value']):>14} {r['unit']:<8} aim {shown(r['aim']):<8} {met}")
     print(arguments.out)
     return 0
 

@@ -63,6 +63,14 @@ class Experiment:
         nodes = self.protocol["nodes"]
         return list(nodes) if isinstance(nodes, list | tuple) else [nodes]
 
+    @property
+    def train_node_counts(self) -> list[int | None]:
+        """Cluster sizes of the training; a policy that is to hold under any load must have seen some."""
+        nodes = self.protocol.get("train_nodes")
+        if nodes is None:
+            return self.node_counts
+        return list(nodes) if isinstance(nodes, list | tuple) else [nodes]
+
     def sized(self, nodes: int | None) -> Cluster:
         return self.cluster if nodes is None else self.cluster.with_nodes(nodes)
 
@@ -114,7 +122,7 @@ def make_experiment(cfg: Mapping[str, Any]) -> Experiment:
         raise InputError(f"trace: {', '.join(missing)} is not set; give a stretch, e.g. trace.test=[0.75,1.0]")
     protocol = dict(cfg["protocol"])
     if cfg.get("nodes") is not None:
-        protocol["nodes"] = cfg["nodes"]
+        protocol |= {"nodes": cfg["nodes"], "train_nodes": None}
     stretches = {name: split(trace, bounds) for name, bounds in ranges.items()}
     check_apart(trace, stretches, ranges)
     cluster = _cluster(cfg, node, protocol["name"])
@@ -128,7 +136,7 @@ def make_experiment(cfg: Mapping[str, Any]) -> Experiment:
         allocator=dict(cfg["allocator"]),
         oversized=oversized,
     )
-    for nodes in made.node_counts:
+    for nodes in {*made.node_counts, *made.train_node_counts}:
         known = np.zeros(len(trace.jobs))
         handle_oversized(trace.jobs, known, made.sized(nodes), oversized, "skip", trace.label)
     return made
@@ -147,12 +155,14 @@ def check_common(cfg: Mapping[str, Any]) -> None:
     check_whole("seed", cfg["seed"], 0)
     check_whole("protocol.window", cfg["protocol"]["window"], 1)
     check_whole("protocol.warmup", cfg["protocol"]["warmup"], 0)
-    nodes = cfg["nodes"] if cfg.get("nodes") is not None else cfg["protocol"]["nodes"]
-    if nodes is None:
-        return
-    counts = nodes if isinstance(nodes, list | tuple) else [nodes]
-    if not counts or not all(is_whole(count, 1) for count in counts):
-        raise InputError(f"nodes={nodes!r}; a whole number of at least 1, or a list of them, is needed")
+    protocol = cfg["protocol"]
+    for option, nodes in (
+        ("nodes", cfg["nodes"] if cfg.get("nodes") is not None else protocol["nodes"]),
+        ("protocol.train_nodes", protocol.get("train_nodes")),
+    ):
+        counts = nodes if isinstance(nodes, list | tuple) else [] if nodes is None else [nodes]
+        if (nodes is not None and not counts) or not all(is_whole(count, 1) for count in counts):
+            raise InputError(f"{option}={nodes!r}; a whole number of at least 1, or a list of them, is needed")
 
 
 def check_text(option: str, value: Any) -> None:

@@ -28,7 +28,7 @@ def describe(experiment: Experiment, algo: str, seed: int, parent: Origin | None
         "train": experiment.ranges["train"],
         "validate": experiment.ranges["validate"],
         "cluster": experiment.cluster.name,
-        "nodes": experiment.sized(experiment.node_counts[-1]).nodes,
+        "nodes": [experiment.sized(nodes).nodes for nodes in experiment.train_node_counts],
         "protocol": experiment.protocol["name"],
         "parent": dict(parent) if parent is not None else None,
     }

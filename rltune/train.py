@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from rltune.entry import run_main
@@ -17,7 +18,7 @@ from rltune.experiment import Experiment, check_text, check_whole, make_experime
 from rltune.origin import check_same, check_unseen, describe
 from rltune.report.console import say, training_progress
 from rltune.report.figures import learning_curve
-from rltune.rl.env import VectorSchedulingEnv
+from rltune.rl.env import JoinedEnv, VectorSchedulingEnv
 from rltune.rl.network import NetworkConfig
 from rltune.rl.policy_file import LearnedPolicy, load_policy, save_policy
 from rltune.rl.rllib import start_ray
@@ -142,16 +143,22 @@ def _train(
     parent: LearnedPolicy | None,
     resumed: Path | None,
 ) -> tuple[Outcome, Curve]:
-    cluster = experiment.sized(experiment.node_counts[-1])
-    setup = experiment.setup("train", rules, cluster)
+    clusters = [experiment.sized(nodes) for nodes in experiment.train_node_counts]
+    setups = [experiment.setup("train", rules, cluster) for cluster in clusters]
+    joints = [experiment.joint(cluster) for cluster in clusters]
     validator = _validator(experiment, rules, network, cfg)
     seed = int(cfg["seed"])
-    joint = experiment.joint(cluster)
 
-    def vector_env(context: dict[str, Any]) -> VectorSchedulingEnv:
+    def vector_env(context: dict[str, Any]) -> VectorSchedulingEnv | JoinedEnv:
         # Each worker draws its own windows; worker 0 is this process.
-        worker = int(getattr(context, "worker_index", 0) or 0)
-        return VectorSchedulingEnv(setup, int(context.get("num_envs", 1)), seed=1000 * seed + worker, joint=joint)
+        first = 100_000 * seed + 100 * int(getattr(context, "worker_index", 0) or 0)
+        shares = [len(rows) for rows in np.array_split(range(int(context.get("num_envs", 1))), len(setups))]
+        envs = [
+            VectorSchedulingEnv(setup, share, seed=first + k, joint=joint)
+            for k, (setup, share, joint) in enumerate(zip(setups, shares, joints, strict=True))
+            if share
+        ]
+        return envs[0] if len(envs) == 1 else JoinedEnv(envs)
 
     start_ray()
     batch = cfg["windows_per_epoch"] * rules.window
@@ -170,8 +177,8 @@ def _train(
         outcome = train_epochs(algorithm, validator, cfg["epochs"], cfg["validate_every"], curve, on_epoch, before)
     algorithm.save_to_path(str(run.file("checkpoint").resolve()))
     algorithm.stop()
-    if joint is not None:
-        report_fallbacks("training", joint.stats)
+    for joint in joints:
+        report_fallbacks("training", joint.stats if joint is not None else {})
     return outcome, curve
 
 
@@ -187,11 +194,12 @@ def _figures(outcome: Outcome) -> dict[str, Any]:
 
 
 def _announce(experiment: Experiment, rules: Rules, cfg: dict[str, Any]) -> None:
-    cluster = experiment.sized(experiment.node_counts[-1])
+    clusters = [experiment.sized(nodes) for nodes in experiment.train_node_counts]
+    sizes = ", ".join(f"{cluster.nodes} nodes ({cluster.gpus} GPUs)" for cluster in clusters)
     say(f"trace     {experiment.trace.label}: {len(experiment.stretches['train'].jobs):,} jobs to train on")
     for note in experiment.trace.notes:
         say(f"          note: {note}")
-    say(f"cluster   {cluster.name}: {cluster.nodes} nodes, {cluster.gpus} GPUs; protocol {experiment.protocol['name']}")
+    say(f"cluster   {experiment.cluster.name}: {sizes}; protocol {experiment.protocol['name']}")
     shown = {k: v for k, v in asdict(rules).items() if k != "reward"}
     say("rules     " + ", ".join(f"{k}={v}" for k, v in shown.items()))
     budget = f"{cfg['epochs']} epochs of {cfg['windows_per_epoch']} windows"

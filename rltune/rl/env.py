@@ -8,6 +8,7 @@ first legal job where waiting is impossible).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -184,6 +185,38 @@ class VectorSchedulingEnv(VectorEnv):
         sim.alloc_node[:] = self.batch.alloc_node[i, :used]
         sim.alloc_gpus[:] = self.batch.alloc_gpus[i, :used]
         return Result(jobs, setup.cluster, sim.start, sim.end, sim)
+
+
+class JoinedEnv(VectorEnv):
+    """Several vectorised environments as one, e.g. of clusters of different sizes; rows of the first come first."""
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012  (Gymnasium's own pattern)
+
+    def __init__(self, envs: Sequence[VectorSchedulingEnv]) -> None:
+        """All must show as many jobs."""
+        self.envs = list(envs)
+        self.num_envs = sum(env.num_envs for env in envs)
+        self._ends = np.cumsum([env.num_envs for env in envs])[:-1]
+        self.single_observation_space = envs[0].single_observation_space
+        self.single_action_space = envs[0].single_action_space
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Begin all episodes anew; part k is seeded with ``seed + k``."""
+        seeds = [None if seed is None else seed + k for k in range(len(self.envs))]
+        found = [env.reset(seed=one, options=options) for env, one in zip(self.envs, seeds, strict=True)]
+        return self._joined([observation for observation, _ in found]), {}
+
+    def step(self, actions: npt.ArrayLike) -> tuple[Any, Any, Any, Any, Any]:
+        parts = np.split(np.asarray(actions, np.int64), self._ends)
+        found = [env.step(part) for env, part in zip(self.envs, parts, strict=True)]
+        rewards, over, cut = (np.concatenate([one[k] for one in found]) for k in (1, 2, 3))
+        return self._joined([one[0] for one in found]), rewards, over, cut, {}
+
+    @staticmethod
+    def _joined(observations: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return {key: np.concatenate([one[key] for one in observations]) for key in observations[0]}
 
 
 class SchedulingEnv(gym.Env[dict[str, Any], int]):

@@ -94,7 +94,7 @@ def build_ppo(vector_env: Any, network: NetworkConfig, options: Mapping[str, Any
     config = config.training(
         gamma=float(options["gamma"]),
         lambda_=float(options["lambda"]),
-        lr=float(options["lr"]),
+        lr=[[0, float(options["lr"])], [int(options["lr_steps"]), float(options["lr_end"])]],
         clip_param=float(options["clip"]),
         entropy_coeff=float(options["entropy"]),
         vf_loss_coeff=float(options["value_loss"]),

@@ -15,8 +15,12 @@ from typing import Any
 import matplotlib.figure
 import pandas as pd
 import pytest
+import torch
 
 from rltune.entry import run_main
+from rltune.rl.network import JobNetwork, NetworkConfig
+from rltune.rl.policy_file import LearnedPolicy, save_policy
+from rltune.rl.rules import Rules
 
 ROWS = [f"j{k},{k * 30},{k % 7 * 200 + 5},{k % 3 + 1}" for k in range(120)]
 HEADER = "job_id,submit_s,duration_s,num_gpus"
@@ -353,3 +357,65 @@ def test_bad_training_options(kind: str, here: Path, command: Command) -> None:
     own = {option.split("=")[0] for option in options}
     used = [o for o in quick if o.split("=")[0] not in own and not (o.startswith("trace.") and not options)]
     refused(command("train", *used, *options), here, said)
+
+
+# --- policies in an evaluation --------------------------------------------------------
+
+
+def save_seeds(folder: Path, seeds: int, weights: float) -> list[str]:
+    """Policies of several seeds, as training leaves them; ``weights``: how far from the baseline order."""
+    paths = []
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        network = JobNetwork(NetworkConfig(visible=4, hidden=8))
+        for tensor in network.parameters():
+            torch.nn.init.normal_(tensor, std=weights)
+        origin = {"seed": seed, "best_epoch": 5 if weights else 0, "trace": "elsewhere", "trace_sha256": "0"}
+        paths.append(str(folder / f"s{seed}.safetensors"))
+        save_policy(Path(paths[-1]), LearnedPolicy(network, Rules(order="sjf", visible=4), origin))
+    return paths
+
+
+def test_several_seeds_stand_in_one_table_with_their_mean(here: Path, command: Command) -> None:
+    """A lucky seed would stand for the method, or the MILP's part could not be told from the policy's."""
+    write(here / "jobs.csv", ROWS)
+    seeds = save_seeds(here, 2, 1.0)
+    status, out, err = command(
+        "evaluate", "+trace=file", "trace.path=jobs.csv", *QUICK, f"checkpoint=[{','.join(seeds)}]"
+    )
+    assert status == 0, err
+    assert "a transfer" in err
+    summary = json.loads((Path(out.splitlines()[-1]) / "summary.json").read_text())
+    assert no_nan(summary)
+    rows = summary["policies"]
+    learned = {f"learned-easy-known-s{k}{placed}" for k in (0, 1) for placed in ("", "+milp")}
+    assert {name for name, row in rows.items() if row["learned"]} == learned
+    assert rows["sjf-easy-known+milp"]["allocator_stats"]["calls"] > 0
+    assert rows["learned-easy-known-s0"]["allocator"] == "best_fit"
+    assert {seed["policy"] for seed in summary["seeds"]} == {
+        "learned-easy-known+milp, mean of 2", "learned-easy-known, mean of 2",
+    }  # fmt: skip
+    means = [rows[f"learned-easy-known-s{k}"]["wait_s"]["mean"] for k in (0, 1)]
+    told = next(s for s in summary["seeds"] if s["policy"] == "learned-easy-known, mean of 2")
+    assert (told["min"], told["max"]) == (min(means), max(means))
+    assert told["mean"] == pytest.approx(sum(means) / 2)
+    against = {
+        c["baseline"]: c for c in summary["comparisons"] if c["policy"] == told["policy"] and c["metric"] == "wait_s"
+    }
+    gain = 1 - told["mean"] / rows["fifo-easy-known"]["wait_s"]["mean"]
+    assert against["fifo-easy-known"]["reduction"] == pytest.approx(gain)
+    assert told["policy"] in out
+
+
+def test_a_policy_that_kept_no_epoch_is_told_and_is_its_order(here: Path, command: Command) -> None:
+    """The baseline order would be quoted as a learned result."""
+    write(here / "jobs.csv", ROWS)
+    (path,) = save_seeds(here, 1, 0.0)
+    status, out, err = command("evaluate", "+trace=file", "trace.path=jobs.csv", *QUICK, f"checkpoint={path}")
+    assert status == 0, err
+    run = Path(out.splitlines()[-1])
+    rows = json.loads((run / "summary.json").read_text())["policies"]
+    assert rows["learned-easy-known"]["wait_s"] == rows["sjf-easy-known"]["wait_s"]
+    assert rows["learned-easy-known+milp"]["wait_s"] == rows["sjf-easy-known+milp"]["wait_s"]
+    for text in (out, (run / "table.md").read_text()):
+        assert "learned-easy-known: training kept no epoch; this is its baseline order sjf" in " ".join(text.split())

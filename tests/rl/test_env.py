@@ -22,7 +22,7 @@ from rltune.cluster import Cluster, Pool
 from rltune.errors import InputError
 from rltune.jobs import JobTable
 from rltune.metrics import SCORE_METRIC, SCORES
-from rltune.rl.env import SchedulingEnv, VectorSchedulingEnv
+from rltune.rl.env import JoinedEnv, SchedulingEnv, VectorSchedulingEnv
 from rltune.rl.joint import JointPlacement
 from rltune.rl.rules import Rules, make_setup
 from rltune.traces import Trace
@@ -412,6 +412,40 @@ def test_a_finished_row_begins_anew_at_the_next_step() -> None:
     pytest.fail("no episode ended")
 
 
+def test_without_autoreset_a_finished_row_rests() -> None:
+    """Evaluation would play finished windows again and again, and count the allocator's work for them."""
+    env = make(crowd(), window=20, n=3, backfill="skip")
+    env = VectorSchedulingEnv(env.setup, 3, autoreset=False)
+    observation, _ = env.reset(options={"first_job": [0, 40, 90]})
+    ended = np.zeros(3, int)
+    for _ in range(200):
+        observation, rewards, over, _, _ = env.step(observation["action_mask"].argmax(1))
+        assert not rewards[ended > 0].any()
+        ended += over
+    assert ended.tolist() == [1, 1, 1]
+    assert all(env.result(i).started.all() for i in range(3))
+
+
+def test_joined_environments_are_their_parts() -> None:
+    """Training on clusters of several sizes would mix up rows, rewards or resets."""
+
+    def parts() -> list[Any]:
+        return [make(crowd(), window=12, n=2, backfill="skip"), make(crowd(), Cluster("c", (Pool("a", 2, 16),)), n=3)]
+
+    joined, alone = JoinedEnv(parts()), parts()
+    seen, _ = joined.reset(seed=4)
+    apart = [env.reset(seed=4 + k)[0] for k, env in enumerate(alone)]
+    assert joined.observation_space["jobs"].shape == seen["jobs"].shape == (5, 16, 12)
+    for _ in range(300):
+        acts = seen["action_mask"].argmax(1)
+        seen, rewards, over, _, _ = joined.step(acts)
+        found = [env.step(part) for env, part in zip(alone, (acts[:2], acts[2:]), strict=True)]
+        apart = [one[0] for one in found]
+        assert np.array_equal(rewards, np.concatenate([one[1] for one in found]))
+        assert np.array_equal(over, np.concatenate([one[2] for one in found]))
+        assert all(np.array_equal(seen[key], np.concatenate([one[key] for one in apart])) for key in seen)
+
+
 def test_episodes_are_drawn_from_every_start() -> None:
     """The first or last window of a stretch would never be trained on."""
     env = make(crowd(), window=117, n=1, backfill="skip")
@@ -471,6 +505,7 @@ def test_milp_schedules_are_valid_and_paid_right(discipline: str) -> None:
         ({"knowledge": "none", "order": "fifo", "backfill": "easy"}, "knowledge=none knows no run times"),
         ({"knowledge": "some"}, "knowledge='some' is unknown"),
         ({"reward": "sparse"}, "reward='sparse' is unknown"),
+        ({"allocator": "milp", "backfill": "blocking"}, "backfill=blocking starts one at a time"),
         ({"visible": 0}, "visible=0"),
         ({"window": 0}, "window=0"),
         ({"warmup": -1}, "warmup=-1"),

@@ -75,7 +75,7 @@ def test_fine_tuning_starts_from_the_given_policy(first_run: Path) -> None:
         torch.nn.init.normal_(weights, std=0.1)
     save_policy(first_run.parent / "parent.safetensors", parent)
     done = train(
-        "+trace=synthetic", *SMALL, "epochs=1", f"checkpoint={first_run.parent / 'parent.safetensors'}", "algo.lr=0.0",
+        "+trace=synthetic", *SMALL, "epochs=1", f"checkpoint={first_run.parent / 'parent.safetensors'}", "algo.lr=0.0", "algo.lr_end=0.0",
         "order=fifo", "name=tuned", runs=first_run.parent,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
