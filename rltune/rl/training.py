@@ -94,16 +94,16 @@ class Validator:
         return np.concatenate([scale * each for scale, each in zip(self.scales, units, strict=True)])
 
 
-def clearly_better(candidate: FloatArray, best: FloatArray) -> bool:
-    """Whether the paired gain by unit (n_units,) is above 0 with its whole 95 % interval.
+def worth_keeping(candidate: FloatArray, kept: FloatArray, baseline: FloatArray) -> bool:
+    """Whether a policy's scores by unit (n_units,) replace the kept one's: a better mean, and clearly above the baseline.
 
-    A rule against luck, not a test: a few windows carry most of the wait, and the best
-    of many epochs by its mean alone is the one that was lucky on those. Looking again
-    every few epochs makes a false "better" likelier than 1 in 40; only the test stretch,
-    which nothing here sees, says how good a policy is.
+    Clearly: the paired gain is above 0 with its whole 95 % interval. A rule against
+    luck, not a test: a few windows carry most of the wait, and looking again every few
+    epochs makes a false "clearly" likelier than 1 in 40. Only the test stretch, which
+    nothing here sees, says how good a policy is.
     """
-    low, _ = bootstrap_ci(candidate - best)
-    return bool(low > 0)
+    low, _ = bootstrap_ci(candidate - baseline)
+    return bool(candidate.mean() > kept.mean() and low > 0)
 
 
 def build(algo: Mapping[str, Any], vector_env: Any, network: NetworkConfig, batch: int, seed: int) -> Algorithm:
@@ -149,7 +149,7 @@ def train_epochs(
     on_epoch: Callable[[dict[str, Any]], None],
     start_from: Outcome | None = None,
 ) -> Outcome:
-    """Train ``epochs`` more. The untrained network (the baseline order) stays until one is clearly better."""
+    """Train ``epochs`` more. The untrained network (the baseline order) stays until one is worth keeping."""
     network = _network(algorithm)
     baseline = float(validator.baseline.mean())
     best_scores = validator.scores(network if start_from is None else start_from.network)
@@ -172,7 +172,7 @@ def train_epochs(
         if epoch % validate_every == 0 or epoch == first + epochs:
             scores = validator.scores(average)
             row["validation_score"] = float(scores.mean())
-            if clearly_better(scores, best_scores):
+            if worth_keeping(scores, best_scores, validator.baseline):
                 best_scores = scores
                 best = Outcome(copy.deepcopy(average), epoch, row["validation_score"], baseline, curve)
         curve.rows.append(row)

@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from rltune.rl.policy_file import load_policy, save_policy
-from rltune.rl.training import Curve
+from rltune.rl.training import Curve, worth_keeping
 
 pytestmark = pytest.mark.ray
 
@@ -93,3 +94,16 @@ def test_a_sweep_runs_on_a_local_ray(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert len([path for path in tmp_path.iterdir() if (path / "summary.json").is_file()]) == 4
+
+
+def test_a_policy_is_kept_only_if_clearly_better_than_its_baseline() -> None:
+    """The best of many epochs by its mean alone is the one that was lucky on a few windows, and loses elsewhere."""
+    rng = np.random.default_rng(0)
+    baseline = -rng.lognormal(5, 2, 80)
+    better, luckier = baseline * 0.9, baseline.copy()
+    luckier[np.argmin(baseline)] *= 0.1
+    assert worth_keeping(better, baseline, baseline)
+    assert luckier.mean() > better.mean()
+    assert not worth_keeping(luckier, baseline, baseline)
+    assert not worth_keeping(better, better * 0.9, baseline)
+    assert not worth_keeping(baseline, baseline, baseline)
