@@ -1,27 +1,51 @@
 #!/usr/bin/env bash
-# Every learned figure under experiments/, from scratch: about half an hour on two cores. Needs RLTUNE_TRACES (real logs).
+# Every learned figure under experiments/, from scratch: under an hour on two cores. Needs RLTUNE_TRACES (real logs).
 # Without the logs the same commands run on the calibrated generator, and every table says so.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export OMP_NUM_THREADS=1
 python=${PYTHON:-.venv/bin/python}
 runs=${RUNS:-runs}
-train() { "$python" -m rltune.train runs="$runs" evaluate=false "$@"; }
-evaluate() { "$python" -m rltune.evaluate runs="$runs" "$@"; }
+at_once=${AT_ONCE:-2}
+results=experiments/results
+policies=experiments/policies
 
-# The main job on the Helios log: windows of 256 jobs, two seeds.
-for seed in 0 1; do train +trace=helios seed="$seed" name="helios_window_s$seed"; done
-evaluate +trace=helios name=helios_window \
-  "checkpoint=[$runs/helios_window_s0,$runs/helios_window_s1]"
+train() {  # NAME OPTIONS...: in the background, ${at_once} at a time
+  while (( $(jobs -rp | wc -l) >= at_once )); do wait -n; done
+  "$python" -m rltune.train runs="$runs" evaluate=false progress=false name="$1" "${@:2}" &
+}
+evaluate() {  # NAME OPTIONS...: the table, from the shipped policies
+  "$python" -m rltune.evaluate runs="$runs" progress=false name="$1" "${@:2}"
+  rm -rf "${results:?}/$1"
+  mkdir -p "$results/$1"
+  cp "$runs/$1"/{config.yaml,manifest.json,summary.json,*.md,*.png} "$results/$1/"
+}
+keep() {  # NAME: a policy and how its training went
+  cp "$runs/$1/policy.safetensors" "$policies/$1.safetensors"
+  for file in curve.csv learning_curve.png manifest.json; do cp "$runs/$1/$file" "$results/training/$1.$file"; done
+}
 
-# The September month at 100 and 85 nodes, trained on warm windows of April to July.
-train +trace=helios protocol=month seed=0 name=helios_month_s0
-evaluate +trace=helios protocol=month name=helios_month checkpoint="$runs/helios_month_s0"
-evaluate +trace=helios protocol=month name=helios_month_best_fit checkpoint="$runs/helios_month_s0" allocator=best_fit \
-  "policies=[fifo,sjf,saf,f3,f4,wfp3,unicef]"
+# Windows of 256 jobs of the Helios log, three seeds; the month at two sizes of the cluster, two seeds each; the
+# published protocol (RLTune's Helios cluster), two seeds.
+for seed in 0 1 2; do train "helios_window_s$seed" +trace=helios seed="$seed"; done
+for nodes in 85 100; do
+  for seed in 0 1; do train "helios_month${nodes}_s$seed" +trace=helios protocol=month nodes="$nodes" seed="$seed"; done
+done
+for seed in 0 1; do train "rltune_helios_s$seed" +trace=rltune_helios seed="$seed"; done
+wait
 
-# The published protocol: RLTune's Helios cluster, trained on jobs 0..8,999, judged on the 16 public windows
-# (first jobs 12241..76726 of the trace; the test stretch begins at job 12,000).
-train +trace=rltune_helios seed=0 name=rltune_helios_s0
+mkdir -p "$results/training" "$policies"
+rm -f "$policies"/*.safetensors "$results"/training/*
+for name in helios_window_s{0,1,2} helios_month{85,100}_s{0,1} rltune_helios_s{0,1}; do keep "$name"; done
+
+evaluate helios_window +trace=helios \
+  "checkpoint=[$policies/helios_window_s0.safetensors,$policies/helios_window_s1.safetensors,$policies/helios_window_s2.safetensors]"
+for nodes in 85 100; do
+  evaluate "helios_month$nodes" +trace=helios protocol=month nodes="$nodes" \
+    "checkpoint=[$policies/helios_month${nodes}_s0.safetensors,$policies/helios_month${nodes}_s1.safetensors]"
+done
+
+# The 16 public windows of the published protocol begin at jobs 12,241 to 76,726; the test stretch at job 12,000.
 public="[62685,6116,61362,55226,64726,18764,21868,13971,241,1654,7826,9254,52888,29132,33177,916]"
-evaluate +trace=rltune_helios name=rltune_helios_public allocator=lexicographic \
-  checkpoint="$runs/rltune_helios_s0" windows="$public"
+evaluate rltune_helios_public +trace=rltune_helios allocator=lexicographic windows="$public" \
+  "checkpoint=[$policies/rltune_helios_s0.safetensors,$policies/rltune_helios_s1.safetensors]"

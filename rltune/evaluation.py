@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,13 +14,14 @@ from rltune.cluster import Cluster
 from rltune.errors import InputError
 from rltune.experiment import Experiment, oversized_count, spread
 from rltune.metrics import SCORE_METRIC, bootstrap_ci, distribution, iqm, reduction, widest
+from rltune.origin import recipe
 from rltune.policies.knowledge import KNOWLEDGE
 from rltune.policies.orders import ORDERS, Order, order
 from rltune.report.console import progress_bar, say
 from rltune.report.figures import box_plot, cdf
 from rltune.report.tables import comparison_table, markdown_table
 from rltune.rl.network import JobNetwork
-from rltune.rl.policy_file import LearnedPolicy
+from rltune.rl.policy_file import BASELINE, PARENT, LearnedPolicy
 from rltune.rl.rollout import play
 from rltune.rl.rules import Rules, run_times
 from rltune.rundir import RunDirectory
@@ -38,7 +39,8 @@ CURVES = 7
 class Row:
     """One line of the table: who decided, knowing what, and the schedules of all windows.
 
-    ``epoch``: of a learned row, 0 where training kept its baseline order; ``allocator_stats``: the MILP's counters.
+    ``kept``: what training kept for a learned row (an epoch, the baseline order, a parent); ``recipe``: equal for
+    policies that differ in their ``seed`` alone; ``allocator_stats``: the MILP's counters.
     """
 
     name: str
@@ -48,7 +50,9 @@ class Row:
     allocator: str
     results: list[Result]
     learned: bool = False
-    epoch: int | None = None
+    kept: str | None = None
+    recipe: str = ""
+    seed: int | None = None
     allocator_stats: dict[str, Any] = field(default_factory=dict)
 
     def values(self, metric: str) -> list[npt.NDArray[np.float64]]:
@@ -114,6 +118,8 @@ def _evaluate_size(
     block["comparisons"] = comparisons(rows)
     block["seeds"] = [over_seeds(group, metric) for group in seed_groups(rows)]
     block["notes"] = notes(rows, block["seeds"], metric)
+    if len(starts) > 1 and min(np.diff(np.sort(starts))) < length:
+        block["notes"].append("test windows overlap, so intervals are too narrow; a longer test stretch holds more")
     comparison_table(block, metric, title)
     run.write_text(f"table{suffix}.md", markdown_table(block, metric, title))
     per_window(rows, metric).to_csv(run.file(f"windows{suffix}.csv"), index=False)
@@ -144,6 +150,8 @@ def test_windows(experiment: Experiment, windows: Any) -> tuple[list[int], int]:
         if windows < 1:
             raise InputError(f"windows={windows}; at least 1 is needed")
         return spread(0, jobs - length, windows), length
+    if len(set(windows)) < len(windows):
+        raise InputError("windows: a first job is named twice; its window would count double in every interval")
     bad = [start for start in windows if not 0 <= int(start) <= jobs - length]
     if bad:
         raise InputError(f"windows: {bad[0]} is no first job of the test stretch; 0 to {jobs - length} are possible")
@@ -152,9 +160,10 @@ def test_windows(experiment: Experiment, windows: Any) -> tuple[list[int], int]:
 
 def heuristic_cases(orders: Any, disciplines: Sequence[str]) -> list[tuple[Order, str, str]]:
     """(order, discipline, knowledge) of every row; what needs no run times appears once, as knowledge none."""
-    chosen = list(ORDERS.values()) if orders == "all" else [order(name) for name in orders]
+    named = list(ORDERS.values()) if orders == "all" else [order(name) for name in orders]
+    chosen = list({each.name: each for each in named}.values())
     cases = []
-    for discipline in disciplines:
+    for discipline in dict.fromkeys(disciplines):
         check_discipline(discipline)
         for each in chosen:
             needs = each.needs_run_time or discipline == "easy"
@@ -208,8 +217,8 @@ class Play:
     name: str
     network: JobNetwork
     rules: Rules
-    learned: bool
-    epoch: int | None
+    origin: Mapping[str, Any] | None = None
+    """Of a learned policy; None for its untrained baseline order."""
 
 
 def plays_of(experiment: Experiment, policies: Sequence[LearnedPolicy]) -> list[Play]:
@@ -228,10 +237,10 @@ def plays_of(experiment: Experiment, policies: Sequence[LearnedPolicy]) -> list[
         for policy, suffix in zip(policies, suffixes, strict=True):
             rules = replace(policy.rules, allocator=allocator, warmup=0, reward="score")
             name = f"learned-{rules.backfill}-{rules.knowledge}{suffix}{placed}"
-            plays[name] = Play(name, policy.network, rules, True, int(policy.origin.get("best_epoch", -1)))
+            plays[name] = Play(name, policy.network, rules, policy.origin)
             if placed:
                 name = f"{rules.order}-{rules.backfill}-{rules.knowledge}{placed}"
-                plays[name] = Play(name, JobNetwork(policy.network.config), rules, False, None)
+                plays[name] = Play(name, JobNetwork(policy.network.config), rules)
     return list(plays.values())
 
 
@@ -249,19 +258,12 @@ def learned_rows(
         rules = replace(each.rules, window=length)
         joint = experiment.joint(cluster) if rules.allocator == "milp" else None
         played = play(experiment.setup("test", rules, cluster), each.network, starts, joint)
-        rows.append(
-            Row(
-                each.name,
-                rules.order,
-                rules.backfill,
-                rules.knowledge,
-                rules.allocator,
-                played.results,
-                each.learned,
-                each.epoch,
-                played.allocator,
-            )
-        )
+        row = Row(each.name, rules.order, rules.backfill, rules.knowledge, rules.allocator, played.results)
+        row = replace(row, allocator_stats=played.allocator)
+        if each.origin is not None:
+            kept, seed = str(each.origin.get("kept")), each.origin.get("seed")
+            row = replace(row, learned=True, kept=kept, seed=seed, recipe=recipe(each.origin))
+        rows.append(row)
         update()
     return rows
 
@@ -291,7 +293,7 @@ def summarise(row: Row) -> dict[str, Any]:
         "knowledge": row.knowledge,
         "allocator": row.allocator,
         "learned": row.learned,
-        "best_epoch": row.epoch,
+        "kept": row.kept,
         "allocator_stats": row.allocator_stats,
     }
     for metric in METRICS:
@@ -301,19 +303,23 @@ def summarise(row: Row) -> dict[str, Any]:
             means = np.array([v.mean() for v in by_window if len(v)])
             out[metric] |= {
                 "window_median": float(np.median(means)),
-                "window_median_ci95": list(bootstrap_ci(means, statistic="median")),
+                "window_median_ci95": interval_of(means, "median"),
                 "window_iqm": float(iqm(means)),
-                "window_iqm_ci95": list(bootstrap_ci(means, statistic="iqm")),
+                "window_iqm_ci95": interval_of(means, "iqm"),
             }
     gpus = np.concatenate([r.jobs.num_gpus[r.started] for r in row.results])
     wide = widest(gpus)
     out["wait_s_widest5pct"] = distribution(np.concatenate(row.values("wait_s"))[wide], blocks[wide])
     for name in ("utilization", "fragmentation", "makespan_s"):
         values = np.array([getattr(result, name)() for result in row.results])
-        low, high = bootstrap_ci(values)
-        out[name] = {"mean": float(values.mean()), "ci95": [low, high] if len(values) > 1 else [None, None]}
+        out[name] = {"mean": float(values.mean()), "ci95": interval_of(values, "mean")}
     out["unfinished"] = int(sum((~result.started).sum() for result in row.results))
     return out
+
+
+def interval_of(values: npt.NDArray[np.float64], statistic: str) -> list[float | None]:
+    """95 % interval over windows; None where there are too few to tell."""
+    return [float(x) if np.isfinite(x) else None for x in bootstrap_ci(values, statistic=statistic)]
 
 
 def comparisons(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -328,7 +334,9 @@ def comparisons(rows: Sequence[Row]) -> list[dict[str, Any]]:
         first = group[0]
         name = first.name if len(group) == 1 else mean_name(group)
         for theirs in rows:
-            if theirs in group or KNOWLEDGE.index(theirs.knowledge) < KNOWLEDGE.index(first.knowledge):
+            if any(theirs is row for row in group) or KNOWLEDGE.index(theirs.knowledge) < KNOWLEDGE.index(
+                first.knowledge
+            ):
                 continue
             for metric in COMPARED:
                 found = {"reduction": None, "ci95": [None, None], "reason": "they did not run the same jobs"}
@@ -345,12 +353,13 @@ def same_jobs(one: Row, other: Row) -> bool:
 
 
 def seed_groups(rows: Sequence[Row]) -> list[list[Row]]:
-    """Learned rows that differ in their seed alone; groups of at least two."""
+    """Learned rows that differ in their seed alone; groups of at least two seeds, each once."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if row.learned:
-            groups.setdefault((row.discipline, row.knowledge, row.allocator), []).append(row)
-    return [group for group in groups.values() if len(group) > 1]
+            key = (row.recipe, row.order, row.discipline, row.knowledge, row.allocator)
+            groups.setdefault(key, []).append(row)
+    return [group for group in groups.values() if len({row.seed for row in group}) == len(group) > 1]
 
 
 def mean_name(group: Sequence[Row]) -> str:
@@ -370,8 +379,8 @@ def over_seeds(group: Sequence[Row], metric: str) -> dict[str, Any]:
 def notes(rows: Sequence[Row], seeds: Sequence[dict[str, Any]], metric: str) -> list[str]:
     """What the reader of a table must know beside its figures."""
     out = [f"{s['policy']}: {metric} {s['mean']:,.5g} ({s['min']:,.5g} to {s['max']:,.5g})" for s in seeds]
-    untrained = [row for row in rows if row.learned and row.epoch == 0]
-    out += [f"{row.name}: training kept no epoch; this is its baseline order {row.order}" for row in untrained]
+    out += [f"{row.name}: training kept its baseline order {row.order}" for row in rows if row.kept == BASELINE]
+    out += [f"{row.name}: training kept the policy that it began with" for row in rows if row.kept == PARENT]
     return out
 
 
@@ -396,8 +405,8 @@ def curve_rows(rows: Sequence[Row], metric: str) -> list[Row]:
     others = sorted((row for row in rows if not row.learned), key=lambda row: _mean(row, metric))
     best: list[Row] = [row for row in others if row.name == "fifo-blocking"]
     for knowledge in KNOWLEDGE:
-        best += [row for row in others if row.knowledge == knowledge and row not in best][:2]
-    best += [row for row in others if row.order == "fifo" and row not in best]
+        best += [row for row in others if row.knowledge == knowledge and row.name != "fifo-blocking"][:2]
+    best += [row for row in others if row.order == "fifo" and all(row is not one for one in best)]
     return learned + best[:CURVES]
 
 

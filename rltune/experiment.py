@@ -11,8 +11,10 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 import numpy as np
+import yaml
 
 from rltune.allocators.fragmentation import Demand, FloatArray, cost_table, demand_of
+from rltune.allocators.greedy import rule_code
 from rltune.cluster import Cluster
 from rltune.config import CONF, load_cluster, names
 from rltune.errors import InputError
@@ -64,12 +66,20 @@ class Experiment:
         return list(nodes) if isinstance(nodes, list | tuple) else [nodes]
 
     @property
-    def train_node_counts(self) -> list[int | None]:
-        """Cluster sizes of the training; a policy that is to hold under any load must have seen some."""
-        nodes = self.protocol.get("train_nodes")
-        if nodes is None:
-            return self.node_counts
-        return list(nodes) if isinstance(nodes, list | tuple) else [nodes]
+    def train_node_counts(self) -> list[int]:
+        """Cluster sizes of the training: those of the evaluation, and smaller ones, for more contention.
+
+        A smaller one is left out where it could not hold the widest job that the whole one holds.
+        """
+        counts: dict[int, None] = {}
+        for nodes in self.node_counts:
+            whole = self.sized(nodes)
+            misfits = len(find_oversized(self.trace.jobs, whole))
+            for scale in self.protocol["train_scale"]:
+                count = max(1, round(scale * whole.nodes))
+                if count == whole.nodes or len(find_oversized(self.trace.jobs, self.sized(count))) == misfits:
+                    counts[count] = None
+        return list(counts)
 
     def sized(self, nodes: int | None) -> Cluster:
         return self.cluster if nodes is None else self.cluster.with_nodes(nodes)
@@ -122,7 +132,7 @@ def make_experiment(cfg: Mapping[str, Any]) -> Experiment:
         raise InputError(f"trace: {', '.join(missing)} is not set; give a stretch, e.g. trace.test=[0.75,1.0]")
     protocol = dict(cfg["protocol"])
     if cfg.get("nodes") is not None:
-        protocol |= {"nodes": cfg["nodes"], "train_nodes": None}
+        protocol["nodes"] = cfg["nodes"]
     stretches = {name: split(trace, bounds) for name, bounds in ranges.items()}
     check_apart(trace, stretches, ranges)
     cluster = _cluster(cfg, node, protocol["name"])
@@ -136,7 +146,9 @@ def make_experiment(cfg: Mapping[str, Any]) -> Experiment:
         allocator=dict(cfg["allocator"]),
         oversized=oversized,
     )
-    for nodes in {*made.node_counts, *made.train_node_counts}:
+    if made.allocator_name == "milp":
+        made.milp(made.cluster)
+    for nodes in made.node_counts:
         known = np.zeros(len(trace.jobs))
         handle_oversized(trace.jobs, known, made.sized(nodes), oversized, "skip", trace.label)
     return made
@@ -144,6 +156,7 @@ def make_experiment(cfg: Mapping[str, Any]) -> Experiment:
 
 def check_common(cfg: Mapping[str, Any]) -> None:
     """Refuse what no entry point can use, also where a checkpoint's own rules take its place."""
+    check_allocator(cfg["allocator"])
     for option in ("score", "order", "backfill", "knowledge", "oversized", "runs"):
         check_text(option, cfg[option])
     check_score(cfg["score"])
@@ -156,13 +169,17 @@ def check_common(cfg: Mapping[str, Any]) -> None:
     check_whole("protocol.window", cfg["protocol"]["window"], 1)
     check_whole("protocol.warmup", cfg["protocol"]["warmup"], 0)
     protocol = cfg["protocol"]
-    for option, nodes in (
-        ("nodes", cfg["nodes"] if cfg.get("nodes") is not None else protocol["nodes"]),
-        ("protocol.train_nodes", protocol.get("train_nodes")),
-    ):
-        counts = nodes if isinstance(nodes, list | tuple) else [] if nodes is None else [nodes]
-        if (nodes is not None and not counts) or not all(is_whole(count, 1) for count in counts):
-            raise InputError(f"{option}={nodes!r}; a whole number of at least 1, or a list of them, is needed")
+    nodes = cfg["nodes"] if cfg.get("nodes") is not None else protocol["nodes"]
+    counts = nodes if isinstance(nodes, list | tuple) else [] if nodes is None else [nodes]
+    if nodes is not None and not counts:
+        raise InputError("nodes=[]; a whole number of at least 1, or a list of them, is needed")
+    if not all(is_whole(count, 1) for count in counts) or len(set(counts)) < len(counts):
+        raise InputError(f"nodes={nodes!r}; a whole number of at least 1, or a list of different ones, is needed")
+    scales = protocol["train_scale"]
+    if not isinstance(scales, list | tuple) or not scales or not all(_is_kind(x, float) and 0 < x <= 1 for x in scales):
+        raise InputError(
+            f"protocol.train_scale={scales!r}; a list of numbers above 0 and at most 1 is needed, e.g. [1.0]"
+        )
 
 
 def check_text(option: str, value: Any) -> None:
@@ -177,6 +194,33 @@ def check_whole(option: str, value: Any, least: int) -> None:
 
 def is_whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def check_like(given: Any, default: Any, option: str) -> None:
+    """Refuse options that the defaults do not know, or of another kind than theirs (None there: anything)."""
+    if isinstance(default, Mapping):
+        for name, value in given.items():
+            if name not in default:
+                raise InputError(f"option {option}.{name} is unknown; known are {', '.join(default)}")
+            check_like(value, default[name], f"{option}.{name}")
+        return
+    kind = type(default)
+    if default is None or (kind is bool and isinstance(given, bool)):
+        return
+    if kind is bool or not _is_kind(given, kind):
+        needed = "true or false" if kind is bool else KINDS.get(kind, f"a {kind.__name__}")
+        raise InputError(f"{option}={given!r}; {needed} is needed")
+
+
+def check_allocator(node: Mapping[str, Any]) -> None:
+    """Refuse options that the allocator of conf/allocator does not take, and values it refuses."""
+    for name in names("allocator"):
+        default = yaml.safe_load((CONF / "allocator" / f"{name}.yaml").read_text())
+        if default["_target_"] == node["_target_"] and (name == "milp") == ("rule" not in node):
+            check_like(node, default, "allocator")
+            break
+    if "rule" in node:
+        rule_code(node["rule"])
 
 
 def check_trace_options(node: Mapping[str, Any]) -> None:
@@ -234,8 +278,6 @@ def trace_node(trace: Any) -> dict[str, Any]:
     if trace is None:
         raise InputError(f"no trace given; add +trace=helios (known: {known})")
     if isinstance(trace, str):
-        import yaml
-
         path = CONF / "trace" / f"{trace}.yaml"
         if not path.is_file():
             raise InputError(
@@ -253,9 +295,8 @@ def _cluster(cfg: Mapping[str, Any], node: Mapping[str, Any], protocol: str) -> 
     if chosen.get("auto"):
         clusters = node.get("clusters") or {}
         if protocol not in clusters:
-            raise InputError(
-                f"trace: no cluster is named for protocol={protocol}; add cluster=NAME ({', '.join(names('cluster'))})"
-            )
+            known = ", ".join(name for name in names("cluster") if name != "auto")
+            raise InputError(f"trace: no cluster is named for protocol={protocol}; add cluster=NAME ({known})")
         return load_cluster(str(clusters[protocol]))
     return Cluster.from_spec(chosen["spec"])
 

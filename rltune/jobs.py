@@ -66,6 +66,7 @@ class JobTable:
         priority: larger is more urgent; 0 where absent.
         cpus, memory_gb: further resources; 0 where absent.
         wait_s: recorded queueing delay of the original system, seconds; NaN where absent.
+        requested_s: run time that the user asked for (time limit), seconds; NaN where absent.
     """
 
     job_id: npt.NDArray[np.object_]
@@ -81,6 +82,7 @@ class JobTable:
     cpus: npt.NDArray[np.float64]
     memory_gb: npt.NDArray[np.float64]
     wait_s: npt.NDArray[np.float64]
+    requested_s: npt.NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.submit_s)
@@ -120,11 +122,13 @@ class JobTable:
                 ("cpus", 0.0),
                 ("memory_gb", 0.0),
                 ("wait_s", np.nan),
+                ("requested_s", np.nan),
             )
         }
         ids = _ids(columns.get("job_id"), n, source, place)
         _refuse(number["submit_s"] < 0, "submit_s", "is negative", "use seconds >= 0", source, place, ids)
         _refuse(number["duration_s"] < 0, "duration_s", "is negative", "use seconds >= 0", source, place, ids)
+        _refuse(number["requested_s"] < 0, "requested_s", "is negative", "use seconds >= 0", source, place, ids)
         gpus = number["num_gpus"]
         bad = (gpus < 1) | (gpus != np.floor(gpus)) | (gpus > 1_000_000)
         _refuse(
@@ -148,6 +152,7 @@ class JobTable:
             cpus=_frozen(number["cpus"][order]),
             memory_gb=_frozen(number["memory_gb"][order]),
             wait_s=_frozen(number["wait_s"][order]),
+            requested_s=_frozen(number["requested_s"][order]),
             **category,
         )
 

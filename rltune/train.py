@@ -11,21 +11,26 @@ from typing import Any
 import numpy as np
 import yaml
 
+from rltune.config import CONF
 from rltune.entry import run_main
 from rltune.errors import InputError
 from rltune.evaluation import evaluate_into, report_fallbacks
-from rltune.experiment import Experiment, check_text, check_whole, make_experiment, resolve_rules, spread
+from rltune.experiment import Experiment, check_like, check_text, check_whole, make_experiment, resolve_rules, spread
 from rltune.origin import check_same, check_unseen, describe
 from rltune.report.console import say, training_progress
 from rltune.report.figures import learning_curve
 from rltune.rl.env import JoinedEnv, VectorSchedulingEnv
 from rltune.rl.network import NetworkConfig
-from rltune.rl.policy_file import LearnedPolicy, load_policy, save_policy
+from rltune.rl.policy_file import PARENT, LearnedPolicy, load_policy, save_policy
 from rltune.rl.rllib import start_ray
 from rltune.rl.rules import Rules
 from rltune.rl.runtime import tune
-from rltune.rl.training import Curve, Judged, Outcome, Validator, build, load_weights, train_epochs
+from rltune.rl.training import Curve, Judged, Outcome, Validator, build, load_weights, start_of, train_epochs
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
+
+AVERAGE = "average.safetensors"
+"""In checkpoint/: the running average of the weights."""
+DEFAULTS = yaml.safe_load((CONF / "train.yaml").read_text())
 
 
 def main(cfg: dict[str, Any]) -> str:
@@ -39,17 +44,18 @@ def main(cfg: dict[str, Any]) -> str:
     parent = load_policy(resumed or cfg["checkpoint"]) if resumed or cfg["checkpoint"] else None
     experiment = make_experiment(cfg)
     if parent is not None:
-        _check_parent(experiment, parent, resumed is not None)
+        _check_parent(experiment, parent, cfg, resumed is not None)
     rules, network = _rules_and_network(experiment, cfg, parent, resumed is not None)
     name = cfg["name"] or default_name(experiment, rules, cfg)
     with RunDirectory(cfg["runs"], str(name)) as run:
         _announce(experiment, rules, cfg)
-        outcome, curve = _train(experiment, rules, network, cfg, run, parent, resumed)
+        outcome = _train(experiment, rules, network, cfg, run, parent, resumed)
         line = parent.origin.get("parent") if resumed and parent else parent.origin if parent else None
         origin = describe(experiment, cfg["algo"]["name"], int(cfg["seed"]), line) | _figures(outcome)
+        say(f"kept      {outcome.kept}")
         policy = LearnedPolicy(outcome.network, replace(rules, reward="score"), origin)
         save_policy(run.file("policy.safetensors"), policy)
-        curve.write(run.file("curve.csv"))
+        outcome.curve.write(run.file("curve.csv"))
         learning_curve(run.file("curve.csv"), run.file("learning_curve.png"), experiment.trace.label, rules.score)
         run.write_text("config.yaml", yaml.safe_dump(cfg, sort_keys=False))
         run.write_json("manifest.json", manifest(experiment.trace, [cfg["seed"]], experiment.ranges))
@@ -82,9 +88,16 @@ def default_name(experiment: Experiment, rules: Rules, cfg: dict[str, Any]) -> s
 
 def check_options(cfg: dict[str, Any]) -> None:
     """Refuse counts that make no sense and paths that are none, in one line each."""
-    for option in ("epochs", "windows_per_epoch", "validate_every", "validation_windows", "visible"):
+    for option in ("epochs", "windows_per_epoch", "validate_every", "visible"):
         check_whole(option, cfg[option], 1)
-    check_whole("algo.threads", cfg["algo"]["threads"], 1)
+    check_whole("validation_windows", cfg["validation_windows"], 2)
+    check_like(cfg["network"], DEFAULTS["network"], "network")
+    algo = CONF / "algo" / f"{cfg['algo'].get('name')}.yaml"
+    if algo.is_file():
+        check_like(cfg["algo"], yaml.safe_load(algo.read_text()), "algo")
+    for option in ("threads", "envs", "minibatch"):
+        check_whole(f"algo.{option}", cfg["algo"][option], 1)
+    check_whole("algo.env_runners", cfg["algo"]["env_runners"], 0)
     for option in ("resume", "checkpoint"):
         if cfg[option] is not None:
             check_text(option, cfg[option])
@@ -102,18 +115,23 @@ def _rules_and_network(
     return resolve_rules(experiment, cfg, visible=network.visible, reward="relative"), network
 
 
-def _check_parent(experiment: Experiment, parent: LearnedPolicy, resuming: bool) -> None:
+def _check_parent(experiment: Experiment, parent: LearnedPolicy, cfg: dict[str, Any], resuming: bool) -> None:
     """Refuse to go on with a policy that has seen the test stretch, or with a run of other options."""
     for remark in check_unseen(experiment, parent.origin):
         say(f"note: {remark}")
     if not resuming:
         return
-    check_same(experiment, parent.origin)
-    if parent.rules.allocator != experiment.allocator_name:
-        raise InputError(
-            f"resume: the run was trained with allocator={parent.rules.allocator}, not {experiment.allocator_name}; "
-            f"add allocator={parent.rules.allocator}"
-        )
+    check_same(experiment, parent.origin, cfg["algo"]["name"])
+    protocol, given = experiment.protocol, {name: cfg[name] for name in ("score", "backfill", "knowledge", "visible")}
+    given |= {
+        "allocator": experiment.allocator_name,
+        "order": cfg["order"] if cfg["order"] != "auto" else parent.rules.order,
+    }
+    given |= {f"protocol.{name}": protocol[name] for name in ("window", "warmup")}
+    for name, value in given.items():
+        had = getattr(parent.rules, name.removeprefix("protocol."))
+        if had != value:
+            raise InputError(f"resume: the run was trained with {name}={had}, not {value}; add {name}={had}")
 
 
 def _validator(experiment: Experiment, rules: Rules, network: NetworkConfig, cfg: dict[str, Any]) -> Validator:
@@ -142,44 +160,47 @@ def _train(
     run: RunDirectory,
     parent: LearnedPolicy | None,
     resumed: Path | None,
-) -> tuple[Outcome, Curve]:
+) -> Outcome:
     clusters = [experiment.sized(nodes) for nodes in experiment.train_node_counts]
     setups = [experiment.setup("train", rules, cluster) for cluster in clusters]
     joints = [experiment.joint(cluster) for cluster in clusters]
     validator = _validator(experiment, rules, network, cfg)
-    seed = int(cfg["seed"])
+    if cfg["algo"]["envs"] < len(setups):
+        raise InputError(
+            f"algo.envs={cfg['algo']['envs']}: {len(setups)} cluster sizes to train on need as many episodes side by side"
+        )
 
     def vector_env(context: dict[str, Any]) -> VectorSchedulingEnv | JoinedEnv:
-        # Each worker draws its own windows; worker 0 is this process.
-        first = 100_000 * seed + 100 * int(getattr(context, "worker_index", 0) or 0)
-        shares = [len(rows) for rows in np.array_split(range(int(context.get("num_envs", 1))), len(setups))]
-        envs = [
-            VectorSchedulingEnv(setup, share, seed=first + k, joint=joint)
-            for k, (setup, share, joint) in enumerate(zip(setups, shares, joints, strict=True))
-            if share
-        ]
+        # Seeds come with the first reset: RLlib gives every worker its own. RLlib makes one row to see the spaces.
+        rows = max(int(context.get("num_envs", 1)), len(setups))
+        shares = [len(part) for part in np.array_split(range(rows), len(setups))]
+        parts = zip(setups, shares, joints, strict=True)
+        envs = [VectorSchedulingEnv(setup, share, joint=joint) for setup, share, joint in parts]
         return envs[0] if len(envs) == 1 else JoinedEnv(envs)
 
     start_ray()
     batch = cfg["windows_per_epoch"] * rules.window
-    algorithm = build(cfg["algo"], vector_env, network, batch, seed)
-    curve, before = Curve(), None
-    if resumed is not None and parent is not None:
+    algorithm = build(cfg["algo"], vector_env, network, batch, int(cfg["seed"]))
+    if resumed is not None:
         algorithm.restore_from_path(str((resumed / "checkpoint").resolve()))
-        curve = Curve.read(resumed / "curve.csv")
-        origin = parent.origin
-        before = Outcome(
-            parent.network, origin["best_epoch"], origin["validation_score"], origin["baseline_score"], curve
-        )
     elif parent is not None:
         load_weights(algorithm, parent.network)
+    kept = parent.origin["kept"] if resumed is not None and parent is not None else PARENT
+    start = start_of(algorithm, validator, parent.network if parent is not None else None, kept)
+    if resumed is not None:
+        start[0].average = load_policy(resumed / "checkpoint" / AVERAGE).network
+        start[0].curve = Curve.read(resumed / "curve.csv")
     with training_progress(cfg["epochs"], rules.score, cfg["progress"]) as on_epoch:
-        outcome = train_epochs(algorithm, validator, cfg["epochs"], cfg["validate_every"], curve, on_epoch, before)
+        outcome = train_epochs(algorithm, validator, cfg["epochs"], cfg["validate_every"], on_epoch, start)
     algorithm.save_to_path(str(run.file("checkpoint").resolve()))
     algorithm.stop()
-    for joint in joints:
-        report_fallbacks("training", joint.stats if joint is not None else {})
-    return outcome, curve
+    save_policy(run.file("checkpoint") / AVERAGE, LearnedPolicy(outcome.average, rules, {}))
+    for what, used in (("training", joints), ("validation", [each.joint for each in validator.judged])):
+        for joint in used:
+            report_fallbacks(what, joint.stats if joint is not None else {})
+    if cfg["algo"]["env_runners"] > 0 and joints[0] is not None:
+        say("note: joint placements of sampling workers, and their fallbacks, are not counted here")
+    return outcome
 
 
 def _figures(outcome: Outcome) -> dict[str, Any]:
@@ -187,8 +208,8 @@ def _figures(outcome: Outcome) -> dict[str, Any]:
     return {
         "epochs": len(outcome.curve.rows),
         "steps": outcome.curve.rows[-1]["steps"],
-        "best_epoch": outcome.best_epoch,
-        "validation_score": outcome.best_score,
+        "kept": outcome.kept,
+        "validation_score": outcome.score,
         "baseline_score": outcome.baseline_score,
     }
 

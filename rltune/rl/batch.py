@@ -21,13 +21,14 @@ from rltune.simulator.state import COUNTERS, Jobs, Pools, Sim, slots
 TOTAL, DONE, SCALE, LAST_END, FIRST, WORK, SHADOW = range(7)
 TALLIES = 7
 # Slots of ``Batch.mark``.
-FRESH, SCORED, DECISIONS, HEAD, SHOWN, RESERVED, CLOSED, OVER = range(8)
-MARKS = 8
+FRESH, SCORED, DECISIONS, HEAD, SHOWN, RESERVED, CLOSED, OVER, PAIRED = range(9)
+MARKS = 9
 
 
 class Batch(NamedTuple):
     """Shapes: n_envs, n_jobs (of an episode), n_nodes, n_pools, width (placement slots of an episode).
 
+    ``base`` (n_envs, n_jobs): when the baseline order starts each job (for paired rewards; NaN: not scored);
     ``fresh`` (n_envs, n_jobs): jobs started at the present instant, the first
     ``mark[:, FRESH]``; ``spare_free`` (n_envs, n_nodes): what the reservation of job ``mark[:, RESERVED] - 1`` (0:
     none) leaves free at ``tally[:, SHADOW]``; ``slot`` (n_envs, V): queue positions of the visible jobs, the first
@@ -62,6 +63,7 @@ class Batch(NamedTuple):
     key: npt.NDArray[np.float64]
     clock: npt.NDArray[np.float64]
     counts: npt.NDArray[np.int64]
+    base: npt.NDArray[np.float64]
     fresh: npt.NDArray[np.int64]
     spare_free: npt.NDArray[np.int64]
     slot: npt.NDArray[np.int64]
@@ -135,6 +137,7 @@ def make_batch(
         key=floats(n_jobs),
         clock=floats(1),
         counts=ints(COUNTERS),
+        base=floats(n_jobs),
         fresh=ints(n_jobs),
         spare_free=ints(len(arrays.node_pool)),
         slot=ints(visible),

@@ -145,7 +145,7 @@ class VectorSchedulingEnv(VectorEnv):
             apply_rows(self.batch, acts, active, *self._options, visible, self._mask)
             together = active & (self.batch.mark[:, CLOSED] == 1) & (self.batch.mark[:, FRESH] > 1)
             for i in np.flatnonzero(together):
-                self.joint.place(self.batch, int(i), self._options)
+                self.joint.place(self.batch, int(i), self._options, bool(acts[i] == visible))
             close_rows(
                 self.batch, active, *self._options, visible, self._mask, self._jobs, self._cluster, self._rewards
             )
@@ -203,16 +203,30 @@ class JoinedEnv(VectorEnv):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Begin all episodes anew; part k is seeded with ``seed + k``."""
-        seeds = [None if seed is None else seed + k for k in range(len(self.envs))]
-        found = [env.reset(seed=one, options=options) for env, one in zip(self.envs, seeds, strict=True)]
-        return self._joined([observation for observation, _ in found]), {}
+        """Begin all episodes anew; parts draw their windows independently, also of those of another seed."""
+        chosen: list[dict[str, Any] | None] = [None] * len(self.envs)
+        if options is not None and "first_job" in options:
+            chosen = [{"first_job": part} for part in np.split(np.asarray(options["first_job"]), self._ends)]
+        found = []
+        for k, (env, one) in enumerate(zip(self.envs, chosen, strict=True)):
+            child = None if seed is None else int(np.random.SeedSequence([seed, k]).generate_state(1)[0])
+            found.append(env.reset(seed=child, options=one))
+        return self._joined([observation for observation, _ in found]), self._info([info for _, info in found])
 
     def step(self, actions: npt.ArrayLike) -> tuple[Any, Any, Any, Any, Any]:
         parts = np.split(np.asarray(actions, np.int64), self._ends)
         found = [env.step(part) for env, part in zip(self.envs, parts, strict=True)]
         rewards, over, cut = (np.concatenate([one[k] for one in found]) for k in (1, 2, 3))
-        return self._joined([one[0] for one in found]), rewards, over, cut, {}
+        return self._joined([one[0] for one in found]), rewards, over, cut, self._info([one[4] for one in found])
+
+    def _info(self, infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        if not any(infos):
+            return {}
+        parts = [
+            info.get("illegal_actions", np.zeros(env.num_envs, np.int64))
+            for info, env in zip(infos, self.envs, strict=True)
+        ]
+        return {"illegal_actions": np.concatenate(parts)}
 
     @staticmethod
     def _joined(observations: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from rltune.allocators.milp import MilpAllocator
-from rltune.rl.batch import FRESH, Batch
-from rltune.rl.kernels import lift_fresh, replace_fresh, shadow_time
+from rltune.rl.batch import CLOSED, FRESH, RESERVED, Batch
+from rltune.rl.kernels import expected_start, first_misfit, lift_fresh, replace_fresh
 from rltune.simulator.disciplines import EASY
 
 
@@ -30,14 +30,18 @@ class JointPlacement:
     def stats(self) -> dict[str, Any]:
         return self.allocator.stats.as_dict() | {"kept_for_reservation": self.kept_for_reservation}
 
-    def place(self, batch: Batch, i: int, options: tuple[int, int, int]) -> None:
-        """Place the jobs that row i started at the present instant together."""
+    def place(self, batch: Batch, i: int, options: tuple[int, int, int], waited: bool) -> None:
+        """Place the jobs that row i started at the present instant together.
+
+        Unless the agent chose to wait, what fits beside the new places is decided at the same instant.
+        """
         discipline, rule, _ = options
         fresh = batch.fresh[i, : batch.mark[i, FRESH]]
         which = np.flatnonzero(batch.start[i, fresh] == batch.clock[i, 0])
         if len(which) < 2:
             return
-        before = shadow_time(batch, i, rule) if discipline == EASY else np.inf
+        head = first_misfit(batch, i) if discipline == EASY else -1
+        before = expected_start(batch, i, head, rule) if head >= 0 else np.inf
         old = [self._placement(batch, i, int(job)) for job in fresh[which]]
         for k in which:
             lift_fresh(batch, i, k)
@@ -53,11 +57,14 @@ class JointPlacement:
             old,
         )
         self._book(batch, i, which, new)
-        if discipline == EASY and shadow_time(batch, i, rule) > before:
+        if head >= 0 and expected_start(batch, i, head, rule) > before:
             self.kept_for_reservation += 1
             for k in which:
                 lift_fresh(batch, i, k)
             self._book(batch, i, which, old)
+        elif new != old:
+            batch.mark[i, RESERVED] = 0
+            batch.mark[i, CLOSED] = int(waited)
 
     @staticmethod
     def _placement(batch: Batch, i: int, job: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -26,6 +26,7 @@ from rltune.rl.batch import (
     HEAD,
     LAST_END,
     OVER,
+    PAIRED,
     RESERVED,
     SCALE,
     SCORED,
@@ -139,7 +140,10 @@ def begin(batch, i, table, first_job, warmup, discipline, rule):
 
 @kernel
 def baseline_total(batch, i, discipline, rule, score):
-    """Mean cost of row i, finished by the baseline order (skip under blocking); spends the row: ``begin`` it again."""
+    """Mean cost of row i, finished by the baseline order (skip under blocking); spends the row: ``begin`` it again.
+
+    Leaves in ``base[i]`` when the baseline starts every scored job.
+    """
     sim = view(batch, i)
     n = len(sim.jobs.submit)
     for job in range(n):
@@ -153,9 +157,25 @@ def baseline_total(batch, i, discipline, rule, score):
             break
     total = 0.0
     for job in range(n):
-        if sim.key[job] == 0.0 and not np.isnan(sim.start[job]):
+        batch.base[i, job] = sim.start[job] if sim.key[job] == 0.0 else np.nan
+        if not np.isnan(batch.base[i, job]):
             total += job_cost(score, sim.start[job] - sim.jobs.submit[job], sim.jobs.run[job])
     return total / batch.mark[i, SCORED]
+
+
+@kernel
+def baseline_so_far(batch, i, score):
+    """What ``score_total`` would say of the baseline order at row i's clock; of its whole schedule once row i is over."""
+    now = np.inf if batch.mark[i, OVER] == 1 else batch.clock[i, 0]
+    total = 0.0
+    for job in range(batch.submit.shape[1]):
+        submit = batch.submit[i, job]
+        if submit > now:
+            break
+        begun = batch.base[i, job]
+        if not np.isnan(begun):
+            total += job_cost(score, min(now, begun) - submit, batch.run[i, job])
+    return -total / batch.mark[i, SCORED]
 
 
 @kernel
@@ -438,13 +458,19 @@ def clip(x):
 def reset_row(
     batch, i, table, first_job, warmup, discipline, rule, score, relative, floor, visible, mask, jobs, cluster
 ):
-    """Begin an episode in row i and observe it. ``relative``: rewards in units of the baseline's cost plus floor."""
+    """Begin an episode in row i and observe it.
+
+    ``relative``: rewards are the gain on the baseline order in the same time, in units of
+    its cost plus floor. What arrivals cost whoever schedules cancels out: most of the
+    variance of a return (input-dependent baselines: Mao et al., ICLR 2019).
+    """
     scale = 1.0
     if relative:
         begin(batch, i, table, first_job, warmup, discipline, rule)
         scale = 1.0 / (baseline_total(batch, i, discipline, rule, score) + floor)
     begin(batch, i, table, first_job, warmup, discipline, rule)
     batch.tally[i, SCALE] = scale
+    batch.mark[i, PAIRED] = 1 if relative and score != UTILIZATION else 0
     shadow = to_decision(batch, i, discipline, rule, visible, mask, batch.counts[i, QUEUED] == 0)
     observe(batch, i, shadow, discipline, visible, mask, jobs, cluster)
 
@@ -455,6 +481,8 @@ def close_row(batch, i, discipline, rule, score, visible, mask, jobs, cluster):
     shadow = to_decision(batch, i, discipline, rule, visible, mask, batch.mark[i, CLOSED] == 1)
     observe(batch, i, shadow, discipline, visible, mask, jobs, cluster)
     total = score_total(batch, i, score)
+    if batch.mark[i, PAIRED] == 1:
+        total -= baseline_so_far(batch, i, score)
     reward = (total - batch.tally[i, TOTAL]) * batch.tally[i, SCALE]
     batch.tally[i, TOTAL] = total
     return reward
@@ -511,8 +539,15 @@ def lift_fresh(batch, i, k):
 
 
 @kernel
-def shadow_time(batch, i, rule):
-    """When the first job that does not fit would start, by expected ends; infinity if all fit."""
+def first_misfit(batch, i):
+    """The first queued job that does not fit now, by its row in the episode; -1 if all fit."""
     sim = view(batch, i)
     head = reserved_position(sim)
-    return reserve(sim, sim.queue[head], rule) if head < sim.counts[QUEUED] else np.inf
+    return sim.queue[head] if head < sim.counts[QUEUED] else -1
+
+
+@kernel
+def expected_start(batch, i, job, rule):
+    """When a queued job could start, by the expected ends of what runs: now if it fits."""
+    sim = view(batch, i)
+    return sim.clock[0] if job_fits(sim, job) else reserve(sim, job, rule)

@@ -19,6 +19,8 @@ from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.rules import Rules
 
 FORMAT = "rltune-policy-1"
+BASELINE, PARENT = "baseline order", "parent"
+"""What training may keep (``origin["kept"]``) beside ``epoch N``: the untrained network, or the one it began with."""
 
 
 @dataclass(frozen=True)

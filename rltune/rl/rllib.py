@@ -23,6 +23,8 @@ from rltune.errors import InputError
 from rltune.rl.network import JobNetwork, NetworkConfig
 
 ENVIRONMENT = "rltune"
+SEEDS_APART = 1000
+"""RLlib numbers its workers upwards from the seed: further apart, runs of neighbouring seeds share none."""
 
 
 class PolicyModule(TorchRLModule, ValueFunctionAPI):
@@ -83,7 +85,7 @@ def common(
             gym_env_vectorize_mode=gym.VectorizeMode.VECTOR_ENTRY_POINT,
         )
         .rl_module(rl_module_spec=RLModuleSpec(module_class=module, model_config=network.as_dict()))
-        .debugging(seed=seed, log_level="ERROR")
+        .debugging(seed=SEEDS_APART * seed, log_level="ERROR")
         .reporting(min_time_s_per_iteration=0)
     )
 

@@ -40,8 +40,8 @@ class Rules:
         knowledge: known, predicted or none.
         visible: jobs the agent sees, V; it acts in {0..V}, V = wait.
         window: jobs of an episode; ``warmup`` more come first, run by the baseline (the month protocol's warm cluster).
-        reward: ``score`` (return = score, negative where less is better) or ``relative`` (in units of the
-            baseline's score of the same window plus its mean over windows; for training).
+        reward: ``score`` (return = score, negative where less is better) or ``relative`` (the gain on the baseline
+            order, in units of its score of the same window plus its mean over windows; for training).
     """
 
     score: str = "wait"
@@ -77,8 +77,9 @@ class Rules:
                 "visible and window must be at least 1, warmup at least 0"
             )
         if self.knowledge == "none" and (chosen.needs_run_time or self.backfill == "easy"):
+            needing = f"order={self.order}" if chosen.needs_run_time else f"backfill={self.backfill}"
             raise InputError(
-                f"knowledge=none knows no run times, which order={self.order} or backfill={self.backfill} needs; "
+                f"knowledge=none knows no run times, which {needing} needs; "
                 "use order=fifo or smallest with backfill=skip or blocking"
             )
 
@@ -128,7 +129,8 @@ def make_setup(
     length = rules.window + rules.warmup
     if len(jobs) < length:
         raise InputError(
-            f"{trace.label}: {len(jobs)} jobs are fewer than an episode's {length} (window + warmup); shorten it"
+            f"{trace.label}: {len(jobs)} jobs of a stretch are fewer than an episode's {length}; "
+            "give longer stretches (trace.train, trace.validate) or smaller protocol.window, protocol.warmup"
         )
     known = run_times(trace, rules.knowledge, history)
     table, pools = make_table(jobs, cluster, known, static_rank(order(rules.order), jobs, known))

@@ -17,6 +17,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from rltune.errors import InputError
 from rltune.metrics import SCORE_METRIC, FloatArray, bootstrap_ci
 from rltune.rl.network import JobNetwork, NetworkConfig
+from rltune.rl.policy_file import BASELINE
 from rltune.rl.rllib import build_ppo
 from rltune.rl.rollout import play
 from rltune.rl.rules import Setup
@@ -65,33 +66,39 @@ class Judged:
         if not self.by_day:
             return played.returns
         result = played.results[0]
+        days, day = np.unique(result.jobs.submit_s // DAY_S, return_inverse=True)
         cost = result.scores()[SCORE_METRIC[self.setup.rules.score]]
-        _, day = np.unique(result.jobs.submit_s[result.started] // DAY_S, return_inverse=True)
-        sums = np.bincount(day, cost)
+        sums = np.bincount(day[result.started], cost, minlength=len(days))
         return np.asarray(-sums * len(sums) / len(cost))
 
 
 class Validator:
-    """Greedy scores before the test: on windows, or on the whole stretch at every cluster size of the evaluation.
+    """Greedy scores before the test: on windows, or on the whole stretch, at every cluster size of the evaluation.
 
-    Sizes count alike: each one's scores are scaled to the same mean for the baseline order.
+    Sizes count alike: each one's scores are scaled to the same mean for the baseline
+    order. A unit is a window or a day, averaged over the sizes, which share its jobs.
     """
 
     def __init__(self, judged: Sequence[Judged], network: NetworkConfig) -> None:
         self.judged = judged
         untrained = JobNetwork(network)
         found = [each.units(untrained) for each in judged]
+        if len(found[0]) < 2:
+            raise InputError(
+                f"{judged[0].setup.trace.label}: the validation stretch holds {len(found[0])} window or day, which cannot "
+                "tell luck from skill; give a longer trace.validate, a smaller protocol.window or more validation_windows"
+            )
         means = [abs(float(units.mean())) for units in found]
         self.scales = [float(np.mean(means)) / mean if mean > 0 else 1.0 for mean in means]
-        self.baseline = self._joined(found)
+        self.baseline = self._averaged(found)
         """(n_units,) scores of the baseline order: an untrained network."""
 
     def scores(self, network: JobNetwork) -> FloatArray:
-        """(n_units,) score of every window, or every day at every size; larger is better."""
-        return self._joined([each.units(network) for each in self.judged])
+        """(n_units,) score of every window or day; larger is better."""
+        return self._averaged([each.units(network) for each in self.judged])
 
-    def _joined(self, units: Sequence[FloatArray]) -> FloatArray:
-        return np.concatenate([scale * each for scale, each in zip(self.scales, units, strict=True)])
+    def _averaged(self, units: Sequence[FloatArray]) -> FloatArray:
+        return np.asarray(np.mean([scale * each for scale, each in zip(self.scales, units, strict=True)], axis=0))
 
 
 def worth_keeping(candidate: FloatArray, kept: FloatArray, baseline: FloatArray) -> bool:
@@ -131,13 +138,33 @@ def load_weights(algorithm: Algorithm, network: JobNetwork) -> None:
 
 @dataclass
 class Outcome:
-    """The best network on the validation stretch and how training went."""
+    """What training leaves: the network kept and what it is (an epoch, the baseline order, the given parent).
+
+    ``average``: the running average of the weights, with which training goes on.
+    """
 
     network: JobNetwork
-    best_epoch: int
-    best_score: float
+    kept: str
+    score: float
     baseline_score: float
+    average: JobNetwork
     curve: Curve
+
+
+def start_of(
+    algorithm: Algorithm, validator: Validator, parent: JobNetwork | None, what: str
+) -> tuple[Outcome, FloatArray]:
+    """The better of the baseline order and the given policy, before training; and its scores by unit."""
+    network = _network(algorithm)
+    baseline = float(validator.baseline.mean())
+    begun = Outcome(JobNetwork(network.config), BASELINE, baseline, baseline, copy.deepcopy(network), Curve())
+    if parent is None:
+        return begun, validator.baseline
+    scores = validator.scores(parent)
+    if scores.mean() <= validator.baseline.mean():
+        return begun, validator.baseline
+    begun.network, begun.kept, begun.score = copy.deepcopy(parent), what, float(scores.mean())
+    return begun, scores
 
 
 def train_epochs(
@@ -145,39 +172,35 @@ def train_epochs(
     validator: Validator,
     epochs: int,
     validate_every: int,
-    curve: Curve,
     on_epoch: Callable[[dict[str, Any]], None],
-    start_from: Outcome | None = None,
+    start: tuple[Outcome, FloatArray],
 ) -> Outcome:
-    """Train ``epochs`` more. The untrained network (the baseline order) stays until one is worth keeping."""
-    network = _network(algorithm)
-    baseline = float(validator.baseline.mean())
-    best_scores = validator.scores(network if start_from is None else start_from.network)
-    best = start_from or Outcome(copy.deepcopy(network), 0, float(best_scores.mean()), baseline, curve)
+    """Train ``epochs`` more from ``start_of``; what it kept stays until a network is worth keeping."""
+    outcome, kept_scores = start
+    curve, average = outcome.curve, outcome.average
     first = len(curve.rows)
     begun = time.perf_counter()
-    average = copy.deepcopy(network)
     for epoch in range(first + 1, first + epochs + 1):
         result = algorithm.train()
         blend(average, _network(algorithm))
-        steps = int(result["num_env_steps_sampled_lifetime"])
         row: dict[str, Any] = {
             "epoch": epoch,
-            "steps": steps,
+            "steps": int(result["num_env_steps_sampled_lifetime"]),
             "train_return": _finite(result["env_runners"].get("episode_return_mean")),
             "validation_score": None,
-            "baseline_score": baseline,
+            "baseline_score": outcome.baseline_score,
             "wall_s": round(time.perf_counter() - begun, 2),
         }
         if epoch % validate_every == 0 or epoch == first + epochs:
             scores = validator.scores(average)
             row["validation_score"] = float(scores.mean())
-            if worth_keeping(scores, best_scores, validator.baseline):
-                best_scores = scores
-                best = Outcome(copy.deepcopy(average), epoch, row["validation_score"], baseline, curve)
+            if worth_keeping(scores, kept_scores, validator.baseline):
+                kept_scores = scores
+                outcome.network, outcome.kept = copy.deepcopy(average), f"epoch {epoch}"
+                outcome.score = row["validation_score"]
         curve.rows.append(row)
         on_epoch(row)
-    return best
+    return outcome
 
 
 def blend(average: JobNetwork, newest: JobNetwork) -> None:

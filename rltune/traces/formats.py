@@ -11,8 +11,8 @@ import numpy as np
 
 from rltune.errors import InputError
 from rltune.jobs import JobTable
-from rltune.traces import alibaba, helios, parquet, philly, plain, rltune_csv
-from rltune.traces.table import Reading, Table, decode, first_fields, one_line, parse_csv, read_bytes
+from rltune.traces import alibaba, google, helios, kubernetes, openb, parquet, philly, plain, rltune_csv, slurm, swf
+from rltune.traces.table import Reading, Table, decode, first_fields, one_line, parse_csv, parse_json, read_bytes
 from rltune.traces.trace import Trace
 
 
@@ -36,9 +36,19 @@ CSV_FORMATS = (
     CsvFormat("Philly copy philly_jobs.csv", _has(philly.JOBS_COLUMNS), philly.read_jobs),
     CsvFormat("Sia/Pollux philly.csv", _has(philly.SIA_COLUMNS), philly.read_sia),
     CsvFormat("Alibaba pai_tasks.csv", _has(alibaba.SAMPLE_COLUMNS), alibaba.read_sample),
+    CsvFormat("Alibaba openb pod list", _has(openb.POD_COLUMNS), openb.read_pods),
+    CsvFormat("Google 2019 collection_events", _has(google.COLLECTION_COLUMNS), google.read_collections),
     CsvFormat("RLTune (19 or 20 columns)", rltune_csv.matches, rltune_csv.read),
 )
-OTHER_FORMATS = ("Philly cluster_job_log (JSON)", "Alibaba pai_task_table.csv", "rltune Parquet")
+OTHER_FORMATS = (
+    "Philly cluster_job_log (JSON)",
+    "Kubernetes pod list (JSON)",
+    "Alibaba pai_task_table.csv",
+    "Google 2011 job_events or its Parquet",
+    "Standard Workload Format",
+    "Slurm sacct --parsable2",
+    "rltune Parquet",
+)
 
 
 def read_file(path: Path) -> Reading | Trace:
@@ -49,12 +59,19 @@ def read_file(path: Path) -> Reading | Trace:
         return parquet.read(content, file)
     text = decode(content, file)
     if text.lstrip().startswith(("[", "{")):
-        return philly.read_log(text, file)
+        document = parse_json(text, file)
+        return kubernetes.read(document, file) if kubernetes.matches(document) else philly.read_log(document, file)
+    if slurm.matches(text):
+        return slurm.read(text, file)
+    if swf.matches(text):
+        return swf.read(text, file)
     fields = first_fields(text)
     if rltune_csv.is_headerless(fields):
         return rltune_csv.read(parse_csv(text, file, headed=False))
     if len(fields) == len(alibaba.TASK_COLUMNS) and fields[3] in alibaba.TASK_STATUSES:
         return alibaba.read_tasks(parse_csv(text, file, headed=False))
+    if google.is_job_events(fields):
+        return google.read_job_events(parse_csv(text, file, headed=False))
     header = tuple(name.lower() for name in fields)
     for known in CSV_FORMATS:
         if known.matches(header):

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from rltune.errors import InputError
 from rltune.jobs import JobTable
-from rltune.traces.table import one_line
+from rltune.traces import google
+from rltune.traces.table import Reading, one_line
 from rltune.traces.trace import Trace
 from rltune.traces.writing import replace_file
 
@@ -38,13 +39,15 @@ def write(trace: Trace, path: str | Path) -> Path:
     return replace_file(Path(path), lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
-def read(content: bytes, file: str) -> Trace:
-    """A trace written by ``write``; InputError if damaged, foreign or changed since."""
+def read(content: bytes, file: str) -> Trace | Reading:
+    """A trace written by ``write``, or Google's jobs of 2011; InputError if damaged, foreign or changed since."""
     try:
         table = pq.read_table(io.BytesIO(content))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{file}: damaged Parquet file ({one_line(error)}); write it again") from None
     stored = (table.schema.metadata or {}).get(METADATA_KEY)
+    if stored is None and set(google.PARQUET_COLUMNS) <= set(table.column_names):
+        return google.read_parquet(table.to_pandas(), file)
     if stored is None:
         columns = one_line(", ".join(table.column_names))
         raise InputError(

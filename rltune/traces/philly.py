@@ -6,7 +6,6 @@ ran, and the CSV of its passed jobs that Pollux and Sia use.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rltune.errors import InputError
-from rltune.traces.table import Reading, Table, one_line, seconds_from_first
+from rltune.traces.table import Reading, Table, seconds_from_first
 
 LOG_KEYS = ("status", "vc", "jobid", "attempts", "submitted_time", "user")
 JOBS_COLUMNS = (
@@ -72,12 +71,12 @@ class _Job:
     num_gpus: int
 
 
-def read_log(content: str, file: str) -> Reading:
-    """The published JSON log; jobs that never ran or never ended are left out and counted."""
+def read_log(document: Any, file: str) -> Reading:
+    """The published JSON log, parsed; jobs that never ran or never ended are left out and counted."""
     counts: Counter[str] = Counter()
     jobs = [
         job
-        for record, entry in enumerate(_entries(content, file), start=1)
+        for record, entry in enumerate(_entries(document, file), start=1)
         if (job := _job(entry, record, file, counts)) is not None
     ]
     if not jobs:
@@ -97,13 +96,11 @@ def read_log(content: str, file: str) -> Reading:
     return Reading(columns, np.array([job.record for job in jobs]), origin, (*told, CLOCK_NOTE))
 
 
-def _entries(content: str, file: str) -> Sequence[Mapping[str, Any]]:
-    try:
-        entries = json.loads(content)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file}: malformed JSON ({one_line(error)}); fetch the file again") from None
+def _entries(entries: Any, file: str) -> Sequence[Mapping[str, Any]]:
     if not isinstance(entries, list) or not entries:
-        raise InputError(f"{file}: JSON, but no list of jobs; accepted is Philly's cluster_job_log")
+        raise InputError(
+            f"{file}: JSON, but no list of jobs; accepted are Philly's cluster_job_log and Kubernetes pod lists"
+        )
     for record, entry in enumerate(entries, start=1):
         missing = [key for key in LOG_KEYS if not isinstance(entry, dict) or key not in entry]
         if missing:

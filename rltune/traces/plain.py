@@ -12,7 +12,7 @@ from rltune.traces.trace import Trace
 from rltune.traces.writing import replace_file
 
 NEEDED = ("job_id", "submit_s", "duration_s", "num_gpus")
-OPTIONAL = ("gpu_type", "vc", "user", "priority", "cpus", "memory_gb", "status", "name", "wait_s")
+OPTIONAL = ("gpu_type", "vc", "user", "priority", "cpus", "memory_gb", "status", "name", "wait_s", "requested_s")
 ZERO_IF_ABSENT = ("priority", "cpus", "memory_gb")
 
 

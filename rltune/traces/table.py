@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import zlib
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -135,6 +136,14 @@ def parse_csv(text: str, file: str, *, headed: bool = True) -> Table:
     filled = frame.notna().any(axis=1).to_numpy()
     lines = np.arange(len(frame), dtype=np.int64) + before + (2 if headed else 1)
     return Table(file, header, frame, lines).keep(filled)
+
+
+def parse_json(text: str, file: str) -> Any:
+    """A JSON document; malformed JSON is refused in one line."""
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{file}: malformed JSON ({one_line(error)}); fetch the file again") from None
 
 
 def seconds_from_first(clock: npt.NDArray[np.datetime64]) -> tuple[npt.NDArray[np.float64], datetime]:

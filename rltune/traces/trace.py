@@ -144,9 +144,15 @@ def content_sha256(jobs: JobTable) -> str:
         if (category.codes >= 0).any():
             digest.update(f"\n{column}\n".encode())
             digest.update("\0".join(value or "" for value in category.values()).encode())
-    for column in ("priority", "cpus", "memory_gb", "wait_s"):
-        values = np.nan_to_num(getattr(jobs, column), nan=-1.0 if column == "wait_s" else 0.0)
-        if (values != (-1.0 if column == "wait_s" else 0.0)).any():
+    for column, absent in (
+        ("priority", 0.0),
+        ("cpus", 0.0),
+        ("memory_gb", 0.0),
+        ("wait_s", -1.0),
+        ("requested_s", -1.0),
+    ):
+        values = np.nan_to_num(getattr(jobs, column), nan=absent)
+        if (values != absent).any():
             digest.update(f"\n{column}\n".encode())
             digest.update(values.astype("<f8").tobytes())
     return digest.hexdigest()

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 
 from rltune.entry import run_main
 from rltune.rl.network import JobNetwork, NetworkConfig
-from rltune.rl.policy_file import LearnedPolicy, save_policy
+from rltune.rl.policy_file import LearnedPolicy, load_policy, save_policy
 from rltune.rl.rules import Rules
 
 ROWS = [f"j{k},{k * 30},{k % 7 * 200 + 5},{k % 3 + 1}" for k in range(120)]
@@ -344,6 +345,22 @@ TRAINING: dict[str, tuple[list[str], str]] = {
     "corrupt checkpoint": (["+trace=synthetic", "checkpoint=jobs.csv"], "checkpoint jobs.csv is corrupt"),
     "bad network": (["+trace=synthetic", "network.hidden=30", "network.attention=true"], "hidden a multiple of heads"),
     "short stretch": (["+trace=synthetic", "trace.jobs=100"], "fewer than an episode's"),
+    "one validation window": (["+trace=synthetic", "trace.jobs=2000"], "cannot tell luck from skill"),
+    "network of words": (["+trace=synthetic", "network.hidden=abc"], "network.hidden='abc'; a whole number is needed"),
+    "learning rate of words": (["+trace=synthetic", "algo.lr=abc"], "algo.lr='abc'; a number is needed"),
+    "no episodes": (["+trace=synthetic", "algo.envs=0"], "algo.envs=0; a whole number of at least 1"),
+    "one validation window asked": (["+trace=synthetic", "validation_windows=1"], "a whole number of at least 2"),
+    "few episodes for sizes": (
+        ["+trace=synthetic", "trace.jobs=6000", "nodes=[4,5,6]", "algo.envs=2"],
+        "algo.envs=2: 3 cluster sizes to train on need as many",
+    ),
+    "sizes twice": (["+trace=synthetic", "nodes=[4,4]"], "a list of different ones"),
+    "scale of words": (["+trace=synthetic", "protocol.train_scale=2"], "protocol.train_scale=2; a list of numbers"),
+    "allocator's options": (["+trace=synthetic", "+allocator.bogus=1"], "option allocator.bogus is unknown"),
+    "allocator of words": (
+        ["+trace=synthetic", "allocator.head=abc"],
+        "allocator.head='abc'; a whole number is needed",
+    ),
 }
 
 
@@ -370,7 +387,12 @@ def save_seeds(folder: Path, seeds: int, weights: float) -> list[str]:
         network = JobNetwork(NetworkConfig(visible=4, hidden=8))
         for tensor in network.parameters():
             torch.nn.init.normal_(tensor, std=weights)
-        origin = {"seed": seed, "best_epoch": 5 if weights else 0, "trace": "elsewhere", "trace_sha256": "0"}
+        origin = {
+            "seed": seed,
+            "kept": "epoch 5" if weights else "baseline order",
+            "trace": "elsewhere",
+            "trace_sha256": "0",
+        }
         paths.append(str(folder / f"s{seed}.safetensors"))
         save_policy(Path(paths[-1]), LearnedPolicy(network, Rules(order="sjf", visible=4), origin))
     return paths
@@ -407,6 +429,31 @@ def test_several_seeds_stand_in_one_table_with_their_mean(here: Path, command: C
     assert told["policy"] in out
 
 
+@pytest.mark.parametrize("again", [0, 1])
+def test_only_seeds_of_one_recipe_are_averaged(here: Path, command: Command, again: int) -> None:
+    """The same policy twice, or two unlike ones, would be called a mean of seeds."""
+    write(here / "jobs.csv", ROWS)
+    seeds = save_seeds(here, 2, 1.0)
+    other = load_policy(seeds[1])
+    save_policy(Path(seeds[1]), replace(other, origin=other.origin | {"algo": "dqn"}))
+    status, out, err = command(
+        "evaluate", "+trace=file", "trace.path=jobs.csv", *QUICK, f"checkpoint=[{seeds[0]},{seeds[again]}]"
+    )
+    assert status == 0, err
+    assert json.loads((Path(out.splitlines()[-1]) / "summary.json").read_text())["seeds"] == []
+
+
+def test_heuristics_named_twice_are_one_row(here: Path, command: Command) -> None:
+    """An alias, or a word typed twice, would be a stack trace."""
+    write(here / "jobs.csv", ROWS)
+    quick = [option for option in QUICK if not option.startswith(("policies", "disciplines"))]
+    options = ("policies=[fifo,sjf,fifo]", "disciplines=[skip,skip]")
+    status, out, err = command("evaluate", "+trace=file", "trace.path=jobs.csv", *quick, *options)
+    assert status == 0, err
+    rows = json.loads((Path(out.splitlines()[-1]) / "summary.json").read_text())["policies"]
+    assert list(rows) == ["fifo-skip", "sjf-skip-known", "sjf-skip-predicted"]
+
+
 def test_a_policy_that_kept_no_epoch_is_told_and_is_its_order(here: Path, command: Command) -> None:
     """The baseline order would be quoted as a learned result."""
     write(here / "jobs.csv", ROWS)
@@ -418,4 +465,4 @@ def test_a_policy_that_kept_no_epoch_is_told_and_is_its_order(here: Path, comman
     assert rows["learned-easy-known"]["wait_s"] == rows["sjf-easy-known"]["wait_s"]
     assert rows["learned-easy-known+milp"]["wait_s"] == rows["sjf-easy-known+milp"]["wait_s"]
     for text in (out, (run / "table.md").read_text()):
-        assert "learned-easy-known: training kept no epoch; this is its baseline order sjf" in " ".join(text.split())
+        assert "learned-easy-known: training kept its baseline order sjf" in " ".join(text.split())

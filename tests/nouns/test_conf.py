@@ -44,7 +44,7 @@ def test_every_allocator_instantiates_and_places(name: str) -> None:
 def test_every_protocol_is_complete(name: str) -> None:
     """protocol=NAME would miss an option that the entry points read."""
     protocol = node("protocol", name)
-    assert protocol.keys() == {"name", "window", "warmup", "nodes"}
+    assert protocol.keys() == {"name", "window", "warmup", "nodes", "train_scale"}
     assert protocol["name"] == name
 
 

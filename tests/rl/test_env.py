@@ -191,13 +191,15 @@ def test_warm_up_jobs_are_not_scored(score: str, discipline: str) -> None:
 
 
 def test_relative_rewards_are_in_units_of_the_baseline() -> None:
-    """reward=relative would not let windows of little wait count like windows of much."""
+    """reward=relative would not let windows of little wait count like windows of much, or not pay what was gained."""
     plain = make(crowd(), score="wait", backfill="skip", visible=120)
     relative = make(crowd(), score="wait", backfill="skip", visible=120, reward="relative")
     baseline, *_ = play(plain, first_legal)
-    (a, *_), (b, *_) = play(plain, randomly(3)), play(relative, randomly(3))
-    assert play(relative, first_legal)[0] == pytest.approx(-0.5, rel=1e-3)  # one window: it is its own mean
-    assert b / a == pytest.approx(-0.5 / baseline, rel=1e-3)
+    assert play(relative, first_legal)[0] == 0
+    for seed in range(3):
+        (a, *_), (b, *_) = play(plain, randomly(seed)), play(relative, randomly(seed))
+        # One window: it is its own mean.
+        assert b == pytest.approx((a - baseline) / (2 * abs(baseline)), rel=1e-3)
 
 
 # --- what it does ---------------------------------------------------------------------
@@ -434,7 +436,8 @@ def test_joined_environments_are_their_parts() -> None:
 
     joined, alone = JoinedEnv(parts()), parts()
     seen, _ = joined.reset(seed=4)
-    apart = [env.reset(seed=4 + k)[0] for k, env in enumerate(alone)]
+    children = [int(np.random.SeedSequence([4, k]).generate_state(1)[0]) for k in (0, 1)]
+    apart = [env.reset(seed=child)[0] for env, child in zip(alone, children, strict=True)]
     assert joined.observation_space["jobs"].shape == seen["jobs"].shape == (5, 16, 12)
     for _ in range(300):
         acts = seen["action_mask"].argmax(1)
@@ -444,6 +447,10 @@ def test_joined_environments_are_their_parts() -> None:
         assert np.array_equal(rewards, np.concatenate([one[1] for one in found]))
         assert np.array_equal(over, np.concatenate([one[2] for one in found]))
         assert all(np.array_equal(seen[key], np.concatenate([one[key] for one in apart])) for key in seen)
+    joined.reset(options={"first_job": [1, 2, 0, 0, 0]})
+    assert [env._first_job.tolist() for env in joined.envs] == [[1, 2], [0, 0, 0]]
+    *_, info = joined.step(np.full(5, 99))
+    assert info["illegal_actions"].tolist() == [1] * 5
 
 
 def test_episodes_are_drawn_from_every_start() -> None:
@@ -509,8 +516,8 @@ def test_milp_schedules_are_valid_and_paid_right(discipline: str) -> None:
         ({"visible": 0}, "visible=0"),
         ({"window": 0}, "window=0"),
         ({"warmup": -1}, "warmup=-1"),
-        ({"window": 121}, "120 jobs are fewer than an episode's 121"),
-        ({"window": 100, "warmup": 21}, "120 jobs are fewer than an episode's 121"),
+        ({"window": 121}, "120 jobs of a stretch are fewer than an episode's 121"),
+        ({"window": 100, "warmup": 21}, "120 jobs of a stretch are fewer than an episode's 121"),
     ],
 )
 def test_rules_that_make_no_sense_are_refused(options: dict[str, Any], said: str) -> None:

@@ -69,6 +69,35 @@ def test_resuming_goes_on_where_the_run_stopped(first_run: Path) -> None:
     assert after[2]["steps"] > before[1]["steps"]
 
 
+@pytest.mark.parametrize(
+    "other", ["score=bsld", "order=fifo", "visible=9", "algo=dqn", "protocol.window=16", "nodes=5"]
+)
+def test_resuming_with_other_options_is_refused(first_run: Path, other: str) -> None:
+    """The run would go on with its old options while its config.yaml tells the new ones."""
+    own = [option for option in SMALL if option.split("=")[0] != other.split("=")[0]]
+    done = train("+trace=synthetic", *own, other, f"resume={first_run}", "name=other", runs=first_run.parent)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: resume: the run was trained with "), done.stderr
+    assert not (first_run.parent / "other").exists()
+
+
+def test_a_parent_worse_than_the_baseline_is_not_kept(first_run: Path) -> None:
+    """Fine-tuning a bad policy would ship it, under the name of the baseline order."""
+    parent = load_policy(first_run)
+    torch.manual_seed(3)
+    for weights in parent.network.parameters():
+        torch.nn.init.normal_(weights, std=3.0)
+    save_policy(first_run.parent / "bad.safetensors", parent)
+    checkpoint = f"checkpoint={first_run.parent / 'bad.safetensors'}"
+    options = ("epochs=1", "algo.lr=0.0", "algo.lr_end=0.0", "order=sjf", "name=rescued")
+    done = train("+trace=synthetic", *SMALL, *options, checkpoint, runs=first_run.parent)
+    assert done.returncode == 0, done.stderr
+    rescued = load_policy(first_run.parent / "rescued")
+    assert rescued.origin["kept"] == "baseline order"
+    assert rescued.origin["validation_score"] == rescued.origin["baseline_score"]
+    assert rescued.origin["parent"]["seed"] == 0
+
+
 def test_fine_tuning_starts_from_the_given_policy(first_run: Path) -> None:
     """Fine-tuning would throw the trained weights away: with a learning rate of 0 they must come out as they went in."""
     parent = load_policy(first_run)
