@@ -61,7 +61,7 @@ class GreedyAllocator:
             if spare is None:
                 start = place_one(cluster, space, queue, position, self.rule, work)
                 if start is None:
-                    shadow, spare = self._reserve(snapshot, started, position, work)
+                    shadow, spare = self.reserve(snapshot, started, position, work)
             elif end <= shadow:
                 start = place_one(cluster, space, queue, position, self.rule, work)
             else:
@@ -74,7 +74,7 @@ class GreedyAllocator:
                 started.append((position, start))
                 yield start
 
-    def _reserve(
+    def reserve(
         self, snapshot: Snapshot, started: list[tuple[int, Start]], head: int, work: Scratch
     ) -> tuple[float, Space]:
         """Expected time at which queue position ``head`` fits, and what is free beside it then."""

@@ -33,7 +33,7 @@ from rltune.allocators.arcflow import (
     upper_bound,
 )
 from rltune.allocators.fragmentation import MEASURES, Demand, cost_table
-from rltune.allocators.greedy import place_one, space_of
+from rltune.allocators.greedy import GreedyAllocator, place_one, space_of
 from rltune.allocators.placement import LEAST_FRAGMENTATION, Space, book, fits_pool, scratch
 from rltune.cluster import ClusterArrays
 from rltune.compiled import kernel
@@ -84,6 +84,8 @@ def groups_of(fit: IntArray) -> list[tuple[list[int], list[int]]]:
         groups = [*apart, (sorted(jobs), pools)]
     return [(jobs, sorted(pools)) for jobs, pools in groups]
 
+
+RESERVATION = "would_delay_the_reservation"
 
 # --- the allocator --------------------------------------------------------------------
 
@@ -168,10 +170,10 @@ class MilpAllocator:
         """See `rltune.plan.Allocator`. skip: any job of the head may start; blocking: only a prefix.
 
         The head is the first fitting jobs of the order. Jobs behind it, and those of it that the joint
-        part left, start greedily if they still fit.
+        part left, start greedily if they still fit. easy: greedy decides around its reservation who starts, the model where.
         """
-        if discipline not in ("blocking", "skip"):
-            raise InputError("allocator=milp knows the disciplines blocking and skip; use allocator=best_fit for easy")
+        if discipline == "easy":
+            return self._allocate_easy(snapshot, order)
         begun = time.perf_counter()
         cluster, queue, blocking = snapshot.cluster, snapshot.queue, discipline == "blocking"
         space = self._space(cluster, snapshot.free)
@@ -199,6 +201,45 @@ class MilpAllocator:
         left = np.array([k for k in order.tolist() if k not in chosen], np.int64)
         chosen |= _greedy(cluster, space, queue, left, blocking)
         return Plan(tuple(Start(int(queue.job[k]), *chosen[k]) for k in order.tolist() if k in chosen), report)
+
+    def _allocate_easy(self, snapshot: Snapshot, order: IntArray) -> Plan:
+        """The starts of greedy EASY, placed jointly unless that would delay the reservation of the first job left."""
+        cluster, queue = snapshot.cluster, snapshot.queue
+        cost = self._space(cluster, snapshot.free).cost
+        greedy = GreedyAllocator("least_fragmentation", cost)
+        starts = greedy.allocate(snapshot, order, "easy").starts
+        if len(starts) < 2:
+            return Plan(starts, _report([], 0.0))
+        position = {int(job): k for k, job in enumerate(queue.job)}
+        rows = np.array([position[start.job] for start in starts], np.int64)
+        lo, hi = queue.pool_lo[rows], queue.pool_hi[rows]
+        old = [(start.nodes, start.gpus) for start in starts]
+        placed, report = self.place_jointly(cluster, snapshot.free, queue.num_gpus[rows], lo, hi, queue.pools, old)
+        new = tuple(Start(start.job, *placement) for start, placement in zip(starts, placed, strict=True))
+        started = set(rows.tolist())
+        head = next((int(k) for k in order if int(k) not in started), None)
+        if head is None or self._begins(snapshot, greedy, rows, new, head) <= self._begins(
+            snapshot, greedy, rows, starts, head
+        ):
+            return Plan(new, report)
+        self.stats.fallbacks[RESERVATION] = self.stats.fallbacks.get(RESERVATION, 0) + 1
+        return Plan(starts, report | {"winner": "greedy", "fallback": True, "reason": RESERVATION})
+
+    @staticmethod
+    def _begins(
+        snapshot: Snapshot, greedy: GreedyAllocator, rows: IntArray, starts: Sequence[Start], head: int
+    ) -> float:
+        """When queue position ``head`` can start beside ``starts``, by expected ends; now if it fits."""
+        cluster, work = snapshot.cluster, scratch(snapshot.cluster)
+        free = snapshot.free.copy()
+        for start in starts:
+            free[list(start.nodes)] -= start.gpus
+        if (
+            place_one(cluster, space_of(cluster, free, greedy.cost), snapshot.queue, head, greedy.rule, work)
+            is not None
+        ):
+            return snapshot.now_s
+        return greedy.reserve(snapshot, list(zip(rows.tolist(), starts, strict=True)), head, work)[0]
 
     def place_jointly(
         self,

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from joint_cases import best_by_search, is_even, make_cluster, make_snapshot, random_case, worth
 from pyomo.contrib.solver.common.results import TerminationCondition
 
+import rltune
 from rltune.allocators import milp
 from rltune.allocators.arcflow import STATUS, Answer, JointModel, Problem
-from rltune.allocators.fragmentation import Demand, demand_cost, partly_used_cost
+from rltune.allocators.fragmentation import Demand, demand_cost, partly_used_cost, quadratic_cost
 from rltune.allocators.greedy import GreedyAllocator
 from rltune.allocators.milp import MilpAllocator
 from rltune.errors import InputError
-from rltune.plan import check_plan
+from rltune.plan import IntArray, Plan, Snapshot, check_plan
 
 DEMAND = Demand((1, 2, 3, 4, 5, 8), (0.4, 0.2, 0.1, 0.15, 0.05, 0.1))
 CONF = Path(__file__).parents[2] / "conf" / "allocator"
@@ -311,11 +312,49 @@ def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
         MilpAllocator(**options)
 
 
-def test_easy_backfilling_is_refused() -> None:
-    """The message names an allocator that knows it."""
-    snapshot = make_snapshot(make_cluster([(1, 4)]), np.array([4]), [(1, (0,))])
-    with pytest.raises(InputError, match="use allocator=best_fit for easy"):
-        MilpAllocator().allocate(snapshot, np.arange(1), "easy")
+class Watched(MilpAllocator):
+    """Asserts after each decision that the first job left begins no later than beside greedy's starts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.joint = 0
+
+    def allocate(self, snapshot: Snapshot, order: IntArray, discipline: str) -> Plan:
+        plan = super().allocate(snapshot, order, discipline)
+        greedy = GreedyAllocator("least_fragmentation", quadratic_cost(snapshot.cluster))
+        starts = greedy.allocate(snapshot, order, discipline).starts
+        position = {int(job): k for k, job in enumerate(snapshot.queue.job)}
+        rows = np.array([position[start.job] for start in starts], np.int64)
+        head = next((int(k) for k in order if int(k) not in rows), None)
+        assert [start.job for start in plan.starts] == [start.job for start in starts]
+        if head is not None and len(starts) > 1:
+            self.joint += 1
+            begins = [self._begins(snapshot, greedy, rows, each, head) for each in (plan.starts, starts)]
+            assert begins[0] <= begins[1]
+        return plan
+
+
+@pytest.mark.parametrize("policy", ["fifo", "saf"])
+def test_easy_backfilling_on_nodes_of_one_gpu_is_greedy_easy(policy: str) -> None:
+    """Where places do not matter the model must start the same jobs at the same time."""
+    trace = rltune.load_trace("synthetic", jobs=150, arrivals_per_h=400.0, gpu_mix={1: 0.6, 2: 0.3, 5: 0.1})
+    cluster = rltune.load_cluster({"pools": [{"nodes": 6, "gpus_per_node": 1}]})
+    greedy = rltune.simulate(trace, cluster, policy=policy, discipline="easy")
+    joint = rltune.simulate(trace, cluster, policy=policy, discipline="easy", allocator="milp")
+    assert joint.start_s.tolist() == greedy.start_s.tolist()
+    assert joint.summary()["allocator"]["calls"] > 0
+
+
+def test_easy_backfilling_keeps_the_reservation() -> None:
+    """Placing the jobs of an instant anew could break up the nodes that a wide job waits for."""
+    trace = rltune.load_trace(
+        "synthetic", jobs=120, seed=5, arrivals_per_h=400.0, gpu_mix={1: 0.4, 2: 0.2, 3: 0.2, 8: 0.15, 16: 0.05}
+    )
+    cluster = rltune.load_cluster({"pools": [{"nodes": 4, "gpus_per_node": 8}]})
+    allocator = Watched()
+    result = rltune.simulate(trace, cluster, policy="fifo", discipline="easy", allocator=allocator)
+    assert result.started.all()
+    assert allocator.joint > 0
 
 
 def test_the_configuration_states_the_defaults() -> None:

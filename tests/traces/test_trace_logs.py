@@ -167,7 +167,10 @@ def test_kubernetes_pods(tmp_path: Path) -> None:
     [
         (lambda p: p.pop("spec"), "record 1 is no pod"),
         (lambda p: p["metadata"].update(creationTimestamp="noon"), "record 1 .pod team/one.: 'noon' is no time"),
-        (lambda p: p["spec"]["containers"][0]["resources"]["limits"].update({"nvidia.com/gpu": "two"}), "no Kubernetes"),
+        (
+            lambda p: p["spec"]["containers"][0]["resources"]["limits"].update({"nvidia.com/gpu": "two"}),
+            "no Kubernetes",
+        ),
     ],
 )
 def test_bad_pods_are_refused_by_record(tmp_path: Path, change: Any, said: str) -> None:
@@ -250,7 +253,9 @@ DAMAGE = st.tuples(st.integers(0, 10_000), st.sampled_from(["", "x", "-1", "|", 
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(["swf", "sacct", "google"]), st.lists(DAMAGE, min_size=1, max_size=4))
-def test_damaged_logs_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, kind: str, damage: list[Any]) -> None:
+def test_damaged_logs_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, damage: list[Any]
+) -> None:
     """A flipped byte in a million lines would be a stack trace, or a job that vanishes without being counted."""
     text = {"swf": SWF, "sacct": SACCT, "google": GOOGLE_2011}[kind]
     for place, what in damage:
