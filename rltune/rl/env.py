@@ -33,8 +33,7 @@ from rltune.rl.rules import Setup
 from rltune.simulator.result import Result
 from rltune.simulator.state import build
 
-SAMPLED_WINDOWS = 1024
-"""Windows whose contention is measured to draw busy ones more often."""
+FLOOR_WINDOWS = 64
 
 
 def spaces(visible: int) -> tuple[gym.spaces.Dict, gym.spaces.Discrete]:
@@ -91,33 +90,19 @@ class VectorSchedulingEnv(VectorEnv):
         self._illegal = np.zeros(num_envs, np.int64)
         self._options = (rules.discipline, rules.rule, rules.score_code)
         self._rng = np.random.default_rng(seed)
-        self._floor, self._chance = 1.0, np.ones(1)
-        if rules.reward == "relative" and rules.score != "utilization":
-            self._floor, self._chance = self._contention()
+        self._floor = self._mean_baseline() if rules.reward == "relative" else 1.0
 
-    def _contention(self) -> tuple[float, npt.NDArray[np.float64]]:
-        """Mean baseline cost of a window, and the cumulative chances of evenly spaced windows to be drawn.
-
-        A window's rewards are divided by its cost plus the mean cost; drawing it in
-        proportion to the same sum makes the expected return the gain on the whole stretch
-        (importance sampling), and spends the steps where there is something to gain.
-        """
-        setup, (discipline, rule, score) = self.setup, self._options
-        starts = np.linspace(setup.low, setup.high - 1, min(SAMPLED_WINDOWS, setup.high - setup.low)).astype(np.int64)
-        costs = np.zeros(len(starts))
-        for k, start in enumerate(starts):
-            begin(self.batch, 0, setup.table, start, setup.rules.warmup, discipline, rule)
-            costs[k] = baseline_total(self.batch, 0, discipline, rule, score)
-        floor = float(costs.mean()) + 1e-3
-        chance = np.cumsum(costs + floor)
-        return floor, chance / chance[-1]
-
-    def _draw(self) -> int:
-        """First job of a window: of a stratum by its chance, evenly within it."""
-        stratum = int(np.searchsorted(self._chance, self._rng.random(), side="right"))
-        low, high, strata = self.setup.low, self.setup.high, len(self._chance)
-        begin_at = low + (high - low) * stratum // strata
-        return int(self._rng.integers(begin_at, max(begin_at + 1, low + (high - low) * (stratum + 1) // strata)))
+    def _mean_baseline(self) -> float:
+        """Mean baseline score over evenly spaced windows: keeps windows without any wait from dominating."""
+        if self.setup.rules.score == "utilization":
+            return 1.0
+        starts = np.linspace(self.setup.low, self.setup.high - 1, FLOOR_WINDOWS).astype(np.int64)
+        discipline, rule, score = self._options
+        totals = []
+        for start in starts:
+            begin(self.batch, 0, self.setup.table, start, self.setup.rules.warmup, discipline, rule)
+            totals.append(baseline_total(self.batch, 0, discipline, rule, score))
+        return float(np.mean(totals)) + 1e-3
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
@@ -132,7 +117,7 @@ class VectorSchedulingEnv(VectorEnv):
 
     def _begin(self, i: int, first_job: int | None) -> None:
         if first_job is None:
-            first_job = self._draw()
+            first_job = int(self._rng.integers(self.setup.low, self.setup.high))
         elif not 0 <= first_job <= len(self.setup.table.submit) - self.setup.length:
             raise ValueError(
                 f"first_job={first_job}: 0 to {len(self.setup.table.submit) - self.setup.length} are possible"
