@@ -11,8 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
-WINDOW_POLICY := experiments/policies/helios_window.safetensors
-MONTH_POLICY := experiments/policies/helios_month.safetensors
+POLICIES := experiments/policies
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train eval test check bench
@@ -25,9 +24,11 @@ setup: $(READY) ## create .venv with everything inside (all other targets do thi
 train: $(READY) ## train a policy on Helios and show the table on held-back jobs (options: ARGS="score=bsld seed=1")
 	$(BIN)/python -m rltune.train +trace=helios $(ARGS)
 
-eval: $(READY) ## judge the shipped policies beside every heuristic: 64 windows, then the test month
-	$(BIN)/python -m rltune.evaluate +trace=helios checkpoint=$(WINDOW_POLICY) $(ARGS)
-	$(BIN)/python -m rltune.evaluate +trace=helios protocol=month checkpoint=$(MONTH_POLICY) $(ARGS)
+eval: $(READY) ## judge the shipped policies beside every heuristic: 64 windows, then the test month at 100 and 85 nodes
+	$(BIN)/python -m rltune.evaluate +trace=helios \
+	  "checkpoint=[$(POLICIES)/helios_window_s0.safetensors,$(POLICIES)/helios_window_s1.safetensors,$(POLICIES)/helios_window_s2.safetensors]" $(ARGS)
+	for nodes in 100 85; do $(BIN)/python -m rltune.evaluate +trace=helios protocol=month nodes=$$nodes \
+	  checkpoint=$(POLICIES)/helios_month$${nodes}_s0.safetensors $(ARGS) || exit; done
 
 test: $(READY) ## run the tests (options of pytest: ARGS="-k milp")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
