@@ -32,6 +32,7 @@ from rltune.allocators.arcflow import (
     rise_range,
     upper_bound,
 )
+from rltune.allocators.enumeration import proves_best
 from rltune.allocators.fragmentation import MEASURES, Demand, cost_table
 from rltune.allocators.greedy import GreedyAllocator, place_one, space_of
 from rltune.allocators.placement import LEAST_FRAGMENTATION, Space, book, fits_pool, scratch
@@ -331,8 +332,11 @@ class MilpAllocator:
     ) -> Outcome:
         """Greedy's placements unless the model's are better; whatever keeps it from answering is counted."""
         self.stats.groups += 1
-        score = problem.objective([g is not None for g in greedy], _rise(cluster, space, greedy))
+        rise = _rise(cluster, space, greedy)
+        score = problem.objective([g is not None for g in greedy], rise)
         bound = upper_bound(problem)
+        if score < bound - EPS and None not in greedy and proves_best(problem, rise):
+            bound = score
         if score >= bound - EPS:
             self.stats.trivial += 1
             return Outcome(greedy, "trivial", OPTIMAL, score, bound)

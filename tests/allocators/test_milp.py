@@ -363,3 +363,32 @@ def test_the_configuration_states_the_defaults() -> None:
     assert options.pop("_target_") == "rltune.allocators.milp.MilpAllocator"
     default = MilpAllocator()
     assert {name: getattr(default, name) for name in options} == options
+
+
+def test_the_search_saves_the_solver_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong proof would keep greedy's plan where the model finds a better one, and nobody would notice."""
+    rng = np.random.default_rng(11)
+    cases = []
+    for _ in range(400):
+        free = rng.integers(0, 9, 5)
+        sizes = rng.integers(1, 12, int(rng.integers(2, 6))).tolist()
+        cases.append((make_cluster([(5, 8)]), free, [(int(g), (0,)) for g in sizes]))
+
+    def decide() -> tuple[list[float], int]:
+        allocator, found = MilpAllocator(time_limit_s=60), []
+        for cluster, free, jobs in cases:
+            snapshot = make_snapshot(cluster, free, jobs)
+            starts = GreedyAllocator("lexicographic").allocate(snapshot, np.arange(len(jobs)), "skip").starts
+            jobs = [jobs[start.job - 100] for start in starts]
+            queue = make_snapshot(cluster, free, jobs).queue
+            incumbent = [(start.nodes, start.gpus) for start in starts]
+            lo, hi = queue.pool_lo, queue.pool_hi
+            _, report = allocator.place_jointly(cluster, free, queue.num_gpus, lo, hi, queue.pools, incumbent)
+            found.append(report["objective"])
+        return found, allocator.stats.solves
+
+    with_search, few = decide()
+    monkeypatch.setattr(milp, "proves_best", lambda problem, rise: False)
+    without, many = decide()
+    assert with_search == pytest.approx(without, abs=1e-6)
+    assert few < many
