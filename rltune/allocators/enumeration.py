@@ -34,15 +34,18 @@ def proves_best(problem: Problem, rise: float) -> bool:
     # The least that the parts from each on can cost, whatever they meet.
     lowest = [min(cost[f - part] - cost[f] for f in range(part, cap + 1)) for part in rests]
     floor = np.append(np.cumsum(lowest[::-1])[::-1], 0.0)
-    return bool(search(count, cost, rests, floor, 0, budget, np.zeros(1, np.int64)) == NONE)
+    return bool(search(count, cost, rests, floor, 0, len(rests), budget, np.zeros(1, np.int64)) == NONE)
 
 
 @kernel
-def search(count, cost, parts, floor, at, budget, tries):
-    """Whether ``parts[at:]`` fit on nodes counted by free GPUs, ``count`` (cap + 1,), for less than ``budget``."""
+def search(count, cost, parts, floor, at, n, budget, tries):
+    """Whether ``parts[at:n]`` fit on nodes counted by free GPUs, ``count`` (cap + 1,), for less than ``budget``.
+
+    ``floor`` (n + 1,): the least that the parts from each on can cost.
+    """
     if floor[at] >= budget:
         return NONE
-    if at == len(parts):
+    if at == n:
         return BETTER
     tries[0] += 1
     if tries[0] > MOST_TRIES:
@@ -52,7 +55,7 @@ def search(count, cost, parts, floor, at, budget, tries):
         if count[free] > 0:
             count[free] -= 1
             count[free - part] += 1
-            found = search(count, cost, parts, floor, at + 1, budget - (cost[free - part] - cost[free]), tries)
+            found = search(count, cost, parts, floor, at + 1, n, budget - (cost[free - part] - cost[free]), tries)
             count[free] += 1
             count[free - part] -= 1
             if found != NONE:

@@ -271,11 +271,20 @@ class MilpAllocator:
         answer: dict[int, Placement] = {int(i): p for i, p in zip(by_width, placed, strict=True) if p is not None}
         return [answer[i] for i in range(len(num_gpus))], report
 
-    def _space(self, cluster: ClusterArrays, free: IntArray) -> Space:
-        """The free capacity with the fragmentation cost, which is computed once a cluster."""
+    def cost_of(self, cluster: ClusterArrays) -> FloatArray:
+        """(n_pools, cap + 1) fragmentation cost of a node, computed once a cluster."""
         if self._bound_to is None or self._bound_to[0] is not cluster:
             self._bound_to = (cluster, cost_table(cluster, self.measure, self.demand))
-        return space_of(cluster, free, self._bound_to[1])
+        return self._bound_to[1]
+
+    def count_trivial(self) -> None:
+        """Count a decision that was seen to be settled without asking (`rltune.rl.joint`)."""
+        self.stats.calls += 1
+        self.stats.groups += 1
+        self.stats.trivial += 1
+
+    def _space(self, cluster: ClusterArrays, free: IntArray) -> Space:
+        return space_of(cluster, free, self.cost_of(cluster))
 
     @staticmethod
     def _room(

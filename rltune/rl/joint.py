@@ -13,10 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from rltune.allocators.enumeration import NONE, search
 from rltune.allocators.milp import MilpAllocator
-from rltune.rl.batch import CLOSED, FRESH, RESERVED, Batch
+from rltune.compiled import kernel
+from rltune.rl.batch import CLOSED, FRESH, RESERVED, Batch, view
 from rltune.rl.kernels import expected_start, first_misfit, lift_fresh, replace_fresh
 from rltune.simulator.disciplines import EASY
+
+EPS = 1e-9
+"""Rises closer than this are equal; the model itself tells no finer differences."""
+MOST_PARTS = 16
+"""Jobs of one instant that do not fill whole nodes, beyond which the model is asked."""
 
 
 class JointPlacement:
@@ -25,6 +32,9 @@ class JointPlacement:
     def __init__(self, allocator: MilpAllocator) -> None:
         self.allocator = allocator
         self.kept_for_reservation = 0
+        self._parts = np.zeros(MOST_PARTS, np.int64)
+        self._floor = np.zeros(MOST_PARTS + 1)
+        self._tries = np.zeros(1, np.int64)
 
     @property
     def stats(self) -> dict[str, Any]:
@@ -36,6 +46,10 @@ class JointPlacement:
         Unless the agent chose to wait, what fits beside the new places is decided at the same instant.
         """
         discipline, rule, _ = options
+        cost = self.allocator.cost_of(batch.cluster)
+        if settled(batch, i, cost, self._parts, self._floor, self._tries):
+            self.allocator.count_trivial()
+            return
         fresh = batch.fresh[i, : batch.mark[i, FRESH]]
         which = np.flatnonzero(batch.start[i, fresh] == batch.clock[i, 0])
         if len(which) < 2:
@@ -75,3 +89,56 @@ class JointPlacement:
     def _book(batch: Batch, i: int, which: Any, placements: Any) -> None:
         for k, (nodes, gpus) in zip(which, placements, strict=True):
             replace_fresh(batch, i, k, np.array(nodes, np.int64), np.array(gpus, np.int64), len(nodes))
+
+
+@kernel
+def settled(batch, i, cost, parts, floor, tries):
+    """Whether the provisional places of the jobs that row i started at this instant cannot be bettered.
+
+    The same proof as `rltune.allocators.enumeration.proves_best`, without leaving compiled code; for
+    clusters of one pool. ``parts, floor, tries``: work space.
+    """
+    if len(batch.cluster.pool_cap) != 1:
+        return False
+    sim = view(batch, i)
+    cap, nodes, count = batch.cluster.pool_cap[0], sim.spare.free, sim.spare.level[0]
+    for node in range(len(nodes)):
+        nodes[node] = sim.space.free[node]
+    n = 0
+    for k in range(batch.mark[i, FRESH]):
+        job = batch.fresh[i, k]
+        # Zero seconds long jobs of this instant have ended: their places are free again.
+        if sim.start[job] == sim.clock[0] and sim.end[job] == sim.clock[0]:
+            return False
+        for j in range(sim.jobs.part[job], sim.jobs.part[job] + sim.alloc_len[job]):
+            nodes[sim.alloc_node[j]] += sim.alloc_gpus[j]
+        rest = sim.jobs.gpus[job] % cap
+        if rest > 0:
+            if n == len(parts):
+                return False
+            at = n
+            while at > 0 and parts[at - 1] < rest:
+                parts[at] = parts[at - 1]
+                at -= 1
+            parts[at] = rest
+            n += 1
+    whole = 0
+    for k in range(batch.mark[i, FRESH]):
+        whole += sim.jobs.gpus[batch.fresh[i, k]] // cap
+    rise = -whole * (cost[0, 0] - cost[0, cap])
+    for f in range(cap + 1):
+        count[f] = 0
+    for node in range(len(nodes)):
+        count[nodes[node]] += 1
+        rise += cost[0, sim.space.free[node]] - cost[0, nodes[node]]
+    count[cap] -= whole
+    if count[cap] < 0:
+        return False
+    floor[n] = 0.0
+    for k in range(n - 1, -1, -1):
+        least = np.inf
+        for f in range(parts[k], cap + 1):
+            least = min(least, cost[0, f - parts[k]] - cost[0, f])
+        floor[k] = floor[k + 1] + least
+    tries[0] = 0
+    return search(count, cost[0], parts, floor, 0, n, rise - EPS, tries) == NONE
