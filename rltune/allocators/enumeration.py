@@ -34,30 +34,48 @@ def proves_best(problem: Problem, rise: float) -> bool:
     # The least that the parts from each on can cost, whatever they meet.
     lowest = [min(cost[f - part] - cost[f] for f in range(part, cap + 1)) for part in rests]
     floor = np.append(np.cumsum(lowest[::-1])[::-1], 0.0)
-    return bool(search(count, cost, rests, floor, 0, len(rests), budget, np.zeros(1, np.int64)) == NONE)
+    return bool(
+        search(count, cost, rests, floor, np.zeros(len(rests), np.int64), len(rests), budget, np.zeros(1, np.int64))
+        == NONE
+    )
 
 
 @kernel
-def search(count, cost, parts, floor, at, n, budget, tries):
-    """Whether ``parts[at:n]`` fit on nodes counted by free GPUs, ``count`` (cap + 1,), for less than ``budget``.
+def search(count, cost, parts, floor, choice, n, budget, tries):
+    """Whether ``parts[:n]`` fit on nodes counted by free GPUs, ``count`` (cap + 1,), for less than ``budget``.
 
-    ``floor`` (n + 1,): the least that the parts from each on can cost.
+    Depth first, without recursion (Numba's disk cache does not take it). ``floor`` (n + 1,): the
+    least that the parts from each on can cost; ``choice`` (n,): work space; ``count`` is spent.
     """
-    if floor[at] >= budget:
+    if floor[0] >= budget:
         return NONE
-    if at == n:
+    if n == 0:
         return BETTER
-    tries[0] += 1
-    if tries[0] > MOST_TRIES:
-        return UNKNOWN
-    part = parts[at]
-    for free in range(part, len(count)):
-        if count[free] > 0:
-            count[free] -= 1
-            count[free - part] += 1
-            found = search(count, cost, parts, floor, at + 1, n, budget - (cost[free - part] - cost[free]), tries)
+    spent, at = 0.0, 0
+    choice[0] = parts[0] - 1
+    while at >= 0:
+        part, free = parts[at], choice[at]
+        if free >= part:
             count[free] += 1
             count[free - part] -= 1
-            if found != NONE:
-                return found
+            spent -= cost[free - part] - cost[free]
+        free += 1
+        while free < len(count) and count[free] <= 0:
+            free += 1
+        if free >= len(count):
+            at -= 1
+            continue
+        tries[0] += 1
+        if tries[0] > MOST_TRIES:
+            return UNKNOWN
+        choice[at] = free
+        count[free] -= 1
+        count[free - part] += 1
+        spent += cost[free - part] - cost[free]
+        if spent + floor[at + 1] >= budget:
+            continue
+        if at + 1 == n:
+            return BETTER
+        at += 1
+        choice[at] = parts[at] - 1
     return NONE

@@ -33,6 +33,7 @@ class JointPlacement:
         self.allocator = allocator
         self.kept_for_reservation = 0
         self._parts = np.zeros(MOST_PARTS, np.int64)
+        self._choice = np.zeros(MOST_PARTS, np.int64)
         self._floor = np.zeros(MOST_PARTS + 1)
         self._tries = np.zeros(1, np.int64)
 
@@ -47,7 +48,7 @@ class JointPlacement:
         """
         discipline, rule, _ = options
         cost = self.allocator.cost_of(batch.cluster)
-        if settled(batch, i, cost, self._parts, self._floor, self._tries):
+        if settled(batch, i, cost, self._parts, self._choice, self._floor, self._tries):
             self.allocator.count_trivial()
             return
         fresh = batch.fresh[i, : batch.mark[i, FRESH]]
@@ -92,11 +93,11 @@ class JointPlacement:
 
 
 @kernel
-def settled(batch, i, cost, parts, floor, tries):
+def settled(batch, i, cost, parts, choice, floor, tries):
     """Whether the provisional places of the jobs that row i started at this instant cannot be bettered.
 
     The same proof as `rltune.allocators.enumeration.proves_best`, without leaving compiled code; for
-    clusters of one pool. ``parts, floor, tries``: work space.
+    clusters of one pool. ``parts, choice, floor, tries``: work space.
     """
     if len(batch.cluster.pool_cap) != 1:
         return False
@@ -141,4 +142,4 @@ def settled(batch, i, cost, parts, floor, tries):
             least = min(least, cost[0, f - parts[k]] - cost[0, f])
         floor[k] = floor[k + 1] + least
     tries[0] = 0
-    return search(count, cost[0], parts, floor, 0, n, rise - EPS, tries) == NONE
+    return search(count, cost[0], parts, floor, choice, n, rise - EPS, tries) == NONE
