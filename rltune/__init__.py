@@ -17,12 +17,15 @@ from rltune.config import load_cluster
 from rltune.errors import InputError
 from rltune.jobs import JobTable
 from rltune.plan import Plan, Queue, Snapshot, Start
+from rltune.simulator import bounds
+from rltune.simulator.bounds import Bounds
 from rltune.simulator.result import Result
 from rltune.simulator.run import simulate_jobs
 from rltune.traces import Trace, load_trace
 
 __version__ = "0.1.0"
 __all__ = [
+    "Bounds",
     "Cluster",
     "InputError",
     "JobTable",
@@ -34,6 +37,7 @@ __all__ = [
     "Trace",
     "load_cluster",
     "load_trace",
+    "lower_bounds",
     "simulate",
 ]
 
@@ -54,3 +58,9 @@ def simulate(workload: Trace | JobTable, cluster: Cluster | str, **options: Any)
 
         options["allocator"] = MilpAllocator()
     return simulate_jobs(jobs, cluster, source=source, **options)
+
+
+def lower_bounds(workload: Trace | JobTable, cluster: Cluster | str) -> Bounds:
+    """What no schedule without preemption can beat: mean JCT and wait, makespan; see `rltune.simulator.bounds`."""
+    jobs = workload if isinstance(workload, JobTable) else workload.jobs
+    return bounds.lower_bounds(jobs, load_cluster(cluster) if isinstance(cluster, str) else cluster)
