@@ -32,7 +32,7 @@ DISCIPLINES = {"blocking": BLOCKING, "skip": SKIP, "easy": EASY}
 
 @kernel
 def sort_queue(sim, order):
-    """Bring the queue into a time-dependent order; stable, cheap when it is nearly sorted already."""
+    """Bring the queue into a time-dependent order, ties by submission; cheap when it is nearly sorted already."""
     n = sim.counts[QUEUED]
     now = sim.clock[0]
     for i in range(n):
@@ -40,8 +40,12 @@ def sort_queue(sim, order):
         key = dynamic_key(order, now - sim.jobs.submit[job], sim.jobs.known[job], sim.jobs.gpus[job])
         sim.key[job] = key
         at = i
-        while at > 0 and sim.key[sim.queue[at - 1]] > key:
-            sim.queue[at] = sim.queue[at - 1]
+        while at > 0:
+            before = sim.queue[at - 1]
+            # Equal keys: first come, first served, whatever the order at an earlier instant was.
+            if sim.key[before] < key or (sim.key[before] == key and before < job):
+                break
+            sim.queue[at] = before
             at -= 1
         sim.queue[at] = job
 

@@ -69,6 +69,18 @@ def test_no_job_and_no_gpu_is_lost(work: tuple[JobTable, Cluster], policy: str, 
     check_conservation(rltune.simulate(*work, policy=policy, discipline=discipline, allocator=rule))
 
 
+def test_equal_keys_of_a_moving_order_go_by_submission() -> None:
+    """Two jobs whose keys meet would start in the order of an earlier instant, unlike in the readable loop."""
+    rows = [(0, 0, 1), (0, 100, 3), (2, 30, 3), (2, 30, 3), (30, 0, 3), (31, 0, 2)]
+    submit, duration, gpus = zip(*rows, strict=True)
+    jobs = JobTable.from_columns({"submit_s": submit, "duration_s": duration, "num_gpus": gpus})
+    cluster = Cluster("c", (Pool("a", 3, 4),))
+    for policy in ("sexp", "lexp", "wfp3", "unicef"):
+        fast = rltune.simulate(jobs, cluster, policy=policy)
+        readable = rltune.simulate(jobs, cluster, policy=ORDERS[policy], allocator=GreedyAllocator("best_fit"))
+        assert fast.schedule.equals(readable.schedule), policy
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(workloads(), st.sampled_from(sorted(ORDERS)), st.sampled_from(DISCIPLINES), st.sampled_from(RULES))
 def test_the_readable_loop_is_the_compiled_one(
