@@ -13,7 +13,7 @@ import pandas as pd
 from rltune.cluster import Cluster
 from rltune.errors import InputError
 from rltune.experiment import Experiment, oversized_count, spread
-from rltune.metrics import SCORE_METRIC, bootstrap_ci, distribution, iqm, reduction, widest
+from rltune.metrics import SCORE_METRIC, ci95, distribution, iqm, reduction, widest
 from rltune.origin import recipe
 from rltune.policies.knowledge import KNOWLEDGE
 from rltune.policies.orders import ORDERS, Order, order
@@ -303,23 +303,18 @@ def summarise(row: Row) -> dict[str, Any]:
             means = np.array([v.mean() for v in by_window if len(v)])
             out[metric] |= {
                 "window_median": float(np.median(means)),
-                "window_median_ci95": interval_of(means, "median"),
+                "window_median_ci95": ci95(means, statistic="median"),
                 "window_iqm": float(iqm(means)),
-                "window_iqm_ci95": interval_of(means, "iqm"),
+                "window_iqm_ci95": ci95(means, statistic="iqm"),
             }
     gpus = np.concatenate([r.jobs.num_gpus[r.started] for r in row.results])
     wide = widest(gpus)
     out["wait_s_widest5pct"] = distribution(np.concatenate(row.values("wait_s"))[wide], blocks[wide])
     for name in ("utilization", "fragmentation", "makespan_s"):
         values = np.array([getattr(result, name)() for result in row.results])
-        out[name] = {"mean": float(values.mean()), "ci95": interval_of(values, "mean")}
+        out[name] = {"mean": float(values.mean()), "ci95": ci95(values)}
     out["unfinished"] = int(sum((~result.started).sum() for result in row.results))
     return out
-
-
-def interval_of(values: npt.NDArray[np.float64], statistic: str) -> list[float | None]:
-    """95 % interval over windows; None where there are too few to tell."""
-    return [float(x) if np.isfinite(x) else None for x in bootstrap_ci(values, statistic=statistic)]
 
 
 def comparisons(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -67,19 +67,24 @@ class Experiment:
 
     @property
     def train_node_counts(self) -> list[int]:
-        """Cluster sizes of the training: those of the evaluation, and smaller ones, for more contention.
+        """Cluster sizes of the training: those of the evaluation, and smaller ones, for more contention."""
+        return self._train_sizes()[0]
 
-        A smaller one is left out where it could not hold the widest job that the whole one holds.
-        """
-        counts: dict[int, None] = {}
+    @property
+    def train_sizes_left_out(self) -> list[int]:
+        """Smaller sizes that cannot hold the widest job that the whole cluster holds."""
+        return self._train_sizes()[1]
+
+    def _train_sizes(self) -> tuple[list[int], list[int]]:
+        sizes: dict[int, bool] = {}
         for nodes in self.node_counts:
             whole = self.sized(nodes)
             misfits = len(find_oversized(self.trace.jobs, whole))
             for scale in self.protocol["train_scale"]:
-                count = max(1, round(scale * whole.nodes))
-                if count == whole.nodes or len(find_oversized(self.trace.jobs, self.sized(count))) == misfits:
-                    counts[count] = None
-        return list(counts)
+                count = max(len(whole.pools), round(scale * whole.nodes))
+                holds = count == whole.nodes or len(find_oversized(self.trace.jobs, self.sized(count))) == misfits
+                sizes[count] = sizes.get(count, False) or holds
+        return [n for n, holds in sizes.items() if holds], [n for n, holds in sizes.items() if not holds]
 
     def sized(self, nodes: int | None) -> Cluster:
         return self.cluster if nodes is None else self.cluster.with_nodes(nodes)

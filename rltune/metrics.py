@@ -96,7 +96,7 @@ def distribution(values: FloatArray, groups: npt.NDArray[Any] | None = None) -> 
     p50, p95, p99 = np.percentile(values, [50, 95, 99])
     return {
         "mean": float(np.mean(values)),
-        "ci95": [_json(x) for x in bootstrap_ci(values, groups)],
+        "ci95": ci95(values, groups),
         "p50": float(p50),
         "p95": float(p95),
         "p99": float(p99),
@@ -124,5 +124,6 @@ def reduction(
     return {"reduction": value, "ci95": [float(low), float(high)]}
 
 
-def _json(x: float) -> float | None:
-    return float(x) if np.isfinite(x) else None
+def ci95(values: FloatArray, groups: npt.NDArray[Any] | None = None, *, statistic: str = "mean") -> list[float | None]:
+    """`bootstrap_ci` as JSON has it: None where there are too few values to tell."""
+    return [float(x) if np.isfinite(x) else None for x in bootstrap_ci(values, groups, statistic=statistic)]

@@ -221,6 +221,8 @@ def _announce(experiment: Experiment, rules: Rules, cfg: dict[str, Any]) -> None
     for note in experiment.trace.notes:
         say(f"          note: {note}")
     say(f"cluster   {experiment.cluster.name}: {sizes}; protocol {experiment.protocol['name']}")
+    if left_out := experiment.train_sizes_left_out:
+        say(f"          note: not trained on {', '.join(map(str, left_out))} nodes, which cannot hold the widest job")
     shown = {k: v for k, v in asdict(rules).items() if k != "reward"}
     say("rules     " + ", ".join(f"{k}={v}" for k, v in shown.items()))
     budget = f"{cfg['epochs']} epochs of {cfg['windows_per_epoch']} windows"

@@ -31,22 +31,26 @@ def proves_best(problem: Problem, rise: float) -> bool:
         return False
     count[cap] -= whole
     budget = rise - whole * (cost[0] - cost[cap]) - EPS / max(problem.weight, EPS)
-    # The least that the parts from each on can cost, whatever they meet.
-    lowest = [min(cost[f - part] - cost[f] for f in range(part, cap + 1)) for part in rests]
-    floor = np.append(np.cumsum(lowest[::-1])[::-1], 0.0)
-    return bool(
-        search(count, cost, rests, floor, np.zeros(len(rests), np.int64), len(rests), budget, np.zeros(1, np.int64))
-        == NONE
-    )
+    n = len(rests)
+    work = np.zeros(n + 1), np.zeros(n, np.int64), np.zeros(1, np.int64)
+    return bool(search(count, cost, rests, n, budget, *work) == NONE)
 
 
 @kernel
-def search(count, cost, parts, floor, choice, n, budget, tries):
+def search(count, cost, parts, n, budget, floor, choice, tries):
     """Whether ``parts[:n]`` fit on nodes counted by free GPUs, ``count`` (cap + 1,), for less than ``budget``.
 
-    Depth first, without recursion (Numba's disk cache does not take it). ``floor`` (n + 1,): the
-    least that the parts from each on can cost; ``choice`` (n,): work space; ``count`` is spent.
+    Depth first, without recursion (Numba's disk cache does not take it). ``floor`` (n + 1,),
+    ``choice`` (n,), ``tries`` (1,): work space; ``count`` is spent.
     """
+    # The least that the parts from each on can cost, whatever they meet.
+    floor[n] = 0.0
+    for k in range(n - 1, -1, -1):
+        least = np.inf
+        for free in range(parts[k], len(count)):
+            least = min(least, cost[free - parts[k]] - cost[free])
+        floor[k] = floor[k + 1] + least
+    tries[0] = 0
     if floor[0] >= budget:
         return NONE
     if n == 0:

@@ -48,7 +48,7 @@ class JointPlacement:
         """
         discipline, rule, _ = options
         cost = self.allocator.cost_of(batch.cluster)
-        if settled(batch, i, cost, self._parts, self._choice, self._floor, self._tries):
+        if settled(batch, i, cost, self._parts, self._floor, self._choice, self._tries):
             self.allocator.count_trivial()
             return
         fresh = batch.fresh[i, : batch.mark[i, FRESH]]
@@ -93,11 +93,11 @@ class JointPlacement:
 
 
 @kernel
-def settled(batch, i, cost, parts, choice, floor, tries):
+def settled(batch, i, cost, parts, floor, choice, tries):
     """Whether the provisional places of the jobs that row i started at this instant cannot be bettered.
 
     The same proof as `rltune.allocators.enumeration.proves_best`, without leaving compiled code; for
-    clusters of one pool. ``parts, choice, floor, tries``: work space.
+    clusters of one pool. ``parts, floor, choice, tries``: work space.
     """
     if len(batch.cluster.pool_cap) != 1:
         return False
@@ -135,11 +135,4 @@ def settled(batch, i, cost, parts, choice, floor, tries):
     count[cap] -= whole
     if count[cap] < 0:
         return False
-    floor[n] = 0.0
-    for k in range(n - 1, -1, -1):
-        least = np.inf
-        for f in range(parts[k], cap + 1):
-            least = min(least, cost[0, f - parts[k]] - cost[0, f])
-        floor[k] = floor[k + 1] + least
-    tries[0] = 0
-    return search(count, cost[0], parts, floor, choice, n, rise - EPS, tries) == NONE
+    return search(count, cost[0], parts, n, rise - EPS, floor, choice, tries) == NONE
