@@ -49,3 +49,6 @@ done
 public="[62685,6116,61362,55226,64726,18764,21868,13971,241,1654,7826,9254,52888,29132,33177,916]"
 evaluate rltune_helios_public +trace=rltune_helios allocator=lexicographic windows="$public" \
   "checkpoint=[$policies/rltune_helios_s0.safetensors,$policies/rltune_helios_s1.safetensors]"
+
+# The MILP's objective, on the validation month.
+"$python" experiments/milp_measures.py > "$results/milp_measures.txt"

@@ -12,7 +12,8 @@ import yaml
 from rltune.entry import run_main
 from rltune.errors import InputError
 from rltune.evaluation import evaluate_into
-from rltune.experiment import Experiment, is_whole, make_experiment
+from rltune.experiment import Experiment, make_experiment
+from rltune.options import is_whole
 from rltune.origin import check_unseen
 from rltune.policies.orders import order
 from rltune.report.console import say

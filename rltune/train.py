@@ -15,7 +15,8 @@ from rltune.config import CONF
 from rltune.entry import run_main
 from rltune.errors import InputError
 from rltune.evaluation import evaluate_into, report_fallbacks
-from rltune.experiment import Experiment, check_like, check_text, check_whole, make_experiment, resolve_rules, spread
+from rltune.experiment import Experiment, make_experiment, resolve_rules, spread
+from rltune.options import check_like, check_text, check_whole
 from rltune.origin import check_same, check_unseen, describe
 from rltune.report.console import say, training_progress
 from rltune.report.figures import learning_curve

@@ -20,8 +20,6 @@ from gymnasium.vector.utils import batch_space
 from rltune.errors import InputError
 from rltune.rl.batch import CLOSED, FRESH, OVER, make_batch
 from rltune.rl.kernels import (
-    CLUSTER_FEATURES,
-    JOB_FEATURES,
     apply_rows,
     baseline_total,
     begin,
@@ -29,6 +27,7 @@ from rltune.rl.kernels import (
     reset_row,
     step_rows,
 )
+from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
 from rltune.rl.rules import Setup
 from rltune.simulator.result import Result
 from rltune.simulator.state import build

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from rltune.errors import InputError
-from rltune.rl.kernels import CLUSTER_FEATURES, JOB_FEATURES
+from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
 
 ORDER_POSITION = JOB_FEATURES.index("order_position")
 GPUS = JOB_FEATURES.index("gpus")

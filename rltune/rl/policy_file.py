@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from rltune.errors import InputError
-from rltune.rl.kernels import CLUSTER_FEATURES, JOB_FEATURES
 from rltune.rl.network import JobNetwork, NetworkConfig
+from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
 from rltune.rl.rules import Rules
 
 FORMAT = "rltune-policy-1"

@@ -10,8 +10,8 @@ import torch
 
 import rltune
 from rltune.errors import InputError
-from rltune.rl.kernels import CLUSTER_FEATURES, JOB_FEATURES
 from rltune.rl.network import GPUS, ORDER_POSITION, JobNetwork, NetworkConfig
+from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
 from rltune.rl.rollout import play
 from rltune.rl.rules import Rules, make_setup
 
