@@ -28,7 +28,7 @@ import rltune
 from rltune.allocators.milp import MilpAllocator
 from rltune.allocators.placement import BEST_FIT
 from rltune.config import CONF
-from rltune.policies.orders import order
+from rltune.policies.orders import order, static_rank
 from rltune.report.console import say
 from rltune.rl.env import VectorSchedulingEnv, spaces
 from rltune.rl.joint import JointPlacement
@@ -37,6 +37,7 @@ from rltune.rl.rules import Rules, make_setup
 from rltune.rl.runtime import tune
 from rltune.rundir import peak_rss_mb
 from rltune.simulator.disciplines import DISCIPLINES, run_to_end
+from rltune.simulator.state import build
 from rltune.traces import Trace
 
 EXPERIMENTS = CONF.parent / "experiments"
@@ -80,7 +81,8 @@ def bench_simulator(trace: Trace) -> list[dict[str, Any]]:
         ("fifo", "skip", "sim_jobs_per_s_fifo_skip_helios100", 1e6),
         ("sjf", "easy", "sim_jobs_per_s_sjf_easy_helios100", None),
     ):
-        sim = rltune.simulate(stretch, cluster, policy=policy, discipline=discipline).sim
+        known = stretch.jobs.duration_s
+        sim = build(stretch.jobs, cluster, known, static_rank(order(policy), stretch.jobs, known))
         code = (order(policy).code, DISCIPLINES[discipline], BEST_FIT)
         seconds = median_s(partial(run_to_end, sim, *code), 15)
         rows.append(row(name, len(stretch) / seconds, "jobs/s", aim, trace.label, f"{len(stretch)} jobs of September"))

@@ -155,10 +155,13 @@ class Cluster:
         return tuple(
             index
             for index, pool in enumerate(self.pools)
-            if (pool.vc is None or pool.vc == vc)
-            and (gpu is None or pool.gpu_type in ("any", gpu))
-            and num_gpus <= pool.widest_job
+            if (pool.vc is None or pool.vc == vc) and accepts(gpu, pool.gpu_type) and num_gpus <= pool.widest_job
         )
+
+
+def accepts(wanted: str | None, offered: str) -> bool:
+    """Whether a job that wants GPU type ``wanted`` (None: any; "A|B": either) may use GPUs of type ``offered``."""
+    return wanted is None or offered == "any" or offered in wanted.split("|")
 
 
 class Eligibility(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,12 @@ from rltune.errors import InputError
 
 NONE = -1
 """Code of an absent category (no VC, no user, any GPU type)."""
+WHOLE = 1000
+"""Thousandths of a whole GPU."""
 LARGEST_EXACT = 2.0**53
 """Floats below stand for one integer each."""
+ID = np.dtypes.StringDType()
+"""Type of job ids: 16 bytes a name, where an object takes 60."""
 CLOCK = ("datetime64", "datetime", "date", "timedelta64", "timedelta", "time")
 """Kinds of column that pandas would turn into nanoseconds since 1970."""
 
@@ -32,7 +37,7 @@ class Category:
 
     @classmethod
     def absent(cls, n: int) -> Category:
-        return cls(np.full(n, NONE, np.int32), ())
+        return cls(_constant(NONE, n, np.int32), ())
 
     @classmethod
     def of(cls, values: Any, n: int) -> Category:
@@ -45,7 +50,7 @@ class Category:
         return cls(codes.astype(np.int32), tuple(str(name) for name in names))
 
     def take(self, rows: Any) -> Category:
-        return Category(self.codes[rows], self.names)
+        return Category(_taken(self.codes, rows), self.names)
 
     def values(self) -> npt.NDArray[np.object_]:
         """(n_jobs,) names, None where absent."""
@@ -55,21 +60,28 @@ class Category:
 
 @dataclass(frozen=True, slots=True)
 class JobTable:
-    """Jobs sorted by ``submit_s``; every array has shape (n_jobs,) and is read-only.
+    """Jobs sorted by ``submit_s``, then by id; every array has shape (n_jobs,) and is read-only.
+
+    Ids sort as people count (job-2 before job-10), so that the order of rows in a file never matters;
+    jobs without ids keep that order. A column without values takes no memory.
 
     Attributes:
-        job_id: unique names (object array of str).
+        job_id: unique names (StringDType).
         submit_s: submission, seconds since the trace's own origin.
         duration_s: run time on the recorded hardware, seconds, >= 0.
-        num_gpus: whole GPUs of the gang, >= 1.
-        vc, user, gpu_type, name, status: categories, absent = -1 (for ``gpu_type``: any).
+        num_gpus: GPUs of the gang, >= 1 (of which each gives ``gpu_milli`` thousandths).
+        vc, user, gpu_type, name, status: categories, absent = -1 (for ``gpu_type``: any; several
+            accepted types are written "V100|P100").
+        mig: name of the MIG profile asked for (such as "3g.20gb"), absent = whole or shared GPUs.
         priority: larger is more urgent; 0 where absent.
         cpus, memory_gb: further resources; 0 where absent.
         wait_s: recorded queueing delay of the original system, seconds; NaN where absent.
         requested_s: run time that the user asked for (time limit), seconds; NaN where absent.
+        gpu_milli: share of its GPU in thousandths: 1000 = whole GPUs; less only with ``num_gpus`` = 1;
+            0 = needs no GPU, but ``cpus`` and ``memory_gb`` of one node.
     """
 
-    job_id: npt.NDArray[np.object_]
+    job_id: npt.NDArray[Any]
     submit_s: npt.NDArray[np.float64]
     duration_s: npt.NDArray[np.float64]
     num_gpus: npt.NDArray[np.int32]
@@ -78,11 +90,13 @@ class JobTable:
     gpu_type: Category
     name: Category
     status: Category
+    mig: Category
     priority: npt.NDArray[np.float64]
     cpus: npt.NDArray[np.float64]
     memory_gb: npt.NDArray[np.float64]
     wait_s: npt.NDArray[np.float64]
     requested_s: npt.NDArray[np.float64]
+    gpu_milli: npt.NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.submit_s)
@@ -123,6 +137,7 @@ class JobTable:
                 ("memory_gb", 0.0),
                 ("wait_s", np.nan),
                 ("requested_s", np.nan),
+                ("gpu_milli", float(WHOLE)),
             )
         }
         ids = _ids(columns.get("job_id"), n, source, place)
@@ -140,21 +155,16 @@ class JobTable:
             place,
             ids,
         )
-        order = np.argsort(number["submit_s"], kind="stable")
-        texts = ("vc", "user", "gpu_type", "name", "status")
+        share = number["gpu_milli"]
+        bad = (share < 0) | (share > WHOLE) | (share != np.floor(share)) | ((share < WHOLE) & (gpus > 1))
+        remedy = "give 0 to 1000, and less than 1000 only with num_gpus 1"
+        _refuse(bad, "gpu_milli", "is no share of its GPUs in thousandths", remedy, source, place, ids)
+        order = _order(number["submit_s"], None if columns.get("job_id") is None else ids)
+        texts = ("vc", "user", "gpu_type", "name", "status", "mig")
         category: dict[str, Any] = {c: Category.of(columns.get(c), n).take(order) for c in texts}
-        return cls(
-            job_id=_frozen(ids[order]),
-            submit_s=_frozen(number["submit_s"][order]),
-            duration_s=_frozen(number["duration_s"][order]),
-            num_gpus=_frozen(gpus[order].astype(np.int32)),
-            priority=_frozen(number["priority"][order]),
-            cpus=_frozen(number["cpus"][order]),
-            memory_gb=_frozen(number["memory_gb"][order]),
-            wait_s=_frozen(number["wait_s"][order]),
-            requested_s=_frozen(number["requested_s"][order]),
-            **category,
-        )
+        whole = {"num_gpus": gpus.astype(np.int32), "gpu_milli": share.astype(np.int32)}
+        numbers: dict[str, Any] = {c: _taken(column, order) for c, column in (number | whole).items()}
+        return cls(job_id=_taken(ids, order), **numbers, **category)
 
     def take(self, rows: Any) -> JobTable:
         """The rows of a slice, mask or index array, in submit order."""
@@ -163,7 +173,7 @@ class JobTable:
         columns: dict[str, Any] = {}
         for field in self.__dataclass_fields__:
             column = getattr(self, field)
-            columns[field] = column.take(rows) if isinstance(column, Category) else _frozen(column[rows])
+            columns[field] = column.take(rows) if isinstance(column, Category) else _taken(column, rows)
         return JobTable(**columns)
 
     def to_frame(self) -> pd.DataFrame:
@@ -178,7 +188,42 @@ class JobTable:
         )
 
 
+def _constant(value: float, n: int, kind: Any) -> npt.NDArray[Any]:
+    """(n,) times the same value, held once."""
+    return np.broadcast_to(np.array(value, kind), n)
+
+
+def _taken(column: npt.NDArray[Any], rows: Any) -> npt.NDArray[Any]:
+    """The rows of a column, read-only; a constant stays one value."""
+    if column.strides == (0,) and len(column):
+        n = len(range(*rows.indices(len(column)))) if isinstance(rows, slice) else len(rows)
+        return _constant(column[0], n, column.dtype)
+    return _frozen(column[rows])
+
+
+def _order(submit_s: npt.NDArray[np.float64], ids: npt.NDArray[Any] | None) -> Any:
+    """Rows by submission, equal ones by id as people count; without ids in the order of the rows."""
+    if ids is None and (np.diff(submit_s) >= 0).all():
+        return slice(None)
+    order = np.argsort(submit_s, kind="stable")
+    if ids is None:
+        return order
+    ordered = submit_s[order]
+    same = np.diff(ordered) == 0
+    tied = np.flatnonzero(np.concatenate([[False], same]) | np.concatenate([same, [False]]))
+    natural = [_DIGITS.sub(lambda m: m.group().zfill(20), name) for name in ids[order[tied]]]
+    rank = np.empty(len(tied), np.int64)
+    rank[np.argsort(np.array(natural, dtype=object), kind="stable")] = np.arange(len(tied))
+    order[tied] = order[tied][np.lexsort((rank, ordered[tied]))]
+    return order
+
+
+_DIGITS = re.compile(r"\d+")
+
+
 def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if array.strides == (0,):
+        return array
     out = np.ascontiguousarray(array)
     if out is array or out.base is not None:
         out = out.copy()
@@ -208,7 +253,7 @@ def _number(
 ) -> npt.NDArray[np.float64]:
     if values is None:
         assert default is not None
-        return np.full(n, default)
+        return _constant(default, n, np.float64)
     series = pd.Series(np.asarray(values))
     if pd.api.types.infer_dtype(series, skipna=True) in CLOCK:
         raise InputError(
@@ -228,11 +273,11 @@ def _number(
     return np.where(np.isfinite(out), out, np.nan if default is None else default)
 
 
-def _ids(values: Any, n: int, source: str, place: npt.NDArray[Any]) -> npt.NDArray[np.object_]:
+def _ids(values: Any, n: int, source: str, place: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if values is None:
-        return np.array([str(i) for i in range(n)], dtype=object)
-    ids = np.array([str(v) for v in values], dtype=object)
-    twice = pd.Series(ids).duplicated().to_numpy()
+        return np.arange(n).astype(ID)
+    ids = np.array([str(v) for v in values], dtype=ID)
+    twice = pd.Series(ids.astype(object)).duplicated().to_numpy()
     if twice.any():
         row = int(np.argmax(twice))
         first = int(np.argmax(ids == ids[row]))
@@ -250,7 +295,7 @@ def _refuse(
     remedy: str,
     source: str,
     place: npt.NDArray[Any],
-    ids: npt.NDArray[np.object_],
+    ids: npt.NDArray[Any],
 ) -> None:
     if bad.any():
         row = int(np.argmax(bad))

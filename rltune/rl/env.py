@@ -183,7 +183,7 @@ class VectorSchedulingEnv(VectorEnv):
         used = int(sim.jobs.part[-1])
         sim.alloc_node[:] = self.batch.alloc_node[i, :used]
         sim.alloc_gpus[:] = self.batch.alloc_gpus[i, :used]
-        return Result(jobs, setup.cluster, sim.start, sim.end, sim)
+        return Result.of(jobs, setup.cluster, sim)
 
 
 class JoinedEnv(VectorEnv):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,7 @@ from rltune.cluster import Cluster
 from rltune.compiled import compiled
 from rltune.jobs import JobTable
 from rltune.metrics import distribution, job_scores, widest
+from rltune.simulator.runs import GPU, OUTCOMES, Runs, runs_of
 from rltune.simulator.state import DROPPED, EVENTS, Sim
 
 DAY_S = 86_400.0
@@ -23,17 +25,41 @@ DAY_S = 86_400.0
 class Result:
     """A finished simulation of ``jobs`` on ``cluster``.
 
-    ``start_s, end_s`` (n_jobs,): NaN for a job that never ran. ``decisions``: one
-    record a decision where the readable loop made them, else empty.
+    ``start_s, end_s`` (n_jobs,): first start and last end, NaN for a job that never ran or never ended.
+    ``events``: arrivals, completions and whatever else was simulated; ``dropped``: jobs that no idle pool
+    could hold. ``make_runs``: builds `runs`, when first asked for. ``decisions``: one record a decision
+    where the readable loop made them, else empty.
     """
 
     jobs: JobTable
     cluster: Cluster
     start_s: npt.NDArray[np.float64]
     end_s: npt.NDArray[np.float64]
-    sim: Sim
+    make_runs: Callable[[], Runs]
+    events: int
+    dropped: int
     decisions: list[dict[str, Any]] = field(default_factory=list)
     allocator_stats: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        jobs: JobTable,
+        cluster: Cluster,
+        sim: Sim,
+        decisions: list[dict[str, Any]] | None = None,
+        allocator_stats: dict[str, Any] | None = None,
+    ) -> Result:
+        """From a simulator's final state."""
+        return cls(
+            jobs, cluster, sim.start, sim.end, lambda: runs_of(sim), int(sim.counts[EVENTS]), int(sim.counts[DROPPED]),
+            decisions or [], allocator_stats or {},
+        )  # fmt: skip
+
+    @cached_property
+    def runs(self) -> Runs:
+        """Who held which GPUs, by start."""
+        return self.make_runs()
 
     @property
     def started(self) -> npt.NDArray[np.bool_]:
@@ -41,30 +67,60 @@ class Result:
 
     @property
     def wait_s(self) -> npt.NDArray[np.float64]:
-        """(n_jobs,) start - submit; NaN for unfinished jobs."""
-        return self.start_s - self.jobs.submit_s
+        """(n_jobs,) seconds between submission and end without GPUs; NaN for unfinished jobs."""
+        return self.start_s - self.jobs.submit_s + self._between_runs_s
+
+    @cached_property
+    def _between_runs_s(self) -> npt.NDArray[np.float64]:
+        """(n_jobs,) seconds between a job's runs."""
+        runs, gaps = self.runs, np.zeros(len(self.jobs))
+        if len(runs) > int(self.started.sum()):
+            by_job = np.lexsort((runs.start_s, runs.job))
+            again = runs.job[by_job][1:] == runs.job[by_job][:-1]
+            idle = runs.start_s[by_job][1:] - runs.end_s[by_job][:-1]
+            np.add.at(gaps, runs.job[by_job][1:][again], idle[again])
+        return gaps
 
     @cached_property
     def schedule(self) -> pd.DataFrame:
         """Columns job_id, submit_s, start_s, end_s, nodes (list), gpus (list, one per node), pool; submit order.
 
-        Node ids count within their pool as the cluster numbers them. Unfinished jobs have empty lists.
+        Node ids count within their pool as the cluster numbers them. A job that ran several times shows its
+        last places (`attempts` has all); one that never ran has empty lists.
         """
-        part, length = self.sim.jobs.part, self.sim.alloc_len
-        places = [slice(a, a + m) for a, m in zip(part, length, strict=False)]
-        of_node = self.sim.cluster.node_pool
-        pool = [
-            self.cluster.pools[of_node[self.sim.alloc_node[s.start]]].name if s.stop > s.start else None for s in places
-        ]
+        runs, node_id = self.runs, self.cluster.arrays().node_id
+        last = np.full(len(self.jobs), -1)
+        last[runs.job] = np.arange(len(runs))
+        places = [slice(runs.ptr[r], runs.ptr[r + 1]) if r >= 0 else slice(0, 0) for r in last]
+        gpus = runs.milli // GPU if (runs.milli % GPU == 0).all() else runs.milli / GPU
         return pd.DataFrame(
             {
-                "job_id": self.jobs.job_id,
+                "job_id": self.jobs.job_id.astype(object),
                 "submit_s": self.jobs.submit_s,
                 "start_s": self.start_s,
                 "end_s": self.end_s,
-                "nodes": [self.sim.cluster.node_id[self.sim.alloc_node[s]].tolist() for s in places],
-                "gpus": [self.sim.alloc_gpus[s].tolist() for s in places],
-                "pool": pool,
+                "nodes": [node_id[runs.node[place]].tolist() for place in places],
+                "gpus": [gpus[place].tolist() for place in places],
+                "pool": [self.cluster.pools[runs.pool[r]].name if r >= 0 else None for r in last],
+            }
+        )
+
+    @cached_property
+    def attempts(self) -> pd.DataFrame:
+        """One row a run, by start: job_id, start_s, end_s, useful_s, outcome, nodes, gpus, pool as in `schedule`."""
+        runs, node_id = self.runs, self.cluster.arrays().node_id
+        places = [slice(a, b) for a, b in zip(runs.ptr, runs.ptr[1:], strict=False)]
+        names = np.array([pool.name for pool in self.cluster.pools], dtype=object)
+        return pd.DataFrame(
+            {
+                "job_id": self.jobs.job_id[runs.job].astype(object),
+                "start_s": runs.start_s,
+                "end_s": runs.end_s,
+                "useful_s": runs.useful_s,
+                "outcome": np.array(OUTCOMES, dtype=object)[runs.outcome],
+                "nodes": [node_id[runs.node[place]].tolist() for place in places],
+                "gpus": [(runs.milli[place] / GPU).tolist() for place in places],
+                "pool": names[runs.pool],
             }
         )
 
@@ -88,15 +144,13 @@ class Result:
 
     def fragmentation(self) -> float:
         """Time-weighted mean share of the free GPUs that stand on partly used nodes, while jobs may still arrive."""
+        runs, arrays = self.runs, self.cluster.arrays()
         return float(
             _free_on_partly_used(
-                self.sim,
-                np.argsort(self.start_s, kind="stable"),
-                np.argsort(self.end_s, kind="stable"),
-                float(self.jobs.submit_s[0]),
-                float(self.jobs.submit_s[-1]),
+                runs.start_s, runs.end_s, np.argsort(runs.end_s, kind="stable"), runs.ptr, runs.node, runs.milli,
+                arrays.pool_cap[arrays.node_pool] * GPU, float(self.jobs.submit_s[0]), float(self.jobs.submit_s[-1]),
             )
-        )
+        )  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
         """Metrics as in summary.json. Intervals resample days of submission (jobs of a day are not independent)."""
@@ -113,50 +167,35 @@ class Result:
             out["allocator"] = self.allocator_stats
         return out
 
-    @property
-    def dropped(self) -> int:
-        """Jobs that no idle pool could hold."""
-        return int(self.sim.counts[DROPPED])
-
-    @property
-    def events(self) -> int:
-        return int(self.sim.counts[EVENTS])
-
 
 @compiled
-def _free_on_partly_used(sim, by_start, by_end, begin, end):
-    """Replay starts and ends between ``begin`` and ``end``; integrate free GPUs on partly used nodes over free GPUs."""
-    cap = sim.cluster.pool_cap
-    free = np.empty(len(sim.cluster.node_pool), np.int64)
-    for i in range(len(free)):
-        free[i] = cap[sim.cluster.node_pool[i]]
+def _free_on_partly_used(start, finish, by_end, ptr, node, milli, size, begin, end):
+    """Replay runs, sorted by start, between ``begin`` and ``end``: free shares on partly used nodes over all free."""
+    free = size.copy()
     total, partly = free.sum(), 0
-    now, area, busy_free = begin, 0.0, 0.0
+    now, area, all_free = begin, 0.0, 0.0
     i = j = 0
-    n = len(by_start)
+    n = len(start)
     while True:
-        s = sim.start[by_start[i]] if i < n else np.inf
-        e = sim.end[by_end[j]] if j < n else np.inf
-        s = np.inf if np.isnan(s) else s
-        e = np.inf if np.isnan(e) else e
+        s = start[i] if i < n else np.inf
+        e = finish[by_end[j]] if j < n else np.inf
         instant = min(s, e, end)
         area += partly * (instant - now)
-        busy_free += total * (instant - now)
+        all_free += total * (instant - now)
         now = instant
         if instant >= end:
-            return area / busy_free if busy_free > 0 else 0.0
-        # At one instant a job's end comes before other starts, but never before its own start.
-        ends = e <= s and sim.start[by_end[j]] < e
-        job = by_end[j] if ends else by_start[i]
+            return area / all_free if all_free > 0 else 0.0
+        # At one instant a run's end comes before other starts, but never before its own start.
+        ends = e <= s and start[by_end[j]] < e
+        run = by_end[j] if ends else i
         sign = 1 if ends else -1
         if ends:
             j += 1
         else:
             i += 1
-        for k in range(sim.jobs.part[job], sim.jobs.part[job] + sim.alloc_len[job]):
-            node = sim.alloc_node[k]
-            size = cap[sim.cluster.node_pool[node]]
-            partly -= free[node] if free[node] < size else 0
-            free[node] += sign * sim.alloc_gpus[k]
-            total += sign * sim.alloc_gpus[k]
-            partly += free[node] if free[node] < size else 0
+        for k in range(ptr[run], ptr[run + 1]):
+            at = node[k]
+            partly -= free[at] if free[at] < size[at] else 0
+            free[at] += sign * milli[k]
+            total += sign * milli[k]
+            partly += free[at] if free[at] < size[at] else 0

@@ -9,7 +9,7 @@ import numpy as np
 
 from rltune.allocators.fragmentation import demand_cost, demand_of
 from rltune.allocators.greedy import GreedyAllocator, rule_code
-from rltune.cluster import Cluster, eligibility
+from rltune.cluster import Cluster, accepts, eligibility
 from rltune.errors import InputError
 from rltune.jobs import JobTable
 from rltune.plan import Allocator, FloatArray, Policy
@@ -63,7 +63,7 @@ def simulate_jobs(
         rank = static_rank(chosen, jobs, known)
         sim = build(jobs, cluster, known, rank, cost)
         run_to_end(sim, chosen.code, DISCIPLINES[discipline], rule_code(allocator))
-        return Result(jobs, cluster, sim.start, sim.end, sim)
+        return Result.of(jobs, cluster, sim)
     policy = order(policy) if isinstance(policy, str) else policy
     if isinstance(policy, Order):
         static_rank(policy, jobs, known)
@@ -75,7 +75,7 @@ def simulate_jobs(
     sim = build(jobs, cluster, known, np.arange(len(jobs)), cost)
     decisions = run_readable(sim, policy, allocator, discipline, jobs.priority)
     stats = getattr(allocator, "stats", None)
-    return Result(jobs, cluster, sim.start, sim.end, sim, decisions, stats.as_dict() if stats is not None else {})
+    return Result.of(jobs, cluster, sim, decisions, stats.as_dict() if stats is not None else {})
 
 
 def check_discipline(discipline: str) -> str:
@@ -137,7 +137,7 @@ def find_oversized(jobs: JobTable, cluster: Cluster) -> Any:
 def describe_oversized(jobs: JobTable, cluster: Cluster, misfits: Any, source: str) -> str:
     row = int(misfits[0])
     vc, gpu = jobs.vc.values()[row], jobs.gpu_type.values()[row]
-    mine = [p for p in cluster.pools if (p.vc is None or p.vc == vc) and (gpu is None or p.gpu_type in ("any", gpu))]
+    mine = [p for p in cluster.pools if (p.vc is None or p.vc == vc) and accepts(gpu, p.gpu_type)]
     widest = max((p.widest_job for p in mine), default=0)
     more = f" (and {len(misfits) - 1} more jobs)" if len(misfits) > 1 else ""
     where = f" of virtual cluster {vc}" if vc is not None and any(p.vc for p in cluster.pools) else ""

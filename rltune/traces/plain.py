@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from rltune.errors import InputError
+from rltune.jobs import WHOLE
 from rltune.traces.table import Reading, Table
 from rltune.traces.trace import Trace
 from rltune.traces.writing import replace_file
 
 NEEDED = ("job_id", "submit_s", "duration_s", "num_gpus")
-OPTIONAL = ("gpu_type", "vc", "user", "priority", "cpus", "memory_gb", "status", "name", "wait_s", "requested_s")
-ZERO_IF_ABSENT = ("priority", "cpus", "memory_gb")
+OPTIONAL = (
+    "gpu_type", "vc", "user", "priority", "cpus", "memory_gb", "status", "name", "wait_s", "requested_s", "gpu_milli", "mig",
+)  # fmt: skip
+IF_ABSENT = {"priority": 0, "cpus": 0, "memory_gb": 0, "gpu_milli": WHOLE}
 
 
 def matches(header: tuple[str, ...]) -> bool:
@@ -33,6 +36,6 @@ def read(table: Table) -> Reading:
 def write(trace: Trace, path: str | Path) -> Path:
     """A plain CSV of the trace's jobs; optional columns without any value are left out."""
     frame = trace.jobs.to_frame()
-    empty = [c for c in OPTIONAL if frame[c].isna().all() or (c in ZERO_IF_ABSENT and (frame[c] == 0).all())]
+    empty = [c for c in OPTIONAL if frame[c].isna().all() or (c in IF_ABSENT and (frame[c] == IF_ABSENT[c]).all())]
     text = frame[[*NEEDED, *OPTIONAL]].drop(columns=empty).to_csv(index=False)
     return replace_file(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))

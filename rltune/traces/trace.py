@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rltune.errors import InputError
-from rltune.jobs import Category, JobTable
+from rltune.jobs import WHOLE, Category, JobTable
 
 SOURCES = ("real", "calibrated", "synthetic", "user")
 SIZE_CLASSES = {"1": 1, "2": 2, "3-4": 4, "5-8": 8, "9-16": 16, "17-32": 32, "33-64": 64, ">64": np.inf}
@@ -139,7 +139,7 @@ def content_sha256(jobs: JobTable) -> str:
     for array, kind in ((jobs.submit_s, "<f8"), (jobs.duration_s, "<f8"), (jobs.num_gpus, "<i4")):
         digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
     digest.update("\0".join(jobs.job_id).encode())
-    for column in ("vc", "user", "gpu_type", "name", "status"):
+    for column in ("vc", "user", "gpu_type", "name", "status", "mig"):
         category: Category = getattr(jobs, column)
         if (category.codes >= 0).any():
             digest.update(f"\n{column}\n".encode())
@@ -150,8 +150,9 @@ def content_sha256(jobs: JobTable) -> str:
         ("memory_gb", 0.0),
         ("wait_s", -1.0),
         ("requested_s", -1.0),
+        ("gpu_milli", float(WHOLE)),
     ):
-        values = np.nan_to_num(getattr(jobs, column), nan=absent)
+        values = np.nan_to_num(np.asarray(getattr(jobs, column), np.float64), nan=absent)
         if (values != absent).any():
             digest.update(f"\n{column}\n".encode())
             digest.update(values.astype("<f8").tobytes())

@@ -152,11 +152,11 @@ def test_kubernetes_pods(tmp_path: Path) -> None:
     ]  # fmt: skip
     trace = load_trace(write(tmp_path / "pods.json", json.dumps({"kind": "List", "items": items})))
     jobs = trace.jobs
-    assert jobs.job_id.tolist() == ["team/one", "team/big"]
-    assert jobs.num_gpus.tolist() == [2, 16]
+    assert jobs.job_id.tolist() == ["team/big", "team/one"]
+    assert jobs.num_gpus.tolist() == [16, 2]
     assert jobs.duration_s.tolist() == [600, 600]  # a gang computes from its last start to its last end
-    assert jobs.wait_s.tolist() == [30, 60]
-    assert jobs.cpus.tolist() == [0.5, 1.0] and jobs.memory_gb.tolist() == [2.0, 4.0]
+    assert jobs.wait_s.tolist() == [60, 30]
+    assert jobs.cpus.tolist() == [1.0, 0.5] and jobs.memory_gb.tolist() == [4.0, 2.0]
     assert jobs.gpu_type.values().tolist() == ["A100", "A100"]
     assert "1 pods without a GPU left out" in trace.notes
     assert "1 GPU pods that have not ended left out" in trace.notes
