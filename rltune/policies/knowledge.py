@@ -24,9 +24,9 @@ FIRST_GUESS_S = 200.0
 
 
 def known_run_times(jobs: JobTable, knowledge: str) -> npt.NDArray[np.float64]:
-    """(n_jobs,) run times in seconds as the scheduler believes them; NaN for ``none``."""
+    """(n_jobs,) run times in seconds as the scheduler believes them, read-only where exact; NaN for ``none``."""
     if knowledge == "known":
-        return jobs.duration_s.copy()
+        return jobs.duration_s
     if knowledge == "none":
         return np.full(len(jobs), np.nan)
     if knowledge == "predicted":

@@ -18,11 +18,10 @@ from rltune.metrics import check_score
 from rltune.policies.dynamic import STATIC
 from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import order, static_rank
-from rltune.rl.batch import make_table
 from rltune.rl.kernels import SCORE_CODES
 from rltune.simulator.disciplines import DISCIPLINES
 from rltune.simulator.run import check_discipline
-from rltune.simulator.state import Jobs, Pools
+from rltune.simulator.state import Jobs, Pools, job_arrays
 from rltune.traces import Trace
 
 REWARDS = ("score", "relative")
@@ -133,7 +132,7 @@ def make_setup(
             "give longer stretches (trace.train, trace.validate) or smaller protocol.window, protocol.warmup"
         )
     known = run_times(trace, rules.knowledge, history)
-    table, pools = make_table(jobs, cluster, known, static_rank(order(rules.order), jobs, known))
+    table, pools = job_arrays(jobs, cluster, known, static_rank(order(rules.order), jobs, known))
     arrays = cluster.arrays()
     if cost is None:
         measure = "quadratic" if rules.allocator == "milp" else "demand"
