@@ -2,7 +2,7 @@
 
 Memory sizes are the vendor's data sheets. ``12GB`` and ``24GB`` are the two
 unnamed types of the Philly machine list, ``MISC`` the unnamed ones of Alibaba
-PAI; ``any`` stands in a pool whose trace publishes no type.
+PAI; ``G1``, ``G2``, ``G3`` are the undisclosed ones of Alibaba openb; ``any`` stands in a pool whose trace publishes no type.
 """
 
 from __future__ import annotations
@@ -27,12 +27,16 @@ GPU_TYPES: dict[str, GpuType] = {
         GpuType("12GB", 12),
         GpuType("24GB", 24),
         GpuType("MISC", None),
+        GpuType("G1", None),
+        GpuType("G2", None),
+        GpuType("G3", None),
         GpuType("K80", 12),
         GpuType("M40", 24),
         GpuType("T4", 16),
         GpuType("P100", 16),
         GpuType("V100", 16),
         GpuType("V100-32GB", 32),
+        GpuType("A10", 24),
         GpuType("A30", 24),
         GpuType("A100-40GB", 40),
         GpuType("A100-80GB", 80),

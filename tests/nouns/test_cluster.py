@@ -22,7 +22,7 @@ def spec(**changed: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("given_spec", "said"),
     [
-        (spec(gpus=4), r"pool 0: unknown gpus; known are first_node_id, gpu_type, gpus_per_node"),
+        (spec(gpus=4), r"pool 0: unknown gpus; known are cpus, first_node_id, gpu_type, gpus_per_node"),
         (spec(nodes=0), r"pool a: nodes=0; at least 1 is needed"),
         (spec(nodes=-3), r"nodes=-3"),
         (spec(gpus_per_node=0), r"gpus_per_node=0; 1 to 32"),
