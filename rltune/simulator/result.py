@@ -28,7 +28,7 @@ class Result:
     ``start_s, end_s`` (n_jobs,): first start and last end, NaN for a job that never ran or never ended.
     ``events``: arrivals, completions and whatever else was simulated; ``dropped``: jobs that no idle pool
     could hold. ``make_runs``: builds `runs`, when first asked for. ``decisions``: one record a decision
-    where the readable loop made them, else empty.
+    where the readable loop made them, else empty. ``extra``: what the detailed simulation has to tell beside.
     """
 
     jobs: JobTable
@@ -40,6 +40,7 @@ class Result:
     dropped: int
     decisions: list[dict[str, Any]] = field(default_factory=list)
     allocator_stats: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -165,7 +166,7 @@ class Result:
         out["unfinished"] = int((~ran).sum())
         if self.allocator_stats:
             out["allocator"] = self.allocator_stats
-        return out
+        return out | self.extra
 
 
 @compiled
