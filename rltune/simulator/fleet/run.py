@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from rltune.allocators.sharing import idle_room
 from rltune.allocators.sharing_rules import SHARING_RULES
 from rltune.cluster import Cluster
 from rltune.errors import InputError
@@ -20,7 +19,7 @@ from rltune.policies.preemptive import PREEMPTIVE, PREEMPTIVE_ALIASES, Preemptiv
 from rltune.simulator.fleet import keys
 from rltune.simulator.fleet.loop import FLEET_DISCIPLINES, LOG_FULL, advance_all, begin
 from rltune.simulator.fleet.options import Options, job_speed, job_weights, listed_events
-from rltune.simulator.fleet.profile import Profile, build_profile
+from rltune.simulator.fleet.profile import RAN_OUT, Profile, build_profile
 from rltune.simulator.fleet.state import DROPPED, EVENTS, LOGGED, Fleet, Floats, Knobs, build_fleet, grown_log
 from rltune.simulator.result import Result
 from rltune.simulator.runs import OUTCOMES, Runs, frozen_runs
@@ -70,7 +69,7 @@ def simulate_fleet(
         thresholds=np.array(options.las_levels_gpu_s, np.float64),
         groups=group_table(jobs) if online else np.zeros((0, 0), np.int64),
     )
-    profile = build_profile(cluster, _breakpoints(jobs, cluster, options) if discipline == "conservative" else 1)
+    profile = _profile(jobs, cluster, options, fleet, conservative=discipline == "conservative")
     begin(fleet, knobs)
     while advance_all(fleet, knobs, profile) == LOG_FULL:
         fleet = fleet._replace(log=grown_log(fleet.log))
@@ -127,12 +126,14 @@ def _or_never(seconds: float | None) -> float:
     return np.inf if seconds is None else float(seconds)
 
 
-def _breakpoints(jobs: JobTable, cluster: Cluster, options: Options) -> int:
-    """One for now, one for every running job and for every reservation, as far as memory goes."""
-    each = sum(field.nbytes for field in idle_room(cluster))
-    running = min(len(jobs), 1000 * max(1, cluster.gpus))
-    wanted = 2 + running + min(len(jobs), options.reservations or len(jobs))
-    return max(64, min(wanted, PROFILE_BYTES // each))
+def _profile(jobs: JobTable, cluster: Cluster, options: Options, fleet: Fleet, *, conservative: bool) -> Profile:
+    """Room for now, for every running job and for every reservation, as far as memory goes."""
+    if not conservative:
+        return build_profile(cluster, 1, 0, 0)
+    each = sum(getattr(fleet.room, name).nbytes for name in fleet.room._fields)
+    reservations = min(len(jobs), options.reservations or len(jobs))
+    wanted = 2 + min(len(jobs), 1000 * max(1, cluster.gpus)) + reservations
+    return build_profile(cluster, max(64, min(wanted, PROFILE_BYTES // each)), reservations, int(fleet.work.part[-1]))
 
 
 def _result(jobs: JobTable, cluster: Cluster, fleet: Fleet, profile: Profile, online: bool) -> Result:
@@ -143,8 +144,8 @@ def _result(jobs: JobTable, cluster: Cluster, fleet: Fleet, profile: Profile, on
     }
     if online:
         extra["forecast"] = forecast_error(jobs, fleet.work.estimate)
-    if profile.ran_out[0]:
-        extra["reservations_simplified"] = int(profile.ran_out[0])
+    if profile.counts[RAN_OUT]:
+        extra["reservations_simplified"] = int(profile.counts[RAN_OUT])
     return Result(
         jobs,
         cluster,
