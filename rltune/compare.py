@@ -208,12 +208,13 @@ def against(run: Run, first: Run) -> list[dict[str, Any]]:
 
 def figure_table(found: Mapping[str, Any]) -> pd.DataFrame:
     """What the figure shows."""
-    return pd.DataFrame([{"run": short(row), **row} for row in found["rows"]]).loc[:, lambda t: ~t.columns.duplicated()]
+    return pd.DataFrame([{**row, "run": short(row)} for row in found["rows"]])
 
 
 def short(row: Mapping[str, Any]) -> str:
     """A run by what sets it apart."""
-    return ", ".join(f"{name.rpartition('.')[2]}={value}" for name, value in row["options"].items()) or row["run"]
+    apart = [f"{name.removeprefix('cluster.')}={value}" for name, value in row["options"].items()]
+    return ", ".join(apart) or Path(row["run"]).name
 
 
 if __name__ == "__main__":

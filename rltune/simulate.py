@@ -116,9 +116,10 @@ def check_options(cfg: Mapping[str, Any]) -> None:
     step = cfg["step_s"]
     if step is not None and (isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step < np.inf):
         raise InputError(f"step_s={step!r}; a number of seconds above 0, or null, is needed")
-    kinds = cfg["export"]
-    if not isinstance(kinds, list) or any(kind not in EXPORTS for kind in kinds):
-        raise InputError(f"export={kinds!r}; a list of {', '.join(EXPORTS)} is needed, e.g. export=[csv,chrome]")
+    if any(kind not in EXPORTS for kind in exports(cfg)):
+        raise InputError(
+            f"export={cfg['export']!r}; a list of {', '.join(EXPORTS)} is needed, e.g. export=[csv,chrome]"
+        )
     if not isinstance(cfg["options"], Mapping):
         raise InputError(f"options={cfg['options']!r}; give single ones, e.g. options.NAME=VALUE")
     accepted = inspect.signature(simulate_jobs).parameters
@@ -128,6 +129,11 @@ def check_options(cfg: Mapping[str, Any]) -> None:
             raise InputError(f"option options.{name}: it has an option of its own, or none; see --help")
         if name not in accepted:
             raise InputError(f"option options.{name} is unknown; known are {', '.join(known) or 'none'}")
+
+
+def exports(cfg: Mapping[str, Any]) -> list[Any]:
+    """What to export: one kind or a list of them."""
+    return list(cfg["export"]) if isinstance(cfg["export"], list) else [cfg["export"]]
 
 
 def stretch_of(trace: Trace, begin: Any, end: Any, limit: int | None) -> Trace:
@@ -203,7 +209,7 @@ def write_files(run: RunDirectory, result: Result, trace: Trace, cfg: Mapping[st
         if len(table) > 1:
             table.to_csv(run.file(f"by_{column}.csv"))
     pools = {pool.name: pool.gpu_type for pool in result.cluster.pools}
-    for kind in dict.fromkeys(cfg["export"]):
+    for kind in dict.fromkeys(exports(cfg)):
         export(kind, result.schedule, result.attempts, pools, run.file)
 
 
