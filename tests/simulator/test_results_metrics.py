@@ -271,3 +271,15 @@ def test_what_must_hold_for_any_schedule(jobs: list[tuple[int, int, int, int]], 
         assert 1 / fair["tenants"] - 1e-9 <= fair["jain_bsld"] <= 1
         assert fair["rho"]["mean"] > 0
     assert result.by("user").jobs.sum() == len(table)
+
+
+def test_fragmentation_with_jobs_of_no_time() -> None:
+    """A job of zero seconds would make the replay start later runs at once, and read past the last one."""
+    jobs = JobTable.from_columns({"submit_s": [0, 10, 20], "duration_s": [0, 100, 100], "num_gpus": [2, 2, 1]})
+    result = rltune.simulate(jobs, TWO)
+    # 0-10: 8 free on idle nodes; 10-20: 6 free, 2 of them beside the second job, which its own size still fits.
+    assert result.fragmentation() == pytest.approx(2 * 10 / (8 * 10 + 6 * 10))
+    assert result.fragmentation_by_demand() == 0
+    jobs = JobTable.from_columns({"submit_s": [0, 30], "duration_s": [0, 5], "num_gpus": [2, 9]})
+    result = rltune.simulate(jobs, TWO, oversized="drop")
+    assert (result.fragmentation(), result.fragmentation_by_demand()) == (0, 0)
