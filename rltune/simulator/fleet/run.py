@@ -22,7 +22,7 @@ from rltune.simulator.fleet.options import Options, job_speed, job_weights, list
 from rltune.simulator.fleet.profile import RAN_OUT, Profile, build_profile
 from rltune.simulator.fleet.state import DROPPED, EVENTS, LOGGED, Fleet, Floats, Knobs, build_fleet, grown_log
 from rltune.simulator.result import Result
-from rltune.simulator.runs import OUTCOMES, Runs, frozen_runs
+from rltune.simulator.runs import Runs, frozen_runs
 
 CODES = {
     "srtf": keys.SRTF, "srsf": keys.SRSF, "las": keys.LAS, "priority": keys.PRIORITY, "round_robin": keys.ROUND_ROBIN,
@@ -138,10 +138,7 @@ def _profile(jobs: JobTable, cluster: Cluster, options: Options, fleet: Fleet, *
 
 def _result(jobs: JobTable, cluster: Cluster, fleet: Fleet, profile: Profile, online: bool) -> Result:
     runs = _runs(jobs, cluster, fleet)
-    counts = np.bincount(runs.outcome, minlength=len(OUTCOMES))
-    extra: dict[str, Any] = {
-        "runs": {"count": len(runs), **{name: int(k) for name, k in zip(OUTCOMES, counts, strict=True)}}
-    }
+    extra: dict[str, Any] = {}
     if online:
         extra["forecast"] = forecast_error(jobs, fleet.work.estimate)
     if profile.counts[RAN_OUT]:
