@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +16,7 @@ from rltune.jobs import JobTable
 from rltune.plan import Allocator, FloatArray, Policy
 from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import Order, order, static_rank
-from rltune.simulator.disciplines import DISCIPLINES, run_to_end
+from rltune.simulator.disciplines import DISCIPLINES, SIMULATED, run_to_end
 from rltune.simulator.loop import run_readable
 from rltune.simulator.result import Result
 from rltune.simulator.state import build
@@ -39,7 +40,8 @@ def simulate_jobs(
 
     Args:
         policy: name of an order, or a function (queue, snapshot) -> keys.
-        discipline: blocking (the reference protocol, exact), skip, or easy.
+        discipline: blocking (RLTune's protocol, exact), strict (as blocking, but the head is chosen anew at every
+            instant: Helios' protocol), skip, or easy.
         allocator: lexicographic, best_fit, least_fragmentation, or an object with ``allocate``.
         knowledge: known, predicted, none, or (n_jobs,) run times in seconds as the scheduler believes them.
         oversized: what to do with jobs that no idle pool can hold: refuse (an InputError naming the
@@ -50,7 +52,7 @@ def simulate_jobs(
     Raises:
         InputError: unknown names, a policy that needs run times under ``none``, an oversized job.
     """
-    check_discipline(discipline)
+    check_discipline(discipline, SIMULATED)
     if not len(jobs):
         raise InputError(f"{source}: the job table is empty; at least one job is needed")
     known = known_run_times(jobs, knowledge) if isinstance(knowledge, str) else check_run_times(knowledge, len(jobs))
@@ -62,7 +64,7 @@ def simulate_jobs(
         chosen = order(policy)
         rank = static_rank(chosen, jobs, known)
         sim = build(jobs, cluster, known, rank, cost)
-        run_to_end(sim, chosen.code, DISCIPLINES[discipline], rule_code(allocator))
+        run_to_end(sim, chosen.code, SIMULATED[discipline], rule_code(allocator))
         return Result.of(jobs, cluster, sim)
     policy = order(policy) if isinstance(policy, str) else policy
     if isinstance(policy, Order):
@@ -78,9 +80,9 @@ def simulate_jobs(
     return Result.of(jobs, cluster, sim, decisions, stats.as_dict() if stats is not None else {})
 
 
-def check_discipline(discipline: str) -> str:
-    if discipline not in DISCIPLINES:
-        raise InputError(f"discipline {discipline!r} is unknown; known are {', '.join(DISCIPLINES)}")
+def check_discipline(discipline: str, known: Mapping[str, int] = DISCIPLINES) -> str:
+    if discipline not in known:
+        raise InputError(f"discipline {discipline!r} is unknown; known are {', '.join(known)}")
     return discipline
 
 
