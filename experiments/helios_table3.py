@@ -23,8 +23,10 @@ import rltune
 from rltune.cluster import Cluster, Pool
 from rltune.jobs import JobTable
 from rltune.traces.calibrated import helios_calibrated
-from rltune.traces.folder import traces_folder
+from rltune.traces.folder import find, traces_folder
+from rltune.traces.formats import read_trace
 from rltune.traces.helios_statistics import VENUS
+from rltune.traces.load import HELIOS_FILES
 from rltune.traces.rebuilt import BEGIN, END, WAYS, Venus, read_venus, rebuilt
 
 RESULTS = Path(__file__).parent / "results"
@@ -133,6 +135,17 @@ def two_vcs(known: JobTable) -> dict[str, Any]:
     return out
 
 
+def complete() -> dict[str, Any] | None:
+    """Venus from the published log, for those who have it; None where it is absent."""
+    path = find(traces_folder(), HELIOS_FILES[1:])
+    if path is None:
+        return None
+    jobs = read_trace(path, name="helios", source="real").between(BEGIN, f"{END}.5").jobs
+    jobs = jobs.take(np.isin(jobs.vc.values(), list(VENUS.vc_nodes)))
+    found = figures(replay(jobs, VENUS.vc_nodes))
+    return found | {"off": {key: off(found[key], value) for key, value in PUBLISHED["Venus"].items()}}
+
+
 def drawn(venus: Venus) -> dict[str, Any]:
     """All of Venus, with what the copies lack drawn."""
     out: dict[str, Any] = {}
@@ -215,6 +228,9 @@ def text(found: dict[str, Any]) -> str:
         "| | FIFO/SJF JCT | FIFO/SJF queueing | queue share of FIFO JCT | FIFO JCT, s |", "|---|---|---|---|---|",
         "| published | " + " | ".join(f"{v:g}" for v in found["published"]["Venus"].values()) + " | 64,702 |",
     ]  # fmt: skip
+    if whole := found["venus_complete"]:
+        cells = " | ".join(f"{whole[key]:.3g}" for key in found["published"]["Venus"])
+        lines.append(f"| published log | {cells} | {whole['fifo_jct_s']:,.0f} |")
     ways = {f"drawn: {way}": row["spread"] for way, row in found["venus_drawn"].items()}
     for name, row in (ways | {"generator": found["venus_generated"]["spread"]}).items():
         cells = [
@@ -275,6 +291,7 @@ def main() -> None:
         "published": PUBLISHED,
         "same_input": same_input(venus.known, philly_jobs, philly_nodes),
         "venus_two_vcs": two_vcs(venus.known),
+        "venus_complete": complete(),
         "venus_drawn_jobs": len(venus.other),
         "venus_offered_load": {
             "two VCs": offered_load(venus.known),

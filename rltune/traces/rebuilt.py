@@ -14,6 +14,7 @@ before any schedule of it had been simulated, and has no parameter to turn:
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,11 +62,11 @@ def read_venus(folder: str | Path | None = None) -> Venus:
     paths = [need(where, (name,), "helios by VC", REMEDY) for name in (ALL_JOBS, TWO_VCS, EARTH_VCS)]
     known = read_trace(paths[1], name="helios", source="real").jobs
     log = read_trace(paths[0], name="helios", source="real")
-    # `between` is half open, the published window closed.
-    window = log.between(BEGIN, log._second(END) + 1)
+    window = log.between(BEGIN, f"{END}.5")  # half open, the published window is closed
     other = window.jobs.take(~np.isin(window.jobs.job_id, known.job_id))
     columns = {str(column): values.to_numpy() for column, values in other.to_frame().items()}
-    columns |= {"submit_s": other.submit_s - log._second(BEGIN)}
+    assert log.origin is not None
+    columns |= {"submit_s": other.submit_s - (datetime.fromisoformat(BEGIN) - log.origin).total_seconds()}
     spread = pd.read_csv(paths[2])["util"].to_numpy(np.float64)
     return Venus(known, JobTable.from_columns(columns, source="helios"), spread)
 
