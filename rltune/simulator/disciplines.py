@@ -1,6 +1,8 @@
 """Compiled queue disciplines: who may start when the head of the queue does not fit.
 
-blocking: nobody (RLTune's semantics, exactly). skip: whoever fits, in order.
+blocking: nobody (RLTune's semantics, exactly: a head once picked stays the head until it has started).
+strict: nobody, but who is the head is asked anew at every instant, so that a later job of higher priority
+goes first (the simulators of Helios, SC 2021, and Lucid, ASPLOS 2023). skip: whoever fits, in order.
 easy: whoever does not delay the head's reservation (EASY backfilling, Lifka,
 JSSPP 1995), which counts nodes and not only GPUs.
 """
@@ -31,7 +33,11 @@ NOW, BESIDE = 0, 1
 BLOCKING = 0
 SKIP = 1
 EASY = 2
+STRICT = 3
 DISCIPLINES = {"blocking": BLOCKING, "skip": SKIP, "easy": EASY}
+"""What policies are trained and judged under."""
+SIMULATED = DISCIPLINES | {"strict": STRICT}
+"""What `rltune.simulate` knows besides: an anchor to published results."""
 
 
 @kernel
@@ -67,6 +73,8 @@ def run_to_end(sim, order, discipline, rule):
                 sort_queue(sim, order)
             if discipline == SKIP:
                 start_what_fits(sim, rule)
+            elif discipline == STRICT:
+                start_in_order(sim, rule)
             else:
                 start_easy(sim, rule)
 
@@ -159,6 +167,23 @@ def start_what_fits(sim, rule):
         sim.queue[kept] = job
         kept += 1
     close_gap(sim, kept, i)
+
+
+@kernel
+def start_in_order(sim, rule):
+    """Start jobs in order up to the first that does not fit."""
+    n = sim.counts[QUEUED]
+    at = 0
+    while at < n:
+        m = find_job(sim, sim.space, sim.queue[at], rule)
+        if m == 0:
+            break
+        start_job(sim, sim.queue[at], m)
+        at += 1
+    if at > 0:
+        for i in range(at, n):
+            sim.queue[i - at] = sim.queue[i]
+        sim.counts[QUEUED] = n - at
 
 
 @kernel

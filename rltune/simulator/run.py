@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +18,7 @@ from rltune.jobs import JobTable
 from rltune.plan import Allocator, FloatArray, Policy
 from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import Order, order, static_rank
-from rltune.simulator.disciplines import DISCIPLINES, run_to_end
+from rltune.simulator.disciplines import DISCIPLINES, SIMULATED, run_to_end
 from rltune.simulator.fleet.loop import FLEET_DISCIPLINES
 from rltune.simulator.fleet.options import make_options
 from rltune.simulator.fleet.run import preemptive_policy, simulate_fleet
@@ -49,7 +50,8 @@ def simulate_jobs(
 
     Args:
         policy: name of an order or of a preemptive policy, or a function (queue, snapshot) -> keys.
-        discipline: blocking (the reference protocol, exact; detailed: the head blocks), skip, easy or conservative.
+        discipline: blocking (RLTune's protocol, exact), strict (as blocking, but the head is chosen anew at every
+            instant: Helios' protocol), skip, easy, or conservative.
         allocator: lexicographic, best_fit, least_fragmentation; detailed: first_fit, best_fit, least_loaded, random,
             dot_prod, gpu_clustering, gpu_packing; or an object with ``allocate``.
         knowledge: known, requested, predicted, online, none, or (n_jobs,) run times in seconds as the scheduler believes.
@@ -62,7 +64,7 @@ def simulate_jobs(
     Raises:
         InputError: unknown names, a policy that needs run times under ``none``, an oversized job.
     """
-    check_discipline(discipline)
+    check_discipline(discipline, {**SIMULATED, **FLEET_DISCIPLINES})
     if not len(jobs):
         raise InputError(f"{source}: the job table is empty; at least one job is needed")
     online = isinstance(knowledge, str) and knowledge == "online"
@@ -79,6 +81,11 @@ def simulate_jobs(
                 f"{reason}: this needs the detailed simulation, which takes named policies and the allocators "
                 f"{', '.join(SHARING_RULES)} only"
             )
+        if discipline not in FLEET_DISCIPLINES:
+            raise InputError(
+                f"{reason}: discipline={discipline} is the reference protocol of whole GPUs without interruptions; "
+                f"use {', '.join(FLEET_DISCIPLINES)}"
+            )
         handle_oversized(jobs, known, cluster, oversized, discipline, source)
         return simulate_fleet(
             jobs, cluster, policy=policy, discipline=discipline, allocator=allocator,
@@ -92,7 +99,7 @@ def simulate_jobs(
         chosen = order(policy)
         rank = static_rank(chosen, jobs, known)
         sim = build(jobs, cluster, known, rank, cost)
-        run_to_end(sim, chosen.code, DISCIPLINES[discipline], rule_code(allocator))
+        run_to_end(sim, chosen.code, SIMULATED[discipline], rule_code(allocator))
         return Result.of(jobs, cluster, sim)
     policy = order(policy) if isinstance(policy, str) else policy
     if isinstance(policy, Order):
@@ -124,7 +131,7 @@ def needs_detail(
     """Why the detailed simulation is needed; None: it is not."""
     if options:
         return f"option {', '.join(options)}"
-    if discipline not in DISCIPLINES:
+    if discipline not in SIMULATED:
         return f"discipline={discipline}"
     if isinstance(policy, str) and preemptive_policy(policy) is not None:
         return f"policy={policy}"
@@ -135,9 +142,9 @@ def needs_detail(
     return further_resources(jobs, cluster)
 
 
-def check_discipline(discipline: str) -> str:
-    if discipline not in FLEET_DISCIPLINES:
-        raise InputError(f"discipline {discipline!r} is unknown; known are {', '.join(FLEET_DISCIPLINES)}")
+def check_discipline(discipline: str, known: Mapping[str, int] = DISCIPLINES) -> str:
+    if discipline not in known:
+        raise InputError(f"discipline {discipline!r} is unknown; known are {', '.join(known)}")
     return discipline
 
 

@@ -184,7 +184,7 @@ def _durations(facts: HeliosStatistics, num_gpus: Ints, batches: _Batches, rng: 
     jobs = len(num_gpus)
     likeness = np.sqrt(BATCH_LIKENESS) * rng.standard_normal(len(batches.jobs))
     score = likeness[batches.of_job] + np.sqrt(1 - BATCH_LIKENESS) * rng.standard_normal(jobs)
-    quantiles = _duration_quantiles(facts, (np.arange(jobs) + 0.5) / jobs)
+    quantiles = duration_quantiles(facts, (np.arange(jobs) + 0.5) / jobs)
     size_class = np.searchsorted(SIZES, num_gpus)
     wanted = np.diff(np.array([0.0, *facts.gpu_time_cdf_pct, 100.0])) / 100 * sum(facts.gpu_seconds)
     shift = np.zeros(len(wanted))
@@ -196,7 +196,7 @@ def _durations(facts: HeliosStatistics, num_gpus: Ints, batches: _Batches, rng: 
     return duration_s
 
 
-def _duration_quantiles(facts: HeliosStatistics, u: Floats) -> Floats:
+def duration_quantiles(facts: HeliosStatistics, u: Floats) -> Floats:
     """Seconds at the quantiles ``u``: linear in log2 t between the published points, at least 1 s."""
     cdf = np.array(facts.duration_cdf_pct) / 100
     return np.ceil(2.0 ** np.interp(u, cdf, np.arange(len(cdf))))
@@ -212,7 +212,8 @@ def _owners(
     first = np.cumsum(batches.jobs) - batches.jobs
     # Jobs are numbered month by month and batch by batch, so a batch's first job shows its size.
     gpu_seconds: Floats = np.bincount(batches.of_job, weights=num_gpus * duration_s).astype(np.float64)
-    vc = _choose_vcs(facts, num_gpus[first], gpu_seconds, rng)
+    gpus = np.array(list(facts.vc_nodes.values()), dtype=float) * GPUS_PER_NODE
+    vc = choose_vcs(num_gpus[first], gpu_seconds, gpus, gpus, rng)
     share = _user_shares(facts)
     home = _homes(facts, share)
     user = np.empty(len(vc), dtype=np.int64)
@@ -224,18 +225,22 @@ def _owners(
     return vc[batches.of_job], user[batches.of_job]
 
 
-def _choose_vcs(facts: HeliosStatistics, width: Ints, gpu_seconds: Floats, rng: np.random.Generator) -> Ints:
-    """A VC for each batch; weights are adjusted until the expected GPU time follows VC size."""
-    gpus = np.array(list(facts.vc_nodes.values())) * GPUS_PER_NODE
+def choose_vcs(width: Ints, gpu_seconds: Floats, gpus: Floats, wanted: Floats, rng: np.random.Generator) -> Ints:
+    """A VC for each batch of jobs, drawn so that the expected GPU time by VC follows ``wanted``.
+
+    ``width, gpu_seconds`` (n_batches,): widest gang and GPU time; ``gpus, wanted`` (n_vcs,): a batch goes only
+    where its widest gang fits. Weights are adjusted until the expectation is right, as far as widths permit.
+    """
+    target = wanted / wanted.sum()
     widths, kind = np.unique(width, return_inverse=True)
     fits = widths[:, None] <= gpus
     load = np.bincount(kind, weights=gpu_seconds)
-    pull = gpus / gpus.sum()
+    pull = target
     for _ in range(50):
         chance = fits * pull
         chance /= chance.sum(axis=1, keepdims=True)
         expected = load @ chance
-        pull = pull * gpus / gpus.sum() / (expected / expected.sum())
+        pull = pull * target / (expected / expected.sum())
     edges = np.cumsum(chance, axis=1)[kind]
     below: Ints = (rng.random(len(width))[:, None] > edges).sum(axis=1)
     return np.minimum(below, len(gpus) - 1)

@@ -30,8 +30,8 @@ from rltune.simulator.fleet.state import (
     TICK,
 )
 
-BLOCKING, SKIP, EASY, CONSERVATIVE = range(4)
-FLEET_DISCIPLINES = {"blocking": BLOCKING, "skip": SKIP, "easy": EASY, "conservative": CONSERVATIVE}
+STRICT, SKIP, EASY, CONSERVATIVE = range(4)
+FLEET_DISCIPLINES = {"strict": STRICT, "skip": SKIP, "easy": EASY, "conservative": CONSERVATIVE}
 FINISHED_ALL, LOG_FULL = 0, 1
 STALLS = 100_000
 """Changes of nodes after which jobs that wait on an otherwise idle cluster are left unfinished, and counted so."""
@@ -120,7 +120,7 @@ def decide(fleet, knobs, profile, ticks):
     elif knobs.discipline == CONSERVATIVE:
         start_conservative(fleet, knobs, profile)
     else:
-        start_in_order(fleet, knobs, knobs.discipline == BLOCKING)
+        start_in_order(fleet, knobs, knobs.discipline == STRICT)
 
 
 @kernel

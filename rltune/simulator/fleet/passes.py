@@ -1,6 +1,6 @@
 """Compiled passes over the queue: who starts now, and who makes room.
 
-blocking, skip, easy as in `rltune.simulator.disciplines` (blocking takes in a whole instant's events at once);
+strict, skip, easy as in `rltune.simulator.disciplines`;
 conservative in `rltune.simulator.fleet.profile`. ``preempting`` is for orders that may suspend running jobs.
 """
 
