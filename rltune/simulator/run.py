@@ -9,7 +9,7 @@ import numpy as np
 
 from rltune.allocators.fragmentation import demand_cost, demand_of
 from rltune.allocators.greedy import GreedyAllocator, rule_code
-from rltune.cluster import Cluster, accepts, eligibility
+from rltune.cluster import Cluster, accepts, eligibility, refuse_further_resources
 from rltune.errors import InputError
 from rltune.jobs import JobTable
 from rltune.plan import Allocator, FloatArray, Policy
@@ -48,11 +48,13 @@ def simulate_jobs(
         cost: (n_pools, cap + 1) fragmentation cost for least_fragmentation; default: these jobs' own demand.
 
     Raises:
-        InputError: unknown names, a policy that needs run times under ``none``, an oversized job.
+        InputError: unknown names, a policy that needs run times under ``none``, an oversized job, jobs that ask for
+            less than whole GPUs, pools that limit CPU or memory.
     """
     check_discipline(discipline)
     if not len(jobs):
         raise InputError(f"{source}: the job table is empty; at least one job is needed")
+    refuse_further_resources(jobs, cluster, source)
     known = known_run_times(jobs, knowledge) if isinstance(knowledge, str) else check_run_times(knowledge, len(jobs))
     cost = fragmentation_cost(jobs, cluster, cost)
     if discipline == "easy" and np.isnan(known).any():
