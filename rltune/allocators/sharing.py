@@ -8,7 +8,7 @@ What a job may ask for:
 - *whole GPUs*: a gang of g uses exactly m = ceil(g / GPUs per node) nodes of one pool. With m > 1: nodes
   it fills entirely first and the rest on the tightest node; failing that the m nodes with most room. CPU
   and memory are split over its nodes in proportion to the GPUs and must fit on each.
-- *a share* (milli < 1000) of one GPU: of those of the chosen node the fullest on which it fits.
+- *a share* (milli < 1000) of one GPU: of those of the chosen node the fullest on which it fits (RANDOM: any).
 - *no GPU* (milli = 0): CPU and memory of one node.
 - *a MIG profile*: a legal free position on a GPU of a matching type that is already cut or wholly free,
   cut ones first. A cut GPU takes no other jobs until its last slice is given back.
@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.sharing_rules import FIRST_FIT, LEAST_LOADED, RANDOM, node_score
+from rltune.allocators.sharing_rules import FIRST_FIT, LEAST_LOADED, RANDOM, UNCUT, node_score
 from rltune.cluster import GRID, Cluster, grid
 from rltune.compiled import kernel
 from rltune.errors import InputError
@@ -49,6 +49,7 @@ class Room(NamedTuple):
         closed: (n_nodes,) > 0: takes no new job (failed or draining).
         pods: (n_nodes, widest + 2) jobs (parts of gangs) on the node: with a share, with 1, 2, ... whole GPUs, with a slice.
         scale: (3,) cores, GB and thousandths of GPUs of the largest node with them (1 where none is declared).
+        turn: (n_nodes,) of equally good nodes the one of least turn is taken: 0, 1, ... unless changed at the start.
     """
 
     milli: npt.NDArray[np.int32]
@@ -61,6 +62,7 @@ class Room(NamedTuple):
     closed: npt.NDArray[np.int64]
     pods: npt.NDArray[np.int32]
     scale: npt.NDArray[np.float64]
+    turn: npt.NDArray[np.int64]
 
 
 class Demand(NamedTuple):
@@ -111,6 +113,7 @@ def idle_room(cluster: Cluster) -> Room:
         closed=np.zeros(len(cap), np.int64),
         pods=np.zeros((len(cap), widest + 2), np.int32),
         scale=np.array([x if x > 0 else 1.0 for x in most]),
+        turn=np.arange(len(cap)),
     )
 
 
@@ -157,6 +160,7 @@ def place_scratch(cluster: Cluster) -> Place:
 def copy_room(source, target):
     """Copy all free resources, of the same cluster."""
     for i in range(len(source.whole)):
+        target.turn[i] = source.turn[i]
         target.whole[i] = source.whole[i]
         target.loose[i] = source.loose[i]
         target.largest[i] = source.largest[i]
@@ -251,7 +255,10 @@ def find(cluster, room, demand, job, pools, lo, hi, rule, draw, work):
     node = _best_node(cluster, room, demand, job, pools, lo, hi, rule, draw, work)
     if node >= 0:
         work.node[0] = node
-        work.grant[0] = _grant(cluster, room, demand, job, node, demand.gpus[job])
+        if rule == RANDOM and 0 < demand.milli[job] < WHOLE:
+            work.grant[0] = _random_gpu(room, demand.milli[job], node, draw)
+        else:
+            work.grant[0] = _grant(cluster, room, demand, job, node, demand.gpus[job])
         return 1
     if demand.milli[job] < WHOLE or demand.gpus[job] == 1:
         return 0
@@ -269,7 +276,7 @@ def find(cluster, room, demand, job, pools, lo, hi, rule, draw, work):
 
 @kernel
 def _best_node(cluster, room, demand, job, pools, lo, hi, rule, draw, work):
-    """The node of smallest score that can hold the whole job, ties to the first; -1 if none can."""
+    """The node of smallest score that can hold the whole job, ties by turn; -1 if none can."""
     best, best_score, count = -1, np.inf, 0
     whole = demand.milli[job] == WHOLE
     for q in range(lo, hi):
@@ -284,14 +291,12 @@ def _best_node(cluster, room, demand, job, pools, lo, hi, rule, draw, work):
                 count += 1
                 continue
             score = node_score(cluster, room, demand, job, node, rule)
-            if demand.profile[job] >= 0 and rule != FIRST_FIT and not _on_cut(cluster, room, demand, job, node):
-                score += 1e6
-            if score < best_score:
+            if demand.profile[job] >= 0 and not _on_cut(cluster, room, demand, job, node):
+                score += UNCUT
+            if score < best_score or (score == best_score and room.turn[node] < room.turn[best]):
                 best, best_score = node, score
-            if rule == FIRST_FIT and demand.milli[job] > 0:
-                return best
     if count > 0:
-        return work.fitting[draw % np.uint64(count)]
+        return work.fitting[(draw & np.uint64(INDICES)) % np.uint64(count)]
     return best
 
 
@@ -317,6 +322,21 @@ def _grant(cluster, room, demand, job, node, k):
             grant |= 1 << i
             k -= 1
     return grant
+
+
+@kernel
+def _random_gpu(room, milli, node, draw):
+    """Any GPU of the node on which the share fits, by the upper half of ``draw``; the lower half chose the node."""
+    count = 0
+    for i in range(room.milli.shape[1]):
+        count += room.milli[node, i] >= milli
+    left = np.int64((draw >> np.uint64(32)) % np.uint64(count))
+    for i in range(room.milli.shape[1]):
+        if room.milli[node, i] >= milli:
+            if left == 0:
+                return 1 << i
+            left -= 1
+    return 0
 
 
 # --- MIG ------------------------------------------------------------------------------
