@@ -12,9 +12,16 @@ from typing import Any
 import numpy as np
 
 from rltune.errors import InputError
-from rltune.traces.calibrated import helios_calibrated
 from rltune.traces.folder import find, need, traces_folder
 from rltune.traces.formats import read_trace
+from rltune.traces.helios_calibrated import (
+    helios_calibrated,
+    helios_earth_calibrated,
+    helios_saturn_calibrated,
+    helios_uranus_calibrated,
+)
+from rltune.traces.pai_calibrated import alibaba_calibrated
+from rltune.traces.philly_calibrated import philly_calibrated
 from rltune.traces.philly_sia import (
     load_philly_sia,
     load_rltune_alibaba,
@@ -113,12 +120,17 @@ def load_alibaba(folder: str | Path | None = None, load_scale: float = 1.0) -> T
 TRACES: dict[str, Callable[..., Trace]] = {
     "helios": load_helios,
     "helios_calibrated": helios_calibrated,
+    "helios_earth_calibrated": helios_earth_calibrated,
+    "helios_saturn_calibrated": helios_saturn_calibrated,
+    "helios_uranus_calibrated": helios_uranus_calibrated,
     "philly": load_philly,
+    "philly_calibrated": philly_calibrated,
     "philly_sia": load_philly_sia,
     "rltune_philly": load_rltune_philly,
     "rltune_helios": load_rltune_helios,
     "rltune_alibaba": load_rltune_alibaba,
     "alibaba": load_alibaba,
+    "alibaba_calibrated": alibaba_calibrated,
     "synthetic": synthetic,
 }
 """Every name and what loads it; a loader's parameters are that trace's options."""
