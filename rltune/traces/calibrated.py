@@ -115,14 +115,17 @@ def _batch_starts(
 
 def _delays(facts: ClusterStatistics, batches: Batches, rng: np.random.Generator) -> Floats:
     """(n_jobs,) seconds after the batch's first job."""
-    jobs, sigma = len(batches.of_job), facts.batch_gap_sigma
-    if sigma:
-        gap_s = rng.lognormal(np.log(facts.batch_gap_s) - sigma**2 / 2, sigma, jobs)
-    else:
-        gap_s = rng.exponential(facts.batch_gap_s, jobs)
-    since = np.cumsum(gap_s)
+    since = np.cumsum(_gaps(facts, len(batches.of_job), rng))
     delay_s: Floats = since - since[batches.first][batches.of_job]
     return delay_s
+
+
+def _gaps(facts: ClusterStatistics, jobs: int, rng: np.random.Generator) -> Floats:
+    """(n_jobs,) seconds between one job of a batch and the next."""
+    mean_s, sigma = facts.batch_gap_s, facts.batch_gap_sigma
+    if sigma == 0:
+        return rng.exponential(mean_s, jobs)
+    return rng.lognormal(np.log(mean_s) - sigma**2 / 2, sigma, jobs)
 
 
 def _spread(weight: Floats, rng: np.random.Generator) -> Floats:
