@@ -40,7 +40,12 @@ HELIOS_FILES = (
     "helios/Venus/cluster_log.csv",
 )
 PHILLY_FILES = ("philly_2017/philly_jobs.csv.gz", "cluster_job_log", "philly/cluster_job_log")
-ALIBABA_FILES = ("alibaba_pai_2020/pai_tasks_60k.csv.gz", "pai_task_table.csv", "alibaba/pai_task_table.csv")
+ALIBABA_FILES = (
+    "alibaba_pai_2020/pai_tasks_60k.csv.gz",
+    "pai_task_table.csv",
+    "alibaba/pai_task_table.csv",
+    "alibaba/pai_task_table.csv.gz",
+)
 SUFFIXES = (".csv", ".csv.gz", ".json", ".json.gz", ".parquet")
 """A word that ends so is a path."""
 
