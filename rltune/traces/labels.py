@@ -12,6 +12,8 @@ Ints = npt.NDArray[np.int64]
 
 BINS = 64
 """Classes of equally many units by GPU time, in each of which one chance holds."""
+HEAVY, HEAVY_PART = 2000, 50
+"""Units whose labels are apportioned by weight: so many, and at most every fiftieth."""
 ROUNDS, STEP = 600, 0.3
 """Of the fit; it takes some milliseconds, for it sees classes and not jobs."""
 
@@ -46,15 +48,36 @@ def tilted(
     rank[np.argsort(gpu_seconds, kind="stable")] = np.arange(n)
     cell = stratum * BINS + rank * BINS // n
     chance = _fit(cell, gpu_seconds, jobs, wanted, load, np.repeat(weight, BINS, axis=0))
-    edges = np.cumsum(chance, axis=1)[:, :-1]
-    # Even numbers within a cell, in the order of GPU time: the few units that hold most of it keep to the chances.
-    order = np.lexsort((gpu_seconds * rng.uniform(0.8, 1.25, n), cell))
+    label = _even(cell, gpu_seconds, chance, rng)
+    heaviest = np.argsort(-gpu_seconds, kind="stable")[: min(HEAVY, n // HEAVY_PART)]
+    if len(heaviest):
+        label[heaviest] = _apportioned(gpu_seconds[heaviest], chance[cell[heaviest]], rng)
+    return label
+
+
+def _even(cell: Ints, gpu_seconds: Floats, chance: Floats, rng: np.random.Generator) -> Ints:
+    """Labels (n,) by the chances of the cells, in even steps (golden ratio) from the lightest to the heaviest of each."""
+    n, edges = len(cell), np.cumsum(chance, axis=1)[:, :-1]
+    order = np.lexsort((gpu_seconds, cell))
     first = np.searchsorted(cell[order], np.arange(len(chance) + 1))
     place = np.arange(n) - first[cell[order]]
-    golden = (5**0.5 - 1) / 2
     u = np.empty(n)
-    u[order] = (rng.random(len(chance))[cell[order]] + place * golden) % 1.0
+    u[order] = (rng.random(len(chance))[cell[order]] + place * (5**0.5 - 1) / 2) % 1.0
     label: Ints = (u[:, None] >= edges[cell]).sum(axis=1)
+    return label
+
+
+def _apportioned(weight: Floats, chance: Floats, rng: np.random.Generator) -> Ints:
+    """Labels (n,) of heavy units, heaviest first, each to the label that is furthest behind what its chances promised.
+
+    A handful of jobs holds a tenth of a cluster's GPU time: drawn one by one, shares would be a matter of luck.
+    """
+    behind = weight[0] * (rng.random(chance.shape[1]) - 0.5)
+    label = np.empty(len(weight), np.int64)
+    for k, (load, promised) in enumerate(zip(weight, chance, strict=True)):
+        behind += load * promised
+        label[k] = int(np.argmax(np.where(promised > 0, behind, -np.inf)))
+        behind[label[k]] -= load
     return label
 
 

@@ -20,7 +20,9 @@ from rltune.traces.helios_calibrated import (
     helios_saturn_calibrated,
     helios_uranus_calibrated,
 )
+from rltune.traces.helios_statistics import CLUSTERS
 from rltune.traces.pai_calibrated import alibaba_calibrated
+from rltune.traces.pai_statistics import PAI
 from rltune.traces.philly_calibrated import philly_calibrated
 from rltune.traces.philly_sia import (
     load_philly_sia,
@@ -28,6 +30,7 @@ from rltune.traces.philly_sia import (
     load_rltune_helios,
     load_rltune_philly,
 )
+from rltune.traces.philly_statistics import PHILLY
 from rltune.traces.synthetic import synthetic
 from rltune.traces.table import Reading
 from rltune.traces.trace import Trace
@@ -139,3 +142,12 @@ TRACES: dict[str, Callable[..., Trace]] = {
     "synthetic": synthetic,
 }
 """Every name and what loads it; a loader's parameters are that trace's options."""
+GENERATED = {
+    "helios_calibrated": CLUSTERS["venus"].jobs,
+    "helios_earth_calibrated": CLUSTERS["earth"].jobs,
+    "helios_saturn_calibrated": CLUSTERS["saturn"].jobs,
+    "helios_uranus_calibrated": CLUSTERS["uranus"].jobs,
+    "philly_calibrated": PHILLY.jobs,
+    "alibaba_calibrated": PAI.jobs,
+}
+"""Names that need no file and draw so many jobs unless told otherwise: a list need not draw them all."""

@@ -249,3 +249,37 @@ def test_damaged_tables_are_read_or_refused(
         assert "\n" not in str(error)
     else:
         assert len(trace) >= 1
+
+
+ODD = st.sampled_from(["", "0", "-5.0", "1e9", "Terminated", "Failed", "Running", "half", "12.5"])
+USUAL = st.tuples(
+    st.sampled_from(["job1", "job2", "job9"]), st.sampled_from(["worker", "ps"]), st.sampled_from(["1.0", "3.0"]),
+    st.sampled_from(["Terminated", "Failed", "Running", "Waiting"]), st.sampled_from(["", "0.0", "1000.0"]),
+    st.sampled_from(["", "900.0", "1500.0"]), st.just("600.0"), st.just("29.3"),
+    st.sampled_from(["", "0.0", "25.0", "100.0", "150.0", "800.0"]), st.sampled_from(["", "T4", "MISC", "V100M32"]),
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(USUAL, min_size=1, max_size=12), st.booleans(), st.lists(st.tuples(st.integers(0, 99), ODD), max_size=2)
+)
+def test_no_task_vanishes_uncounted(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, ...]], joined: bool, odd: list[tuple[int, str]]
+) -> None:
+    """Load would be lost between the table and the trace: every row is a job, counted as left out, or refused."""
+    fields = [list(row) for row in rows]
+    for place, value in odd:
+        # The status is looked at to recognise the table; the job's name makes the row one.
+        fields[place % len(fields)][(4, 5, 6, 7, 8, 9, 2)[place % 7]] = value
+    text = "\n".join(",".join(row) for row in fields) + "\n"
+    folder = lay(tmp_path_factory.mktemp("rows"), (PAI if joined else {}) | {"pai_task_table.csv": text})
+    try:
+        trace = load_trace(folder)
+    except InputError as error:
+        assert "\n" not in str(error)
+        return
+    left_out = next(note for note in trace.notes if note.endswith("left out"))
+    assert len(trace) + sum(int(word) for word in left_out.replace(",", "").split() if word.isdigit()) == len(rows)
+    assert ((trace.jobs.gpu_milli < 1000) <= (trace.jobs.num_gpus == 1)).all()
+    assert (np.nan_to_num(trace.jobs.wait_s) >= 0).all()
