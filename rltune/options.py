@@ -25,7 +25,8 @@ KINDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     str: "a text",
-    Mapping: "a mapping of whole numbers to numbers",
+    Mapping: "a mapping of sizes or names to numbers",
+    bool: "true or false",
     NoneType: "null",
 }
 """What an option may be, as messages say it."""
@@ -116,24 +117,28 @@ def check_trace_options(node: Mapping[str, Any]) -> None:
     for option, parameter in accepted.items():
         kinds = _kinds(parameter.annotation)
         if option in node and not any(_is_kind(node[option], kind) for kind in kinds):
-            raise InputError(f"trace.{option}={node[option]!r}; needed is {' or '.join(KINDS[kind] for kind in kinds)}")
+            needed = " or ".join(dict.fromkeys(KINDS[_plain(kind)] for kind in kinds))
+            raise InputError(f"trace.{option}={node[option]!r}; needed is {needed}")
     if "seed" in node:
         check_whole("trace.seed", node["seed"], 0)
 
 
-def _kinds(annotation: Any) -> list[type]:
-    """The plain types a loader's parameter may have, e.g. ``Mapping[int, float] | None`` -> [Mapping, NoneType]."""
+def _kinds(annotation: Any) -> list[Any]:
+    """The plain types a loader's parameter may have, e.g. ``Mapping[int, float] | None`` -> [Mapping[int, float], NoneType]."""
     parts = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-    return [kind for part in parts if (kind := get_origin(part) or part) in KINDS]
+    return [part for part in parts if _plain(part) in KINDS]
 
 
-def _is_kind(value: Any, kind: type) -> bool:
-    if isinstance(value, bool):
-        return False
+def _plain(kind: Any) -> Any:
+    return get_origin(kind) or kind
+
+
+def _is_kind(value: Any, kind: Any) -> bool:
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
     if kind is float:
         return isinstance(value, int | float) and math.isfinite(value)
-    if kind is Mapping:
-        return isinstance(value, Mapping) and all(
-            is_whole(size, 1) and _is_kind(weight, float) for size, weight in value.items()
-        )
+    if _plain(kind) is Mapping:
+        of_key = (lambda key: is_whole(key, 1)) if get_args(kind)[0] is int else (lambda key: isinstance(key, str))
+        return isinstance(value, Mapping) and all(of_key(key) and _is_kind(x, float) for key, x in value.items())
     return isinstance(value, kind)
