@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from rltune.allocators.sharing_rules import FIRST_FIT, LEAST_LOADED, RANDOM, UNCUT, node_score
 from rltune.cluster import GRID, Cluster, grid
-from rltune.compiled import kernel
+from rltune.compiled import inner, kernel
 from rltune.errors import InputError
 from rltune.jobs import WHOLE, JobTable
 from rltune.mig_profiles import PROFILES, SIZE, STARTS, STARTS_MOST
@@ -174,7 +174,7 @@ def copy_room(source, target):
             target.pods[i, k] = source.pods[i, k]
 
 
-@kernel
+@inner
 def part_of(amount, k, g):
     """CPU or memory that goes with k of g GPUs, on the grid."""
     return amount if k == g else np.floor(amount * k / g * GRID) / GRID
@@ -183,7 +183,7 @@ def part_of(amount, k, g):
 # --- does it fit ----------------------------------------------------------------------
 
 
-@kernel
+@inner
 def hosts(cluster, room, demand, job, node):
     """Whether the whole of ``job`` fits on one open node of an allowed pool."""
     if room.closed[node] > 0 or room.cpus[node] < demand.cpus[job] or room.memory[node] < demand.memory[job]:
@@ -195,7 +195,7 @@ def hosts(cluster, room, demand, job, node):
     return room.largest[node] >= demand.milli[job]
 
 
-@kernel
+@inner
 def usable_gpus(room, demand, job, node, cap):
     """Most whole GPUs of a node that a gang could use there, given its CPU and memory a GPU."""
     if room.closed[node] > 0:
@@ -224,7 +224,7 @@ def fits(cluster, room, demand, job, pools, lo, hi):
     return False
 
 
-@kernel
+@inner
 def _gang_fits(cluster, room, demand, job, p):
     """Whether ceil(g / cap) nodes of pool p hold the gang: the fullest usable ones decide."""
     g, cap = demand.gpus[job], cluster.pool_cap[p]
@@ -274,7 +274,7 @@ def find(cluster, room, demand, job, pools, lo, hi, rule, draw, work):
     return _find_gang(cluster, room, demand, job, best, work)
 
 
-@kernel
+@inner
 def _best_node(cluster, room, demand, job, pools, lo, hi, rule, draw, work):
     """The node of smallest score that can hold the whole job, ties by turn; -1 if none can."""
     best, best_score, count = -1, np.inf, 0
@@ -300,7 +300,7 @@ def _best_node(cluster, room, demand, job, pools, lo, hi, rule, draw, work):
     return best
 
 
-@kernel
+@inner
 def _grant(cluster, room, demand, job, node, k):
     """The GPUs of a node that a job (or k GPUs of a gang) gets there; it is known to fit."""
     cap = cluster.pool_cap[cluster.node_pool[node]]
@@ -324,7 +324,7 @@ def _grant(cluster, room, demand, job, node, k):
     return grant
 
 
-@kernel
+@inner
 def _random_gpu(room, milli, node, draw):
     """Any GPU of the node on which the share fits, by the upper half of ``draw``; the lower half chose the node."""
     count = 0
@@ -342,7 +342,7 @@ def _random_gpu(room, milli, node, draw):
 # --- MIG ------------------------------------------------------------------------------
 
 
-@kernel
+@inner
 def _find_slice(cluster, room, profile, node):
     """Grant of a legal free position: cut GPUs first, the fullest of them; -1 if there is none."""
     p = cluster.node_pool[node]
@@ -360,7 +360,7 @@ def _find_slice(cluster, room, profile, node):
     return best
 
 
-@kernel
+@inner
 def _best_start(taken, profile, kind):
     """The free legal start after which most starts of all profiles stay open, ties to the last; -1 if none is free."""
     best, best_open = -1, -1
@@ -373,7 +373,7 @@ def _best_start(taken, profile, kind):
     return best
 
 
-@kernel
+@inner
 def _open_starts(taken, kind):
     """Pairs of profile and legal start that are free on a GPU with these memory slices taken."""
     count = 0
@@ -384,14 +384,14 @@ def _open_starts(taken, kind):
     return count
 
 
-@kernel
+@inner
 def _on_cut(cluster, room, demand, job, node):
     """Whether the slice would come from a GPU of this node that is already cut."""
     grant = _find_slice(cluster, room, demand.profile[job], node)
     return room.slices[node, _lowest(grant & INDICES)] != 0
 
 
-@kernel
+@inner
 def _bits(mask):
     count = 0
     while mask != 0:
@@ -400,7 +400,7 @@ def _bits(mask):
     return count
 
 
-@kernel
+@inner
 def _lowest(mask):
     at = 0
     while mask >> at & 1 == 0:
@@ -411,7 +411,7 @@ def _lowest(mask):
 # --- gangs over several nodes -----------------------------------------------------------
 
 
-@kernel
+@inner
 def _levels(cluster, room, demand, job, p, work):
     """Fill ``work.usable`` for pool p and ``work.level``: its nodes by usable GPUs."""
     cap = cluster.pool_cap[p]
@@ -421,7 +421,7 @@ def _levels(cluster, room, demand, job, p, work):
         work.level[work.usable[node]] += 1
 
 
-@kernel
+@inner
 def _tightest(work, rest, cap):
     """Fewest usable GPUs, at least ``rest``, of any node; -1 if none has as many."""
     for f in range(rest, cap + 1):
@@ -430,7 +430,7 @@ def _tightest(work, rest, cap):
     return -1
 
 
-@kernel
+@inner
 def _pool_cost(cluster, room, demand, job, p, rule, work):
     """Order of pools for one gang: GPUs left on its partly used node, as BEST_FIT of `rltune.allocators.placement`."""
     if rule == FIRST_FIT:
@@ -446,7 +446,7 @@ def _pool_cost(cluster, room, demand, job, p, rule, work):
     return 0.0 if rest == 0 else 1e9 if f < 0 else float(f - rest)
 
 
-@kernel
+@inner
 def _find_gang(cluster, room, demand, job, p, work):
     """Entirely usable nodes first and the rest on the tightest; failing that, the m nodes with most usable GPUs."""
     g, cap = demand.gpus[job], cluster.pool_cap[p]
@@ -517,7 +517,7 @@ def take(cluster, room, demand, job, node, grant, base, m, sign):
         room.largest[i] = most
 
 
-@kernel
+@inner
 def _set_milli(room, node, gpu, after):
     before = room.milli[node, gpu]
     room.whole[node] += (1 if after == WHOLE else 0) - (1 if before == WHOLE else 0)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from rltune.allocators.sharing import Demand, demand_of, hosts, usable_gpus
 from rltune.cluster import Cluster, eligibility
-from rltune.compiled import kernel
+from rltune.compiled import inner, kernel
 from rltune.jobs import WHOLE, JobTable
 
 
@@ -42,7 +42,7 @@ def task_types(jobs: JobTable, cluster: Cluster) -> TaskTypes:
     return TaskTypes(Demand._make(column[first] for column in demand), counts / len(jobs), allowed)
 
 
-@kernel
+@inner
 def node_fragments(cluster, room, types, node):
     """F_n(M) of one node, in thousandths of GPUs."""
     p = cluster.node_pool[node]
@@ -62,7 +62,7 @@ def node_fragments(cluster, room, types, node):
     return total
 
 
-@kernel
+@inner
 def _serves(cluster, room, demand, job, node, cap):
     """Whether the node could hold the task, or the widest part of a gang of several nodes."""
     if demand.milli[job] == WHOLE and demand.gpus[job] > cap:

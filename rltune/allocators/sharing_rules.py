@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rltune.compiled import kernel
+from rltune.compiled import inner
 from rltune.errors import InputError
 from rltune.jobs import WHOLE
 
@@ -54,7 +54,7 @@ class SharingRule:
             raise InputError(f"allocator {self.rule!r} is unknown; known are {', '.join(SHARING_RULES)}")
 
 
-@kernel
+@inner
 def node_score(cluster, room, demand, job, node, rule):
     """Score of a node that can hold ``job``; RANDOM has none, FIRST_FIT the same for all.
 
@@ -76,19 +76,19 @@ def node_score(cluster, room, demand, job, node, rule):
     return 0.0
 
 
-@kernel
+@inner
 def _relative(free, most):
     """Free CPU relative to the largest node; 0 where none is declared (free is infinite then)."""
     return 0.0 if free > most else free / most
 
 
-@kernel
+@inner
 def _least_left(room, node):
     """Weighted sum of what is free: CPU and GPU, half and half."""
     return 0.5 * _relative(room.cpus[node], room.scale[0]) + 0.5 * room.loose[node] / room.scale[2]
 
 
-@kernel
+@inner
 def _dot_product(room, demand, job, node):
     """Mean over CPU and GPU of free times asked, in whole percent."""
     cpus = _relative(room.cpus[node], room.scale[0]) * demand.cpus[job] / room.scale[0]
@@ -96,7 +96,7 @@ def _dot_product(room, demand, job, node):
     return np.floor(50.0 * (cpus + gpus))
 
 
-@kernel
+@inner
 def _clustering(room, demand, job, node):
     """Nodes that host jobs of the same request first, then the fullest by GPUs."""
     if demand.profile[job] >= 0:
@@ -110,7 +110,7 @@ def _clustering(room, demand, job, node):
     return (0.0 if room.pods[node, kind] > 0 else NEXT_TIER) + room.loose[node] / WHOLE
 
 
-@kernel
+@inner
 def _packing(cluster, room, demand, job, node):
     """GPUs already shared first, then free GPUs of nodes in use, then untouched nodes, small ones first."""
     milli, cap = demand.milli[job], cluster.pool_cap[cluster.node_pool[node]]

@@ -16,7 +16,7 @@ SCORES = {
     "slowdown": "slowdown",
     "wait_s_widest5pct": "wait of the widest 5 % (s)",
 }
-WIDTH = 110
+WIDTH = 140
 
 
 def simulation_table(summary: dict[str, Any]) -> None:
