@@ -21,10 +21,11 @@ from rltune.traces import TRACES
 
 STRETCHES = ("train", "validate", "test")
 KINDS: dict[Any, str] = {
+    bool: "true or false",
     int: "a whole number",
     float: "a number",
     str: "a text",
-    Mapping: "a mapping of whole numbers to numbers",
+    Mapping: "a mapping of values to weights",
     NoneType: "null",
 }
 """What an option may be, as messages say it."""
@@ -124,12 +125,11 @@ def _kinds(annotation: Any) -> list[type]:
 
 
 def _is_kind(value: Any, kind: type) -> bool:
-    if isinstance(value, bool):
-        return False
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
     if kind is float:
         return isinstance(value, int | float) and math.isfinite(value)
     if kind is Mapping:
-        return isinstance(value, Mapping) and all(
-            is_whole(size, 1) and _is_kind(weight, float) for size, weight in value.items()
-        )
+        # Of which kind the keys must be (gang sizes, GPU types, families) is the loader's to say.
+        return isinstance(value, Mapping) and all(_is_kind(weight, float) for weight in value.values())
     return isinstance(value, kind)
