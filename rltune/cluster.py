@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +12,12 @@ import numpy.typing as npt
 
 from rltune.errors import InputError
 from rltune.gpus import gpu_type
-from rltune.jobs import JobTable
+from rltune.jobs import WHOLE, JobTable
+from rltune.mig_profiles import PROFILES, STARTS, TYPES
 
 MAX_GPUS_PER_NODE = 32
+GRID = 2.0**20
+"""CPU cores and GB are counted in units of 1 / GRID: sums of such numbers are exact, in any order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,8 @@ class Pool:
     """Equal nodes of one GPU type in one virtual cluster (None: open to every job).
 
     Node ids count from ``first_node_id``. ``max_gpus_per_job``: wider gangs may not use this pool.
+    ``cpus``, ``memory_gb``: CPU cores and GB of main memory of each node (None: not declared, never binding); a
+    pool of nodes without GPUs (``gpus_per_node=0``) must declare one of them. ``mig``: its GPUs may be cut by MIG.
     """
 
     name: str
@@ -31,17 +36,37 @@ class Pool:
     vc: str | None = None
     first_node_id: int = 0
     max_gpus_per_job: int | None = None
+    cpus: float | None = None
+    memory_gb: float | None = None
+    mig: bool = False
 
     def __post_init__(self) -> None:
         # YAML reads an unquoted `vc: 0` as a number; jobs carry text.
         for field in ("name", "vc"):
             object.__setattr__(self, field, _text(getattr(self, field), field, self.name))
         self._check_whole("nodes", "at least 1 is needed", 1)
-        self._check_whole("gpus_per_node", f"1 to {MAX_GPUS_PER_NODE} are possible", 1, MAX_GPUS_PER_NODE)
+        for field in ("cpus", "memory_gb"):
+            self._check_amount(field)
+        if self.gpus_per_node != 0 or (self.cpus is None and self.memory_gb is None):
+            self._check_whole("gpus_per_node", f"1 to {MAX_GPUS_PER_NODE} are possible", 1, MAX_GPUS_PER_NODE)
         self._check_whole("first_node_id", "at least 0 is needed", 0)
         if self.max_gpus_per_job is not None:
             self._check_whole("max_gpus_per_job", "at least 1 is needed (or null: no limit)", 1)
         gpu_type(str(self.gpu_type))
+        if not isinstance(self.mig, bool | np.bool_):
+            raise InputError(f"pool {self.name}: mig={self.mig!r} is neither true nor false; give one of them")
+        if self.mig and self.gpu_type not in TYPES:
+            raise InputError(
+                f"pool {self.name}: mig=true, but GPU type {self.gpu_type} has no MIG profiles here; "
+                f"known are those of {', '.join(TYPES)}"
+            )
+
+    def _check_amount(self, field: str) -> None:
+        value = getattr(self, field)
+        if value is None:
+            return
+        if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < np.inf:
+            raise InputError(f"pool {self.name}: {field}={value!r}; more than 0 is needed (or null: not declared)")
 
     def _check_whole(self, field: str, accepted: str, least: int, most: float = np.inf) -> None:
         value = getattr(self, field)
@@ -64,7 +89,9 @@ class ClusterArrays(NamedTuple):
     """The cluster as kernels see it; nodes of a pool are contiguous.
 
     ``pool_lo, pool_hi, pool_cap`` (n_pools,): node range and GPUs per node;
-    ``node_pool, node_id`` (n_nodes,): pool index and the id shown to people.
+    ``node_pool, node_id`` (n_nodes,): pool index and the id shown to people;
+    ``pool_cpus, pool_memory`` (n_pools,): cores and GB of each node, infinity where not declared;
+    ``pool_mig`` (n_pools,): index into `rltune.mig_profiles.TYPES`, -1 where GPUs may not be cut.
     """
 
     pool_lo: npt.NDArray[np.int64]
@@ -72,6 +99,9 @@ class ClusterArrays(NamedTuple):
     pool_cap: npt.NDArray[np.int64]
     node_pool: npt.NDArray[np.int64]
     node_id: npt.NDArray[np.int64]
+    pool_cpus: npt.NDArray[np.float64]
+    pool_memory: npt.NDArray[np.float64]
+    pool_mig: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +178,33 @@ class Cluster:
             pool_cap=np.array([pool.gpus_per_node for pool in self.pools], np.int64),
             node_pool=np.repeat(np.arange(len(sizes)), sizes).astype(np.int64),
             node_id=np.concatenate([np.arange(p.nodes) + p.first_node_id for p in self.pools]).astype(np.int64),
+            pool_cpus=np.array([np.inf if p.cpus is None else float(p.cpus) for p in self.pools]),
+            pool_memory=np.array([np.inf if p.memory_gb is None else float(p.memory_gb) for p in self.pools]),
+            pool_mig=np.array([TYPES.index(p.gpu_type) if p.mig else -1 for p in self.pools], np.int64),
         )
 
-    def eligible_pools(self, vc: str | None, gpu: str | None, num_gpus: int) -> tuple[int, ...]:
-        """Indices of the pools where such a job fits when they are empty."""
+    def eligible_pools(
+        self,
+        vc: str | None,
+        gpu: str | None,
+        num_gpus: int,
+        cpus: float = 0.0,
+        memory_gb: float = 0.0,
+        mig: str | None = None,
+    ) -> tuple[int, ...]:
+        """Indices of the pools where such a job fits when they are empty; ``num_gpus`` = 0: it needs no GPU."""
         return tuple(
             index
             for index, pool in enumerate(self.pools)
-            if (pool.vc is None or pool.vc == vc) and accepts(gpu, pool.gpu_type) and num_gpus <= pool.widest_job
+            if (pool.vc is None or pool.vc == vc)
+            and accepts(gpu, pool.gpu_type)
+            and num_gpus <= pool.widest_job
+            and _share_fits(cpus, num_gpus, pool.gpus_per_node, pool.cpus)
+            and _share_fits(memory_gb, num_gpus, pool.gpus_per_node, pool.memory_gb)
+            and (
+                mig is None
+                or (pool.mig and mig in PROFILES and STARTS[PROFILES.index(mig), TYPES.index(pool.gpu_type)])
+            )
         )
 
 
@@ -165,29 +214,115 @@ def accepts(wanted: str | None, offered: str) -> bool:
 
 
 class Eligibility(NamedTuple):
-    """Which pools each job may use: job j's are ``pools[ptr[cls[j]]:ptr[cls[j] + 1]]``."""
+    """Which pools each job may use: job j's are ``pools[ptr[cls[j]]:ptr[cls[j] + 1]]``.
 
-    cls: npt.NDArray[np.int64]
+    Jobs of a class also want the same number of GPUs: where one does not fit, none does.
+    """
+
+    cls: npt.NDArray[np.int32]
     ptr: npt.NDArray[np.int64]
     pools: npt.NDArray[np.int64]
 
 
 def eligibility(jobs: JobTable, cluster: Cluster) -> Eligibility:
-    """Group jobs into classes with the same eligible pools; class with no pool = can never run."""
-    keys = np.stack([jobs.vc.codes, jobs.gpu_type.codes, jobs.num_gpus], axis=1)
-    unique, inverse = np.unique(keys, axis=0, return_inverse=True)
-    classes: dict[tuple[int, ...], int] = {}
-    of_key = np.empty(len(unique), np.int64)
-    for index, (vc, gpu, num_gpus) in enumerate(unique):
-        pools = cluster.eligible_pools(_name(jobs.vc.names, vc), _name(jobs.gpu_type.names, gpu), int(num_gpus))
-        of_key[index] = classes.setdefault(pools, len(classes))
-    lengths = [len(pools) for pools in classes]
-    flat: Sequence[int] = [pool for pools in classes for pool in pools]
+    """Group jobs into classes of equal demand and eligible pools; class with no pool = can never run.
+
+    CPU and memory count where a pool declares them; a job that needs no GPU may use every pool of its VC and type.
+    """
+    gpus = np.where(jobs.gpu_milli == 0, 0, jobs.num_gpus)
+    first, inverse = distinct_rows([jobs.vc.codes, jobs.gpu_type.codes, gpus, *demand_columns(jobs, cluster)])
+    classes: dict[tuple[Any, ...], int] = {}
+    of_row = np.empty(len(first), np.int32)
+    for index, row in enumerate(first):
+        demand = (int(gpus[row]), int(jobs.gpu_milli[row]), float(jobs.cpus[row]), float(jobs.memory_gb[row]))
+        mig = _name(jobs.mig.names, jobs.mig.codes[row])
+        vc, gpu = _name(jobs.vc.names, jobs.vc.codes[row]), _name(jobs.gpu_type.names, jobs.gpu_type.codes[row])
+        pools = cluster.eligible_pools(vc, gpu, demand[0], demand[2], demand[3], mig)
+        of_row[index] = classes.setdefault((*demand, mig, pools), len(classes))
+    lengths = [len(key[-1]) for key in classes]
     return Eligibility(
-        cls=of_key[inverse.reshape(-1)],
+        cls=of_row[inverse],
         ptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        pools=np.array(flat, np.int64),
+        pools=np.array([pool for key in classes for pool in key[-1]], np.int64),
     )
+
+
+def demand_columns(jobs: JobTable, cluster: Cluster) -> list[npt.NDArray[Any]]:
+    """Integer columns (n_jobs,) in which jobs' demands beside whole GPUs differ on this cluster; none where all are alike."""
+    columns: list[npt.NDArray[Any]] = []
+    if (jobs.gpu_milli != WHOLE).any() or (jobs.mig.codes >= 0).any():
+        columns += [jobs.gpu_milli, jobs.mig.codes]
+    # Where nothing is declared these would only make many equal classes.
+    if any(pool.cpus is not None for pool in cluster.pools):
+        columns.append(np.unique(jobs.cpus, return_inverse=True)[1])
+    if any(pool.memory_gb is not None for pool in cluster.pools):
+        columns.append(np.unique(jobs.memory_gb, return_inverse=True)[1])
+    return columns
+
+
+def distinct_rows(columns: Sequence[npt.NDArray[Any]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """First row of each kind among rows of integer columns (n,), kinds ascending; and each row's kind (n,).
+
+    One column after the other: sorting integers is many times faster than sorting rows, and needs less memory.
+    """
+    code = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        values = column.astype(np.int64) - int(column.min())
+        code = code * (int(values.max()) + 1) + values
+        if int(code.max()) > _MANY:
+            code = np.unique(code, return_inverse=True)[1].astype(np.int64)
+    if int(code.max()) <= _MANY:
+        present = np.zeros(int(code.max()) + 1, np.int64)
+        present[code] = 1
+        kind = (np.cumsum(present) - 1)[code]
+    else:
+        kind = np.unique(code, return_inverse=True)[1].astype(np.int64)
+    first = np.empty(int(kind.max()) + 1, np.int64)
+    first[kind[::-1]] = np.arange(len(code) - 1, -1, -1)
+    return first, kind
+
+
+_MANY = 1_000_000
+"""Codes up to here are counted in an array instead of sorted."""
+
+
+def further_resources(jobs: JobTable, cluster: Cluster) -> str | None:
+    """What a simulation of whole GPUs alone would overlook in these jobs and this cluster; None: nothing."""
+    for found, what in (
+        (int((jobs.gpu_milli == 0).sum()), "jobs need no GPU"),
+        (int(((jobs.gpu_milli > 0) & (jobs.gpu_milli < WHOLE)).sum()), "jobs ask for a share of a GPU"),
+        (int((jobs.mig.codes >= 0).sum()), "jobs ask for a MIG profile"),
+        (
+            sum(pool.cpus is not None or pool.memory_gb is not None for pool in cluster.pools),
+            "pools limit CPU or memory",
+        ),
+    ):
+        if found:
+            return f"{found} {what}"
+    return None
+
+
+def refuse_further_resources(jobs: JobTable, cluster: Cluster, source: str) -> None:
+    """InputError where a simulation of whole GPUs alone would overlook something."""
+    found = further_resources(jobs, cluster)
+    if found is not None:
+        raise InputError(
+            f"{source} on cluster {cluster.name}: {found}, which a simulation of whole GPUs would overlook; "
+            "use rltune.jobs.on_whole_gpus(jobs)[0] and pools without cpus and memory_gb"
+        )
+
+
+def grid(amount: Any) -> Any:
+    """CPU or memory as kernels count it: rounded down to the grid on which sums are exact (`GRID`)."""
+    return np.floor(np.asarray(amount, np.float64) * GRID) / GRID
+
+
+def _share_fits(amount: float, num_gpus: int, cap: int, limit: float | None) -> bool:
+    """Whether the widest part of a gang, min(num_gpus, cap) of its GPUs, needs no more than ``limit``."""
+    if limit is None:
+        return True
+    part = min(num_gpus, cap) / num_gpus if num_gpus > 0 else 1.0
+    return bool(grid(float(grid(amount)) * part) <= grid(limit))
 
 
 def _is_whole(value: Any) -> bool:

@@ -25,8 +25,7 @@ def run_main(task: Callable[[dict[str, Any]], str], config_name: str) -> None:
     ``task`` gets plain values and returns the run directory, which is printed as
     the last line of standard output.
     """
-    # `trace` is not in the defaults list (every trace is an addition to it), so Hydra wants +trace=; we accept both.
-    sys.argv[1:] = [f"+{word}" if word.startswith("trace=") else word for word in sys.argv[1:]]
+    sys.argv[1:] = [_spelled(word, (CONF / f"{config_name}.yaml").read_text()) for word in sys.argv[1:]]
     # Without this Hydra prints its own shortened traceback and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
@@ -53,6 +52,16 @@ def run_main(task: Callable[[dict[str, Any]], str], config_name: str) -> None:
         if cause is None:
             raise
         fail(cause)
+
+
+def _spelled(word: str, config: str) -> str:
+    """A word of the command line as Hydra wants it."""
+    # `trace` is not in the defaults list (every trace is an addition to it), so Hydra wants +trace=; we accept both.
+    if word.startswith("trace="):
+        return f"+{word}"
+    # Keys that the node itself need not have; what they may be is checked where they are used.
+    free = ("cluster.", "options.") if re.search("^options:", config, re.MULTILINE) else ("cluster.",)
+    return f"++{word}" if word.startswith(free) else word
 
 
 def fail(error: BaseException) -> None:

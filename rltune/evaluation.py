@@ -279,9 +279,9 @@ def report_fallbacks(name: str, stats: dict[str, Any]) -> None:
 def blocks_of(row: Row) -> npt.NDArray[np.int64]:
     """The resampling unit of every job: its window, or its day of submission where there is one window."""
     if len(row.results) > 1:
-        return np.repeat(np.arange(len(row.results)), [int(r.started.sum()) for r in row.results])
+        return np.repeat(np.arange(len(row.results)), [int(r.finished.sum()) for r in row.results])
     result = row.results[0]
-    return np.floor(result.jobs.submit_s[result.started] / DAY_S).astype(np.int64)
+    return np.floor(result.jobs.submit_s[result.finished] / DAY_S).astype(np.int64)
 
 
 def summarise(row: Row) -> dict[str, Any]:
@@ -307,13 +307,13 @@ def summarise(row: Row) -> dict[str, Any]:
                 "window_iqm": float(iqm(means)),
                 "window_iqm_ci95": ci95(means, statistic="iqm"),
             }
-    gpus = np.concatenate([r.jobs.num_gpus[r.started] for r in row.results])
+    gpus = np.concatenate([r.jobs.num_gpus[r.finished] for r in row.results])
     wide = widest(gpus)
     out["wait_s_widest5pct"] = distribution(np.concatenate(row.values("wait_s"))[wide], blocks[wide])
     for name in ("utilization", "fragmentation", "makespan_s"):
         values = np.array([getattr(result, name)() for result in row.results])
         out[name] = {"mean": float(values.mean()), "ci95": ci95(values)}
-    out["unfinished"] = int(sum((~result.started).sum() for result in row.results))
+    out["unfinished"] = int(sum((~result.finished).sum() for result in row.results))
     return out
 
 
@@ -344,7 +344,7 @@ def comparisons(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def same_jobs(one: Row, other: Row) -> bool:
     """Whether both rows ran the same jobs of every window."""
-    return all(np.array_equal(a.started, b.started) for a, b in zip(one.results, other.results, strict=True))
+    return all(np.array_equal(a.finished, b.finished) for a, b in zip(one.results, other.results, strict=True))
 
 
 def seed_groups(rows: Sequence[Row]) -> list[list[Row]]:
@@ -416,7 +416,7 @@ def per_job(rows: Sequence[Row], starts: Sequence[int]) -> pd.DataFrame:
     frames = []
     for row in rows:
         for start, result in zip(starts, row.results, strict=True):
-            ran = result.started
+            ran = result.finished
             frames.append(
                 pd.DataFrame(
                     {

@@ -13,7 +13,7 @@ import yaml
 
 from rltune.allocators.fragmentation import Demand, FloatArray, cost_table, demand_of
 from rltune.cluster import Cluster
-from rltune.config import CONF, load_cluster, names
+from rltune.config import CONF, changed_cluster, load_cluster, names
 from rltune.errors import InputError
 from rltune.jobs import JobTable
 from rltune.metrics import SCORE_METRIC
@@ -126,7 +126,7 @@ def make_experiment(cfg: Mapping[str, Any]) -> Experiment:
         protocol["nodes"] = cfg["nodes"]
     stretches = {name: split(trace, bounds) for name, bounds in ranges.items()}
     check_apart(trace, stretches, ranges)
-    cluster = _cluster(cfg, node, protocol["name"])
+    cluster = cluster_of(cfg["cluster"], node, protocol["name"])
     oversized = str(cfg["oversized"] if cfg["oversized"] != "refuse" else node.get("oversized", "refuse"))
     made = Experiment(
         trace=trace,
@@ -176,15 +176,18 @@ def trace_node(trace: Any) -> dict[str, Any]:
     return node
 
 
-def _cluster(cfg: Mapping[str, Any], node: Mapping[str, Any], protocol: str) -> Cluster:
-    chosen = dict(cfg["cluster"])
-    if chosen.get("auto"):
-        clusters = node.get("clusters") or {}
-        if protocol not in clusters:
-            known = ", ".join(name for name in names("cluster") if name != "auto")
-            raise InputError(f"trace: no cluster is named for protocol={protocol}; add cluster=NAME ({known})")
-        return load_cluster(str(clusters[protocol]))
-    return Cluster.from_spec(chosen["spec"])
+def cluster_of(chosen: Mapping[str, Any], node: Mapping[str, Any], protocol: str) -> Cluster:
+    """The cluster node of a configuration: a spec or, with ``auto``, the trace's own for the protocol; with its changes."""
+    changes = {key: value for key, value in chosen.items() if key not in ("auto", "spec", "_target_")}
+    if not chosen.get("auto"):
+        return changed_cluster(Cluster.from_spec(chosen["spec"]), changes)
+    clusters = node.get("clusters") or {}
+    if protocol not in clusters:
+        known = ", ".join(name for name in names("cluster") if name != "auto")
+        raise InputError(f"trace: no cluster is named for protocol={protocol}; add cluster=NAME ({known})")
+    if "spec" in chosen:
+        raise InputError("option cluster.spec needs cluster=NAME; cluster.pools and cluster.nodes change any cluster")
+    return changed_cluster(load_cluster(str(clusters[protocol])), changes)
 
 
 def resolve_rules(experiment: Experiment, cfg: Mapping[str, Any], *, visible: int, reward: str) -> Rules:

@@ -1,8 +1,13 @@
-"""GPU types: the names a pool or a job may carry.
+"""GPU types: the names a pool or a job may carry, and what one GPU of the type can do and draws.
 
-Memory sizes are the vendor's data sheets. ``12GB`` and ``24GB`` are the two
-unnamed types of the Philly machine list, ``MISC`` the unnamed ones of Alibaba
-PAI; ``any`` stands in a pool whose trace publishes no type.
+Memory, speed and board power are the vendor's data sheets (K80: half a board of two GPUs; P100: PCIe; V100, A100,
+H100, H200: SXM). ``12GB`` and ``24GB`` are the two unnamed types of the Philly machine list, ``MISC`` the unnamed
+ones of Alibaba PAI, ``G1``, ``G2``, ``G3`` the undisclosed ones of Alibaba openb; ``any`` stands in a pool whose trace publishes no type.
+
+Power under load is a measured share of the board's limit: Zeus (You, Chung, Chowdhury, NSDI 2023; ml-energy/zeus,
+trace/summary_power_*.csv) gives the average power of BERT, ResNet-50, ShuffleNetV2, DeepSpeech2 and NCF in training,
+by batch size and optimizer. At the highest limit, averaged over settings and then over the five jobs, it is 0.63 of
+250 W on a V100, 0.47 of 250 W on a P100, 0.62 of 300 W on an A40 and 0.67 of 260 W on a Quadro RTX 6000.
 """
 
 from __future__ import annotations
@@ -11,13 +16,37 @@ from dataclasses import dataclass
 
 from rltune.errors import InputError
 
+BUSY_SHARE = 0.60
+"""Draw of a held GPU over its board's limit where its type was not measured: the mean of the four that were."""
+IDLE_SHARE = 0.14
+"""Draw of an idle GPU over its board's limit, for every type: the least that Zeus saw a V100 draw in any setting (NCF,
+34.8 of 250 W; P100: 33.3 of 250 W). An upper bound of those two GPUs' idle draw, and an assumption for the others."""
+
 
 @dataclass(frozen=True, slots=True)
 class GpuType:
-    """A GPU model: ``name`` as used in traces and clusters, ``memory_gb`` per GPU (None: unpublished)."""
+    """A GPU model; what is unpublished is None.
+
+    ``name`` as used in traces and clusters; per GPU: ``memory_gb``; ``tflops``, peak dense FP16 (tensor cores where
+    it has them; FP32 on K80 and M40, whose FP16 is no faster); ``tdp_w``, the board's power limit; ``busy_share``,
+    the measured part of it that training draws.
+    """
 
     name: str
     memory_gb: float | None
+    tflops: float | None = None
+    tdp_w: float | None = None
+    busy_share: float = BUSY_SHARE
+
+    @property
+    def busy_w(self) -> float | None:
+        """Average watts while a job holds the GPU."""
+        return None if self.tdp_w is None else self.busy_share * self.tdp_w
+
+    @property
+    def idle_w(self) -> float | None:
+        """Watts while no job holds the GPU."""
+        return None if self.tdp_w is None else IDLE_SHARE * self.tdp_w
 
 
 GPU_TYPES: dict[str, GpuType] = {
@@ -27,17 +56,21 @@ GPU_TYPES: dict[str, GpuType] = {
         GpuType("12GB", 12),
         GpuType("24GB", 24),
         GpuType("MISC", None),
-        GpuType("K80", 12),
-        GpuType("M40", 24),
-        GpuType("T4", 16),
-        GpuType("P100", 16),
-        GpuType("V100", 16),
-        GpuType("V100-32GB", 32),
-        GpuType("A30", 24),
-        GpuType("A100-40GB", 40),
-        GpuType("A100-80GB", 80),
-        GpuType("H100-80GB", 80),
-        GpuType("H200-141GB", 141),
+        GpuType("G1", None),
+        GpuType("G2", None),
+        GpuType("G3", None),
+        GpuType("K80", 12, 4.37, 150),
+        GpuType("M40", 24, 7.0, 250),
+        GpuType("T4", 16, 65, 70),
+        GpuType("P100", 16, 18.7, 250, 0.47),
+        GpuType("V100", 16, 125, 300, 0.63),
+        GpuType("V100-32GB", 32, 125, 300, 0.63),
+        GpuType("A10", 24),
+        GpuType("A30", 24, 165, 165),
+        GpuType("A100-40GB", 40, 312, 400),
+        GpuType("A100-80GB", 80, 312, 400),
+        GpuType("H100-80GB", 80, 989, 700),
+        GpuType("H200-141GB", 141, 989, 700),
     )
 }
 

@@ -3,8 +3,11 @@
 For a job with wait w and run time r (seconds):
     wait = w, JCT (turnaround) = w + r, slowdown = (w + r) / max(r, 1),
     bounded slowdown = max(1, (w + r) / max(r, 10))   (Feitelson, JSSPP 2001; bound 10 s)
-Utilisation = sum(r x GPUs) / ((last end - first submit) x cluster GPUs).
-Makespan = last end - first submit. Jobs without a start count as unfinished and enter no mean.
+A job that was interrupted, or ran on other hardware than recorded, has w = all its time without GPUs and
+JCT = end - submission; r stays the recorded run time.
+Makespan = last end - first submit. Utilisation = GPU-seconds held / (makespan x cluster GPUs).
+Jobs without an end count as unfinished and enter no mean.
+Over time: `steps` and `area`; a time-weighted mean is an area over its time. Fairness: `rltune.fairness`.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ SCORES = ("bsld", "wait", "jct", "utilization", "slowdown")
 SCORE_METRIC = {"bsld": "bsld", "wait": "wait_s", "jct": "jct_s", "utilization": "utilization", "slowdown": "slowdown"}
 RESAMPLES = 2000
 WIDEST_SHARE = 0.05
+STARVED_S = 86_400.0
+"""A job that waits longer counts as starved."""
 
 
 def check_score(score: str) -> str:
@@ -33,9 +38,9 @@ def check_score(score: str) -> str:
     return score
 
 
-def job_scores(wait_s: FloatArray, run_s: FloatArray) -> dict[str, FloatArray]:
-    """Per-job scores, arrays of the shape of ``wait_s``."""
-    jct = wait_s + run_s
+def job_scores(wait_s: FloatArray, run_s: FloatArray, jct_s: FloatArray | None = None) -> dict[str, FloatArray]:
+    """Per-job scores, arrays of the shape of ``wait_s``; ``jct_s`` where it is not wait + run time."""
+    jct = wait_s + run_s if jct_s is None else jct_s
     return {
         "wait_s": wait_s,
         "jct_s": jct,
@@ -47,6 +52,29 @@ def job_scores(wait_s: FloatArray, run_s: FloatArray) -> dict[str, FloatArray]:
 def widest(num_gpus: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """(n,) whether a job is among the widest 5 % (ties included), the first to starve."""
     return np.asarray(num_gpus >= np.quantile(num_gpus, 1 - WIDEST_SHARE))
+
+
+def starvation(wait_s: FloatArray) -> dict[str, Any]:
+    """Longest wait, and how many jobs of ``wait_s`` (n,) waited longer than `STARVED_S`; beside the widest 5 %."""
+    over = int((wait_s > STARVED_S).sum())
+    return {"max_wait_s": float(wait_s.max()) if len(wait_s) else None, "waiting_over_24h": over}
+
+
+def steps(at_s: FloatArray, change: npt.NDArray[Any]) -> tuple[FloatArray, npt.NDArray[Any]]:
+    """A level over time from its changes, both (n,) in any order: instants (k,) ascending, level (k,) from each on."""
+    order = np.argsort(at_s, kind="stable")
+    at, level = at_s[order], np.cumsum(change[order])
+    last = np.append(np.diff(at) > 0, True)[: len(at)]
+    return at[last], level[last]
+
+
+def area(at_s: FloatArray, level: npt.NDArray[Any], until_s: FloatArray) -> FloatArray:
+    """Integral of a level (`steps`), 0 before its first instant, up to each of ``until_s`` (m,): (m,)."""
+    if not len(at_s):
+        return np.zeros(len(until_s))
+    before = np.concatenate([[0.0], np.cumsum(level[:-1] * np.diff(at_s))])
+    k = np.searchsorted(at_s, until_s, side="right") - 1
+    return np.where(k >= 0, before[k] + level[k] * (until_s - at_s[k]), 0.0)
 
 
 def bootstrap_ci(

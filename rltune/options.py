@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin
 import yaml
 
 from rltune.allocators.greedy import rule_code
+from rltune.allocators.sharing_rules import SHARING_RULES
 from rltune.config import CONF, names
 from rltune.errors import InputError
 from rltune.metrics import check_score
@@ -89,14 +90,17 @@ def check_like(given: Any, default: Any, option: str) -> None:
         raise InputError(f"{option}={given!r}; {needed} is needed")
 
 
-def check_allocator(node: Mapping[str, Any]) -> None:
-    """Refuse options that the allocator of conf/allocator does not take, and values it refuses."""
+def check_allocator(node: Mapping[str, Any], simulated: bool = False) -> None:
+    """Refuse options that the allocator of conf/allocator does not take, and values it refuses.
+
+    ``simulated``: for `rltune.simulate`, which also takes the rules for shared GPUs.
+    """
     for name in names("allocator"):
         default = yaml.safe_load((CONF / "allocator" / f"{name}.yaml").read_text())
         if default["_target_"] == node["_target_"] and (name == "milp") == ("rule" not in node):
             check_like(node, default, "allocator")
             break
-    if "rule" in node:
+    if "rule" in node and not (simulated and node["rule"] in SHARING_RULES):
         rule_code(node["rule"])
 
 

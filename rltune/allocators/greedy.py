@@ -103,6 +103,7 @@ def space_of(cluster: ClusterArrays, free: IntArray, cost: FloatArray | None) ->
         free=free.astype(np.int64),
         level=np.zeros((pools, cap + 1), np.int64),
         total=np.zeros(pools, np.int64),
+        at=np.zeros((cap + 1, (len(free) + 31) // 32), np.int64),
         cost=np.zeros((pools, cap + 1)) if cost is None else cost,
     )
     recount(cluster, space)

@@ -21,19 +21,23 @@ from rltune.compiled import kernel
 LEXICOGRAPHIC = 0
 BEST_FIT = 1
 LEAST_FRAGMENTATION = 2
+_BIT_AT = np.empty(32, np.int64)
+_BIT_AT[[((0x077CB531 << k) & 0xFFFFFFFF) >> 27 for k in range(32)]] = np.arange(32)
 RULES = {"lexicographic": LEXICOGRAPHIC, "best_fit": BEST_FIT, "least_fragmentation": LEAST_FRAGMENTATION}
 
 
 class Space(NamedTuple):
     """Free capacity: ``free`` (n_nodes,) GPUs; ``level`` (n_pools, cap + 1): nodes by free count; ``total`` (n_pools,).
 
-    ``cost`` (n_pools, cap + 1): fragmentation cost of a node with f free GPUs
+    ``at`` (cap + 1, words): which nodes have f free GPUs, as bits of 32 nodes a word, so that the lowest one is
+    found without walking over the cluster. ``cost`` (n_pools, cap + 1): fragmentation cost of a node with f free GPUs
     (see `rltune.allocators.fragmentation`); read by LEAST_FRAGMENTATION only.
     """
 
     free: npt.NDArray[np.int64]
     level: npt.NDArray[np.int64]
     total: npt.NDArray[np.int64]
+    at: npt.NDArray[np.int64]
     cost: npt.NDArray[np.float64]
 
 
@@ -56,6 +60,7 @@ def empty_space(cluster: ClusterArrays, cost: npt.NDArray[np.float64] | None = N
         free=np.empty(len(cluster.node_pool), np.int64),
         level=np.empty((n_pools, cap + 1), np.int64),
         total=np.empty(n_pools, np.int64),
+        at=np.empty((cap + 1, (len(cluster.node_pool) + 31) // 32), np.int64),
         cost=np.zeros((n_pools, cap + 1)) if cost is None else cost,
     )
     clear(cluster, space)
@@ -73,14 +78,10 @@ def scratch(cluster: ClusterArrays) -> Scratch:
 @kernel
 def clear(cluster, space):
     """Free every GPU."""
-    space.level[:] = 0
     for p in range(len(cluster.pool_cap)):
-        cap = cluster.pool_cap[p]
-        nodes = cluster.pool_hi[p] - cluster.pool_lo[p]
-        space.level[p, cap] = nodes
-        space.total[p] = nodes * cap
         for i in range(cluster.pool_lo[p], cluster.pool_hi[p]):
-            space.free[i] = cap
+            space.free[i] = cluster.pool_cap[p]
+    recount(cluster, space)
 
 
 @kernel
@@ -92,6 +93,9 @@ def copy_space(source, target):
         target.total[p] = source.total[p]
         for f in range(source.level.shape[1]):
             target.level[p, f] = source.level[p, f]
+    for f in range(source.at.shape[0]):
+        for w in range(source.at.shape[1]):
+            target.at[f, w] = source.at[f, w]
 
 
 @kernel
@@ -105,27 +109,64 @@ def free_gpus(space):
 
 @kernel
 def recount(cluster, space):
-    """Rebuild ``level`` and ``total`` from ``free``."""
+    """Rebuild all else from ``free``."""
     space.level[:] = 0
     space.total[:] = 0
+    space.at[:] = 0
     for i in range(len(space.free)):
-        p = cluster.node_pool[i]
-        space.level[p, space.free[i]] += 1
-        space.total[p] += space.free[i]
+        p, f = cluster.node_pool[i], space.free[i]
+        space.level[p, f] += 1
+        space.total[p] += f
+        space.at[f, i >> 5] |= 1 << (i & 31)
+
+
+@kernel
+def set_free(cluster, space, node, after):
+    """Give a node ``after`` free GPUs."""
+    p = cluster.node_pool[node]
+    before = space.free[node]
+    bit = 1 << (node & 31)
+    space.free[node] = after
+    space.level[p, before] -= 1
+    space.level[p, after] += 1
+    space.at[before, node >> 5] &= ~bit
+    space.at[after, node >> 5] |= bit
+    space.total[p] += after - before
 
 
 @kernel
 def book(cluster, space, nodes, gpus, base, m, sign):
     """Take (sign = -1) or give back (sign = +1) ``gpus[base:base + m]`` on ``nodes[base:base + m]``."""
     for i in range(base, base + m):
-        node = nodes[i]
-        p = cluster.node_pool[node]
-        before = space.free[node]
-        after = before + sign * gpus[i]
-        space.free[node] = after
-        space.level[p, before] -= 1
-        space.level[p, after] += 1
-        space.total[p] += sign * gpus[i]
+        set_free(cluster, space, nodes[i], space.free[nodes[i]] + sign * gpus[i])
+
+
+@kernel
+def lowest_bit(word):
+    """Position of the lowest set bit of a word of 32 (Leiserson, Prokop, Randall 1998: de Bruijn sequence)."""
+    return _BIT_AT[(((word & -word) * 0x077CB531) & 0xFFFFFFFF) >> 27]
+
+
+@kernel
+def within(word, w, lo, hi):
+    """The bits of word number ``w`` that stand for nodes lo <= node < hi."""
+    if w == lo >> 5:
+        word &= -1 << (lo & 31)
+    if w == hi >> 5:
+        word &= (1 << (hi & 31)) - 1
+    return word
+
+
+@kernel
+def first_node(cluster, space, p, f):
+    """The lowest node of pool p with f free GPUs; there must be one."""
+    lo, hi = cluster.pool_lo[p], cluster.pool_hi[p]
+    w = lo >> 5
+    word = within(space.at[f, w], w, lo, hi)
+    while word == 0:
+        w += 1
+        word = within(space.at[f, w], w, lo, hi)
+    return w * 32 + lowest_bit(word)
 
 
 @kernel
@@ -226,10 +267,7 @@ def _find_tight(cluster, space, g, p, rule, work):
     cap = cluster.pool_cap[p]
     if g <= cap:
         f = _tight_level(cluster, space, g, p, rule)
-        node = cluster.pool_lo[p]
-        while space.free[node] != f:
-            node += 1
-        work.node[0], work.gpus[0] = node, g
+        work.node[0], work.gpus[0] = first_node(cluster, space, p, f), g
         return 1
     whole, rest = g // cap, g % cap
     m = whole + (1 if rest > 0 else 0)
@@ -263,18 +301,24 @@ def _collect(cluster, space, g, p, m, last, work):
         work.left[f] = work.take[f]
         spare += f * work.take[f]
     count = 0
-    for i in range(cluster.pool_lo[p], cluster.pool_hi[p]):
-        f = space.free[i]
-        if f > 0 and work.left[f] > 0:
-            work.left[f] -= 1
-            amount = f
-            if f == last and work.left[f] == 0:
-                amount = f - spare
-            work.node[count] = i
-            work.gpus[count] = amount
-            count += 1
-            if count == m:
-                break
+    lo, hi = cluster.pool_lo[p], cluster.pool_hi[p]
+    for w in range(lo >> 5, (hi + 31) >> 5):
+        word = 0
+        for f in range(1, cap + 1):
+            if work.left[f] > 0:
+                word |= space.at[f, w]
+        word = within(word, w, lo, hi)
+        while word != 0:
+            i = w * 32 + lowest_bit(word)
+            word &= word - 1
+            f = space.free[i]
+            if work.left[f] > 0:
+                work.left[f] -= 1
+                work.node[count] = i
+                work.gpus[count] = f - spare if f == last and work.left[f] == 0 else f
+                count += 1
+                if count == m:
+                    return m
     return m
 
 

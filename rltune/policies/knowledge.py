@@ -1,67 +1,84 @@
-"""What a scheduler may know of run times: exactly (known), from the past (predicted), or nothing (none).
+"""What a scheduler may know of run times.
 
-Predictions use only jobs that ended in the record before the new one was
-submitted: a job counts from submit + recorded wait + duration on (recorded wait
-0 where the log has none). So the history is the recorded one, not that of the
-simulated schedule, like that of an operator who trains on yesterday's log.
+- known: exactly. none: nothing.
+- requested: what the user asked for (the job's time limit).
+- predicted: learned (`rltune.policies.learn`) from jobs that ended *in the record* before the new one was submitted: a
+  job counts from submit + recorded wait + duration on (recorded wait 0 where the log has none), like an operator who
+  trains on yesterday's log.
+- online: learned from jobs that ended in the simulated schedule itself; in `rltune.simulate` only.
 """
 
 from __future__ import annotations
 
-import heapq
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rltune.errors import InputError
 from rltune.jobs import JobTable
+from rltune.policies.learn import group_table, replay
 
 KNOWLEDGE = ("known", "predicted", "none")
-RECENT = 0.1
-"""Weight of the newest run in the running mean of log run times; about the last 20 runs count."""
-FIRST_GUESS_S = 200.0
-"""Guess before any job has ended: the median Helios GPU job (Hu et al., SC 2021: 206 s)."""
+"""What tables compare; ordered, each knows more than the next."""
+SIMULATED = (*KNOWLEDGE, "requested", "online")
+"""What `rltune.simulate` takes."""
+WITHIN = 2.0
+"""Forecasts within this factor of the truth count as close."""
 
 
 def known_run_times(jobs: JobTable, knowledge: str) -> npt.NDArray[np.float64]:
-    """(n_jobs,) run times in seconds as the scheduler believes them; NaN for ``none``."""
+    """(n_jobs,) run times in seconds as the scheduler believes them, read-only where exact; NaN for ``none``."""
     if knowledge == "known":
-        return jobs.duration_s.copy()
+        return jobs.duration_s
     if knowledge == "none":
         return np.full(len(jobs), np.nan)
     if knowledge == "predicted":
         return predict(jobs)
-    raise InputError(f"knowledge={knowledge!r} is unknown; known are {', '.join(KNOWLEDGE)}")
+    if knowledge == "requested":
+        absent = np.isnan(jobs.requested_s)
+        if absent.any():
+            row = int(np.argmax(absent))
+            raise InputError(
+                f"knowledge=requested: {int(absent.sum())} of {len(jobs)} jobs, first {jobs.job_id[row]}, have no "
+                "requested_s; use knowledge=predicted, or a log with time limits"
+            )
+        return jobs.requested_s
+    raise InputError(f"knowledge={knowledge!r} is unknown; known are {', '.join(SIMULATED)}")
 
 
 def predict(jobs: JobTable) -> npt.NDArray[np.float64]:
-    """(n_jobs,) predicted seconds: running geometric mean of the most specific group with history.
-
-    Groups, most specific first: (user, VC, name, GPUs), (user, GPUs), (VC, GPUs), (GPUs), all.
-    """
-    groups = _groups(jobs)
+    """(n_jobs,) predicted seconds, each from the jobs that had ended in the record by its submission."""
+    groups = group_table(jobs)
     recorded_wait = np.where(np.isnan(jobs.wait_s), 0.0, jobs.wait_s)
     ends = jobs.submit_s + recorded_wait + jobs.duration_s
-    logs = np.log1p(jobs.duration_s)
-    means = [np.full(int(g.max()) + 1, np.nan) for g in groups]
-    pending: list[tuple[float, int]] = []
-    out = np.empty(len(jobs))
-    for job in range(len(jobs)):
-        while pending and pending[0][0] <= jobs.submit_s[job]:
-            _, ended = heapq.heappop(pending)
-            for group, mean in zip(groups, means, strict=True):
-                at = group[ended]
-                mean[at] = logs[ended] if np.isnan(mean[at]) else mean[at] + RECENT * (logs[ended] - mean[at])
-        out[job] = FIRST_GUESS_S
-        for group, mean in zip(groups, means, strict=True):
-            if not np.isnan(mean[group[job]]):
-                out[job] = np.expm1(mean[group[job]])
-                break
-        heapq.heappush(pending, (ends[job], job))
-    return np.maximum(out, 1.0)
+    mean = np.full(int(groups.max()) + 1, np.nan)
+    by_end = np.argsort(ends, kind="stable")
+    return replay(jobs.submit_s.copy(), jobs.duration_s.copy(), ends, by_end, groups, mean)
 
 
-def _groups(jobs: JobTable) -> list[npt.NDArray[np.int64]]:
-    user, vc, name, gpus = jobs.user.codes, jobs.vc.codes, jobs.name.codes, jobs.num_gpus
-    levels = ((user, vc, name, gpus), (user, gpus), (vc, gpus), (gpus,), (np.zeros_like(gpus),))
-    return [np.unique(np.stack(keys, axis=1), axis=0, return_inverse=True)[1].reshape(-1) for keys in levels]
+def forecast_error(jobs: JobTable, known_s: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """How far believed run times (n_jobs,) are from the true ones; times below 1 s count as 1 s.
+
+    ``q_error``: max(believed / true, true / believed), median and 90th percentile (Moerkotte, Neumann, Steidl, VLDB
+    2009); ``within_2x``: share of q-errors up to 2; ``mae_s``: mean absolute error; ``underestimated``: share of jobs
+    that outlive the belief. None where nothing is believed.
+    """
+    given = ~np.isnan(known_s)
+    if not given.any():
+        return {
+            "jobs": 0,
+            "q_error": {"p50": None, "p90": None},
+            "within_2x": None,
+            "mae_s": None,
+            "underestimated": None,
+        }
+    true, believed = np.maximum(jobs.duration_s[given], 1.0), np.maximum(known_s[given], 1.0)
+    q = np.maximum(believed / true, true / believed)
+    return {
+        "jobs": int(given.sum()),
+        "q_error": {"p50": float(np.median(q)), "p90": float(np.percentile(q, 90))},
+        "within_2x": float((q <= WITHIN).mean()),
+        "mae_s": float(np.abs(believed - true).mean()),
+        "underestimated": float((believed < true).mean()),
+    }

@@ -80,3 +80,49 @@ def cdf(values: dict[str, np.ndarray], png: Path, title: str, unit: str) -> None
     axes.grid(alpha=0.2)
     figure.savefig(png, dpi=130)
     plt.close(figure)
+
+
+def timeline_figure(parquet: Path, png: Path, title: str) -> None:
+    """Queue length, and busy GPUs below all GPUs, over time; from timeline.parquet (means by step)."""
+    line = pd.read_parquet(parquet)
+    begin = (line.time_s - line.time_s.iloc[0]).to_numpy() / 86_400
+    days = np.append(begin, begin[-1] + (begin[1] if len(begin) > 1 else 1e-9))
+    capacity = float((line.busy_gpus + line.free_gpus).iloc[0])
+    figure, (queue, gpus) = plt.subplots(2, 1, figsize=(9, 5), sharex=True, layout="constrained")
+    queue.stairs(line.queued_jobs, days, fill=True, color=COLOURS["learned"], alpha=0.7)
+    queue.set_ylabel("waiting jobs")
+    queue.set_title(title, fontsize=10)
+    gpus.stairs(line.busy_gpus, days, fill=True, color=COLOURS["other"], alpha=0.7)
+    gpus.axhline(capacity, color="black", lw=0.8, ls="--", label=f"{capacity:,.0f} GPUs")
+    gpus.set_ylabel("busy GPUs")
+    gpus.set_ylim(0, capacity * 1.15)
+    gpus.set_xlabel("days since the first submission")
+    gpus.legend(frameon=False, fontsize=8, loc="upper right")
+    for axes in (queue, gpus):
+        axes.grid(alpha=0.2)
+        axes.set_xlim(0, days[-1])
+        axes.set_ylim(bottom=0)
+    figure.savefig(png, dpi=130)
+    plt.close(figure)
+
+
+def what_if_figure(table: pd.DataFrame, png: Path, title: str) -> None:
+    """Mean wait, mean JCT and utilisation of runs side by side; ``table`` (n_runs rows) has run, wait_s, jct_s, utilization."""
+    panels = (("wait_s", "mean wait (s)"), ("jct_s", "mean JCT (s)"), ("utilization", "utilisation"))
+    figure, sides = plt.subplots(
+        1, len(panels), figsize=(11, 0.32 * len(table) + 1.5), sharey=True, layout="constrained", squeeze=False
+    )
+    place = np.arange(len(table))
+    for axes, (metric, label) in zip(sides[0], panels, strict=True):
+        values = table[metric].astype(float).to_numpy()
+        colours = [COLOURS["learned"]] + [COLOURS["other"]] * (len(table) - 1)
+        bars = axes.barh(place, np.nan_to_num(values), color=colours, alpha=0.75)
+        axes.bar_label(bars, [f"{v:,.3g}" if abs(v) < 100 else f"{v:,.0f}" for v in values], fontsize=7, padding=2)
+        axes.set_xlabel(label)
+        axes.margins(x=0.22)
+        axes.grid(axis="x", alpha=0.2)
+    sides[0][0].set_yticks(place, list(table.run), fontsize=8)
+    sides[0][0].invert_yaxis()
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(png, dpi=130)
+    plt.close(figure)

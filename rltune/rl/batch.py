@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.allocators.placement import Scratch, Space, empty_space, scratch
-from rltune.cluster import Cluster, ClusterArrays, eligibility
+from rltune.cluster import Cluster, ClusterArrays
 from rltune.compiled import kernel
-from rltune.jobs import JobTable
-from rltune.simulator.state import COUNTERS, Jobs, Pools, Sim, slots
+from rltune.simulator.state import COUNTERS, Jobs, Pools, Sim
 
 # Slots of ``Batch.tally`` (seconds or score units).
 TOTAL, DONE, SCALE, LAST_END, FIRST, WORK, SHADOW = range(7)
@@ -45,21 +44,30 @@ class Batch(NamedTuple):
     submit: npt.NDArray[np.float64]
     run: npt.NDArray[np.float64]
     known: npt.NDArray[np.float64]
-    gpus: npt.NDArray[np.int64]
-    cls: npt.NDArray[np.int64]
-    rank: npt.NDArray[np.int64]
-    part: npt.NDArray[np.int64]
+    gpus: npt.NDArray[np.int32]
+    cls: npt.NDArray[np.int32]
+    rank: npt.NDArray[np.int32]
+    part: npt.NDArray[np.int32]
     free: npt.NDArray[np.int64]
     level: npt.NDArray[np.int64]
     total: npt.NDArray[np.int64]
-    queue: npt.NDArray[np.int64]
-    active: npt.NDArray[np.int64]
-    expected: npt.NDArray[np.int64]
+    at: npt.NDArray[np.int64]
+    queue: npt.NDArray[np.int32]
+    waiting: npt.NDArray[np.int64]
+    class_passed: npt.NDArray[np.int64]
+    misfit: npt.NDArray[np.int64]
+    active: npt.NDArray[np.int32]
+    expected: npt.NDArray[np.int32]
+    frontier: npt.NDArray[np.int32]
+    active_at: npt.NDArray[np.int32]
+    expected_at: npt.NDArray[np.int32]
+    turn: npt.NDArray[np.int32]
     start: npt.NDArray[np.float64]
     end: npt.NDArray[np.float64]
-    alloc_node: npt.NDArray[np.int64]
-    alloc_gpus: npt.NDArray[np.int64]
-    alloc_len: npt.NDArray[np.int64]
+    believed: npt.NDArray[np.float64]
+    alloc_node: npt.NDArray[np.int32]
+    alloc_gpus: npt.NDArray[np.int32]
+    alloc_len: npt.NDArray[np.int32]
     key: npt.NDArray[np.float64]
     clock: npt.NDArray[np.float64]
     counts: npt.NDArray[np.int64]
@@ -70,23 +78,6 @@ class Batch(NamedTuple):
     passed: npt.NDArray[np.int64]
     tally: npt.NDArray[np.float64]
     mark: npt.NDArray[np.int64]
-
-
-def make_table(
-    jobs: JobTable, cluster: Cluster, known_s: npt.NDArray[np.float64], rank: npt.NDArray[np.int64]
-) -> tuple[Jobs, Pools]:
-    """The whole trace as kernels see it; windows are copied out of it."""
-    classes = eligibility(jobs, cluster)
-    table = Jobs(
-        submit=jobs.submit_s.copy(),
-        run=jobs.duration_s.copy(),
-        known=np.asarray(known_s, np.float64).copy(),
-        gpus=jobs.num_gpus.astype(np.int64),
-        cls=classes.cls,
-        rank=np.asarray(rank, np.int64).copy(),
-        part=slots(jobs, cluster, classes),
-    )
-    return table, Pools(classes.ptr, classes.pools)
 
 
 def make_batch(
@@ -103,8 +94,13 @@ def make_batch(
     idle = empty_space(arrays, cost)
     width = int((table.part[n_jobs:] - table.part[:-n_jobs]).max())
 
+    classes = len(pools.ptr) - 1
+
     def ints(n: int) -> npt.NDArray[np.int64]:
         return np.zeros((n_envs, n), np.int64)
+
+    def small(n: int) -> npt.NDArray[np.int32]:
+        return np.zeros((n_envs, n), np.int32)
 
     def floats(n: int) -> npt.NDArray[np.float64]:
         return np.zeros((n_envs, n))
@@ -119,21 +115,30 @@ def make_batch(
         submit=floats(n_jobs),
         run=floats(n_jobs),
         known=floats(n_jobs),
-        gpus=ints(n_jobs),
-        cls=ints(n_jobs),
-        rank=ints(n_jobs),
-        part=ints(n_jobs + 1),
+        gpus=small(n_jobs),
+        cls=small(n_jobs),
+        rank=small(n_jobs),
+        part=small(n_jobs + 1),
         free=np.repeat(idle.free[None], n_envs, 0),
         level=np.repeat(idle.level[None], n_envs, 0),
         total=np.repeat(idle.total[None], n_envs, 0),
-        queue=ints(n_jobs),
-        active=ints(n_jobs),
-        expected=ints(n_jobs),
+        at=np.repeat(idle.at[None], n_envs, 0),
+        queue=small(n_jobs),
+        waiting=ints(classes),
+        class_passed=ints(classes),
+        misfit=np.zeros((n_envs, 2, classes), np.int64),
+        active=small(n_jobs),
+        expected=small(n_jobs),
+        frontier=small(n_jobs + 1),
+        active_at=small(n_jobs),
+        expected_at=small(n_jobs),
+        turn=small(n_jobs),
         start=floats(n_jobs),
         end=floats(n_jobs),
-        alloc_node=ints(width),
-        alloc_gpus=ints(width),
-        alloc_len=ints(n_jobs),
+        believed=floats(n_jobs),
+        alloc_node=small(width),
+        alloc_gpus=small(width),
+        alloc_len=small(n_jobs),
         key=floats(n_jobs),
         clock=floats(1),
         counts=ints(COUNTERS),
@@ -162,12 +167,20 @@ def view(batch, i):
             batch.rank[i],
             batch.part[i],
         ),
-        Space(batch.free[i], batch.level[i], batch.total[i], batch.cost),
+        Space(batch.free[i], batch.level[i], batch.total[i], batch.at[i], batch.cost),
         batch.queue[i],
+        batch.waiting[i],
+        batch.class_passed[i],
+        batch.misfit[i],
         batch.active[i],
         batch.expected[i],
+        batch.frontier[i],
+        batch.active_at[i],
+        batch.expected_at[i],
+        batch.turn[i],
         batch.start[i],
         batch.end[i],
+        batch.believed[i],
         batch.alloc_node[i],
         batch.alloc_gpus[i],
         batch.alloc_len[i],

@@ -93,7 +93,7 @@ def until_expected_completion(sim):
     running = sim.counts[RUNNING]
     if running == 0:
         return 1e9
-    first = sim.expected[running - 1]
+    first = sim.expected[0]
     if np.isnan(sim.jobs.known[first]):
         return 0.0
     return min(max(sim.start[first] + sim.jobs.known[first] - sim.clock[0], 0.0), 1e9)

@@ -12,17 +12,16 @@ import numpy.typing as npt
 from rltune.allocators.fragmentation import FloatArray, cost_table, demand_of
 from rltune.allocators.greedy import rule_code
 from rltune.allocators.placement import LEAST_FRAGMENTATION
-from rltune.cluster import Cluster
+from rltune.cluster import Cluster, refuse_further_resources
 from rltune.errors import InputError
 from rltune.metrics import check_score
 from rltune.policies.dynamic import STATIC
 from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import order, static_rank
-from rltune.rl.batch import make_table
 from rltune.rl.kernels import SCORE_CODES
 from rltune.simulator.disciplines import DISCIPLINES
 from rltune.simulator.run import check_discipline
-from rltune.simulator.state import Jobs, Pools
+from rltune.simulator.state import Jobs, Pools, job_arrays
 from rltune.traces import Trace
 
 REWARDS = ("score", "relative")
@@ -123,7 +122,7 @@ def make_setup(
 
     ``history``: the longer trace that ``trace`` is cut from; predictions then know
     what came before. ``cost`` (n_pools, cap + 1): fragmentation of a node (the allocator's; default: by the demand
-    of ``trace``, quadratic for the MILP). Raises InputError if the trace is shorter than an episode.
+    of ``trace``, quadratic for the MILP). Raises InputError if the trace is shorter than an episode, or asks for less than whole GPUs.
     """
     jobs = trace.jobs
     length = rules.window + rules.warmup
@@ -132,8 +131,9 @@ def make_setup(
             f"{trace.label}: {len(jobs)} jobs of a stretch are fewer than an episode's {length}; "
             "give longer stretches (trace.train, trace.validate) or smaller protocol.window, protocol.warmup"
         )
+    refuse_further_resources(jobs, cluster, trace.label)
     known = run_times(trace, rules.knowledge, history)
-    table, pools = make_table(jobs, cluster, known, static_rank(order(rules.order), jobs, known))
+    table, pools = job_arrays(jobs, cluster, known, static_rank(order(rules.order), jobs, known))
     arrays = cluster.arrays()
     if cost is None:
         measure = "quadratic" if rules.allocator == "milp" else "demand"

@@ -68,7 +68,7 @@ class Judged:
         result = played.results[0]
         days, day = np.unique(result.jobs.submit_s // DAY_S, return_inverse=True)
         cost = result.scores()[SCORE_METRIC[self.setup.rules.score]]
-        sums = np.bincount(day[result.started], cost, minlength=len(days))
+        sums = np.bincount(day[result.finished], cost, minlength=len(days))
         return np.asarray(-sums * len(sums) / len(cost))
 
 

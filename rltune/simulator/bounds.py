@@ -1,7 +1,7 @@
 """What no schedule can beat: lower bounds on mean JCT, mean wait and makespan.
 
-Setting: job j is submitted at r_j, runs p_j seconds without interruption on g_j GPUs
-that are held together, equally fast wherever it runs. Pools that share no job,
+Setting: job j is submitted at r_j, runs p_j seconds without interruption on g_j GPUs (a share of one
+GPU counts as that share) that are held together, equally fast wherever it runs. Pools that share no job,
 directly or through others, are bounded apart (`components`). Let G be the GPUs of a
 component and q_j = p_j g_j / G, the time that all of them together would need for j.
 
@@ -20,7 +20,8 @@ g_j / G, and j gets q_j in all, not before r_j. Nodes, gangs and placement are f
    sum C_j >= sum (M_j(that schedule) + p_j / 2): the squashed area bound (Turek et al., SPAA 1994) with release dates.
 
 The first holds for preemptive schedules too, the second only without preemption. Mean wait
-is mean JCT minus mean run time, never below 0.
+is mean JCT minus mean run time, never below 0. Restarts, failures and slower GPUs only add to any
+schedule, so the bounds stay true; GPUs faster than the recorded ones break all of them.
 
 **Makespan**: the last end is at least r_j + p_j for every j, and at least t plus the work
 submitted at t or later over G, for every submission time t; minus the first submission.
@@ -35,7 +36,7 @@ import numpy.typing as npt
 
 from rltune.cluster import Cluster, eligibility
 from rltune.compiled import kernel
-from rltune.jobs import JobTable
+from rltune.jobs import WHOLE, JobTable
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -51,8 +52,11 @@ class Bounds:
     makespan_s: float
 
 
-def lower_bounds(jobs: JobTable, cluster: Cluster) -> Bounds:
-    """Bounds for any schedule of these jobs without preemption; jobs that no idle pool can hold are left out."""
+def lower_bounds(jobs: JobTable, cluster: Cluster, preemptive: bool = False) -> Bounds:
+    """Bounds for any schedule of these jobs; jobs that no idle pool can hold are left out.
+
+    ``preemptive``: also for schedules that interrupt jobs; else for those without preemption, which is tighter.
+    """
     part, gpus = components(jobs, cluster)
     jct_sum, run_sum, last, count = 0.0, 0.0, -np.inf, 0
     for k in range(len(gpus)):
@@ -60,8 +64,8 @@ def lower_bounds(jobs: JobTable, cluster: Cluster) -> Bounds:
         if not rows.any():
             continue
         submit, run = jobs.submit_s[rows], jobs.duration_s[rows]
-        squashed = run * jobs.num_gpus[rows] / gpus[k]
-        completions = max(completion_sum(submit, squashed, run), float((submit + run).sum()))
+        squashed = run * jobs.num_gpus[rows] * (jobs.gpu_milli[rows] / WHOLE) / gpus[k]
+        completions = max(completion_sum(submit, squashed, run, preemptive), float((submit + run).sum()))
         jct_sum += completions - float(submit.sum())
         run_sum += float(run.sum())
         count += int(rows.sum())
@@ -91,13 +95,15 @@ def components(jobs: JobTable, cluster: Cluster) -> tuple[IntArray, IntArray]:
     return first[classes.cls], gpus
 
 
-def completion_sum(submit_s: FloatArray, squashed_s: FloatArray, run_s: FloatArray) -> float:
-    """The larger of both bounds on the sum of completion times; all (n,), ``submit_s`` ascending."""
+def completion_sum(submit_s: FloatArray, squashed_s: FloatArray, run_s: FloatArray, preemptive: bool = False) -> float:
+    """The larger of both bounds on the sum of completion times, or the preemptive one; (n,), ``submit_s`` ascending."""
     n = len(submit_s)
     # Where time is short, seconds since 1970 would cost digits.
     origin = float(submit_s[0])
     heap, left = np.zeros(n, np.int64), np.zeros(n)
     shortest = machine(submit_s - origin, squashed_s, True, heap, left, np.zeros(n))
+    if preemptive:
+        return shortest + n * origin
     busy = machine(submit_s - origin, squashed_s, False, heap, left, np.zeros(n))
     return max(shortest, busy + float(run_s.sum()) / 2) + n * origin
 

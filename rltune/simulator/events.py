@@ -1,4 +1,4 @@
-"""Compiled events: arrivals, starts, completions, and the two sorted lists they keep.
+"""Compiled events: arrivals, starts, completions, and the queue and heaps they keep.
 
 Time is in seconds. Completions of an instant come before its arrivals, jobs of
 the same instant in the order of the table: the same input gives the same schedule.
@@ -10,7 +10,8 @@ import numpy as np
 
 from rltune.allocators.placement import book, clear, find, fits
 from rltune.compiled import kernel
-from rltune.simulator.state import ARRIVED, DROPPED, EVENTS, QUEUED, RUNNING
+from rltune.simulator.heap import push, remove
+from rltune.simulator.state import ARRIVED, DROPPED, EVENTS, QUEUED, RUNNING, STARTED
 
 
 @kernel
@@ -20,6 +21,8 @@ def reset(sim):
     sim.start[:] = np.nan
     sim.end[:] = np.nan
     sim.alloc_len[:] = 0
+    sim.waiting[:] = 0
+    sim.misfit[:] = 0
     sim.counts[:] = 0
     sim.clock[0] = sim.jobs.submit[0]
 
@@ -49,35 +52,26 @@ def start_job(sim, job, m):
     book(sim.cluster, sim.space, sim.work.node, sim.work.gpus, 0, m, -1)
     sim.start[job] = sim.clock[0]
     sim.end[job] = sim.clock[0] + sim.jobs.run[job]
+    believed = sim.clock[0] + sim.jobs.known[job]
+    # A heap must compare: unknown ends come last.
+    sim.believed[job] = np.inf if np.isnan(believed) else believed
+    sim.turn[job] = sim.counts[STARTED]
     running = sim.counts[RUNNING]
-    at = running
-    while at > 0 and sim.end[sim.active[at - 1]] <= sim.end[job]:
-        sim.active[at] = sim.active[at - 1]
-        at -= 1
-    sim.active[at] = job
-    believed = sim.start[job] + sim.jobs.known[job]
-    at = running
-    while at > 0 and sim.start[sim.expected[at - 1]] + sim.jobs.known[sim.expected[at - 1]] <= believed:
-        sim.expected[at] = sim.expected[at - 1]
-        at -= 1
-    sim.expected[at] = job
+    push(sim.active, sim.active_at, running, sim.end, sim.turn, job)
+    push(sim.expected, sim.expected_at, running, sim.believed, sim.turn, job)
     sim.counts[RUNNING] += 1
+    sim.counts[STARTED] += 1
 
 
 @kernel
 def complete_next(sim):
     """End the job that ends first."""
-    running = sim.counts[RUNNING] - 1
-    job = sim.active[running]
-    sim.counts[RUNNING] = running
-    base = sim.jobs.part[job]
-    m = sim.alloc_len[job]
-    book(sim.cluster, sim.space, sim.alloc_node, sim.alloc_gpus, base, m, 1)
-    at = running
-    while sim.expected[at] != job:
-        at -= 1
-    for i in range(at, running):
-        sim.expected[i] = sim.expected[i + 1]
+    running = sim.counts[RUNNING]
+    job = sim.active[0]
+    remove(sim.active, sim.active_at, running, sim.end, sim.turn, job)
+    remove(sim.expected, sim.expected_at, running, sim.believed, sim.turn, job)
+    sim.counts[RUNNING] = running - 1
+    book(sim.cluster, sim.space, sim.alloc_node, sim.alloc_gpus, sim.jobs.part[job], sim.alloc_len[job], 1)
 
 
 @kernel
@@ -105,11 +99,13 @@ def arrive_next(sim):
         at = lo
     sim.queue[at] = job
     sim.counts[QUEUED] += 1
+    sim.waiting[sim.jobs.cls[job]] += 1
 
 
 @kernel
 def remove_at(sim, position):
     """Take one job out of the queue."""
+    sim.waiting[sim.jobs.cls[sim.queue[position]]] -= 1
     sim.counts[QUEUED] -= 1
     for i in range(position, sim.counts[QUEUED]):
         sim.queue[i] = sim.queue[i + 1]
@@ -117,8 +113,7 @@ def remove_at(sim, position):
 
 @kernel
 def next_completion(sim):
-    running = sim.counts[RUNNING]
-    return sim.end[sim.active[running - 1]] if running > 0 else np.inf
+    return sim.end[sim.active[0]] if sim.counts[RUNNING] > 0 else np.inf
 
 
 @kernel

@@ -30,10 +30,12 @@ def run_readable(
     """
     reset(sim)
     records: list[dict[str, object]] = []
+    # To an allocator both mean the same: stop at the first job that does not fit.
+    told = "blocking" if discipline == "strict" else discipline
 
     def commit(only: IntArray | None = None) -> Plan:
         snapshot = take_snapshot(sim, priority, only)
-        plan = decide(snapshot, policy, allocator, discipline)
+        plan = decide(snapshot, policy, allocator, told)
         for start in plan.starts:
             m = len(start.nodes)
             sim.work.node[:m], sim.work.gpus[:m] = start.nodes, start.gpus

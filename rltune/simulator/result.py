@@ -12,13 +12,19 @@ import numpy.typing as npt
 import pandas as pd
 
 from rltune.cluster import Cluster
-from rltune.compiled import compiled
-from rltune.jobs import JobTable
-from rltune.metrics import distribution, job_scores, widest
+from rltune.errors import InputError
+from rltune.fairness import finish_time_fairness, jain
+from rltune.jobs import Category, JobTable
+from rltune.metrics import distribution, job_scores, starvation, widest
+from rltune.simulator import bounds, fragments, usage
 from rltune.simulator.runs import GPU, OUTCOMES, Runs, runs_of
 from rltune.simulator.state import DROPPED, EVENTS, Sim
 
 DAY_S = 86_400.0
+GROUPS = ("vc", "user", "priority", "gpu_type", "name", "status", "mig", "num_gpus")
+"""Columns of the job table that `Result.by` can group by."""
+TENANTS = ("vc", "user")
+"""Whose fairness the summary tells."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Result:
     ``start_s, end_s`` (n_jobs,): first start and last end, NaN for a job that never ran or never ended.
     ``events``: arrivals, completions and whatever else was simulated; ``dropped``: jobs that no idle pool
     could hold. ``make_runs``: builds `runs`, when first asked for. ``decisions``: one record a decision
-    where the readable loop made them, else empty.
+    where the readable loop made them, else empty. ``extra``: what the detailed simulation has to tell beside.
     """
 
     jobs: JobTable
@@ -40,6 +46,7 @@ class Result:
     dropped: int
     decisions: list[dict[str, Any]] = field(default_factory=list)
     allocator_stats: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -66,8 +73,13 @@ class Result:
         return ~np.isnan(self.start_s)
 
     @property
+    def finished(self) -> npt.NDArray[np.bool_]:
+        """(n_jobs,) whether the job came to its end; the others count as unfinished and enter no mean."""
+        return ~np.isnan(self.end_s)
+
+    @property
     def wait_s(self) -> npt.NDArray[np.float64]:
-        """(n_jobs,) seconds between submission and end without GPUs; NaN for unfinished jobs."""
+        """(n_jobs,) seconds without GPUs between submission and the end of the last run; NaN for jobs that never ran."""
         return self.start_s - self.jobs.submit_s + self._between_runs_s
 
     @cached_property
@@ -125,77 +137,157 @@ class Result:
         )
 
     def scores(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Per-job wait_s, jct_s, bsld, slowdown of the jobs that ran, in submit order."""
-        ran = self.started
-        return job_scores(self.wait_s[ran], self.jobs.duration_s[ran])
-
-    def utilization(self) -> float:
-        """Busy GPU-seconds over (last end - first submit) x cluster GPUs."""
-        ran = self.started
-        if not ran.any() or self.makespan_s() <= 0:
-            return 0.0
-        work = float((self.jobs.duration_s[ran] * self.jobs.num_gpus[ran]).sum())
-        return work / (self.makespan_s() * self.cluster.gpus)
+        """Per-job wait_s, jct_s, bsld, slowdown of the jobs that finished, in submit order."""
+        done = self.finished
+        jct_s = self.end_s[done] - self.jobs.submit_s[done]
+        return job_scores(self.wait_s[done], self.jobs.duration_s[done], jct_s)
 
     def makespan_s(self) -> float:
-        """Last end - first submit."""
-        ran = self.started
-        return float(self.end_s[ran].max() - self.jobs.submit_s[0]) if ran.any() else 0.0
+        """Last end of a run - first submit."""
+        return float(self.runs.end_s.max() - self.jobs.submit_s[0]) if len(self.runs) else 0.0
+
+    def utilization(self) -> float:
+        """GPU-seconds held by jobs over makespan x cluster GPUs."""
+        return self._share(float(self._held_s.sum()))
+
+    def goodput(self) -> float:
+        """GPU-seconds of run time done and kept (as recorded; no restarts, no lost work) over makespan x cluster GPUs."""
+        return self._share(usage.useful_gpu_s(self.runs))
+
+    def _share(self, gpu_s: float) -> float:
+        span = self.makespan_s()
+        return gpu_s / (span * self.cluster.gpus) if span > 0 else 0.0
+
+    @cached_property
+    def _held_s(self) -> npt.NDArray[np.float64]:
+        """(n_pools,) GPU-seconds held by jobs."""
+        return usage.held_by_pool(self.runs, self.cluster)
 
     def fragmentation(self) -> float:
         """Time-weighted mean share of the free GPUs that stand on partly used nodes, while jobs may still arrive."""
-        runs, arrays = self.runs, self.cluster.arrays()
-        return float(
-            _free_on_partly_used(
-                runs.start_s, runs.end_s, np.argsort(runs.end_s, kind="stable"), runs.ptr, runs.node, runs.milli,
-                arrays.pool_cap[arrays.node_pool] * GPU, float(self.jobs.submit_s[0]), float(self.jobs.submit_s[-1]),
-            )
-        )  # fmt: skip
+        return fragments.partly_used(self.jobs, self.cluster, self.runs)
+
+    def fragmentation_by_demand(self) -> float:
+        """Share of the free GPUs that the waiting jobs' mix cannot use, likewise; see `rltune.simulator.fragments`."""
+        return fragments.unusable_by_demand(self.jobs, self.cluster, self.runs)
+
+    def timeline(self, step_s: float = 3600.0) -> pd.DataFrame:
+        """Means by step of ``step_s`` seconds from the first submission to the last end.
+
+        Columns time_s (where the step begins), queued_jobs, queued_gpus, busy_gpus, free_gpus.
+        """
+        begin = float(self.jobs.submit_s[0])
+        return usage.timeline(self.jobs, self.runs, self.cluster.gpus, begin, begin + self.makespan_s(), step_s)
+
+    def by(self, column: str) -> pd.DataFrame:
+        """A row for each value of a column of the job table (`GROUPS`), "-" where it is absent.
+
+        Columns: jobs, unfinished, gpu_h (GPU-hours held); means over finished jobs of wait_s, jct_s, bsld, and
+        wait_s_p99; for a tenant (vc, user) rho, its mean finish-time fairness (`rltune.fairness`).
+        """
+        if column not in GROUPS:
+            raise InputError(f"by({column!r}): no such grouping; known are {', '.join(GROUPS)}")
+        values = getattr(self.jobs, column)
+        groups = pd.Series(values.values() if isinstance(values, Category) else values).fillna("-")
+        held = np.bincount(self.runs.job, (self.runs.end_s - self.runs.start_s) * self.runs.held_gpus(), len(self.jobs))
+        done = self.finished
+        frame = pd.DataFrame({"jobs": 1, "unfinished": ~done, "gpu_h": held / 3600.0})
+        out = frame.groupby(groups.to_numpy()).sum()
+        scores = pd.DataFrame({name: self.scores()[name] for name in ("wait_s", "jct_s", "bsld")})
+        by_group = scores.groupby(groups.to_numpy()[done])
+        out = out.join(by_group.mean()).join(by_group.wait_s.quantile(0.99).rename("wait_s_p99"))
+        if column in TENANTS and (tenants := self._tenants(column)).any():
+            rho = pd.Series(self._rho(column)).groupby(groups.to_numpy()[tenants]).mean()
+            out = out.join(rho.rename("rho"))
+        return out.rename_axis(column)
+
+    def _tenants(self, column: str) -> npt.NDArray[np.bool_]:
+        """(n_jobs,) finished jobs that have a tenant."""
+        return self.finished & (getattr(self.jobs, column).codes >= 0)
+
+    def _rho(self, column: str) -> npt.NDArray[np.float64]:
+        """Finish-time fairness of the jobs of `_tenants`."""
+        rows, jobs = self._tenants(column), self.jobs
+        work = jobs.duration_s[rows] * usage.demand_milli(jobs)[rows] / GPU
+        tenant = getattr(jobs, column).codes[rows]
+        return finish_time_fairness(
+            jobs.submit_s[rows], self.end_s[rows], jobs.duration_s[rows], work, tenant, float(self.cluster.gpus)
+        )
+
+    def fairness(self, column: str) -> dict[str, Any] | None:
+        """Among the tenants of a column (vc, user): Jain's index of their mean bounded slowdowns; rho. None below two.
+
+        ``rho``: mean and p99 over jobs, ``worst`` the largest mean of a tenant, ``above_1`` the share of jobs that
+        sharing delayed. Definitions: `rltune.fairness`.
+        """
+        rows = self._tenants(column)
+        codes = getattr(self.jobs, column).codes[rows]
+        counts = np.bincount(codes)
+        present = counts > 0
+        if present.sum() < 2:
+            return None
+        bsld = self.scores()["bsld"][rows[self.finished]]
+        rho = self._rho(column)
+        by_tenant = np.bincount(codes, rho)[present] / counts[present]
+        return {
+            "tenants": int(present.sum()),
+            "jain_bsld": jain(np.bincount(codes, bsld)[present] / counts[present]),
+            "rho": {
+                "mean": float(rho.mean()),
+                "p99": float(np.percentile(rho, 99)),
+                "worst": float(by_tenant.max()),
+                "above_1": float((rho > 1 + 1e-9).mean()),
+            },
+        }
+
+    def bounds(self) -> dict[str, Any]:
+        """Lower bounds of mean JCT, mean wait and makespan of the finished jobs, and how far above them this schedule is.
+
+        ``jct_s, wait_s, makespan_s``: each {"bound", "reached", "above"}, above = reached / bound - 1, None where the
+        bound is 0. ``preemptive``: whether they allow for interruptions, as this schedule had some; else they hold for
+        schedules without preemption only. ``reason``: why there are none (`rltune.simulator.bounds`).
+        """
+        runs, done = self.runs, self.finished
+        if not done.any():
+            return {"reason": "no job finished"}
+        if (self.jobs.mig.codes[done] >= 0).any():
+            return {"reason": "no bound for MIG slices"}
+        if (runs.useful_s > (runs.end_s - runs.start_s) * (1 + 1e-9) + 1e-6).any():
+            return {"reason": "no bound where jobs run faster than recorded"}
+        preemptive = len(runs) > len(np.unique(runs.job))
+        found = bounds.lower_bounds(self.jobs.take(done), self.cluster, preemptive)
+        last, first = float(self.end_s[done].max()), float(self.jobs.submit_s[done][0])
+        scores = self.scores()
+        reached = {"jct_s": scores["jct_s"].mean(), "wait_s": scores["wait_s"].mean(), "makespan_s": last - first}
+        out: dict[str, Any] = {"preemptive": preemptive}
+        for name, value in reached.items():
+            least = getattr(found, name)
+            above = float(value) / least - 1 if least > 0 else None
+            out[name] = {"bound": least, "reached": float(value), "above": above}
+        return out
 
     def summary(self) -> dict[str, Any]:
         """Metrics as in summary.json. Intervals resample days of submission (jobs of a day are not independent)."""
-        ran = self.started
-        days = np.floor(self.jobs.submit_s[ran] / DAY_S)
-        out: dict[str, Any] = {name: distribution(values, days) for name, values in self.scores().items()}
-        wide = widest(self.jobs.num_gpus)[ran]
-        out["wait_s_widest5pct"] = distribution(self.wait_s[ran][wide], days[wide])
+        done, runs, begin = self.finished, self.runs, float(self.jobs.submit_s[0])
+        days = np.floor(self.jobs.submit_s[done] / DAY_S)
+        scores = self.scores()
+        out: dict[str, Any] = {name: distribution(values, days) for name, values in scores.items()}
+        wide = widest(self.jobs.num_gpus)[done]
+        out["wait_s_widest5pct"] = distribution(scores["wait_s"][wide], days[wide])
+        span = self.makespan_s()
         out["utilization"] = {"mean": self.utilization()}
+        out["goodput"] = {"mean": self.goodput()}
+        out["flops_utilization"] = usage.flops_utilization(self._held_s, self.cluster, span)
+        out["energy_kwh"] = usage.energy_kwh(self._held_s, self.cluster, span)
         out["fragmentation"] = {"mean": self.fragmentation()}
-        out["makespan_s"] = {"mean": self.makespan_s()}
-        out["unfinished"] = int((~ran).sum())
+        out["fragmentation_by_demand"] = {"mean": self.fragmentation_by_demand()}
+        out["makespan_s"] = {"mean": span}
+        out["queue"] = usage.queue_summary(self.jobs, runs, begin, begin + span)
+        out["starvation"] = starvation(self.wait_s[self.started])
+        out["fairness"] = {column: self.fairness(column) for column in TENANTS}
+        ends = np.bincount(runs.outcome, minlength=len(OUTCOMES))
+        out["runs"] = {"count": len(runs)} | {name: int(n) for name, n in zip(OUTCOMES, ends, strict=True)}
+        out["unfinished"] = int((~done).sum())
         if self.allocator_stats:
             out["allocator"] = self.allocator_stats
-        return out
-
-
-@compiled
-def _free_on_partly_used(start, finish, by_end, ptr, node, milli, size, begin, end):
-    """Replay runs, sorted by start, between ``begin`` and ``end``: free shares on partly used nodes over all free."""
-    free = size.copy()
-    total, partly = free.sum(), 0
-    now, area, all_free = begin, 0.0, 0.0
-    i = j = 0
-    n = len(start)
-    while True:
-        s = start[i] if i < n else np.inf
-        e = finish[by_end[j]] if j < n else np.inf
-        instant = min(s, e, end)
-        area += partly * (instant - now)
-        all_free += total * (instant - now)
-        now = instant
-        if instant >= end:
-            return area / all_free if all_free > 0 else 0.0
-        # At one instant a run's end comes before other starts, but never before its own start.
-        ends = e <= s and start[by_end[j]] < e
-        run = by_end[j] if ends else i
-        sign = 1 if ends else -1
-        if ends:
-            j += 1
-        else:
-            i += 1
-        for k in range(ptr[run], ptr[run + 1]):
-            at = node[k]
-            partly -= free[at] if free[at] < size[at] else 0
-            free[at] += sign * milli[k]
-            total += sign * milli[k]
-            partly += free[at] if free[at] < size[at] else 0
+        return out | self.extra

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
 
 from rltune.allocators.fragmentation import demand_cost, demand_of
 from rltune.allocators.greedy import GreedyAllocator, rule_code
-from rltune.cluster import Cluster, accepts, eligibility
+from rltune.allocators.placement import RULES
+from rltune.allocators.sharing_rules import SHARING_RULES, SharingRule
+from rltune.cluster import Cluster, accepts, eligibility, further_resources
 from rltune.errors import InputError
 from rltune.jobs import JobTable
 from rltune.plan import Allocator, FloatArray, Policy
 from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import Order, order, static_rank
-from rltune.simulator.disciplines import DISCIPLINES, run_to_end
+from rltune.simulator.disciplines import DISCIPLINES, SIMULATED, run_to_end
+from rltune.simulator.fleet.loop import FLEET_DISCIPLINES
+from rltune.simulator.fleet.options import make_options
+from rltune.simulator.fleet.run import preemptive_policy, simulate_fleet
 from rltune.simulator.loop import run_readable
 from rltune.simulator.result import Result
 from rltune.simulator.state import build
@@ -34,26 +40,61 @@ def simulate_jobs(
     oversized: str | None = None,
     cost: FloatArray | None = None,
     source: str = "jobs",
+    seed: int = 0,
+    **options: Any,
 ) -> Result:
     """Run every job of the table; deterministic.
 
+    Whole GPUs without interruptions run on the compiled loop of `rltune.simulator.disciplines`; whatever asks for more
+    (shares, MIG, CPU and memory limits, a preemptive policy, conservative backfill, any of ``options``) on the
+    detailed one of `rltune.simulator.fleet`.
+
     Args:
-        policy: name of an order, or a function (queue, snapshot) -> keys.
-        discipline: blocking (the reference protocol, exact), skip, or easy.
-        allocator: lexicographic, best_fit, least_fragmentation, or an object with ``allocate``.
-        knowledge: known, predicted, none, or (n_jobs,) run times in seconds as the scheduler believes them.
+        policy: name of an order or of a preemptive policy, or a function (queue, snapshot) -> keys.
+        discipline: blocking (RLTune's protocol, exact), strict (as blocking, but the head is chosen anew at every
+            instant: Helios' protocol), skip, easy, or conservative.
+        allocator: lexicographic, best_fit, least_fragmentation; detailed: first_fit, best_fit, least_loaded, random,
+            dot_prod, gpu_clustering, gpu_packing; or an object with ``allocate``.
+        knowledge: known, requested, predicted, online, none, or (n_jobs,) run times in seconds as the scheduler believes.
         oversized: what to do with jobs that no idle pool can hold: refuse (an InputError naming the
             first) or drop (they count as unfinished). Default: refuse; under ``blocking`` drop with
             a warning, since the reference protocol drops them.
         cost: (n_pools, cap + 1) fragmentation cost for least_fragmentation; default: these jobs' own demand.
+        seed: of failures, lottery and random placement; nothing else is left to chance.
+        options: of the detailed simulation, see `rltune.simulator.fleet.options.Options`.
 
     Raises:
         InputError: unknown names, a policy that needs run times under ``none``, an oversized job.
     """
-    check_discipline(discipline)
+    if isinstance(allocator, SharingRule):
+        allocator = allocator.rule
+    check_discipline(discipline, {**SIMULATED, **FLEET_DISCIPLINES})
     if not len(jobs):
         raise InputError(f"{source}: the job table is empty; at least one job is needed")
-    known = known_run_times(jobs, knowledge) if isinstance(knowledge, str) else check_run_times(knowledge, len(jobs))
+    online = isinstance(knowledge, str) and knowledge == "online"
+    if online:
+        known = np.full(len(jobs), np.nan)
+    else:
+        known = (
+            known_run_times(jobs, knowledge) if isinstance(knowledge, str) else check_run_times(knowledge, len(jobs))
+        )
+    reason = needs_detail(jobs, cluster, policy, discipline, allocator, knowledge, options)
+    if reason is not None:
+        if not isinstance(policy, str) or not isinstance(allocator, str) or allocator in PLAIN_ONLY:
+            raise InputError(
+                f"{reason}: this needs the detailed simulation, which takes named policies and the allocators "
+                f"{', '.join(SHARING_RULES)} only"
+            )
+        if discipline not in FLEET_DISCIPLINES:
+            raise InputError(
+                f"{reason}: discipline={discipline} is the reference protocol of whole GPUs without interruptions; "
+                f"use {', '.join(FLEET_DISCIPLINES)}"
+            )
+        handle_oversized(jobs, known, cluster, oversized, discipline, source)
+        return simulate_fleet(
+            jobs, cluster, policy=policy, discipline=discipline, allocator=allocator,
+            known_s=None if online else known, options=make_options(options | {"seed": seed}),
+        )  # fmt: skip
     cost = fragmentation_cost(jobs, cluster, cost)
     if discipline == "easy" and np.isnan(known).any():
         raise InputError("discipline=easy needs run times for its reservation; use knowledge=known or predicted")
@@ -62,7 +103,7 @@ def simulate_jobs(
         chosen = order(policy)
         rank = static_rank(chosen, jobs, known)
         sim = build(jobs, cluster, known, rank, cost)
-        run_to_end(sim, chosen.code, DISCIPLINES[discipline], rule_code(allocator))
+        run_to_end(sim, chosen.code, SIMULATED[discipline], rule_code(allocator))
         return Result.of(jobs, cluster, sim)
     policy = order(policy) if isinstance(policy, str) else policy
     if isinstance(policy, Order):
@@ -78,9 +119,36 @@ def simulate_jobs(
     return Result.of(jobs, cluster, sim, decisions, stats.as_dict() if stats is not None else {})
 
 
-def check_discipline(discipline: str) -> str:
-    if discipline not in DISCIPLINES:
-        raise InputError(f"discipline {discipline!r} is unknown; known are {', '.join(DISCIPLINES)}")
+PLAIN_ONLY = tuple(name for name in RULES if name not in SHARING_RULES)
+"""Allocators that know whole GPUs only."""
+
+
+def needs_detail(
+    jobs: JobTable,
+    cluster: Cluster,
+    policy: Any,
+    discipline: str,
+    allocator: Any,
+    knowledge: Any,
+    options: dict[str, Any],
+) -> str | None:
+    """Why the detailed simulation is needed; None: it is not."""
+    if options:
+        return f"{', '.join(options)} given"
+    if discipline not in SIMULATED:
+        return f"discipline={discipline}"
+    if isinstance(policy, str) and preemptive_policy(policy) is not None:
+        return f"policy={policy}"
+    if isinstance(allocator, str) and allocator not in RULES and allocator in SHARING_RULES:
+        return f"allocator={allocator}"
+    if isinstance(knowledge, str) and knowledge == "online":
+        return "knowledge=online"
+    return further_resources(jobs, cluster)
+
+
+def check_discipline(discipline: str, known: Mapping[str, int] = DISCIPLINES) -> str:
+    if discipline not in known:
+        raise InputError(f"discipline {discipline!r} is unknown; known are {', '.join(known)}")
     return discipline
 
 

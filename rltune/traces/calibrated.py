@@ -19,6 +19,8 @@ from rltune.traces.statistics import ClusterStatistics
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+CLAMP_S = 172_800.0
+"""48 h: where the public copies of the logs of Venus and of PAI clamp durations."""
 BATCH_LIKENESS = 0.5
 """Assumption: correlation of the (normal) duration ranks within a batch."""
 FIT_ROUNDS, FIT_STEP = 12, 0.4
@@ -174,7 +176,7 @@ def _durations(facts: ClusterStatistics, num_gpus: Ints, batches: Batches, rng: 
     jobs = len(num_gpus)
     likeness = np.sqrt(BATCH_LIKENESS) * rng.standard_normal(len(batches.jobs))
     score = likeness[batches.of_job] + np.sqrt(1 - BATCH_LIKENESS) * rng.standard_normal(jobs)
-    quantiles = _duration_quantiles(facts, (np.arange(jobs) + 0.5) / jobs)
+    quantiles = duration_quantiles(facts, (np.arange(jobs) + 0.5) / jobs)
     size_class = np.searchsorted(facts.sizes, num_gpus)
     wanted = np.diff(np.array([0.0, *facts.gpu_time_cdf_pct, 100.0])) / 100 * sum(facts.gpu_seconds)
     shift = np.zeros(len(wanted))
@@ -193,7 +195,7 @@ def _ranking(score: Floats) -> Ints:
     return np.argsort(score, kind="stable") if (ranked[1:] == ranked[:-1]).any() else order
 
 
-def _duration_quantiles(facts: ClusterStatistics, u: Floats) -> Floats:
+def duration_quantiles(facts: ClusterStatistics, u: Floats) -> Floats:
     """Seconds at the quantiles ``u``: linear in log2 t between the published points, at least 1 s."""
     cdf = np.array(facts.duration_cdf_pct) / 100
     return np.ceil(2.0 ** np.interp(u, cdf, np.arange(len(cdf))))
@@ -206,7 +208,8 @@ def owners(facts: ClusterStatistics, drawn: Drawn, rng: np.random.Generator) -> 
     """
     batches, gpu_seconds = drawn.batches, drawn.batch_seconds
     # Jobs are numbered month by month and batch by batch, so a batch's first job shows its size.
-    vc = _choose_vcs(facts, drawn.num_gpus[batches.first], gpu_seconds, rng)
+    gpus = np.array(list(facts.vc_nodes.values()), dtype=float) * GPUS_PER_NODE
+    vc = choose_vcs(drawn.num_gpus[batches.first], gpu_seconds, gpus, vc_load(facts), rng)
     share = _user_shares(facts)
     home = _homes(facts, share)
     user = np.empty(len(vc), dtype=np.int64)
@@ -232,19 +235,22 @@ def vc_load(facts: ClusterStatistics) -> Floats:
     return share
 
 
-def _choose_vcs(facts: ClusterStatistics, width: Ints, gpu_seconds: Floats, rng: np.random.Generator) -> Ints:
-    """A VC for each batch; weights are adjusted until the expected GPU time follows VC size."""
-    gpus = np.array(list(facts.vc_nodes.values())) * GPUS_PER_NODE
+def choose_vcs(width: Ints, gpu_seconds: Floats, gpus: Floats, wanted: Floats, rng: np.random.Generator) -> Ints:
+    """A VC for each batch of jobs, drawn so that the expected GPU time by VC follows ``wanted``.
+
+    ``width, gpu_seconds`` (n_batches,): widest gang and GPU time; ``gpus, wanted`` (n_vcs,): a batch goes only
+    where its widest gang fits. Weights are adjusted until the expectation is right, as far as widths permit.
+    """
+    target = wanted / wanted.sum()
     widths, kind = np.unique(width, return_inverse=True)
     fits = widths[:, None] <= gpus
     load = np.bincount(kind, weights=gpu_seconds)
-    wanted = vc_load(facts)
-    pull = wanted.copy()
+    pull = target
     for _ in range(50):
         chance = fits * pull
         chance /= chance.sum(axis=1, keepdims=True)
         expected = load @ chance
-        pull = pull * wanted / (expected / expected.sum())
+        pull = pull * target / (expected / expected.sum())
     edges = np.cumsum(chance, axis=1)[kind]
     below: Ints = (rng.random(len(width))[:, None] > edges).sum(axis=1)
     return np.minimum(below, len(gpus) - 1)

@@ -122,6 +122,8 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
     "unknown policy": (["+trace=synthetic", "policies=[sfj]"], "policy 'sfj' is unknown; known are fifo"),
     "unknown discipline": (["+trace=synthetic", "disciplines=[fill]"], "discipline 'fill' is unknown"),
     "unknown cluster": (["+trace=synthetic", "cluster=venus"], "cluster=venus is unknown; known are alibaba"),
+    "unknown option of the cluster": (["+trace=synthetic", "cluster.size=3"], "option cluster.size is unknown"),
+    "options of simulate": (["+trace=synthetic", "options.quantum_s=3"], "option 'options"),
     "unknown allocator": (["+trace=synthetic", "allocator=worst"], "allocator=worst is unknown; known are best_fit"),
     "unknown protocol": (["+trace=synthetic", "protocol=year"], "protocol=year is unknown; known are month, window"),
     "missing checkpoint": (["+trace=synthetic", "checkpoint=nowhere"], "checkpoint nowhere does not exist"),

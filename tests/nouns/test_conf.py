@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ import rltune
 from rltune.allocators.fragmentation import demand_of
 from rltune.cluster import Cluster
 from rltune.config import CONF, load_cluster, names
+from rltune.errors import InputError
 from rltune.jobs import JobTable
+from rltune.traces.heterogeneity import FILES
 
 TINY = JobTable.from_columns({"submit_s": [0, 0, 1], "duration_s": [5, 5, 5], "num_gpus": [1, 3, 2]})
 
@@ -38,6 +41,19 @@ def test_every_allocator_instantiates_and_places(name: str) -> None:
     allocator = instantiate(node("allocator", name), **extra)
     result = rltune.simulate(TINY, cluster, allocator=allocator, discipline="skip")
     assert result.start_s.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("name", names("throughput"))
+def test_every_throughput_is_one(name: str, tmp_path: Path) -> None:
+    """throughput=NAME would fail, or read another table than it names."""
+    config = node("throughput", name)
+    if "name" not in config:
+        assert instantiate(config).name == name
+        return
+    assert config["name"] == name
+    # Without the file it asks for, it says which.
+    with pytest.raises(InputError, match=FILES[name]):
+        get_method(config.pop("_target_"))(**config, folder=str(tmp_path))
 
 
 @pytest.mark.parametrize("name", names("protocol"))

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import rltune
 from rltune.errors import InputError
 from rltune.jobs import JobTable
-from rltune.policies.knowledge import FIRST_GUESS_S, RECENT, known_run_times, predict
+from rltune.policies.knowledge import known_run_times, predict
+from rltune.policies.learn import FIRST_GUESS_S, RECENT
 
 
 @st.composite
@@ -88,7 +89,7 @@ def test_known_is_exact_and_none_is_nan() -> None:
     jobs = JobTable.from_columns({"submit_s": [0, 1], "duration_s": [7.5, 0], "num_gpus": [1, 2]})
     assert known_run_times(jobs, "known").tolist() == [7.5, 0]
     assert np.isnan(known_run_times(jobs, "none")).all()
-    with pytest.raises(InputError, match="'guess' is unknown; known are known, predicted, none"):
+    with pytest.raises(InputError, match="'guess' is unknown; known are known, predicted, none, requested, online"):
         known_run_times(jobs, "guess")
 
 

@@ -13,7 +13,7 @@ from rltune.cluster import Cluster, Pool
 from rltune.jobs import JobTable
 from rltune.policies.orders import ORDERS
 
-DISCIPLINES = ("blocking", "skip", "easy")
+DISCIPLINES = ("blocking", "strict", "skip", "easy")
 RULES = ("best_fit", "lexicographic", "least_fragmentation")
 CLUSTERS = (
     Cluster("one", (Pool("a", 3, 4),)),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import rltune
 from rltune.cluster import Cluster, Pool
 from rltune.jobs import JobTable
+from rltune.simulator.run import check_discipline
 
 FOUR = Cluster("four", (Pool("a", 1, 4),))
 
@@ -26,6 +27,7 @@ def table(*jobs: tuple[float, float, int]) -> JobTable:
     ("discipline", "starts"),
     [
         ("blocking", [0, 10, 20, 20]),  # the second blocks both small ones
+        ("strict", [0, 10, 20, 20]),  # the same: the later jobs have no higher priority
         ("skip", [0, 27, 2, 7]),  # both slip by, and the second waits for the last of them
         ("easy", [0, 10, 2, 20]),  # only the one that ends before the reservation slips by
     ],
@@ -73,6 +75,21 @@ def test_blocking_takes_arrivals_in_only_while_it_waits() -> None:
     assert result.start_s.tolist() == [0, 0, 9, 14]
 
 
+def test_strict_asks_anew_who_is_first() -> None:
+    """The published SJF of Helios would not be ours: a short late job goes before the wide one that waits."""
+    jobs = table((0, 10, 3), (1, 9, 4), (2, 5, 1))
+    starts = {
+        d: rltune.simulate(jobs, FOUR, policy="sjf", discipline=d).start_s.tolist() for d in ("blocking", "strict")
+    }
+    assert starts == {"blocking": [0, 10, 19], "strict": [0, 10, 2]}
+
+
+def test_nothing_is_trained_or_judged_under_strict() -> None:
+    """An agent would be trained under a discipline that its environment does not know."""
+    with pytest.raises(rltune.InputError, match="'strict' is unknown; known are blocking, skip, easy"):
+        check_discipline("strict")
+
+
 def test_blocking_blocks_other_virtual_clusters_and_skip_does_not() -> None:
     """The reference protocol's head-of-line blocking would be softened, or skipping would not reach other pools."""
     cluster = Cluster("vcs", (Pool("x", 1, 4, vc="x"), Pool("y", 1, 4, vc="y")))
@@ -83,7 +100,7 @@ def test_blocking_blocks_other_virtual_clusters_and_skip_does_not() -> None:
     assert starts == {"blocking": [0, 10, 10], "skip": [0, 10, 2], "easy": [0, 10, 2]}
 
 
-@pytest.mark.parametrize("discipline", ["blocking", "skip", "easy"])
+@pytest.mark.parametrize("discipline", ["blocking", "strict", "skip", "easy"])
 def test_jobs_of_zero_seconds(discipline: str) -> None:
     """A job without duration would keep its GPUs, or run for ever."""
     result = rltune.simulate(table((5, 0, 4), (5, 0, 4), (5, 7, 4), (5, 0, 4)), FOUR, discipline=discipline)
@@ -92,7 +109,7 @@ def test_jobs_of_zero_seconds(discipline: str) -> None:
     assert result.scores()["bsld"].tolist() == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("discipline", ["blocking", "skip", "easy"])
+@pytest.mark.parametrize("discipline", ["blocking", "strict", "skip", "easy"])
 def test_only_zero_seconds(discipline: str) -> None:
     """A window in which nothing takes time would divide by zero."""
     result = rltune.simulate(table((5, 0, 4), (5, 0, 4)), FOUR, discipline=discipline)
@@ -156,6 +173,8 @@ def oracle(jobs: list[tuple[float, float, int]], cap: int, key: Keys, discipline
             if shadow is None:
                 if gpus <= free:
                     begin(job, now)
+                elif discipline == "strict":
+                    break
                 elif discipline == "easy":
                     there = free
                     for at, (end, running) in enumerate(ends):
@@ -177,7 +196,7 @@ def oracle(jobs: list[tuple[float, float, int]], cap: int, key: Keys, discipline
         st.tuples(st.integers(0, 40), st.sampled_from([0, 1, 4, 9, 25, 60]), st.integers(1, 6)), min_size=1, max_size=25
     ),
     st.sampled_from(sorted(KEYS)),
-    st.sampled_from(["blocking", "skip", "easy"]),
+    st.sampled_from(["blocking", "strict", "skip", "easy"]),
 )
 def test_schedules_are_those_of_a_second_simulator(
     jobs: list[tuple[float, float, int]], policy: str, discipline: str

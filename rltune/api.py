@@ -1,0 +1,41 @@
+"""What notebooks call: `rltune.simulate` and `rltune.lower_bounds`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rltune.cluster import Cluster
+from rltune.config import load_cluster
+from rltune.jobs import JobTable
+from rltune.simulator import bounds
+from rltune.simulator.bounds import Bounds
+from rltune.simulator.result import Result
+from rltune.simulator.run import simulate_jobs
+from rltune.traces import Trace
+
+
+def simulate(workload: Trace | JobTable, cluster: Cluster | str, **options: Any) -> Result:
+    """Simulate a trace (or a job table) on a cluster; see `rltune.simulator.run.simulate_jobs` for the options.
+
+    ``policy``: a name (fifo, sjf, f1, ...) or a function (queue, snapshot) -> keys;
+    ``discipline``: blocking, skip, easy; ``allocator``: lexicographic, best_fit,
+    least_fragmentation, milp, or an object; ``knowledge``: known, predicted, none.
+    """
+    jobs, source = (workload, "jobs") if isinstance(workload, JobTable) else (workload.jobs, workload.label)
+    if isinstance(cluster, str):
+        cluster = load_cluster(cluster)
+    if options.get("allocator") == "milp":
+        # Pyomo takes a second to import; only those who ask for the MILP wait for it.
+        from rltune.allocators.milp import MilpAllocator
+
+        options["allocator"] = MilpAllocator()
+    return simulate_jobs(jobs, cluster, source=source, **options)
+
+
+def lower_bounds(workload: Trace | JobTable, cluster: Cluster | str, preemptive: bool = False) -> Bounds:
+    """What no schedule can beat: mean JCT and wait, makespan; see `rltune.simulator.bounds`.
+
+    ``preemptive``: also none that interrupts jobs; else none without preemption, which is tighter.
+    """
+    jobs = workload if isinstance(workload, JobTable) else workload.jobs
+    return bounds.lower_bounds(jobs, load_cluster(cluster) if isinstance(cluster, str) else cluster, preemptive)

@@ -1,0 +1,282 @@
+"""``python -m rltune.simulate +trace=philly policy=sjf discipline=easy``: one simulation, all metrics, the schedule.
+
+The name is also that of the function `rltune.simulate`. Python puts an imported submodule in the place of the
+package's attribute of its name, so this module can be called: it hands the call on to the function.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from datetime import date, datetime
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from rltune import api
+from rltune.allocators.fragmentation import demand_of
+from rltune.cluster import Cluster
+from rltune.entry import run_main
+from rltune.errors import InputError
+from rltune.experiment import cluster_of, trace_node
+from rltune.options import check_allocator, check_text, check_trace_options, check_whole
+from rltune.report.console import progress_bar, say
+from rltune.report.exports import EXPORTS, export
+from rltune.report.figures import timeline_figure
+from rltune.report.simulation import simulation_table
+from rltune.rl.rules import run_times
+from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
+from rltune.simulator.fleet.options import Options
+from rltune.simulator.result import Result
+from rltune.simulator.run import describe_oversized, find_oversized
+from rltune.throughput import Throughput
+from rltune.traces import Trace, from_config, split
+from rltune.traces.capacity import read_capacity
+from rltune.traces.heterogeneity import load_throughput
+
+OWN = (
+    "jobs",
+    "cluster",
+    "policy",
+    "discipline",
+    "allocator",
+    "knowledge",
+    "oversized",
+    "cost",
+    "source",
+    "seed",
+    "speed",
+)
+"""Arguments of the simulator that have options of their own (speed: throughput=...), or none."""
+STEPS_S = (60.0, 300.0, 600.0, 1800.0, 3600.0, 10_800.0, 21_600.0, 86_400.0)
+STEPS_SHOWN = 2000
+GROUPED = ("vc", "user", "priority")
+"""Columns of the job table of which by_*.csv are written, where they say more than one thing."""
+
+
+def main(cfg: dict[str, Any]) -> str:
+    """One simulation; returns the run directory."""
+    begun = time.perf_counter()
+    check_options(cfg)
+    node = trace_node(cfg.get("trace"))
+    check_trace_options(node)
+    whole = from_config(node)
+    trace = stretch_of(whole, cfg["begin"], cfg["end"], cfg["limit"])
+    cluster = cluster_of(cfg["cluster"], node, "month")
+    cluster = cluster if cfg["nodes"] is None else cluster.with_nodes(cfg["nodes"])
+    oversized = str(cfg["oversized"] if cfg["oversized"] != "refuse" else node.get("oversized", "refuse"))
+    remarks = list(trace.notes)
+    # What is to be refused is refused by the simulator.
+    if oversized == "drop" and len(misfits := find_oversized(trace.jobs, cluster)):
+        told = describe_oversized(trace.jobs, cluster, misfits, trace.label)
+        remarks.append(f"{told} [dropped and counted as unfinished]")
+    name = cfg["name"] or default_name(trace, cluster, cfg)
+    with RunDirectory(cfg["runs"], str(name)) as run:
+        say(f"trace     {trace.label}: {len(trace):,} jobs")
+        say(f"cluster   {cluster.name}: {cluster.nodes} nodes ({cluster.gpus:,} GPUs)")
+        with progress_bar("simulating", 1, cfg["progress"]) as update:
+            clock = time.perf_counter()
+            result = run_once(cfg, whole, trace, cluster, oversized)
+            simulated = time.perf_counter() - clock
+            update()
+        summary = {
+            "schema_version": SCHEMA_VERSION,
+            "command": "simulate",
+            "trace": describe_trace(trace),
+            "cluster": {
+                "name": cluster.name,
+                "nodes": cluster.nodes,
+                "gpus": cluster.gpus,
+                "pools": [asdict(pool) for pool in cluster.pools],
+            },
+            "simulation": described(cfg, oversized),
+            "policies": {label_of(cfg): result.summary()},
+            "bounds": result.bounds(),
+            "remarks": remarks,
+        }
+        write_files(run, result, trace, cfg)
+        summary["runtime"] = {
+            "wall_s": round(time.perf_counter() - begun, 1),
+            "simulate_s": round(simulated, 3),
+            "events": result.events,
+            "peak_rss_mb": round(peak_rss_mb(), 1),
+            "jobs_per_s": round(len(trace) / simulated),
+        }
+        run.write_text("config.yaml", yaml.safe_dump(cfg, sort_keys=False))
+        run.write_json("manifest.json", manifest(trace, [cfg["seed"]], {"begin": cfg["begin"], "end": cfg["end"]}))
+        run.write_json("summary.json", summary)
+        simulation_table(summary)
+    return str(run.final)
+
+
+def check_options(cfg: Mapping[str, Any]) -> None:
+    """Refuse options of the wrong kind, in one line each; names are checked by the simulator itself."""
+    check_allocator(cfg["allocator"], simulated=True)
+    for option in ("policy", "discipline", "knowledge", "oversized", "runs"):
+        check_text(option, cfg[option])
+    check_whole("seed", cfg["seed"], 0)
+    for option in ("limit", "nodes"):
+        if cfg[option] is not None:
+            check_whole(option, cfg[option], 1)
+    for option in ("begin", "end"):
+        if isinstance(cfg[option], bool) or not isinstance(cfg[option], str | date | int | float | None):
+            raise InputError(
+                f"{option}={cfg[option]!r}; a date, a job number, a fraction of the jobs or null is needed"
+            )
+    step = cfg["step_s"]
+    if step is not None and (isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step < np.inf):
+        raise InputError(f"step_s={step!r}; a number of seconds above 0, or null, is needed")
+    if any(kind not in EXPORTS for kind in exports(cfg)):
+        raise InputError(
+            f"export={cfg['export']!r}; a list of {', '.join(EXPORTS)} is needed, e.g. export=[csv,chrome]"
+        )
+    if not isinstance(cfg["options"], Mapping):
+        raise InputError(f"options={cfg['options']!r}; give single ones, e.g. options.NAME=VALUE")
+    known = [field.name for field in fields(Options) if field.name not in OWN]
+    for name in cfg["options"]:
+        if name in OWN:
+            raise InputError(f"option options.{name}: it has an option of its own, or none; see --help")
+        if name not in known:
+            raise InputError(f"option options.{name} is unknown; known are {', '.join(known)}")
+
+
+def exports(cfg: Mapping[str, Any]) -> list[Any]:
+    """What to export: one kind or a list of them."""
+    return list(cfg["export"]) if isinstance(cfg["export"], list) else [cfg["export"]]
+
+
+def stretch_of(trace: Trace, begin: Any, end: Any, limit: int | None) -> Trace:
+    """The jobs from ``begin`` to before ``end`` (`rltune.traces.split`; None: the trace's own), the first ``limit``."""
+    if any(isinstance(bound, str | date) for bound in (begin, end)):
+        trace = trace.between(0.0 if begin is None else begin, float("inf") if end is None else end)
+    elif begin is not None or end is not None:
+        fractions = isinstance(begin, float) or isinstance(end, float)
+        last = 1.0 if fractions else len(trace)
+        trace = split(trace, [0 if begin is None else begin, last if end is None else end])
+    return trace if limit is None else trace.take(slice(0, limit))
+
+
+def run_once(cfg: Mapping[str, Any], whole: Trace, trace: Trace, cluster: Cluster, oversized: str) -> Result:
+    """The simulation that the options ask for; predictions know the whole past of the trace."""
+    options = dict(cfg["options"])
+    if isinstance(options.get("capacity"), str):
+        options["capacity"] = read_capacity(options["capacity"], trace, cluster)
+    throughput = throughput_of(cfg["throughput"])
+    if throughput is not None:
+        options["speed"] = throughput
+    knowledge: Any = cfg["knowledge"]
+    return api.simulate(
+        trace,
+        cluster,
+        policy=cfg["policy"],
+        discipline=cfg["discipline"],
+        allocator=allocator_of(cfg["allocator"], trace, cluster),
+        knowledge=run_times(trace, knowledge, whole) if knowledge == "predicted" else knowledge,
+        oversized=oversized,
+        seed=cfg["seed"],
+        **options,
+    )
+
+
+def throughput_of(node: Mapping[str, Any]) -> Throughput | None:
+    """Speeds by GPU type, of conf/throughput; None: equal ones."""
+    given = {str(key): value for key, value in node.items() if key != "_target_"}
+    if "name" in given:
+        return load_throughput(**given)
+    return Throughput.published(**given) if given else None
+
+
+def allocator_of(node: Mapping[str, Any], trace: Trace, cluster: Cluster) -> Any:
+    """The rule of a greedy allocator, or the MILP with its options and these jobs' demand."""
+    if "rule" in node:
+        return node["rule"]
+    from rltune.allocators.milp import MilpAllocator
+
+    options = {key: value for key, value in node.items() if key != "_target_"}
+    return MilpAllocator(demand=demand_of(trace.jobs.num_gpus, cluster.arrays()), **options)
+
+
+def allocator_name(node: Mapping[str, Any]) -> str:
+    return str(node.get("rule", "milp"))
+
+
+def label_of(cfg: Mapping[str, Any]) -> str:
+    """Name of the row in the summary."""
+    return "-".join((cfg["policy"], cfg["discipline"], cfg["knowledge"], allocator_name(cfg["allocator"])))
+
+
+def default_name(trace: Trace, cluster: Cluster, cfg: Mapping[str, Any]) -> str:
+    """Names that tell the members of a sweep apart."""
+    return f"simulate-{trace.name}-{cluster.nodes}n-{label_of(cfg)}-{datetime.now():%m%d-%H%M%S}".replace("/", "_")
+
+
+def described(cfg: Mapping[str, Any], oversized: str) -> dict[str, Any]:
+    """What was simulated, as the summary tells it."""
+    names = ("policy", "discipline", "knowledge", "seed", "begin", "end", "limit", "options")
+    told = {name: cfg[name] for name in names}
+    return told | {"allocator": allocator_name(cfg["allocator"]), "oversized": oversized}
+
+
+def write_files(run: RunDirectory, result: Result, trace: Trace, cfg: Mapping[str, Any]) -> None:
+    """Tables of jobs, runs, groups and the timeline, its figure, and the exports asked for."""
+    job_table(result).to_parquet(run.file("jobs.parquet"), index=False)
+    result.attempts.to_parquet(run.file("runs.parquet"), index=False)
+    step = cfg["step_s"] or step_of(result.makespan_s())
+    result.timeline(float(step)).to_parquet(run.file("timeline.parquet"), index=False)
+    title = f"{trace.label}, {result.cluster.nodes} nodes, {label_of(cfg)}"
+    timeline_figure(run.file("timeline.parquet"), run.file("timeline.png"), title)
+    for column in GROUPED:
+        table = result.by(column)
+        if len(table) > 1:
+            table.to_csv(run.file(f"by_{column}.csv"))
+    pools = {pool.name: pool.gpu_type for pool in result.cluster.pools}
+    for kind in dict.fromkeys(exports(cfg)):
+        export(kind, result.schedule, result.attempts, pools, run.file)
+
+
+def step_of(span_s: float) -> float:
+    """The shortest usual step with at most `STEPS_SHOWN` over the span."""
+    fitting = [step for step in STEPS_S if span_s / step <= STEPS_SHOWN]
+    return fitting[0] if fitting else np.ceil(span_s / STEPS_SHOWN / STEPS_S[-1]) * STEPS_S[-1]
+
+
+def job_table(result: Result) -> pd.DataFrame:
+    """A row a job: what was asked, when it ran, and its scores, NaN where it did not finish."""
+    jobs, done = result.jobs, result.finished
+    frame = pd.DataFrame(
+        {
+            "job_id": jobs.job_id.astype(object),
+            "submit_s": jobs.submit_s,
+            "start_s": result.start_s,
+            "end_s": result.end_s,
+            "duration_s": jobs.duration_s,
+            "num_gpus": jobs.num_gpus,
+            "gpu_milli": jobs.gpu_milli,
+            "vc": jobs.vc.values(),
+            "user": jobs.user.values(),
+            "priority": jobs.priority,
+            "finished": done,
+        }
+    )
+    for name, values in result.scores().items():
+        frame[name] = np.nan
+        frame.loc[done, name] = values
+    return frame
+
+
+class _Callable(ModuleType):
+    """The module in the place of the function: ``import rltune.simulate; rltune.simulate(trace, cluster)``."""
+
+    def __call__(self, *args: Any, **options: Any) -> Result:
+        return api.simulate(*args, **options)
+
+
+sys.modules[__name__].__class__ = _Callable
+
+if __name__ == "__main__":
+    run_main(main, "simulate")

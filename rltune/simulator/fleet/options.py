@@ -1,0 +1,195 @@
+"""Options of the detailed simulation, checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rltune.cluster import Cluster
+from rltune.errors import InputError
+from rltune.jobs import JobTable
+from rltune.policies.preemptive import HALF_LIFE_S, LAS_LEVELS_GPU_S
+from rltune.simulator.fleet.state import DRAIN, FAIL, REOPEN, REPAIR, Floats, Ints
+from rltune.throughput import Throughput
+
+KINDS = {"fail": FAIL, "repair": REPAIR, "drain": DRAIN, "reopen": REOPEN}
+QUANTUM_S = 600.0
+RETRIES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `rltune.simulate` takes beyond policy, discipline, allocator and knowledge; times in seconds.
+
+    Attributes:
+        preemptive: whether the order may suspend running jobs whenever a job arrives or ends; None: as the policy is.
+        quantum_s: time slice of las, round_robin, lottery, wfq.
+        suspend_s, resume_s, migrate_s: spent holding GPUs, without progress, at the start of every later run of
+            a job: saving its state, restoring it, and moving it if the nodes are others.
+        checkpoint_s: a failure costs the work since the last checkpoint, taken so often (None: since the last suspension).
+        las_levels_gpu_s: thresholds of las, GPU-seconds; empty: continuous.
+        half_life_s: of the usage that fair_user and fair_vc charge.
+        weights: (n_jobs,) > 0, tickets of lottery and weights of wfq; None: 1 + priority.
+        reservations: how many waiting jobs conservative backfill plans for; None: all.
+        node_mtbf_s, node_repair_s: mean time between failures of a node, and to its repair, both exponential; None: no failures.
+        gpu_mtbf_s: mean time between failures of a job for each GPU it holds, exponential; None: no failures.
+        max_retries: failures that a job survives, its own and those of nodes together; then it is given up.
+        node_events: (time, node, kind) with kind fail (its runs are lost), repair, drain (takes no new job), reopen.
+        capacity: (time, pool, nodes): so many nodes of the pool are in service from then on; others drain, highest first.
+        speed: a `rltune.throughput.Throughput`, or (n_jobs, n_pools) relative to the recorded hardware; None: 1 everywhere.
+        seed: of failures, lottery and random placement.
+    """
+
+    preemptive: bool | None = None
+    quantum_s: float = QUANTUM_S
+    suspend_s: float = 0.0
+    resume_s: float = 0.0
+    migrate_s: float = 0.0
+    checkpoint_s: float | None = None
+    las_levels_gpu_s: Sequence[float] = LAS_LEVELS_GPU_S
+    half_life_s: float = HALF_LIFE_S
+    weights: Any = None
+    reservations: int | None = None
+    node_mtbf_s: float | None = None
+    node_repair_s: float = 3600.0
+    gpu_mtbf_s: float | None = None
+    max_retries: int = RETRIES
+    node_events: Sequence[Any] = ()
+    capacity: Sequence[Any] = ()
+    speed: Any = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("quantum_s", "half_life_s", "node_repair_s"):
+            _check_time(name, getattr(self, name), above=True)
+        for name in ("suspend_s", "resume_s", "migrate_s"):
+            _check_time(name, getattr(self, name), above=False)
+        for name in ("checkpoint_s", "node_mtbf_s", "gpu_mtbf_s"):
+            if getattr(self, name) is not None:
+                _check_time(name, getattr(self, name), above=True)
+        for name, least in (("max_retries", 0), ("seed", 0), ("reservations", 1)):
+            value = getattr(self, name)
+            if not (value is None and name == "reservations") and not _is_whole(value, least):
+                raise InputError(f"{name}={value!r}; a whole number of at least {least} is needed")
+        if self.preemptive not in (None, True, False):
+            raise InputError(f"preemptive={self.preemptive!r}; use true, false or null (as the policy is)")
+        levels = self.las_levels_gpu_s
+        if (
+            isinstance(levels, str)
+            or not all(_is_number(x) and x > 0 for x in levels)
+            or list(levels) != sorted(set(levels))
+        ):
+            raise InputError(f"las_levels_gpu_s={levels!r}; give rising GPU-seconds above 0, or [] for continuous")
+
+    @property
+    def overhead_s(self) -> float:
+        """Longest time a resumed job holds GPUs without progress."""
+        return self.suspend_s + self.resume_s + self.migrate_s
+
+
+def make_options(given: dict[str, Any]) -> Options:
+    """From keywords; InputError for an unknown one."""
+    known = [field.name for field in fields(Options)]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise InputError(f"option {', '.join(unknown)} is unknown; known are {', '.join(known)}")
+    return Options(**given)
+
+
+def listed_events(options: Options, cluster: Cluster) -> tuple[Floats, Ints, Ints]:
+    """Times, nodes (counted over all pools) and kinds of the listed events, by time."""
+    events = [*_node_events(options.node_events, cluster), *_capacity_events(options.capacity, cluster)]
+    events.sort(key=lambda event: event[0])
+    times, nodes, kinds = ([event[k] for event in events] for k in range(3))
+    return np.array(times, np.float64), np.array(nodes, np.int64), np.array(kinds, np.int64)
+
+
+def _node_events(given: Iterable[Any], cluster: Cluster) -> list[tuple[float, int, int]]:
+    out = []
+    for k, event in enumerate(given):
+        if not isinstance(event, list | tuple) or len(event) != 3:
+            raise InputError(f"node_events: entry {k}: {event!r} is no (time, node, kind), e.g. [3600, 0, fail]")
+        time, node, kind = event
+        if not _is_number(time) or time < 0:
+            raise InputError(f"node_events: entry {k}: time {time!r}; give seconds >= 0")
+        if not _is_whole(node, 0) or node >= cluster.nodes:
+            raise InputError(
+                f"node_events: entry {k}: node {node!r}; cluster {cluster.name} has 0 to {cluster.nodes - 1}"
+            )
+        if kind not in KINDS:
+            raise InputError(f"node_events: entry {k}: kind {kind!r} is unknown; known are {', '.join(KINDS)}")
+        out.append((float(time), int(node), KINDS[kind]))
+    return out
+
+
+def _capacity_events(given: Iterable[Any], cluster: Cluster) -> list[tuple[float, int, int]]:
+    """Pools lose their highest nodes first and get them back lowest first."""
+    arrays = cluster.arrays()
+    of_pool = {pool.name: index for index, pool in enumerate(cluster.pools)}
+    in_service = [pool.nodes for pool in cluster.pools]
+    changes = []
+    for k, entry in enumerate(given):
+        if not isinstance(entry, list | tuple) or len(entry) != 3:
+            raise InputError(f"capacity: entry {k}: {entry!r} is no (time, pool, nodes)")
+        time, pool, nodes = entry
+        if not _is_number(time) or time < 0:
+            raise InputError(f"capacity: entry {k}: time {time!r}; give seconds >= 0")
+        if str(pool) not in of_pool:
+            raise InputError(f"capacity: entry {k}: pool {pool!r} is unknown; known are {', '.join(of_pool)}")
+        p = of_pool[str(pool)]
+        if not _is_whole(nodes, 0) or nodes > cluster.pools[p].nodes:
+            raise InputError(f"capacity: entry {k}: nodes={nodes!r}; pool {pool} has 0 to {cluster.pools[p].nodes}")
+        changes.append((float(time), p, int(nodes)))
+    out = []
+    for time, p, nodes in sorted(changes, key=lambda change: change[0]):
+        low = int(arrays.pool_lo[p])
+        out += [(time, low + i, DRAIN) for i in range(nodes, in_service[p])]
+        out += [(time, low + i, REOPEN) for i in range(in_service[p], nodes)]
+        in_service[p] = nodes
+    return out
+
+
+def job_weights(options: Options, priority: npt.NDArray[np.float64]) -> Floats:
+    """(n_jobs,) tickets or weights."""
+    if options.weights is None:
+        if (priority <= -1).any():
+            raise InputError("weights: 1 + priority is not above 0 for every job; give weights=...")
+        return 1.0 + priority
+    weights = np.asarray(options.weights, np.float64)
+    if weights.shape != priority.shape or not np.isfinite(weights).all() or (weights <= 0).any():
+        raise InputError(f"weights of shape {weights.shape} for {len(priority)} jobs; give one number above 0 a job")
+    return weights
+
+
+def job_speed(options: Options, jobs: JobTable, cluster: Cluster) -> tuple[Floats | None, tuple[str, ...]]:
+    """(n_jobs, n_pools) relative speeds, or None; and remarks on what they rest on."""
+    if options.speed is None:
+        return None, ()
+    if isinstance(options.speed, Throughput):
+        speeds = options.speed.speeds(jobs, cluster)
+        # Pools that a job may not use have none.
+        return np.where(np.isnan(speeds.speed), 1.0, speeds.speed), tuple(speeds.notes)
+    speed, shape = np.asarray(options.speed, np.float64), (len(jobs), len(cluster.pools))
+    if speed.shape != shape or not np.isfinite(speed).all() or (speed <= 0).any():
+        raise InputError(
+            f"speed of shape {speed.shape}; numbers above 0 for {shape[0]} jobs by {shape[1]} pools are needed"
+        )
+    return speed, ()
+
+
+def _check_time(name: str, value: Any, *, above: bool) -> None:
+    if not _is_number(value) or not math.isfinite(value) or value < 0 or (above and value == 0):
+        raise InputError(f"{name}={value!r}; give seconds {'above 0' if above else '>= 0'}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)

@@ -1,0 +1,246 @@
+"""Conservative backfill (Mu'alem and Feitelson, TPDS 2001): every waiting job, in order, holds the earliest reservation
+that delays none before it; who may start now does.
+
+The plan is made anew whenever something could start, from what is believed then, as production schedulers do. With
+exact run times and an order that newcomers cannot jump (fifo), making it anew changes no reservation: no job starts
+later than it was first promised. A job that has outlived its estimate is expected to end a second from now.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rltune.allocators.sharing import Room, copy_room, idle_room, take
+from rltune.cluster import Cluster
+from rltune.compiled import kernel
+from rltune.simulator.fleet.events import find_place, job_fits
+from rltune.simulator.fleet.passes import (
+    PRESENT,
+    expected_run,
+    free_in,
+    keep_waiting,
+    meet,
+    misfits,
+    occupy,
+    set_misfit,
+    sort_by_expected_end,
+    start_waiting,
+)
+from rltune.simulator.fleet.state import NOW, PASSES, QUEUED
+
+OVERDUE_S = 1.0
+"""How long a job that has outlived its estimate is believed to go on."""
+
+
+class Profile(NamedTuple):
+    """Free resources over time: ``rooms`` (fields of `Room` with a leading axis of breakpoints) from ``time`` (breakpoints,) on.
+
+    Laid out only as far as some reservation begins: behind that, resources only grow as jobs end. ``until, job,
+    part`` (n_jobs + 1,): reservations, whose places ``node, grant`` are free again by then; ``met``: work space;
+    ``counts``: see the slots below.
+    """
+
+    time: npt.NDArray[np.float64]
+    rooms: Room
+    met: Room
+    until: npt.NDArray[np.float64]
+    job: npt.NDArray[np.int64]
+    part: npt.NDArray[np.int64]
+    node: npt.NDArray[np.int64]
+    grant: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+
+
+# Slots of ``Profile.counts``: breakpoints in use; running jobs, and how many of them have been let go;
+# reservations; passes that needed more breakpoints than there are.
+SIZE, RUNS, LET_GO, RESERVED, RAN_OUT = range(5)
+
+
+def build_profile(cluster: Cluster, breakpoints: int, reservations: int, places: int) -> Profile:
+    """Work space for so many points in time at which free resources change, reservations, and their places together."""
+    idle = idle_room(cluster)
+    rooms = Room(**{name: np.repeat(getattr(idle, name)[None], breakpoints, 0) for name in Room._fields})
+    return Profile(
+        time=np.zeros(breakpoints), rooms=rooms, met=idle, until=np.zeros(reservations), job=np.zeros(reservations, np.int64),
+        part=np.zeros(reservations + 1, np.int64), node=np.zeros(places, np.int64), grant=np.zeros(places, np.int64),
+        counts=np.zeros(5, np.int64),
+    )  # fmt: skip
+
+
+@kernel
+def room_at(rooms, b):
+    """Breakpoint b as a room; no copy."""
+    return Room(
+        rooms.milli[b],
+        rooms.slices[b],
+        rooms.whole[b],
+        rooms.loose[b],
+        rooms.largest[b],
+        rooms.cpus[b],
+        rooms.memory[b],
+        rooms.closed[b],
+        rooms.pods[b],
+        rooms.scale[b],
+    )
+
+
+@kernel
+def start_conservative(fleet, knobs, profile):
+    """Plan in order as far as somebody might start now, and start whoever's reservation begins now."""
+    fleet.counts[PASSES] += 1
+    if not anybody_fits(fleet):
+        return
+    lay_out(fleet, profile)
+    n = fleet.counts[QUEUED]
+    left = n
+    for k in range(n):
+        # Behind the last job that could start now, reservations decide nothing.
+        if left <= 0 or k == knobs.reservations:
+            break
+        job = fleet.queue[k]
+        if not misfits(fleet, job, PRESENT) and not job_fits(fleet, room_at(profile.rooms, 0), job):
+            set_misfit(fleet, job, PRESENT)
+            left -= waiting_behind(fleet, job, k, n)
+        elif not misfits(fleet, job, PRESENT):
+            left -= 1
+        first, m, until = earliest(fleet, knobs, profile, job)
+        if first >= 0:
+            if first == 0:
+                start_waiting(fleet, knobs, job, m)
+            hold(fleet, profile, job, m, first, until)
+    keep_waiting(fleet)
+
+
+@kernel
+def waiting_behind(fleet, job, k, n):
+    """How many of the job's class stand at position k or behind."""
+    count = 0
+    for at in range(k, n):
+        count += 1 if fleet.work.cls[fleet.queue[at]] == fleet.work.cls[job] else 0
+    return count
+
+
+@kernel
+def anybody_fits(fleet):
+    """Whether any waiting job fits now."""
+    for k in range(fleet.counts[QUEUED]):
+        job = fleet.queue[k]
+        if not misfits(fleet, job, PRESENT):
+            if job_fits(fleet, fleet.room, job):
+                return True
+            set_misfit(fleet, job, PRESENT)
+    return False
+
+
+@kernel
+def lay_out(fleet, profile):
+    """The present; later breakpoints come as they are needed."""
+    fleet.counts[PASSES] += 1
+    copy_room(fleet.room, room_at(profile.rooms, 0))
+    profile.time[0] = fleet.clocks[NOW]
+    profile.counts[SIZE] = 1
+    profile.counts[RUNS] = sort_by_expected_end(fleet)
+    profile.counts[LET_GO] = 0
+    profile.counts[RESERVED] = 0
+
+
+@kernel
+def believed_end(fleet, profile, k):
+    """Expected end of the k-th running job."""
+    end, now = fleet.key[fleet.order[k]], profile.time[0]
+    return end if end > now else now + OVERDUE_S
+
+
+@kernel
+def extend(fleet, profile):
+    """One more breakpoint, at the next end behind the last one; False if there is none."""
+    size = profile.counts[SIZE]
+    horizon, instant = profile.time[size - 1], np.inf
+    k = profile.counts[LET_GO]
+    if k < profile.counts[RUNS]:
+        instant = believed_end(fleet, profile, k)
+    for r in range(profile.counts[RESERVED]):
+        if profile.until[r] > horizon:
+            instant = min(instant, profile.until[r])
+    if instant == np.inf:
+        return False
+    if size == len(profile.time):
+        profile.counts[RAN_OUT] += 1
+        return False
+    room = room_at(profile.rooms, size)
+    copy_room(room_at(profile.rooms, size - 1), room)
+    while k < profile.counts[RUNS] and believed_end(fleet, profile, k) <= instant:
+        free_in(fleet, room, fleet.order[k])
+        k += 1
+    profile.counts[LET_GO] = k
+    for r in range(profile.counts[RESERVED]):
+        if horizon < profile.until[r] <= instant:
+            base, m = profile.part[r], profile.part[r + 1] - profile.part[r]
+            take(fleet.cluster, room, fleet.work.demand, profile.job[r], profile.node, profile.grant, base, m, 1)
+    profile.time[size] = instant
+    profile.counts[SIZE] = size + 1
+    return True
+
+
+@kernel
+def earliest(fleet, knobs, profile, job):
+    """Where a reservation begins: breakpoint, its m places (in ``fleet.place``), and its end; (-1, 0, 0) if nowhere."""
+    first = 0
+    while first < profile.counts[SIZE] or extend(fleet, profile):
+        room = room_at(profile.rooms, first)
+        if job_fits(fleet, room, job):
+            copy_room(room, profile.met)
+            m = find_place(fleet, knobs, profile.met, job)
+            last = first + 1
+            while m > 0 and last < profile.counts[SIZE]:
+                if profile.time[last] >= profile.time[first] + expected_run(fleet, knobs, job, m):
+                    break
+                meet(profile.met, room_at(profile.rooms, last), profile.met)
+                last += 1
+                # Where it was placed may be taken by then; other places may do.
+                m = find_place(fleet, knobs, profile.met, job)
+            if m > 0:
+                return first, m, profile.time[first] + expected_run(fleet, knobs, job, m)
+        first += 1
+    return -1, 0, 0.0
+
+
+@kernel
+def hold(fleet, profile, job, m, first, until):
+    """Take the places in ``fleet.place`` from breakpoint ``first`` on until ``until``."""
+    last = profile.counts[SIZE]
+    if until <= profile.time[last - 1]:
+        last = split(profile, until)
+    for b in range(first, last):
+        occupy(fleet, room_at(profile.rooms, b), job, m)
+    r = profile.counts[RESERVED]
+    profile.until[r], profile.job[r] = until, job
+    base = profile.part[r]
+    profile.part[r + 1] = base + m
+    for i in range(m):
+        profile.node[base + i], profile.grant[base + i] = fleet.place.node[i], fleet.place.grant[i]
+    profile.counts[RESERVED] = r + 1
+
+
+@kernel
+def split(profile, instant):
+    """Index of a breakpoint at ``instant``, not behind the last, made if there is none; the next later one if all are used up."""
+    size = profile.counts[SIZE]
+    at = size
+    while profile.time[at - 1] > instant:
+        at -= 1
+    if profile.time[at - 1] == instant:
+        return at - 1
+    if size == len(profile.time):
+        profile.counts[RAN_OUT] += 1
+        return at
+    for b in range(size, at, -1):
+        profile.time[b] = profile.time[b - 1]
+        copy_room(room_at(profile.rooms, b - 1), room_at(profile.rooms, b))
+    profile.time[at] = instant
+    copy_room(room_at(profile.rooms, at - 1), room_at(profile.rooms, at))
+    profile.counts[SIZE] = size + 1
+    return at

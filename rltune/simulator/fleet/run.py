@@ -1,0 +1,190 @@
+"""`simulate_fleet`: from jobs and names to a finished detailed simulation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rltune.allocators.sharing_rules import SHARING_RULES
+from rltune.cluster import Cluster
+from rltune.errors import InputError
+from rltune.jobs import WHOLE, JobTable
+from rltune.mig_profiles import SIZE
+from rltune.policies.dynamic import STATIC
+from rltune.policies.knowledge import forecast_error
+from rltune.policies.learn import group_table
+from rltune.policies.orders import order, static_rank
+from rltune.policies.preemptive import PREEMPTIVE, PREEMPTIVE_ALIASES, Preemptive
+from rltune.simulator.fleet import keys
+from rltune.simulator.fleet.loop import FLEET_DISCIPLINES, LOG_FULL, advance_all, begin
+from rltune.simulator.fleet.options import Options, job_speed, job_weights, listed_events
+from rltune.simulator.fleet.profile import RAN_OUT, Profile, build_profile
+from rltune.simulator.fleet.state import DROPPED, EVENTS, LOGGED, Fleet, Floats, Knobs, build_fleet, grown_log
+from rltune.simulator.result import Result
+from rltune.simulator.runs import Runs, frozen_runs
+
+CODES = {
+    "srtf": keys.SRTF, "srsf": keys.SRSF, "las": keys.LAS, "priority": keys.PRIORITY, "round_robin": keys.ROUND_ROBIN,
+    "lottery": keys.LOTTERY, "wfq": keys.WFQ, "fair_user": keys.FAIR_SHARE, "fair_vc": keys.FAIR_SHARE,
+}  # fmt: skip
+PROFILE_BYTES = 1 << 30
+"""Most memory for the reservations of conservative backfill."""
+
+
+def preemptive_policy(name: str) -> Preemptive | None:
+    """The policy of that name, if it is one that only the detailed simulation has."""
+    return PREEMPTIVE.get(PREEMPTIVE_ALIASES.get(name, name))
+
+
+def simulate_fleet(
+    jobs: JobTable,
+    cluster: Cluster,
+    *,
+    policy: str,
+    discipline: str,
+    allocator: str,
+    known_s: Floats | None,
+    options: Options,
+) -> Result:
+    """Run every job; see `rltune.simulator.run.simulate_jobs`. ``known_s`` None: learned online."""
+    if allocator not in SHARING_RULES:
+        raise InputError(
+            f"allocator {allocator!r} is not available in the detailed simulation; known are {', '.join(SHARING_RULES)}"
+        )
+    online = known_s is None
+    estimate = np.full(len(jobs), np.nan) if known_s is None else known_s
+    knobs, rank, flow = _policy_of(jobs, policy, discipline, allocator, estimate, online, options)
+    speed, notes = job_speed(options, jobs, cluster)
+    fleet = build_fleet(
+        jobs,
+        cluster,
+        estimate=estimate,
+        rank=rank,
+        weight=job_weights(options, np.asarray(jobs.priority))
+        if knobs.order in (keys.LOTTERY, keys.WFQ)
+        else np.ones(len(jobs)),
+        flow=flow,
+        speed=speed,
+        listed=listed_events(options, cluster),
+        thresholds=np.array(options.las_levels_gpu_s, np.float64),
+        groups=group_table(jobs) if online else np.zeros((0, 0), np.int64),
+    )
+    profile = _profile(jobs, cluster, options, fleet, conservative=discipline == "conservative")
+    begin(fleet, knobs)
+    while advance_all(fleet, knobs, profile) == LOG_FULL:
+        fleet = fleet._replace(log=grown_log(fleet.log))
+    return _result(jobs, cluster, fleet, profile, online, notes)
+
+
+def _policy_of(
+    jobs: JobTable, name: str, discipline: str, allocator: str, estimate: Floats, online: bool, options: Options
+) -> tuple[Knobs, Any, Any]:
+    """Scalars of the simulation, static rank (n_jobs,) and flow (n_jobs,)."""
+    n = len(jobs)
+    special = preemptive_policy(name)
+    rank, flow = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    unknown = np.isnan(estimate).any() and not online
+    if special is not None:
+        code, on_event, on_tick, timed = CODES[special.name], special.on_event, special.on_tick, special.needs_run_time
+        if special.flow is not None:
+            flow = getattr(jobs, special.flow).codes.astype(np.int64) + 1
+    else:
+        chosen = order(name)
+        code, on_event, on_tick, timed = chosen.code, False, False, chosen.needs_run_time
+        if online and timed and code == STATIC:
+            raise InputError(
+                f"policy {name} ranks jobs before they arrive; with knowledge=online use fifo, srtf, srsf, wfp3, unicef, "
+                "sexp or lexp, or knowledge=predicted"
+            )
+        if code == STATIC:
+            rank = static_rank(chosen, jobs, estimate)
+    if options.preemptive is not None:
+        on_event = options.preemptive
+        on_tick = on_tick and options.preemptive
+    if unknown and (timed or discipline in ("easy", "conservative")):
+        what = f"policy {name}" if timed else f"discipline={discipline}"
+        raise InputError(f"{what} needs run times; use knowledge=known, requested, predicted or online")
+    if (on_event or on_tick) and discipline != "skip":
+        raise InputError(f"policy {name} suspends jobs, discipline={discipline} holds GPUs back; use discipline=skip")
+    if on_tick and options.overhead_s >= options.quantum_s:
+        raise InputError(
+            f"quantum_s={options.quantum_s:g} is no longer than suspend_s + resume_s + migrate_s = "
+            f"{options.overhead_s:g}: jobs would never get on; use a longer quantum"
+        )
+    knobs = Knobs(
+        order=code, on_event=bool(on_event), on_tick=bool(on_tick), discipline=FLEET_DISCIPLINES[discipline],
+        rule=SHARING_RULES[allocator], quantum=float(options.quantum_s), suspend=float(options.suspend_s),
+        resume=float(options.resume_s), migrate=float(options.migrate_s), checkpoint=_or_never(options.checkpoint_s),
+        node_mtbf=_or_never(options.node_mtbf_s), node_repair=float(options.node_repair_s),
+        gpu_mtbf=_or_never(options.gpu_mtbf_s), retries=int(options.max_retries), half_life=float(options.half_life_s),
+        reservations=-1 if options.reservations is None else int(options.reservations), learns=online, seed=int(options.seed),
+    )  # fmt: skip
+    return knobs, rank, flow
+
+
+def _or_never(seconds: float | None) -> float:
+    return np.inf if seconds is None else float(seconds)
+
+
+def _profile(jobs: JobTable, cluster: Cluster, options: Options, fleet: Fleet, *, conservative: bool) -> Profile:
+    """Room for now, for every running job and for every reservation, as far as memory goes."""
+    if not conservative:
+        return build_profile(cluster, 1, 0, 0)
+    each = sum(getattr(fleet.room, name).nbytes for name in fleet.room._fields)
+    reservations = min(len(jobs), options.reservations or len(jobs))
+    wanted = 2 + min(len(jobs), 1000 * max(1, cluster.gpus)) + reservations
+    return build_profile(cluster, max(64, min(wanted, PROFILE_BYTES // each)), reservations, int(fleet.work.part[-1]))
+
+
+def _result(
+    jobs: JobTable, cluster: Cluster, fleet: Fleet, profile: Profile, online: bool, notes: tuple[str, ...]
+) -> Result:
+    runs = _runs(jobs, cluster, fleet)
+    extra: dict[str, Any] = {"throughput": list(notes)} if notes else {}
+    if online:
+        extra["forecast"] = forecast_error(jobs, fleet.work.estimate)
+    if profile.counts[RAN_OUT]:
+        extra["reservations_simplified"] = int(profile.counts[RAN_OUT])
+    return Result(
+        jobs,
+        cluster,
+        fleet.first,
+        fleet.final,
+        lambda: runs,
+        int(fleet.counts[EVENTS]),
+        int(fleet.counts[DROPPED]),
+        extra=extra,
+    )
+
+
+def _runs(jobs: JobTable, cluster: Cluster, fleet: Fleet) -> Runs:
+    log, n = fleet.log, int(fleet.counts[LOGGED])
+    by_start = np.lexsort((log.job[:n], log.start[:n]))
+    length = np.diff(log.ptr[: n + 1])[by_start]
+    ptr = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
+    where = np.repeat(log.ptr[:n][by_start] - ptr[:-1], length) + np.arange(ptr[-1])
+    job, node = log.job[:n][by_start].astype(np.int64), log.node[where].astype(np.int64)
+    return frozen_runs(
+        job=job,
+        start_s=log.start[:n][by_start],
+        end_s=log.end[:n][by_start],
+        useful_s=log.useful[:n][by_start],
+        outcome=log.outcome[:n][by_start],
+        pool=fleet.cluster.node_pool[node[ptr[:-1]]] if n else np.zeros(0, np.int64),
+        ptr=ptr,
+        node=node,
+        milli=_milli(jobs, fleet, np.repeat(job, length), node, log.grant[where]),
+    )
+
+
+def _milli(jobs: JobTable, fleet: Fleet, job: Any, node: Any, grant: Any) -> Any:
+    """Thousandths of GPUs that a grant on a node stands for; a MIG slice counts by its memory."""
+    gpus = np.bitwise_count(grant & 0xFFFFFFFF).astype(np.int64)
+    milli = np.where(fleet.work.demand.milli[job] == 0, 0, fleet.work.demand.milli[job] * gpus)
+    profile = fleet.work.demand.profile[job]
+    cut = profile >= 0
+    if cut.any():
+        kind = fleet.cluster.pool_mig[fleet.cluster.node_pool[node[cut]]]
+        milli[cut] = WHOLE * SIZE[profile[cut], kind] // SIZE[:, kind].max(axis=0)
+    return milli.astype(np.int64)

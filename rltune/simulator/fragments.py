@@ -1,0 +1,179 @@
+"""Free GPUs that are hard to use, replayed from runs: on partly used nodes, and by what the queue could not place there.
+
+Both are shares of the free GPUs, time-weighted (free GPU-seconds over free GPU-seconds), while jobs may still arrive.
+
+`unusable_by_demand` is the fragmentation of Fragmentation Gradient Descent (Weng et al., USENIX ATC 2023, section 3)
+with the queue itself as the workload: at every instant, for each pool, a job drawn from the jobs that wait and may use
+the pool (or, where none waits, from the last `RECENT` submitted that may) cannot use the free GPUs of a node that has
+too few whole ones for it, nor a remainder of a shared GPU that is too small. A gang wider than a node needs an empty
+one. Runs say how much of a node is held, not of which GPU, so free shares of a node count as one remainder below a
+whole GPU: with shares the figure is a lower bound.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rltune.cluster import Cluster, eligibility
+from rltune.compiled import compiled, kernel
+from rltune.jobs import JobTable
+from rltune.simulator.runs import GPU, Runs
+from rltune.simulator.usage import demand_milli, runs_again
+
+RECENT = 100
+"""Submitted jobs that stand for the demand of a pool for which none waits."""
+
+
+def partly_used(jobs: JobTable, cluster: Cluster, runs: Runs) -> float:
+    """Share of the free GPUs that stand on partly used nodes."""
+    arrays = cluster.arrays()
+    return float(
+        _free_on_partly_used(
+            runs.start_s, runs.end_s, np.argsort(runs.end_s, kind="stable"), runs.ptr, runs.node, runs.milli,
+            arrays.pool_cap[arrays.node_pool] * GPU, float(jobs.submit_s[0]), float(jobs.submit_s[-1]),
+        )
+    )  # fmt: skip
+
+
+def unusable_by_demand(jobs: JobTable, cluster: Cluster, runs: Runs) -> float:
+    """Share of the free GPUs that a job of the queue could not use; jobs that never run or need no GPU do not count."""
+    arrays, classes, demand = cluster.arrays(), eligibility(jobs, cluster), demand_milli(jobs)
+    ran = np.unique(runs.job)
+    needs, of_job = np.unique(np.minimum(demand, int(arrays.pool_cap.max()) * GPU), return_inverse=True)
+    counts = np.zeros(len(jobs), bool)
+    counts[ran] = demand[ran] > 0
+    arriving = np.flatnonzero(counts)
+    return float(
+        _unusable(
+            runs.start_s, runs.end_s, np.argsort(runs.end_s, kind="stable"), runs.ptr, runs.node, runs.milli,
+            runs.job, runs_again(runs), arriving, jobs.submit_s[arriving], counts, of_job.astype(np.int64), needs,
+            classes.cls, classes.ptr, classes.pools, arrays.node_pool, arrays.pool_cap * GPU,
+            float(jobs.submit_s[0]), float(jobs.submit_s[-1]),
+        )
+    )  # fmt: skip
+
+
+@kernel
+def lost(free, need):
+    """Of a node's ``free`` thousandths of GPUs, those that a job of ``need`` (at most the node's size) cannot use."""
+    rest = free % GPU
+    if need >= GPU:
+        return rest if free - rest >= need else free
+    if rest >= need:
+        return 0
+    return rest if free >= GPU else free
+
+
+@compiled
+def _unusable(
+    start, finish, by_end, ptr, node, milli, job, again, arriving, submit, counts, of_job, needs,
+    cls, cls_ptr, cls_pool, node_pool, size, begin, end,
+):  # fmt: skip
+    """Replay arrivals and runs between ``begin`` and ``end``: free shares that the mix of each pool cannot use, over all.
+
+    Kept for pool p and size of job d: ``unfit[p, d]`` free thousandths that d cannot use, ``waiting[p, d]`` and
+    ``recent[p, d]`` jobs; ``ring[p]`` the sizes of the last jobs. One event costs pools x sizes at most.
+    """
+    pools, sizes = len(size), len(needs)
+    free = np.empty(len(node_pool), np.int64)
+    unfit = np.zeros((pools, sizes), np.int64)
+    waiting = np.zeros((pools, sizes), np.int64)
+    recent = np.zeros((pools, sizes), np.int64)
+    queued, seen = np.zeros(pools, np.int64), np.zeros(pools, np.int64)
+    ring = np.zeros((pools, RECENT), np.int64)
+    part = np.zeros(pools)
+    for at in range(len(node_pool)):
+        free[at] = size[node_pool[at]]
+    total = free.sum()
+    now, area, all_free = begin, 0.0, 0.0
+    i = j = k = 0
+    while True:
+        s = start[i] if i < len(start) else np.inf
+        e = finish[by_end[j]] if j < len(start) else np.inf
+        a = submit[k] if k < len(submit) else np.inf
+        instant = min(s, e, a, end)
+        area += part.sum() * (instant - now)
+        all_free += total * (instant - now)
+        now = instant
+        if instant >= end:
+            return area / all_free if all_free > 0 else 0.0
+        if a <= instant:
+            row, step, run = arriving[k], 1, -1
+            k += 1
+        # At one instant a run's end comes before other starts, but never before its own start.
+        elif e < s or (e == s and start[by_end[j]] < e):
+            run = by_end[j]
+            row, step = job[run], 1 if again[run] else 0
+            j += 1
+        else:
+            run, row, step = i, job[i], -1
+            i += 1
+        if not counts[row]:
+            continue
+        d = of_job[row]
+        for q in range(cls_ptr[cls[row]], cls_ptr[cls[row] + 1]):
+            p = cls_pool[q]
+            waiting[p, d] += step
+            queued[p] += step
+            if run < 0:
+                if seen[p] >= RECENT:
+                    recent[p, ring[p, seen[p] % RECENT]] -= 1
+                ring[p, seen[p] % RECENT] = d
+                recent[p, d] += 1
+                seen[p] += 1
+        if run >= 0:
+            sign = -1 if step < 0 else 1
+            for x in range(ptr[run], ptr[run + 1]):
+                at = node[x]
+                p = node_pool[at]
+                for c in range(sizes):
+                    unfit[p, c] -= lost(free[at], min(needs[c], size[p]))
+                free[at] += sign * milli[x]
+                total += sign * milli[x]
+                for c in range(sizes):
+                    unfit[p, c] += lost(free[at], min(needs[c], size[p]))
+        for q in range(cls_ptr[cls[row]], cls_ptr[cls[row] + 1]):
+            p = cls_pool[q]
+            part[p] = _mixed(unfit[p], waiting[p], recent[p], queued[p], min(seen[p], RECENT))
+
+
+@kernel
+def _mixed(unfit, waiting, recent, queued, seen):
+    """Mean of ``unfit`` over the waiting jobs of a pool, or over the recent ones."""
+    out, mix, many = 0.0, waiting if queued > 0 else recent, queued if queued > 0 else seen
+    for c in range(len(unfit)):
+        out += mix[c] * unfit[c]
+    return out / many if many > 0 else 0.0
+
+
+@compiled
+def _free_on_partly_used(start, finish, by_end, ptr, node, milli, size, begin, end):
+    """Replay runs, sorted by start, between ``begin`` and ``end``: free shares on partly used nodes over all free."""
+    free = size.copy()
+    total, partly = free.sum(), 0
+    now, area, all_free = begin, 0.0, 0.0
+    i = j = 0
+    n = len(start)
+    while True:
+        s = start[i] if i < n else np.inf
+        e = finish[by_end[j]] if j < n else np.inf
+        instant = min(s, e, end)
+        area += partly * (instant - now)
+        all_free += total * (instant - now)
+        now = instant
+        if instant >= end:
+            return area / all_free if all_free > 0 else 0.0
+        # At one instant a run's end comes before other starts, but never before its own start.
+        ends = e < s or (e == s and start[by_end[j]] < e)
+        run = by_end[j] if ends else i
+        sign = 1 if ends else -1
+        if ends:
+            j += 1
+        else:
+            i += 1
+        for k in range(ptr[run], ptr[run + 1]):
+            at = node[k]
+            partly -= free[at] if free[at] < size[at] else 0
+            free[at] += sign * milli[k]
+            total += sign * milli[k]
+            partly += free[at] if free[at] < size[at] else 0

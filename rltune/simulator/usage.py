@@ -1,0 +1,136 @@
+"""What the GPUs did, read from runs: held, useful and idle GPU-seconds, FLOPS, energy, and levels over time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from rltune.cluster import Cluster
+from rltune.errors import InputError
+from rltune.gpus import gpu_type
+from rltune.jobs import JobTable
+from rltune.metrics import area, steps
+from rltune.simulator.runs import GPU, Runs
+
+FloatArray = npt.NDArray[np.float64]
+MOST_STEPS = 10_000_000
+J_PER_KWH = 3.6e6
+Level = tuple[FloatArray, npt.NDArray[Any]]
+"""A level over time, as `rltune.metrics.steps` gives it."""
+
+
+def held_by_pool(runs: Runs, cluster: Cluster) -> FloatArray:
+    """(n_pools,) GPU-seconds held by jobs, shares as fractions."""
+    held = np.bincount(runs.pool, (runs.end_s - runs.start_s) * runs.held_gpus(), len(cluster.pools))
+    return held.astype(np.float64)
+
+
+def useful_gpu_s(runs: Runs) -> float:
+    """GPU-seconds of recorded run time done and kept: no restarts, no work lost to failures.
+
+    In seconds of the recorded hardware, so on other GPUs it is the work done, not the time it took.
+    """
+    return float((runs.useful_s * runs.held_gpus()).sum())
+
+
+def flops_utilization(held_s: FloatArray, cluster: Cluster, span_s: float) -> dict[str, Any]:
+    """GPU-seconds held x peak FP16 TFLOPS over the span x what the cluster could do; None where a type is unpublished.
+
+    A held GPU counts with its whole peak, whatever the job makes of it. With one GPU type it is the utilisation.
+    """
+    unknown = sorted({pool.gpu_type for pool in cluster.pools if gpu_type(pool.gpu_type).tflops is None})
+    if unknown:
+        return {"mean": None, "reason": f"no published FLOPS of GPU type {', '.join(unknown)}"}
+    tflops = np.array([gpu_type(pool.gpu_type).tflops for pool in cluster.pools], np.float64)
+    gpus = np.array([pool.gpus for pool in cluster.pools])
+    could = float((tflops * gpus).sum()) * span_s
+    return {"mean": float((held_s * tflops).sum()) / could if could > 0 else 0.0}
+
+
+def energy_kwh(held_s: FloatArray, cluster: Cluster, span_s: float) -> dict[str, Any]:
+    """Energy of the GPUs alone over ``span_s`` seconds: total ``mean``, and ``busy`` and ``idle`` kWh ``by_type``.
+
+    A held GPU draws its type's average power in training, a share of it that share of the difference to idle, a free
+    one its idle power (`rltune.gpus`: measured by Zeus, else assumed shares of the board's limit). Hosts, network
+    and cooling are left out. None where a type's power is unpublished, with the reason.
+    """
+    by_type: dict[str, Any] = {}
+    for pool, held in zip(cluster.pools, held_s, strict=True):
+        kind = gpu_type(pool.gpu_type)
+        if kind.busy_w is None or kind.idle_w is None:
+            by_type[pool.gpu_type] = None
+            continue
+        part = by_type.setdefault(pool.gpu_type, {"busy": 0.0, "idle": 0.0})
+        part["busy"] += float(held) * kind.busy_w / J_PER_KWH
+        part["idle"] += max(0.0, pool.gpus * span_s - float(held)) * kind.idle_w / J_PER_KWH
+    unknown = sorted(name for name, part in by_type.items() if part is None)
+    if unknown:
+        return {"mean": None, "by_type": by_type, "reason": f"no published power of GPU type {', '.join(unknown)}"}
+    return {"mean": sum(part["busy"] + part["idle"] for part in by_type.values()), "by_type": by_type}
+
+
+def runs_again(runs: Runs) -> npt.NDArray[np.bool_]:
+    """(n_runs,) whether the run's job has a later run: at its end the job queues once more."""
+    again = np.zeros(len(runs), bool)
+    by_job = np.lexsort((runs.start_s, runs.job))
+    again[by_job[:-1]] = runs.job[by_job][1:] == runs.job[by_job][:-1]
+    return again
+
+
+def demand_milli(jobs: JobTable) -> npt.NDArray[np.int64]:
+    """(n_jobs,) thousandths of GPUs that each job asks for."""
+    return jobs.num_gpus.astype(np.int64) * jobs.gpu_milli
+
+
+def queue_level(jobs: JobTable, runs: Runs, weight: npt.NDArray[Any]) -> Level:
+    """Sum of ``weight`` (n_jobs,) over waiting jobs; jobs that never run are left out, since none says how long they wait.
+
+    A job waits from submission to its first run, and between its runs. The area is the sum of weight x wait (Little).
+    """
+    ran = np.unique(runs.job)
+    again = runs.job[runs_again(runs)]
+    at = np.concatenate([jobs.submit_s[ran], runs.end_s[runs_again(runs)], runs.start_s])
+    return steps(at, np.concatenate([weight[ran], weight[again], -weight[runs.job]]))
+
+
+def busy_level(runs: Runs) -> Level:
+    """Thousandths of GPUs held by jobs."""
+    sums = np.concatenate([[0], np.cumsum(runs.milli)])
+    held = sums[runs.ptr[1:]] - sums[runs.ptr[:-1]]
+    return steps(np.concatenate([runs.start_s, runs.end_s]), np.concatenate([held, -held]))
+
+
+def queue_summary(jobs: JobTable, runs: Runs, begin_s: float, end_s: float) -> dict[str, Any]:
+    """Time-weighted mean and largest number of waiting jobs, and of GPUs that they wait for, over [begin, end)."""
+    out: dict[str, Any] = {}
+    for name, weight, unit in (("jobs", np.ones(len(jobs), np.int64), 1), ("gpus", demand_milli(jobs), GPU)):
+        at, level = queue_level(jobs, runs, weight)
+        mean = float(area(at, level, np.array([end_s]))[0]) / (end_s - begin_s) if end_s > begin_s else 0.0
+        out[f"mean_{name}"] = mean / unit
+        # A level that lasts no time was never seen by anybody: `steps` keeps the last of an instant.
+        out[f"max_{name}"] = float(level.max(initial=0)) / unit
+    return out
+
+
+def timeline(jobs: JobTable, runs: Runs, gpus: int, begin_s: float, end_s: float, step_s: float) -> pd.DataFrame:
+    """Time-weighted means by step of ``step_s`` seconds from ``begin_s``; the last step may reach beyond ``end_s``."""
+    if not np.isfinite(step_s) or step_s <= 0:
+        raise InputError(f"step_s={step_s!r}; a number of seconds above 0 is needed")
+    count = max(1, int(np.ceil((end_s - begin_s) / step_s)))
+    if count > MOST_STEPS:
+        raise InputError(
+            f"step_s={step_s:g} makes {count:,} steps; at most {MOST_STEPS:,} are possible, use longer ones"
+        )
+    edges: FloatArray = begin_s + step_s * np.arange(count + 1, dtype=np.float64)
+    levels = {
+        "queued_jobs": queue_level(jobs, runs, np.ones(len(jobs), np.int64)),
+        "queued_gpus": queue_level(jobs, runs, demand_milli(jobs)),
+        "busy_gpus": busy_level(runs),
+    }
+    out = {name: np.diff(area(*level, edges)) / step_s for name, level in levels.items()}
+    busy = out["busy_gpus"] = out["busy_gpus"] / GPU
+    out["queued_gpus"] = out["queued_gpus"] / GPU
+    return pd.DataFrame({"time_s": edges[:-1], **out, "free_gpus": gpus - busy})

@@ -1,0 +1,86 @@
+"""Measured throughputs by GPU type, from files beside the traces.
+
+Gavel (Narayanan et al., OSDI 2020) and Shockwave (Zheng et al., NSDI 2023) publish one JSON format: steps/s by GPU type
+(K80, P100, V100; ``_unconsolidated``: spread over nodes), job type and gang size; ``null`` is the job alone. Their V100s on one
+node are up to five times as fast with 8 GPUs as with 4 (another machine), which is kept as published. Sia
+(Jayaram Subramanya et al., SOSP 2023) publishes step times of one GPU; of its clusters aws is T4 and dgx A100, quad and
+rtx are types no cluster here has, and azure is left out: it is unidentified, and partly a rescaled copy.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from rltune.errors import InputError
+from rltune.throughput import Throughput
+from rltune.traces.folder import need, traces_folder
+from rltune.traces.table import decode, read_bytes
+
+GAVEL_TYPES = {"K80": "k80", "P100": "p100", "V100": "v100"}
+SIA_TYPES = {"T4": "placements-aws", "A100": "placements-dgx"}
+FILES = {
+    "gavel": "gpu_heterogeneity/gavel_simulation_throughputs.json.gz",
+    "gavel_physical": "gpu_heterogeneity/gavel_physical_cluster_throughputs.json.gz",
+    "shockwave": "gpu_heterogeneity/shockwave_tacc_throughputs.json.gz",
+    "sia": "gpu_heterogeneity/sia_1gpu_samples_per_s.csv",
+}
+REMEDY = "get it from its publisher, or use throughput=published (medians of Gavel's table)"
+
+
+def load_throughput(
+    name: str, reference: str | None = None, missing: str = "refuse", folder: str | Path | None = None
+) -> Throughput:
+    """A table of ``FILES`` by name. ``reference``: type of jobs that name none; default V100, for sia T4.
+
+    Raises InputError for an unknown name, MissingTrace for an absent file.
+    """
+    if name not in FILES:
+        raise InputError(f"throughput {name!r} is unknown; known are none, published, {', '.join(FILES)}")
+    path = need(traces_folder(folder), (FILES[name],), f"throughput {name}", REMEDY)
+    types, rates = _sia(path) if name == "sia" else _gavel(path)
+    classes = tuple(sorted({job for job, _, _, _ in rates}))
+    scales = tuple(sorted({scale for _, scale, _, _ in rates}))
+    rate = np.full((len(classes), len(scales), 2, len(types)), np.nan)
+    for (job, scale, spread, gpu), value in rates.items():
+        rate[classes.index(job), scales.index(scale), spread, types.index(gpu)] = value
+    return Throughput(name, types, classes, scales, rate, reference or ("T4" if name == "sia" else "V100"), missing)
+
+
+Rates = dict[tuple[str, int, int, str], float]
+"""(class, GPUs, 1 if spread over nodes, GPU type) -> throughput."""
+
+
+def _gavel(path: Path) -> tuple[tuple[str, ...], Rates]:
+    """Steps/s; 0 or no number means that the job did not run there, which is no measurement."""
+    rates: Rates = {}
+    try:
+        tables = json.loads(decode(read_bytes(path), path.name))
+        for gpu, column in GAVEL_TYPES.items():
+            for spread, suffix in enumerate(("", "_unconsolidated")):
+                for key, row in tables[column + suffix].items():
+                    job, scale = ast.literal_eval(key)
+                    if row["null"]:
+                        rates[str(job), int(scale), spread, gpu] = float(row["null"])
+    except (KeyError, TypeError, ValueError, SyntaxError) as error:
+        raise InputError(f"{path.name}: no table of throughputs as Gavel publishes them ({error!r})") from None
+    return tuple(GAVEL_TYPES), rates
+
+
+def _sia(path: Path) -> tuple[tuple[str, ...], Rates]:
+    """Samples/s of one GPU by application and batch size."""
+    table = pd.read_csv(path)
+    if missing := {"app", "local_bsz", *SIA_TYPES.values()} - set(table):
+        raise InputError(f"{path.name}: column {', '.join(sorted(missing))} is missing")
+    rates: Rates = {}
+    for gpu, column in SIA_TYPES.items():
+        values: npt.NDArray[np.float64] = table[column].to_numpy(np.float64)
+        for app, size, value in zip(table["app"], table["local_bsz"], values, strict=True):
+            if value > 0:
+                rates[f"{app} (batch size {size:.0f})", 1, 0, gpu] = float(value)
+    return tuple(SIA_TYPES), rates

@@ -1,0 +1,318 @@
+"""`python -m rltune.simulate` and `python -m rltune.compare` as a user types them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import rltune
+from rltune import compare as comparing
+from rltune.cluster import Cluster, Pool
+from rltune.config import changed_cluster
+from rltune.entry import run_main
+from rltune.errors import InputError
+
+Told = tuple[int, str, str]
+QUICK = ("+trace=synthetic", "trace.jobs=200", "trace.arrivals_per_h=600", "nodes=4", "progress=false")
+ROOT = Path(rltune.__file__).parent.parent
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, no real traces."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RLTUNE_TRACES", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def simulate(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+    """``simulate("+trace=...")`` -> (exit status, standard output, standard error), in this process."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    from rltune.simulate import main
+
+    def run(*options: str) -> Told:
+        monkeypatch.setattr(sys, "argv", ["rltune.simulate", *options])
+        capfd.readouterr()
+        status = 0
+        try:
+            run_main(main, "simulate")
+        except SystemExit as end:
+            status = int(end.code or 0)
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return run
+
+
+def made(told: Told) -> Path:
+    """The run directory of a good run."""
+    status, out, err = told
+    assert status == 0, err
+    return Path(out.splitlines()[-1])
+
+
+def summary_of(run: Path) -> dict[str, Any]:
+    return dict(json.loads((run / "summary.json").read_text()))
+
+
+def test_a_run_leaves_its_directory_and_says_what_the_function_says(simulate: Callable[..., Told]) -> None:
+    """The command would simulate something else than a notebook with the same words, or leave files out."""
+    told = simulate(*QUICK, "policy=sjf", "discipline=easy", "allocator=lexicographic")
+    run = made(told)
+    files = {path.name for path in run.iterdir()}
+    assert files == {
+        "config.yaml", "manifest.json", "summary.json", "jobs.parquet", "runs.parquet", "timeline.parquet", "timeline.png"
+    }  # fmt: skip
+    trace = rltune.load_trace("synthetic", jobs=200, arrivals_per_h=600.0, median_s=600.0, mean_s=3600.0)
+    cluster = rltune.load_cluster("uniform").with_nodes(4)
+    result = rltune.simulate(trace, cluster, policy="sjf", discipline="easy", allocator="lexicographic")
+    summary = summary_of(run)
+    assert (summary["schema_version"], summary["command"]) == (1, "simulate")
+    assert summary["policies"] == {"sjf-easy-known-lexicographic": json.loads(json.dumps(result.summary()))}
+    assert summary["bounds"] == json.loads(json.dumps(result.bounds()))
+    assert (summary["cluster"]["nodes"], summary["cluster"]["gpus"]) == (4, 32)
+    jobs = pd.read_parquet(run / "jobs.parquet")
+    assert np.allclose(jobs.wait_s, result.scores()["wait_s"]) and jobs.finished.all()
+    assert len(pd.read_parquet(run / "runs.parquet")) == 200
+    assert "at most" in told[1] and "Jain" not in told[1]  # these jobs have no tenants
+    assert "lower bounds of any schedule without preemption" in told[1]
+
+
+def test_exports_are_the_schedule(simulate: Callable[..., Told]) -> None:
+    """A trace viewer would refuse the file, or draw two runs of a node over one another."""
+    run = made(simulate(*QUICK, "export=[csv,parquet,chrome]"))
+    schedule = pd.read_csv(run / "schedule.csv", dtype={"nodes": str, "gpus": str})
+    exact = pd.read_parquet(run / "schedule.parquet")
+    assert schedule.start_s.tolist() == exact.start_s.tolist()
+    assert [len(nodes.split(";")) for nodes in schedule.nodes] == [len(nodes) for nodes in exact.nodes]
+    loaded = json.loads((run / "trace.json").read_text())
+    slices = [event for event in loaded["traceEvents"] if event["ph"] == "X"]
+    assert len(slices) == sum(len(nodes) for nodes in exact.nodes)
+    one = exact[exact.job_id == slices[0]["name"]].iloc[0]
+    assert slices[0]["ts"] == round(one.start_s * 1e6) and slices[0]["dur"] == round((one.end_s - one.start_s) * 1e6)
+    named = {(e["pid"], e["tid"]) for e in loaded["traceEvents"] if e["ph"] == "M" and e["name"] == "thread_name"}
+    by_thread: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for event in slices:
+        by_thread.setdefault((event["pid"], event["tid"]), []).append((event["ts"], event["ts"] + event["dur"]))
+    assert set(by_thread) == named
+    for spans in by_thread.values():
+        spans.sort()
+        assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
+
+
+def test_groups_are_written_where_there_are_some(simulate: Callable[..., Told], here: Path) -> None:
+    """Who waits for whom would not be seen, or a table of one line be written."""
+    rows = [f"j{k},{k * 10},{k % 7 * 90 + 5},{k % 3 + 1},{'ab'[k % 2]},u{k % 5}" for k in range(80)]
+    (here / "jobs.csv").write_text("\n".join(["job_id,submit_s,duration_s,num_gpus,vc,user", *rows]) + "\n")
+    told = simulate("trace=file", "trace.path=jobs.csv", "nodes=1", "progress=false")
+    run = made(told)
+    assert pd.read_csv(run / "by_vc.csv").jobs.tolist() == [40, 40]
+    assert len(pd.read_csv(run / "by_user.csv")) == 5
+    assert not (run / "by_priority.csv").exists()
+    assert "fairness by user  5 tenants" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "jobs"),
+    [(["begin=50", "end=120"], 70), (["begin=0.5"], 100), (["end=0.25"], 50), (["begin=150"], 50), (["limit=7"], 7),
+     (["begin=20", "limit=1"], 1)],
+)  # fmt: skip
+def test_stretches(simulate: Callable[..., Told], options: list[str], jobs: int) -> None:
+    """begin= or end= alone would mean another stretch than it says."""
+    assert summary_of(made(simulate(*QUICK, *options)))["trace"]["jobs"] == jobs
+
+
+def test_other_knowledge_and_allocators(simulate: Callable[..., Told]) -> None:
+    """knowledge=predicted of a stretch would forget what came before it; allocator=milp would place greedily."""
+    run = made(simulate(*QUICK, "begin=150", "policy=sjf", "knowledge=predicted", "allocator=milp"))
+    (row,) = summary_of(run)["policies"].values()
+    assert row["allocator"]["calls"] > 0
+    trace = rltune.load_trace("synthetic", jobs=200, arrivals_per_h=600.0, median_s=600.0, mean_s=3600.0)
+    from rltune.policies.knowledge import known_run_times
+
+    late = trace.take(slice(150, 200))
+    cluster = rltune.load_cluster("uniform").with_nodes(4)
+    known = known_run_times(trace.jobs, "predicted")[150:]
+    expected = rltune.simulate(late, cluster, policy="sjf", knowledge=known, allocator="milp")
+    assert row["jct_s"]["mean"] == pytest.approx(expected.scores()["jct_s"].mean(), rel=0.05)
+
+
+def test_a_dropped_job_is_told(simulate: Callable[..., Told], here: Path) -> None:
+    """A job that can never run would vanish without a word; a run of nothing else would be a stack trace."""
+    (here / "jobs.csv").write_text("job_id,submit_s,duration_s,num_gpus\na,0,10,1\nbig,5,10,900\n")
+    options = ("trace=file", "trace.path=jobs.csv", "progress=false")
+    assert simulate(*options)[0] == 2
+    told = simulate(*options, "oversized=drop")
+    assert summary_of(made(told))["policies"]["fifo-skip-known-best_fit"]["unfinished"] == 1
+    assert "job big (row 2 by submit time) wants 900 GPUs" in told[1]
+    (here / "jobs.csv").write_text("job_id,submit_s,duration_s,num_gpus\nbig,5,10,900\n")
+    assert "no job finished" in simulate(*options, "oversized=drop")[1]
+
+
+BAD: dict[str, str] = {
+    "policy=foo": "policy 'foo' is unknown; known are fifo",
+    "policy=[a]": "policy=['a']; a text is needed",
+    "discipline=fill": "discipline 'fill' is unknown",
+    "allocator=worst": "allocator=worst is unknown; known are best_fit",
+    "knowledge=all": "knowledge='all' is unknown",
+    "knowledge=none policy=sjf": "policy sjf needs run times",
+    "oversized=maybe": "oversized='maybe' is unknown",
+    "begin=yesterday": "'yesterday' is no date",
+    "begin=-5": "jobs [-5, 200) do not lie within",
+    "begin=0.5 end=0.2": "fractions 0.5, 0.2 do not rise",
+    "begin=[1,2]": "begin=[1, 2]; a date, a job number",
+    "limit=0": "limit=0; a whole number of at least 1",
+    "nodes=x": "nodes='x'; a whole number",
+    "cluster.nodes=0": "nodes=0",
+    "cluster.pools.7.nodes=3": "cluster.pools.7: cluster uniform has no such pool; known are 0 (nodes)",
+    "cluster.pools.0.nodes=-1": "pool nodes: nodes=-1; at least 1 is needed",
+    "cluster.pools.0.gpus=3": "unknown gpus; known are first_node_id",
+    "cluster.pools.0=null": "no pools; at least one is needed",
+    "cluster.size=3": "option cluster.size is unknown; known are pools, nodes, name",
+    "cluster.spec.name=x": "option cluster.spec needs cluster=NAME",
+    "options.quark=5": "option options.quark is unknown",
+    "options.policy=sjf": "option options.policy: it has an option of its own",
+    "options=3": "options=3; give single ones",
+    "export=[pdf]": "export=['pdf']; a list of csv, parquet, chrome is needed",
+    "step_s=0": "step_s=0; a number of seconds above 0",
+    "step_s=1e-9": "steps; at most 10,000,000 are possible",
+    "seed=-1": "seed=-1; a whole number of at least 0",
+    "name=a/b": "name='a/b' is no directory name",
+    "discpline=easy": "option 'discpline' is unknown",
+}
+
+
+@pytest.mark.parametrize("options", list(BAD))
+def test_bad_options(options: str, simulate: Callable[..., Told], here: Path) -> None:
+    """A typing error would be a stack trace, or be passed over and the user believe it was obeyed."""
+    words = options.split()
+    own = {word.split("=")[0] for word in words}
+    status, _, err = simulate(*[word for word in QUICK if word.split("=")[0] not in own], *words)
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert status == 2 and len(errors) == 1, err
+    assert BAD[options] in errors[0] and "Traceback" not in err
+    assert not (here / "runs").exists() or not any(p.name[0] != "." for p in (here / "runs").iterdir())
+
+
+def test_pools_changed_on_the_command_line(simulate: Callable[..., Told]) -> None:
+    """A what-if on machines would simulate the old ones."""
+    run = made(
+        simulate(
+            *[word for word in QUICK if word != "nodes=4"], "cluster=rltune_philly", "cluster.pools.0.nodes=3",
+            "cluster.pools.large.gpu_type=V100", "cluster.pools.2={name: more, nodes: 2, gpus_per_node: 4}",
+        )
+    )  # fmt: skip
+    pools = summary_of(run)["cluster"]["pools"]
+    assert [(p["name"], p["nodes"], p["gpus_per_node"], p["gpu_type"]) for p in pools] == [
+        ("small", 3, 2, "12GB"), ("large", 20, 8, "V100"), ("more", 2, 4, "any")
+    ]  # fmt: skip
+    assert sum(p["nodes"] for p in pools) == summary_of(run)["cluster"]["nodes"] == 25
+
+
+def test_pools_are_changed_then_scaled_and_can_go() -> None:
+    """cluster.nodes with cluster.pools would scale the pools as they were; pool numbers would shift when one goes."""
+    two = Cluster("two", (Pool("a", 2, 4), Pool("b", 2, 8, vc="x")))
+    assert [p.nodes for p in changed_cluster(two, {"pools": {"1": {"nodes": 6}}, "nodes": 16}).pools] == [4, 12]
+    assert changed_cluster(two, {"pools": {"0": None, "1": {"vc": None}}}) == Cluster("two", (Pool("b", 2, 8),))
+    assert changed_cluster(two, {"name": "other"}) == Cluster("other", two.pools)
+    assert changed_cluster(two, {}) == two
+    with pytest.raises(InputError, match=r"cluster.pools.1=3; fields of a pool are needed"):
+        changed_cluster(two, {"pools": {"1": 3}})
+
+
+def test_the_function_and_the_command_share_a_name(here: Path) -> None:
+    """`import rltune.simulate` would put a module that cannot be called in the place of rltune.simulate."""
+    told = subprocess.run(
+        [sys.executable, "-c", "import rltune\nt = rltune.load_trace('synthetic', jobs=5)\n"
+         "before = rltune.simulate(t, 'uniform').makespan_s()\nimport rltune.simulate\n"
+         "from rltune import simulate\nassert rltune.simulate is simulate and simulate.main\n"
+         "assert rltune.simulate(t, 'uniform').makespan_s() == simulate(t, 'uniform').makespan_s() == before\nprint('ok')"],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=here, timeout=300,
+    )  # fmt: skip
+    assert told.stdout.strip() == "ok", told.stderr
+
+
+def test_the_command_in_a_process_of_its_own_and_a_sweep(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """`python -m rltune.simulate -m ...` would stop at its second run, or two runs share a directory."""
+    told = subprocess.run(
+        [sys.executable, "-m", "rltune.simulate", "-m", *QUICK[:3], "progress=false", "cluster.nodes=4,8", "policy=fifo,sjf",
+         "runs=sweep"],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=here, timeout=300,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    printed = [line for line in told.stdout.splitlines() if line.startswith("sweep/")]
+    assert len(set(printed)) == 4 and all((here / line / "summary.json").is_file() for line in printed)
+    assert comparing.main(["sweep"]) == 0
+    out, _ = capfd.readouterr()
+    directory = Path(out.splitlines()[-1])
+    assert {p.name for p in directory.iterdir()} == {"compare.json", "compare.md", "compare.png"}
+    found = json.loads((directory / "compare.json").read_text())
+    assert found["differing"] == ["cluster.nodes", "policy"]
+    assert {(row["options"]["cluster.nodes"], row["options"]["policy"]) for row in found["rows"]} == {
+        (4, "fifo"), (4, "sjf"), (8, "fifo"), (8, "sjf")
+    }  # fmt: skip
+    assert [row["cluster"]["nodes"] for row in found["rows"]] == [4, 4, 8, 8]
+    assert "| nodes | policy | mean wait s |" in (directory / "compare.md").read_text()
+
+
+def test_a_comparison_is_paired_by_job_and_day(
+    simulate: Callable[..., Told], here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The change against the first run would be over other jobs, or of the other sign."""
+    slow = [word for word in QUICK if "arrivals" not in word] + ["trace.arrivals_per_h=2.0", "name=a"]
+    one = made(simulate(*[w for w in slow if w != "nodes=4"], "nodes=1"))
+    two = made(simulate(*[w for w in slow if w not in ("nodes=4", "name=a")], "nodes=2", "name=b"))
+    assert comparing.main([str(one), str(two), "--name", "c"]) == 0
+    found = json.loads((here / "runs" / "c" / "compare.json").read_text())
+    first, second = (pd.read_parquet(run / "jobs.parquet") for run in (one, two))
+    (pair,) = [c for c in found["comparisons"] if c["metric"] == "jct_s"]
+    assert pair["reduction"] == pytest.approx(1 - second.jct_s.mean() / first.jct_s.mean())
+    assert pair["reduction"] > 0 and pair["ci95"][0] <= pair["reduction"] <= pair["ci95"][1]
+    assert pair["jobs"] == 200
+    row = found["rows"][1]
+    span = summary_of(two)["policies"]["fifo-skip-known-best_fit"]["makespan_s"]["mean"]
+    assert row["cost_gpu_h"] == pytest.approx(16 * span / 3600)
+    assert f"{-pair['reduction']:+.1%}" in (here / "runs" / "c" / "compare.md").read_text()
+    capfd.readouterr()
+
+
+def test_comparisons_that_say_nothing_are_refused(
+    simulate: Callable[..., Told], here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Runs of different jobs would be subtracted from one another."""
+    one = made(simulate(*QUICK, "name=one"))
+    other = made(simulate(*QUICK, "name=other", "limit=100"))
+    (here / "empty").mkdir()
+    (here / "wrong").mkdir()
+    for name in ("config.yaml", "jobs.parquet"):
+        (here / "wrong" / name).write_bytes((one / name).read_bytes())
+    (here / "wrong" / "summary.json").write_text('{"command": "evaluate"}')
+    (here / "torn").mkdir()
+    for name in ("config.yaml", "summary.json"):
+        (here / "torn" / name).write_bytes((one / name).read_bytes())
+    (here / "torn" / "jobs.parquet").write_text("no parquet")
+    for paths, said in {
+        (str(one), str(other)): "are not those of",
+        (str(one),): "1 simulation; at least 2 are needed",
+        (str(one), str(one)): "1 simulation; at least 2 are needed",
+        (str(one), "nowhere"): "nowhere: no such directory",
+        (str(one), "empty"): "empty: no simulation in it",
+        (str(one), "wrong"): "only those of simulate can be compared",
+        (str(one), "torn"): "torn: damaged",
+    }.items():
+        capfd.readouterr()
+        assert comparing.main(list(paths)) == 2
+        out, err = capfd.readouterr()
+        assert out == "" and len(err.splitlines()) == 1 and said in err
+    assert not [p for p in (here / "runs").iterdir() if p.name.startswith("compare")]
