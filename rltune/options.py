@@ -22,11 +22,11 @@ from rltune.traces import TRACES
 
 STRETCHES = ("train", "validate", "test")
 KINDS: dict[Any, str] = {
-    bool: "true or false",
     int: "a whole number",
     float: "a number",
     str: "a text",
-    Mapping: "a mapping of values to weights",
+    Mapping: "a mapping of sizes or names to numbers",
+    bool: "true or false",
     NoneType: "null",
 }
 """What an option may be, as messages say it."""
@@ -117,23 +117,31 @@ def check_trace_options(node: Mapping[str, Any]) -> None:
     for option, parameter in accepted.items():
         kinds = _kinds(parameter.annotation)
         if option in node and not any(_is_kind(node[option], kind) for kind in kinds):
-            raise InputError(f"trace.{option}={node[option]!r}; needed is {' or '.join(KINDS[kind] for kind in kinds)}")
+            needed = " or ".join(dict.fromkeys(KINDS[_plain(kind)] for kind in kinds))
+            raise InputError(f"trace.{option}={node[option]!r}; needed is {needed}")
     if "seed" in node:
         check_whole("trace.seed", node["seed"], 0)
 
 
-def _kinds(annotation: Any) -> list[type]:
-    """The plain types a loader's parameter may have, e.g. ``Mapping[int, float] | None`` -> [Mapping, NoneType]."""
+def _kinds(annotation: Any) -> list[Any]:
+    """The plain types a loader's parameter may have, e.g. ``Mapping[int, float] | None`` -> [Mapping[int, float], NoneType]."""
     parts = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-    return [kind for part in parts if (kind := get_origin(part) or part) in KINDS]
+    return [part for part in parts if _plain(part) in KINDS]
 
 
-def _is_kind(value: Any, kind: type) -> bool:
+def _plain(kind: Any) -> Any:
+    return get_origin(kind) or kind
+
+
+def _is_kind(value: Any, kind: Any) -> bool:
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
     if kind is float:
         return isinstance(value, int | float) and math.isfinite(value)
-    if kind is Mapping:
-        # Of which kind the keys must be (gang sizes, GPU types, families) is the loader's to say.
-        return isinstance(value, Mapping) and all(_is_kind(weight, float) for weight in value.values())
+    if _plain(kind) is Mapping:
+        of_key = get_args(kind)[0]  # int: sizes of gangs; float: priorities; str: names
+        return isinstance(value, Mapping) and all(
+            (is_whole(key, 1) if of_key is int else _is_kind(key, of_key)) and _is_kind(x, float)
+            for key, x in value.items()
+        )
     return isinstance(value, kind)

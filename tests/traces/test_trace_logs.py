@@ -201,6 +201,7 @@ def test_openb_pods(tmp_path: Path) -> None:
     assert jobs.gpu_type.values().tolist() == ["V100", "V100|V100-32GB", None]
     assert (jobs.num_gpus.tolist(), jobs.gpu_milli.tolist()) == ([1, 1, 1], [1000, 460, 0])
     assert (jobs.cpus.tolist(), jobs.memory_gb.tolist()) == ([12, 6.5, 6], [16, 12, 12])
+    assert trace.describe()["mean_gpus"] == 0.487  # 1, 0.46 and none
     assert trace.notes[:2] == (
         "1 pods ask for a share of a GPU and 1 for none", "1 pods never scheduled left out",
     )  # fmt: skip

@@ -84,6 +84,7 @@ def room_at(rooms, b):
         rooms.closed[b],
         rooms.pods[b],
         rooms.scale[b],
+        rooms.turn[b],
     )
 
 
