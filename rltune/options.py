@@ -139,6 +139,9 @@ def _is_kind(value: Any, kind: Any) -> bool:
     if kind is float:
         return isinstance(value, int | float) and math.isfinite(value)
     if _plain(kind) is Mapping:
-        of_key = (lambda key: is_whole(key, 1)) if get_args(kind)[0] is int else (lambda key: isinstance(key, str))
-        return isinstance(value, Mapping) and all(of_key(key) and _is_kind(x, float) for key, x in value.items())
+        of_key = get_args(kind)[0]  # int: sizes of gangs; float: priorities; str: names
+        return isinstance(value, Mapping) and all(
+            (is_whole(key, 1) if of_key is int else _is_kind(key, of_key)) and _is_kind(x, float)
+            for key, x in value.items()
+        )
     return isinstance(value, kind)

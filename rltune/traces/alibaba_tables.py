@@ -188,11 +188,15 @@ def pai_cluster(machines: Mapping[Machine, int] | None = None) -> Cluster:
     for machine, nodes in kinds:
         first = sum(pool.nodes for pool in pools)
         name = f"{machine.gpu_type}x{machine.gpus}-{machine.cpus}c-{machine.memory_gb}GB"
-        pools.append(Pool(name, nodes, machine.gpus, machine.gpu_type, first_node_id=first, **_beside_gpus(machine)))
+        pools.append(
+            Pool(
+                name,
+                nodes,
+                machine.gpus,
+                machine.gpu_type,
+                first_node_id=first,
+                cpus=float(machine.cpus),
+                memory_gb=float(machine.memory_gb),
+            )
+        )
     return Cluster("pai", tuple(pools))
-
-
-def _beside_gpus(machine: Machine) -> dict[str, Any]:
-    """CPUs and memory of a node, as far as pools carry them."""
-    told = {"cpus": machine.cpus, "memory_gb": machine.memory_gb}
-    return {field: value for field, value in told.items() if field in Pool.__dataclass_fields__}

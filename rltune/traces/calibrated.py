@@ -19,6 +19,8 @@ from rltune.traces.statistics import ClusterStatistics
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+CLAMP_S = 172_800.0
+"""48 h: where the public copies of the logs of Venus and of PAI clamp durations."""
 BATCH_LIKENESS = 0.5
 """Assumption: correlation of the (normal) duration ranks within a batch."""
 FIT_ROUNDS, FIT_STEP = 12, 0.4

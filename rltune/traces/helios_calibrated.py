@@ -9,14 +9,12 @@ import numpy as np
 
 from rltune.errors import InputError
 from rltune.jobs import JobTable
-from rltune.traces.calibrated import Drawn, draw, owners
+from rltune.traces.calibrated import CLAMP_S, Drawn, draw, owners
 from rltune.traces.helios_statistics import CLUSTERS, INVENTED_VCS
 from rltune.traces.labels import Ints, tilted
 from rltune.traces.statistics import ClusterStatistics, Outcomes
 from rltune.traces.trace import Trace
 
-CLAMP_S = 172_800.0
-"""48 h: where the public copy of the Venus log clamps durations."""
 STATUS_STREAM = 1
 """The ends of jobs are drawn from a stream of their own: with or without them, the jobs are the same."""
 

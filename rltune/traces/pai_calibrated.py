@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from rltune.jobs import WHOLE
-from rltune.traces.calibrated import draw
+from rltune.traces.calibrated import CLAMP_S, draw
 from rltune.traces.helios_calibrated import resized, table
 from rltune.traces.pai_statistics import GPU_TYPES, PAI, REQUESTS
 from rltune.traces.trace import Trace
 
 NAME = "alibaba_calibrated"
-CLAMP_S = 172_800.0
-"""48 h: where the sample that the durations are of is clamped."""
 
 
 def alibaba_calibrated(

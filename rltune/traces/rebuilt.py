@@ -24,10 +24,9 @@ import pandas as pd
 
 from rltune.errors import InputError
 from rltune.jobs import JobTable
-from rltune.traces.calibrated import GPUS_PER_NODE, choose_vcs, duration_quantiles
+from rltune.traces.calibrated import CLAMP_S, GPUS_PER_NODE, choose_vcs, duration_quantiles
 from rltune.traces.folder import need, traces_folder
 from rltune.traces.formats import read_trace
-from rltune.traces.helios_calibrated import CLAMP_S
 from rltune.traces.helios_statistics import VENUS
 from rltune.traces.trace import Trace
 

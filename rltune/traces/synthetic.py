@@ -111,6 +111,8 @@ def _weights(option: str, what: str, given: Mapping[Any, float], kind: type) -> 
     try:
         weights = {kind(key): float(weight) for key, weight in given.items()}
         values = np.array(list(weights.values()))
+        if kind is int and any(size < 1 or size != float(key) for size, key in zip(weights, given, strict=True)):
+            raise ValueError
     except (AttributeError, TypeError, ValueError):
         raise InputError(f"trace synthetic: {option}={given!r}; give each {what} a weight, e.g. {{...: 0.5}}") from None
     absent_is_fine = option != "gpu_mix" and len(weights) == 0

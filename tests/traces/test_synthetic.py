@@ -137,6 +137,8 @@ def test_every_option_is_decided_by_the_seed(options: dict[str, object]) -> None
         ({"families": True, "median_s": 10}, "leave median_s, mean_s, durations and gpu_mix out"),
         ({"user_skew": -1}, "others >= 0"),
         ({"gpu_mix": {}}, "not all 0"),
+        ({"gpu_mix": {2.5: 1}}, "give each gang size a weight"),
+        ({"gpu_mix": {0: 1}}, "give each gang size a weight"),
     ],
 )
 def test_nonsense_is_refused(options: dict[str, object], said: str) -> None:

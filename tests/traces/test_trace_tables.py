@@ -137,6 +137,7 @@ def test_pai_machines_become_pools(tmp_path: Path, header: str) -> None:
     assert [(p.gpu_type, p.nodes, p.gpus_per_node, p.first_node_id) for p in cluster.pools] == [
         ("T4", 2, 2, 0), ("V100-32GB", 1, 8, 2),
     ]  # fmt: skip
+    assert [(p.cpus, p.memory_gb) for p in cluster.pools] == [(96, 512), (96, 384)]
     assert (pai_cluster().nodes, pai_cluster().gpus) == (1814, 6742)
     for text, said in (("m0,T4,96,512\n", "4 columns"), (MACHINES + "m4,T4,many,512,2\n", "row ")):
         (tmp_path / "bad.csv").write_text(text)
