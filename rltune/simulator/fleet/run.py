@@ -155,6 +155,7 @@ def _result(
         int(fleet.counts[EVENTS]),
         int(fleet.counts[DROPPED]),
         extra=extra,
+        interrupted=True,
     )
 
 
