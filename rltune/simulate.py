@@ -25,6 +25,7 @@ from rltune.entry import run_main
 from rltune.errors import InputError
 from rltune.experiment import cluster_of, trace_node
 from rltune.options import check_allocator, check_text, check_trace_options, check_whole
+from rltune.policies.knowledge import forecast_error
 from rltune.report.console import progress_bar, say
 from rltune.report.exports import EXPORTS, export
 from rltune.report.figures import timeline_figure
@@ -170,17 +171,23 @@ def run_once(cfg: Mapping[str, Any], whole: Trace, trace: Trace, cluster: Cluste
     if throughput is not None:
         options["speed"] = throughput
     knowledge: Any = cfg["knowledge"]
-    return api.simulate(
+    if knowledge == "predicted":
+        knowledge = run_times(trace, knowledge, whole)
+    result = api.simulate(
         trace,
         cluster,
         policy=cfg["policy"],
         discipline=cfg["discipline"],
         allocator=allocator_of(cfg["allocator"], trace, cluster),
-        knowledge=run_times(trace, knowledge, whole) if knowledge == "predicted" else knowledge,
+        knowledge=knowledge,
         oversized=oversized,
         seed=cfg["seed"],
         **options,
     )
+    if cfg["knowledge"] in ("predicted", "requested"):
+        believed = trace.jobs.requested_s if cfg["knowledge"] == "requested" else knowledge
+        result.extra["forecast"] = forecast_error(trace.jobs, believed)
+    return result
 
 
 def throughput_of(node: Mapping[str, Any]) -> Throughput | None:
