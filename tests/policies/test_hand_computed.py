@@ -246,7 +246,14 @@ class Preempted:
     def run(self, policy: str) -> rltune.Result:
         rows = [(*job, "u", 0)[:5] if len(job) == 3 else (*job, 0)[:5] for job in self.jobs]
         submit, run, gpus, whose, priority = zip(*rows, strict=True)
-        columns = {"submit_s": submit, "duration_s": run, "num_gpus": gpus, "user": whose, "vc": whose, "priority": priority}
+        columns = {
+            "submit_s": submit,
+            "duration_s": run,
+            "num_gpus": gpus,
+            "user": whose,
+            "vc": whose,
+            "priority": priority,
+        }
         names = [chr(ord("a") + k) for k in range(len(rows))]
         table = JobTable.from_columns({"job_id": names, **columns})
         return rltune.simulate(table, nodes(1, self.gpus), policy=policy, **dict(self.options))
@@ -328,7 +335,13 @@ class Shared:
     def run(self, allocator: str) -> rltune.Result:
         gpus, milli, cpus = zip(*self.jobs, strict=True)
         table = JobTable.from_columns(
-            {"submit_s": range(len(gpus)), "duration_s": [10] * len(gpus), "num_gpus": gpus, "gpu_milli": milli, "cpus": cpus}
+            {
+                "submit_s": range(len(gpus)),
+                "duration_s": [10] * len(gpus),
+                "num_gpus": gpus,
+                "gpu_milli": milli,
+                "cpus": cpus,
+            }
         )
         return rltune.simulate(table, Cluster("c", (Pool("pool", 2, 4, cpus=8.0),)), allocator=allocator)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 from unittest import mock
 
@@ -23,7 +24,8 @@ from rltune.policies.orders import ORDERS
 from rltune.policies.preemptive import PREEMPTIVE
 from rltune.simulator.fleet import run as fleet_run
 from rltune.simulator.fleet.chance import NODE_FAILURE, NODE_REPAIR, exponential
-from rltune.simulator.runs import FINISHED, GIVEN_UP, JOB_FAILURE, NODE_FAILURE as LOST_NODE, SUSPENDED
+from rltune.simulator.runs import FINISHED, GIVEN_UP, JOB_FAILURE, SUSPENDED
+from rltune.simulator.runs import NODE_FAILURE as LOST_NODE
 
 POLICIES = (*ORDERS, *PREEMPTIVE)
 ALLOCATORS = tuple(fleet_run.SHARING_RULES)
@@ -82,7 +84,9 @@ JOBS = st.tuples(
 @st.composite
 def tables(draw: st.DrawFn, plain: bool = False, most: int = 25) -> JobTable:
     rows = draw(st.lists(JOBS, min_size=1, max_size=most))
-    columns: dict[str, list[Any]] = {name: [] for name in JobTable.__dataclass_fields__ if name not in ("name", "wait_s")}
+    columns: dict[str, list[Any]] = {
+        name: [] for name in JobTable.__dataclass_fields__ if name not in ("name", "wait_s")
+    }
     for k, (submit, run, gpus, kind, milli, gpu, vc, user, amount, priority, factor) in enumerate(rows):
         kind = "whole" if plain else kind
         single = kind != "whole"
@@ -123,7 +127,10 @@ def option_sets(draw: st.DrawFn, policy: str, jobs: JobTable, cluster: Cluster) 
         out["checkpoint_s"] = draw(st.sampled_from([None, 3.0, 12.5]))
         out["seed"] = draw(st.integers(0, 3))
     if "node" in faults:
-        out["node_mtbf_s"], out["node_repair_s"] = draw(st.sampled_from([20.0, 300.0])), draw(st.sampled_from([4.0, 60.0]))
+        out["node_mtbf_s"], out["node_repair_s"] = (
+            draw(st.sampled_from([20.0, 300.0])),
+            draw(st.sampled_from([4.0, 60.0])),
+        )
     if "job" in faults:
         out["gpu_mtbf_s"] = draw(st.sampled_from([20.0, 300.0]))
     if "list" in faults:
@@ -211,7 +218,7 @@ def check_jobs(seen: Seen, policy: str) -> None:
     waiting = []
     for job, mine in attempts_of(result).items():
         ends = runs.outcome[mine].tolist()
-        assert all(runs.start_s[b] >= runs.end_s[a] for a, b in zip(mine, mine[1:], strict=False))
+        assert all(runs.start_s[b] >= runs.end_s[a] for a, b in pairwise(mine))
         assert not any(outcome in (FINISHED, GIVEN_UP) for outcome in ends[:-1])
         assert SUSPENDED not in ends or suspends(policy, seen.options)
         failures = sum(outcome in FAILED for outcome in ends)
@@ -280,7 +287,7 @@ def check_gangs(seen: Seen) -> None:
 
 def check_lengths(seen: Seen) -> None:
     """A run lasts as long as restoring and its work take, and keeps what was saved."""
-    jobs, runs, given = seen.jobs, seen.result.runs, seen.options
+    runs, given = seen.result.runs, seen.options
     costs = [given.get(name, 0.0) for name in ("suspend_s", "resume_s", "migrate_s")]
     speed = given.get("speed")
     for job, mine in attempts_of(seen.result).items():

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fleet_cases import ALLOCATORS, POLICIES, Seen, check, clusters, node_events, option_sets, suspends, tables
+from fleet_cases import POLICIES, Seen, check, clusters, option_sets, tables
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import rltune
+from rltune.cluster import Cluster, Pool
 from rltune.jobs import JobTable
 from rltune.policies.orders import ORDERS
 
@@ -114,3 +115,14 @@ def check_fast_loop(data: st.DataObject, policy: str, discipline: str) -> None:
     assert np.array_equal(fast.end_s, detailed.end_s, equal_nan=True)
     assert fast.schedule.equals(detailed.schedule)
     assert fast.dropped == detailed.dropped
+
+
+def test_any_number_of_jobs_without_a_gpu_may_run_at_once() -> None:
+    """More small jobs on CPUs than there are thousandths of GPUs would overwrite memory."""
+    jobs = JobTable.from_columns(
+        {"submit_s": [0] * 3000, "duration_s": [5] * 3000, "num_gpus": [1] * 3000, "gpu_milli": [0] * 3000}
+    )
+    cluster = Cluster("c", (Pool("p", 1, 1),))
+    for discipline in ("skip", "conservative"):
+        result = rltune.simulate(jobs, cluster, discipline=discipline)
+        assert (result.start_s == 0).all() and (result.end_s == 5).all()

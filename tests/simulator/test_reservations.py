@@ -106,7 +106,9 @@ QUIET = list(HealthCheck)
 def table(rows: list[tuple[float, float, int, float]], shape: tuple[int, int]) -> tuple[JobTable, list[float], Cluster]:
     rows = sorted(rows, key=lambda row: row[0])
     gpus = [min(row[2], shape[0] * shape[1]) for row in rows]
-    jobs = JobTable.from_columns({"submit_s": [r[0] for r in rows], "duration_s": [r[1] for r in rows], "num_gpus": gpus})
+    jobs = JobTable.from_columns(
+        {"submit_s": [r[0] for r in rows], "duration_s": [r[1] for r in rows], "num_gpus": gpus}
+    )
     return jobs, [r[1] * r[3] for r in rows], Cluster("c", (Pool("a", *shape),))
 
 
@@ -128,14 +130,18 @@ def test_conservative_backfill_is_the_plain_plan(
     result = rltune.simulate(jobs, cluster, discipline="conservative", knowledge=np.array(believed))
     plan = planned(jobs, believed, shape)
     assert result.start_s.tolist() == [plan.start[j] for j in range(len(jobs))]
-    assert result.schedule.nodes.tolist() == [np.flatnonzero(plan.held[j].any(axis=1)).tolist() for j in range(len(jobs))]
+    assert result.schedule.nodes.tolist() == [
+        np.flatnonzero(plan.held[j].any(axis=1)).tolist() for j in range(len(jobs))
+    ]
     if exact:
         assert all(plan.start[j] <= plan.promised[j] for j in range(len(jobs)))
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=QUIET)
 @given(ROWS, SHAPES)
-def test_every_promise_counts_when_all_are_kept(rows: list[tuple[float, float, int, float]], shape: tuple[int, int]) -> None:
+def test_every_promise_counts_when_all_are_kept(
+    rows: list[tuple[float, float, int, float]], shape: tuple[int, int]
+) -> None:
     """A limit of reservations that is never reached would change the schedule."""
     jobs, _, cluster = table(rows, shape)
     all_of_them, limited = (
@@ -146,7 +152,9 @@ def test_every_promise_counts_when_all_are_kept(rows: list[tuple[float, float, i
 
 @settings(max_examples=150, deadline=None, suppress_health_check=QUIET)
 @given(ROWS, SHAPES)
-def test_easy_starts_the_head_by_its_shadow_time(rows: list[tuple[float, float, int, float]], shape: tuple[int, int]) -> None:
+def test_easy_starts_the_head_by_its_shadow_time(
+    rows: list[tuple[float, float, int, float]], shape: tuple[int, int]
+) -> None:
     """Backfilled jobs would push back the very job whose reservation they were to respect."""
     jobs, _, cluster = table(rows, shape)
     result = rltune.simulate(jobs, cluster, discipline="easy", max_retries=10)

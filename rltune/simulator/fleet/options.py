@@ -211,7 +211,9 @@ def _numbers(name: str, given: Any) -> Floats:
 
 
 def _check_time(name: str, value: Any, *, above: bool) -> None:
-    if not _is_number(value) or not 0 <= value < LONGEST_S or (above and value == 0):
+    # A number of NumPy's own cannot be compared with any other without a warning.
+    plain = value.item() if isinstance(value, np.generic) else value
+    if not _is_number(plain) or not 0 <= plain < LONGEST_S or (above and plain == 0):
         raise InputError(f"{name}={value!r}; give seconds {'above 0' if above else '>= 0'}")
 
 
