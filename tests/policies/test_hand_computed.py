@@ -2,7 +2,7 @@
 
 A job is (submit, run time, GPUs). In most scenarios job a holds the whole machine until b, c, ... have all arrived, so
 that their order alone decides the rest; ``why`` is the calculation. A new order, discipline or allocator without an
-entry fails. Preemptive policies, whose jobs run several times, belong into a table of their own.
+entry fails. Preemptive policies, whose jobs run several times, have a table of their own.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ import pytest
 import rltune
 from rltune.allocators.greedy import GreedyAllocator
 from rltune.allocators.placement import RULES
+from rltune.allocators.sharing_rules import SHARING_RULES
 from rltune.cluster import Cluster, Pool
 from rltune.jobs import JobTable
 from rltune.policies.orders import ALIASES, ORDERS
+from rltune.policies.preemptive import PREEMPTIVE, PREEMPTIVE_ALIASES
 from rltune.simulator.disciplines import SIMULATED
+from rltune.simulator.fleet.loop import FLEET_DISCIPLINES
 
 
 def nodes(count: int, gpus: int) -> Cluster:
@@ -217,12 +220,181 @@ ALLOCATOR_CASES = {
     ),
 }  # fmt: skip
 
+# Only the detailed simulation knows it.
+CONSERVATIVE = Case(
+    ((0, 10, 2), (1, 10, 3), (2, 10, 4), (3, 30, 1)), (0, 10, 20, 30),
+    "b is reserved 10-20, c 20-30; d fits beside a and b, but would hold a GPU until 33 that c needs: 30. EASY knows "
+    "only b's reservation, starts d at 3, and c waits until 33",
+    discipline="conservative", unlike=(("discipline", "easy"),),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Preempted:
+    """``jobs``: (submit, run time, GPUs, whose, priority), named a, b, c, ...; ``runs``: by start (job, start, end).
+
+    Runs that are the last of their job finish, the others are suspended. ``unlike`` as above.
+    """
+
+    jobs: tuple[tuple[Any, ...], ...]
+    runs: tuple[tuple[str, float, float], ...]
+    why: str
+    gpus: int = 1
+    options: tuple[tuple[str, Any], ...] = ()
+    unlike: tuple[str, ...] = ()
+
+    def run(self, policy: str) -> rltune.Result:
+        rows = [(*job, "u", 0)[:5] if len(job) == 3 else (*job, 0)[:5] for job in self.jobs]
+        submit, run, gpus, whose, priority = zip(*rows, strict=True)
+        columns = {
+            "submit_s": submit,
+            "duration_s": run,
+            "num_gpus": gpus,
+            "user": whose,
+            "vc": whose,
+            "priority": priority,
+        }
+        names = [chr(ord("a") + k) for k in range(len(rows))]
+        table = JobTable.from_columns({"job_id": names, **columns})
+        return rltune.simulate(table, nodes(1, self.gpus), policy=policy, **dict(self.options))
+
+    def expected(self) -> list[tuple[Any, ...]]:
+        last = {job: end for job, _, end in self.runs}
+        return [(*run, "finished" if last[run[0]] == run[2] else "suspended") for run in self.runs]
+
+
+def runs_in(result: rltune.Result) -> list[tuple[Any, ...]]:
+    return list(result.attempts[["job_id", "start_s", "end_s", "outcome"]].itertuples(index=False, name=None))
+
+
+QUANTUM = ("quantum_s", 2.0)
+PREEMPTIVE_CASES = {
+    "srtf": Preempted(
+        ((0, 10, 1), (2, 4, 1), (3, 1, 1)), (("a", 0, 2), ("b", 2, 3), ("c", 3, 4), ("b", 4, 7), ("a", 7, 15)),
+        "at 2 a has 8 left, b 4: b; at 3 b has 3, c 1: c; at 4 b 3, a 8: b, then a",
+        unlike=("fifo", "las", "round_robin"),
+    ),
+    "srsf": Preempted(
+        ((0, 10, 1), (2, 5, 2), (4, 1, 2)), (("a", 0, 4), ("c", 4, 5), ("a", 5, 11), ("b", 11, 16)),
+        "remaining time x GPUs at 2: a 8, b 10; at 4 a 6, c 2: c; at 5 a 6, b 10: a, beside which b does not fit; b at 11. "
+        "By time alone (srtf) b would go at 2: 5 against 8",
+        gpus=2, unlike=("srtf", "fifo"),
+    ),
+    "las": Preempted(
+        ((0, 10, 1), (3, 2, 1), (9, 1, 1)), (("a", 0, 4), ("b", 4, 6), ("a", 6, 9), ("c", 9, 10), ("a", 10, 13)),
+        "one threshold, 4 GPU-seconds. At 3 both are in the first queue, a goes on; at 4 a quantum ends, a has 4 and falls: "
+        "b; at 9 c comes and is above a at once",
+        options=(QUANTUM, ("las_levels_gpu_s", [4.0])), unlike=("fifo", "round_robin", "srtf"),
+    ),
+    "priority": Preempted(
+        ((0, 10, 1, "u", 0), (2, 3, 1, "u", 1), (3, 2, 1, "u", 0), (4, 1, 1, "u", 2)),
+        (("a", 0, 2), ("b", 2, 4), ("d", 4, 5), ("b", 5, 6), ("a", 6, 14), ("c", 14, 16)),
+        "b suspends a, d suspends b; then b's last second, a's last 8; c is no more urgent than a and came later",
+        unlike=("fifo", "srtf"),
+    ),
+    "round_robin": Preempted(
+        ((0, 5, 1), (0, 3, 1), (1, 2, 1)),
+        (("a", 0, 2), ("b", 2, 4), ("c", 4, 6), ("a", 6, 8), ("b", 8, 9), ("a", 9, 10)),
+        "two seconds each: a, b, c (done), a, b (its last second), a (its last)",
+        options=(QUANTUM,), unlike=("fifo", "lottery"),
+    ),
+    "lottery": Preempted(
+        ((0, 5, 1), (1, 3, 1), (1, 3, 1)), (("a", 0, 2), ("b", 2, 5), ("c", 5, 8), ("a", 8, 11)),
+        "tickets 1, 10^24, 10^12: from the first drawing with b in it, at 2, b wins all but one in 10^12, then c, then a",
+        options=(QUANTUM, ("weights", [1.0, 1e24, 1e12])), unlike=("fifo", "round_robin"),
+    ),
+    "wfq": Preempted(
+        ((0, 4, 1), (0, 8, 1)), (("a", 0, 2), ("b", 2, 8), ("a", 8, 10), ("b", 10, 12)),
+        "weights 1 and 2; served / weight at 2: a 2, b 0: b; at 4: b 1; at 6: b 2, no more than a, goes on; at 8: b 3: a",
+        options=(QUANTUM, ("weights", [1.0, 2.0])), unlike=("fifo", "round_robin"),
+    ),
+    "fair_user": Preempted(
+        ((0, 10, 1, "u"), (1, 2, 1, "u"), (2, 5, 1, "v"), (3, 4, 1, "v")), (("a", 0, 10), ("c", 10, 15), ("d", 15, 19), ("b", 19, 21)),
+        "GPU-seconds of u and v at 10: 10 and 0: c; at 15: 10 and 5: d; nobody is suspended", unlike=("fifo", "srtf"),
+    ),
+    "fair_vc": Preempted(
+        ((0, 6, 1, "x"), (1, 3, 1, "y"), (2, 4, 1, "x"), (3, 4, 1, "y")),
+        (("a", 0, 6), ("b", 6, 9), ("c", 9, 13), ("d", 13, 17)),
+        "half-life 2 s. At 9: x used 6 s until 6, decayed (1 - 2^-3) x 2 / ln 2 = 2.52, then 2.52 x 2^-1.5 = 0.89; y used 3 s: "
+        "(1 - 2^-1.5) x 2 / ln 2 = 1.87: c. Without decay y would have 3 against 6, and d would go",
+        options=(("half_life_s", 2.0),), unlike=("srtf",),
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shared:
+    """``jobs``: (GPUs, thousandths of each, CPU cores), one a second, of 10 s each, on two nodes of 4 GPUs and 8 cores."""
+
+    jobs: tuple[tuple[int, int, float], ...]
+    nodes: tuple[int, ...]
+    why: str
+    starts: tuple[float, ...] = (0, 1, 2)
+    unlike: str = "best_fit"
+
+    def run(self, allocator: str) -> rltune.Result:
+        gpus, milli, cpus = zip(*self.jobs, strict=True)
+        table = JobTable.from_columns(
+            {
+                "submit_s": range(len(gpus)),
+                "duration_s": [10] * len(gpus),
+                "num_gpus": gpus,
+                "gpu_milli": milli,
+                "cpus": cpus,
+            }
+        )
+        return rltune.simulate(table, Cluster("c", (Pool("pool", 2, 4, cpus=8.0),)), allocator=allocator)
+
+
+def splitmix(*words: int) -> int:
+    """The draw of `rltune.simulator.fleet.chance`, with Python's integers."""
+    word, mask = 0, 2**64 - 1
+    for part in words:
+        word = (word + part + 0x9E3779B97F4A7C15) & mask
+        word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & mask
+        word ^= word >> 31
+    return word
+
+
+PAIR = ((2, 1000, 0), (3, 1000, 0), (1, 1000, 0), (2, 1000, 0))
+SHARED_CASES = {
+    "first_fit": Shared(
+        PAIR, (0, 1, 0, 0), "a on node 0, b where 3 are free, c on node 0, and one GPU is left on each: d waits for a",
+        starts=(0, 1, 2, 10),
+    ),
+    "best_fit": Shared(
+        PAIR, (0, 1, 1, 0), "c on node 1, where one GPU is left, so that d fits beside a", starts=(0, 1, 2, 3), unlike="first_fit"
+    ),
+    "least_loaded": Shared(((1, 1000, 0), (1, 1000, 0), (2, 1000, 0)), (0, 1, 0), "b on the node without a; c: 3 free on each"),
+    "random": Shared(
+        ((1, 1000, 0),) * 4, tuple(splitmix(0, 4, job, 0) % 2 for job in range(4)),
+        "seed 0, purpose 4 (placement), the job's first run: the draw modulo the two nodes with room",
+    ),
+    "dot_prod": Shared(
+        ((1, 1000, 7), (3, 1000, 2), (1, 1000, 0)), (0, 1, 1),
+        "b finds too few cores beside a. Free: 3/4 of the GPUs and 1/8 of the cores, 1/4 and 6/8. c asks for 1/4 of the GPUs: "
+        "3/16 and 1/16: node 1. Best fit adds up what is free: 7/8 and 1: node 0",
+    ),
+    "gpu_clustering": Shared(
+        ((1, 1000, 4), (3, 1000, 6), (1, 1000, 0)), (0, 1, 0),
+        "b finds too few cores beside a; c joins a, which asks for one GPU as well, though node 1 is fuller",
+    ),
+    "gpu_packing": Shared(
+        ((1, 500, 6), (3, 1000, 4), (1, 500, 0)), (0, 1, 0),
+        "b finds too few cores beside a; c gets the other half of a's GPU, though node 1 is fuller",
+    ),
+}  # fmt: skip
+
 
 def test_everything_has_an_entry() -> None:
     """A new order, discipline or allocator would come without one schedule that a person has worked out."""
     assert set(ORDER_CASES) == set(ORDERS)
     assert set(DISCIPLINE_CASES) == set(SIMULATED)
+    assert set(FLEET_DISCIPLINES) - set(DISCIPLINE_CASES) == {"conservative"}
     assert set(ALLOCATOR_CASES) == {*RULES, "milp"}
+    assert set(PREEMPTIVE_CASES) == set(PREEMPTIVE)
+    assert set(SHARED_CASES) == set(SHARING_RULES)
 
 
 @pytest.mark.parametrize("name", [*ORDERS, *ALIASES])
@@ -260,3 +432,32 @@ def test_disciplines_and_allocators(case: Case) -> None:
     case.check(case.run())
     for option, value in case.unlike:
         assert case.run(**{option: value}).start_s.tolist() != list(case.starts)
+
+
+@pytest.mark.parametrize("name", FLEET_DISCIPLINES)
+def test_disciplines_of_the_detailed_simulation(name: str) -> None:
+    """The same discipline would mean something else as soon as failures or shares are simulated."""
+    case = CONSERVATIVE if name == "conservative" else DISCIPLINE_CASES[name]
+    case.check(case.run(seed=0))
+    for option, value in case.unlike:
+        if value in FLEET_DISCIPLINES:
+            assert case.run(**{option: value}, seed=0).start_s.tolist() != list(case.starts)
+
+
+@pytest.mark.parametrize("name", [*PREEMPTIVE, *PREEMPTIVE_ALIASES])
+def test_preemptive_policies(name: str) -> None:
+    """A policy would suspend, or let run, other jobs than its definition says."""
+    case = PREEMPTIVE_CASES[PREEMPTIVE_ALIASES.get(name, name)]
+    assert runs_in(case.run(name)) == case.expected()
+    for other in case.unlike:
+        assert runs_in(case.run(other)) != case.expected()
+
+
+@pytest.mark.parametrize("name", SHARED_CASES)
+def test_sharing_allocators(name: str) -> None:
+    """An allocator would put jobs elsewhere than its rule says."""
+    case = SHARED_CASES[name]
+    result, other = case.run(name), case.run(case.unlike)
+    assert result.start_s.tolist()[: len(case.starts)] == list(case.starts)
+    assert [node for (node,) in result.schedule.nodes] == list(case.nodes)
+    assert [node for (node,) in other.schedule.nodes] != list(case.nodes)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rltune
+from rltune.cluster import Cluster, Pool
 from rltune.errors import InputError
 from rltune.jobs import JobTable
 from rltune.policies.knowledge import known_run_times, predict
@@ -107,3 +108,49 @@ def test_run_times_of_ones_own_are_checked(known: Any) -> None:
     cluster = rltune.load_cluster({"pools": [{"nodes": 1, "gpus_per_node": 8}]})
     with pytest.raises(InputError, match=r"knowledge|run time"):
         rltune.simulate(jobs, cluster, discipline="easy", knowledge=np.array(known))
+
+
+def test_online_forecasts_know_what_has_ended_in_the_simulation_only() -> None:
+    """A scheduler that learns as it goes would know jobs that are still waiting in its own schedule."""
+    jobs = JobTable.from_columns({"submit_s": [0, 1, 20, 1005], "duration_s": [1000, 10, 10, 10], "num_gpus": [1] * 4})
+    cluster = Cluster("c", (Pool("p", 1, 1),))
+    # In the record (no waits) job 1 ends first, at 11. On one GPU job 0 does, at 1000, then 1 at 1010 and 2 at 1020.
+    online = rltune.simulate(jobs, cluster, policy="fifo", knowledge="online")
+    assert online.start_s.tolist() == [0, 1000, 1010, 1020]
+    believed = [FIRST_GUESS_S, FIRST_GUESS_S, FIRST_GUESS_S, 1000.0]
+    error = np.abs(np.array(believed) - jobs.duration_s).mean()
+    assert online.extra["forecast"]["mae_s"] == pytest.approx(error)
+    assert known_run_times(jobs, "predicted")[2] == pytest.approx(10)
+
+
+def test_online_forecasts_decide() -> None:
+    """What has been learned in the simulation would never reach the policy."""
+    # u's job takes 100 s, v's 10 s; then u and v submit one more each, u first: shortest remaining time takes v's.
+    jobs = JobTable.from_columns(
+        {
+            "submit_s": [0, 1, 50, 51],
+            "duration_s": [100, 10, 100, 10],
+            "num_gpus": [1] * 4,
+            "user": ["u", "v", "u", "v"],
+        }
+    )
+    one = Cluster("c", (Pool("p", 1, 1),))
+    online = rltune.simulate(jobs, one, policy="srtf", knowledge="online")
+    # Nobody has ended when they come: all are believed to take 200 s, and go in turn.
+    assert online.start_s.tolist() == [0, 100, 110, 210]
+    later = JobTable.from_columns(
+        {**jobs.to_frame()[["duration_s", "num_gpus", "user"]].to_dict("list"), "submit_s": [0, 1, 120, 125]}
+    )
+    # Job 2 (u) comes at 120, believed to take 100 s; job 3 (v) at 125, believed to take 10 s: it takes over.
+    assert rltune.simulate(later, one, policy="srtf", knowledge="online").start_s.tolist() == [0, 100, 120, 125]
+
+
+@pytest.mark.parametrize("policy", ["fifo", "sjf", "srtf"])
+def test_missing_time_limits_are_refused(policy: str) -> None:
+    """Jobs without a limit would silently be taken for jobs of no time, or of unlimited time."""
+    jobs = JobTable.from_columns(
+        {"submit_s": [0, 1], "duration_s": [5, 5], "num_gpus": [1, 1], "requested_s": [10, None], "job_id": ["a", "b"]}
+    )
+    cluster = Cluster("c", (Pool("p", 1, 1),))
+    with pytest.raises(InputError, match="1 of 2 jobs, first b, have no requested_s"):
+        rltune.simulate(jobs, cluster, policy=policy, knowledge="requested")

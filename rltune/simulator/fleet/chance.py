@@ -9,7 +9,7 @@ from rltune.compiled import inner
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
-_S30, _S27, _S31, _S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
+_S30, _S27, _S31, _S12 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(12)
 # What a draw is for.
 LOTTERY, JOB_FAILURE, NODE_FAILURE, NODE_REPAIR, PLACEMENT = range(5)
 
@@ -34,5 +34,6 @@ def draw(seed, purpose, a, b):
 @inner
 def exponential(seed, purpose, a, b, mean):
     """An exponentially distributed time of that mean; never 0."""
-    uniform = (np.float64(draw(seed, purpose, a, b) >> _S11) + 0.5) / 9007199254740992.0
+    # 52 bits: with 53 the half would round the largest up to 1, whose logarithm is 0.
+    uniform = (np.float64(draw(seed, purpose, a, b) >> _S12) + 0.5) / 4503599627370496.0
     return -np.log(uniform) * mean

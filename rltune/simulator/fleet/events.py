@@ -122,7 +122,8 @@ def stop_run(fleet, knobs, job, outcome):
         useful = fleet.work.run[job] - fleet.done[job]
     elif outcome != SUSPENDED:
         # What was not yet saved is lost; without checkpoints all since the last suspension.
-        useful = 0.0 if knobs.checkpoint == np.inf else np.floor(useful / knobs.checkpoint) * knobs.checkpoint
+        saved = 0.0 if knobs.checkpoint == np.inf else np.floor((now - fleet.ready[job]) / knobs.checkpoint)
+        useful = saved * knobs.checkpoint * fleet.rate[job] if saved > 0.0 else 0.0
     useful = min(useful, fleet.work.run[job] - fleet.done[job])
     fleet.done[job] += useful
     if outcome == FINISHED:

@@ -142,7 +142,8 @@ def send_back(fleet, knobs, n):
     sort_running(fleet, n)
     for k in range(n):
         job = fleet.order[k]
-        if fleet.clocks[NOW] - fleet.since[job] >= knobs.quantum:
+        # Sums of quanta are rounded; who has run for one but for that would get a second.
+        if fleet.clocks[NOW] - fleet.since[job] >= knobs.quantum * (1.0 - 1e-9):
             fleet.counts[TAGS] += 1
             fleet.tag[job] = fleet.counts[TAGS]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -18,8 +17,13 @@ from rltune.simulator.fleet.state import DRAIN, FAIL, REOPEN, REPAIR, Floats, In
 from rltune.throughput import Throughput
 
 KINDS = {"fail": FAIL, "repair": REPAIR, "drain": DRAIN, "reopen": REOPEN}
+OPPOSITE = {REPAIR: FAIL, REOPEN: DRAIN}
 QUANTUM_S = 600.0
 RETRIES = 10
+SHORTEST_QUANTUM_S = 1e-3
+"""Shorter quanta could be lost in the rounding of seconds since 1970."""
+MOST = 2**63
+LONGEST_S = 1e300
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,8 @@ class Options:
         node_mtbf_s, node_repair_s: mean time between failures of a node, and to its repair, both exponential; None: no failures.
         gpu_mtbf_s: mean time between failures of a job for each GPU it holds, exponential; None: no failures.
         max_retries: failures that a job survives, its own and those of nodes together; then it is given up.
-        node_events: (time, node, kind) with kind fail (its runs are lost), repair, drain (takes no new job), reopen.
+        node_events: (time, node, kind) with kind fail (its runs are lost), repair, drain (takes no new job), reopen; a
+            node is numbered over all pools, and fails or drains again only after its repair or reopening.
         capacity: (time, pool, nodes): so many nodes of the pool are in service from then on; others drain, highest first.
         speed: a `rltune.throughput.Throughput`, or (n_jobs, n_pools) relative to the recorded hardware; None: 1 everywhere.
         seed: of failures, lottery and random placement.
@@ -74,17 +79,16 @@ class Options:
                 _check_time(name, getattr(self, name), above=True)
         for name, least in (("max_retries", 0), ("seed", 0), ("reservations", 1)):
             value = getattr(self, name)
-            if not (value is None and name == "reservations") and not _is_whole(value, least):
-                raise InputError(f"{name}={value!r}; a whole number of at least {least} is needed")
-        if self.preemptive not in (None, True, False):
+            if not (value is None and name == "reservations") and not (_is_whole(value, least) and value < MOST):
+                raise InputError(f"{name}={value!r}; a whole number from {least} to below 2^63 is needed")
+        if self.preemptive is not None and not isinstance(self.preemptive, bool | np.bool_):
             raise InputError(f"preemptive={self.preemptive!r}; use true, false or null (as the policy is)")
-        levels = self.las_levels_gpu_s
-        if (
-            isinstance(levels, str)
-            or not all(_is_number(x) and x > 0 for x in levels)
-            or list(levels) != sorted(set(levels))
-        ):
+        if self.quantum_s < SHORTEST_QUANTUM_S:
+            raise InputError(f"quantum_s={self.quantum_s!r}; at least {SHORTEST_QUANTUM_S:g} s are needed")
+        levels = _entries("las_levels_gpu_s", self.las_levels_gpu_s)
+        if not all(_is_number(x) and 0 < x < LONGEST_S for x in levels) or levels != sorted(set(levels)):
             raise InputError(f"las_levels_gpu_s={levels!r}; give rising GPU-seconds above 0, or [] for continuous")
+        object.__setattr__(self, "las_levels_gpu_s", tuple(float(x) for x in levels))
 
     @property
     def overhead_s(self) -> float:
@@ -111,20 +115,37 @@ def listed_events(options: Options, cluster: Cluster) -> tuple[Floats, Ints, Int
 
 def _node_events(given: Iterable[Any], cluster: Cluster) -> list[tuple[float, int, int]]:
     out = []
-    for k, event in enumerate(given):
+    for k, event in enumerate(_entries("node_events", given)):
         if not isinstance(event, list | tuple) or len(event) != 3:
             raise InputError(f"node_events: entry {k}: {event!r} is no (time, node, kind), e.g. [3600, 0, fail]")
         time, node, kind = event
-        if not _is_number(time) or time < 0:
+        if not _is_number(time) or not 0 <= time < LONGEST_S:
             raise InputError(f"node_events: entry {k}: time {time!r}; give seconds >= 0")
         if not _is_whole(node, 0) or node >= cluster.nodes:
             raise InputError(
                 f"node_events: entry {k}: node {node!r}; cluster {cluster.name} has 0 to {cluster.nodes - 1}"
             )
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise InputError(f"node_events: entry {k}: kind {kind!r} is unknown; known are {', '.join(KINDS)}")
         out.append((float(time), int(node), KINDS[kind]))
+    _check_turns(out)
     return out
+
+
+def _check_turns(events: list[tuple[float, int, int]]) -> None:
+    """A repair without a failure would open a node that has been taken out for another reason."""
+    away: set[tuple[int, int]] = set()
+    names = list(KINDS)
+    for time, node, kind in sorted(events, key=lambda event: event[0]):
+        leaves = kind in (FAIL, DRAIN)
+        out = (node, kind if leaves else OPPOSITE[kind])
+        if (out in away) == leaves:
+            what = "has already" if leaves else "has not"
+            raise InputError(
+                f"node_events: {names[kind]} of node {node} at {time:g}, which {what} had its {names[out[1]]}; "
+                "list fail and repair, drain and reopen of a node in turn"
+            )
+        away ^= {out}
 
 
 def _capacity_events(given: Iterable[Any], cluster: Cluster) -> list[tuple[float, int, int]]:
@@ -133,11 +154,11 @@ def _capacity_events(given: Iterable[Any], cluster: Cluster) -> list[tuple[float
     of_pool = {pool.name: index for index, pool in enumerate(cluster.pools)}
     in_service = [pool.nodes for pool in cluster.pools]
     changes = []
-    for k, entry in enumerate(given):
+    for k, entry in enumerate(_entries("capacity", given)):
         if not isinstance(entry, list | tuple) or len(entry) != 3:
             raise InputError(f"capacity: entry {k}: {entry!r} is no (time, pool, nodes)")
         time, pool, nodes = entry
-        if not _is_number(time) or time < 0:
+        if not _is_number(time) or not 0 <= time < LONGEST_S:
             raise InputError(f"capacity: entry {k}: time {time!r}; give seconds >= 0")
         if str(pool) not in of_pool:
             raise InputError(f"capacity: entry {k}: pool {pool!r} is unknown; known are {', '.join(of_pool)}")
@@ -160,7 +181,7 @@ def job_weights(options: Options, priority: npt.NDArray[np.float64]) -> Floats:
         if (priority <= -1).any():
             raise InputError("weights: 1 + priority is not above 0 for every job; give weights=...")
         return 1.0 + priority
-    weights = np.asarray(options.weights, np.float64)
+    weights = _numbers("weights", options.weights)
     if weights.shape != priority.shape or not np.isfinite(weights).all() or (weights <= 0).any():
         raise InputError(f"weights of shape {weights.shape} for {len(priority)} jobs; give one number above 0 a job")
     return weights
@@ -174,7 +195,7 @@ def job_speed(options: Options, jobs: JobTable, cluster: Cluster) -> tuple[Float
         speeds = options.speed.speeds(jobs, cluster)
         # Pools that a job may not use have none.
         return np.where(np.isnan(speeds.speed), 1.0, speeds.speed), tuple(speeds.notes)
-    speed, shape = np.asarray(options.speed, np.float64), (len(jobs), len(cluster.pools))
+    speed, shape = _numbers("speed", options.speed), (len(jobs), len(cluster.pools))
     if speed.shape != shape or not np.isfinite(speed).all() or (speed <= 0).any():
         raise InputError(
             f"speed of shape {speed.shape}; numbers above 0 for {shape[0]} jobs by {shape[1]} pools are needed"
@@ -182,8 +203,23 @@ def job_speed(options: Options, jobs: JobTable, cluster: Cluster) -> tuple[Float
     return speed, ()
 
 
+def _entries(name: str, given: Any) -> list[Any]:
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise InputError(f"{name}={given!r} is no list; give one, [] for none")
+    return list(given)
+
+
+def _numbers(name: str, given: Any) -> Floats:
+    try:
+        return np.asarray(given, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{name}: these are no numbers; give a rectangular array of them") from None
+
+
 def _check_time(name: str, value: Any, *, above: bool) -> None:
-    if not _is_number(value) or not math.isfinite(value) or value < 0 or (above and value == 0):
+    # A number of NumPy's own cannot be compared with any other without a warning.
+    plain = value.item() if isinstance(value, np.generic) else value
+    if not _is_number(plain) or not 0 <= plain < LONGEST_S or (above and plain == 0):
         raise InputError(f"{name}={value!r}; give seconds {'above 0' if above else '>= 0'}")
 
 

@@ -215,6 +215,8 @@ def hold(fleet, profile, job, m, first, until):
     last = profile.counts[SIZE]
     if until <= profile.time[last - 1]:
         last = split(profile, until)
+        if first == 0 and last == 0:
+            last = part_present(profile)
     for b in range(first, last):
         occupy(fleet, room_at(profile.rooms, b), job, m)
     r = profile.counts[RESERVED]
@@ -224,6 +226,31 @@ def hold(fleet, profile, job, m, first, until):
     for i in range(m):
         profile.node[base + i], profile.grant[base + i] = fleet.place.node[i], fleet.place.grant[i]
     profile.counts[RESERVED] = r + 1
+
+
+@inner
+def part_present(profile):
+    """Part the present in two breakpoints of the same time, with and without jobs that start now and take no time.
+
+    They hold GPUs until they end all the same, and whoever waits for those GPUs begins later at this instant.
+    """
+    size = profile.counts[SIZE]
+    if size == len(profile.time):
+        profile.counts[RAN_OUT] += 1
+        return size
+    insert(profile, 1, profile.time[0])
+    return 1
+
+
+@inner
+def insert(profile, at, instant):
+    """A breakpoint number ``at`` > 0 as the one before it; there must be room for it."""
+    for b in range(profile.counts[SIZE], at, -1):
+        profile.time[b] = profile.time[b - 1]
+        copy_room(room_at(profile.rooms, b - 1), room_at(profile.rooms, b))
+    profile.time[at] = instant
+    copy_room(room_at(profile.rooms, at - 1), room_at(profile.rooms, at))
+    profile.counts[SIZE] += 1
 
 
 @inner
@@ -238,10 +265,5 @@ def split(profile, instant):
     if size == len(profile.time):
         profile.counts[RAN_OUT] += 1
         return at
-    for b in range(size, at, -1):
-        profile.time[b] = profile.time[b - 1]
-        copy_room(room_at(profile.rooms, b - 1), room_at(profile.rooms, b))
-    profile.time[at] = instant
-    copy_room(room_at(profile.rooms, at - 1), room_at(profile.rooms, at))
-    profile.counts[SIZE] = size + 1
+    insert(profile, at, instant)
     return at

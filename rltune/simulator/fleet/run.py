@@ -133,7 +133,7 @@ def _profile(jobs: JobTable, cluster: Cluster, options: Options, fleet: Fleet, *
         return build_profile(cluster, 1, 0, 0)
     each = sum(getattr(fleet.room, name).nbytes for name in fleet.room._fields)
     reservations = min(len(jobs), options.reservations or len(jobs))
-    wanted = 2 + min(len(jobs), 1000 * max(1, cluster.gpus)) + reservations
+    wanted = 3 + len(fleet.active) + reservations
     return build_profile(cluster, max(64, min(wanted, PROFILE_BYTES // each)), reservations, int(fleet.work.part[-1]))
 
 

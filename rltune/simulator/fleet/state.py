@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from rltune.allocators.sharing import Demand, Place, Room, demand_of, idle_room, place_scratch
 from rltune.cluster import Cluster, ClusterArrays, distinct_rows, eligibility
-from rltune.jobs import JobTable
+from rltune.jobs import WHOLE, JobTable
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -179,7 +179,8 @@ def build_fleet(
     cls, choices = classes_by_speed(jobs, cluster, speed)
     arrays, n = cluster.arrays(), len(jobs)
     part = places_needed(jobs, arrays, cls, choices)
-    most = min(n, int(np.maximum(arrays.pool_cap[arrays.node_pool], 1).sum()) * 1000)
+    # Of jobs that need no GPU any number may run at once.
+    most = n if (jobs.gpu_milli == 0).any() else min(n, cluster.gpus * WHOLE)
     classes, flows, nodes = len(choices.ptr) - 1, int(np.max(flow, initial=0)) + 1, len(arrays.node_pool)
     work = Work(
         submit=jobs.submit_s.copy(),

@@ -1,0 +1,389 @@
+"""Random small workloads with everything that the detailed simulation knows, and what must hold of their runs.
+
+`check` works the constraints out from the inputs and the runs alone, GPU by GPU and instant by instant; it shares no
+code with the simulation but the random draws of `rltune.simulator.fleet.chance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from hypothesis import strategies as st
+
+import rltune
+from rltune.cluster import Cluster, Pool
+from rltune.jobs import WHOLE, JobTable
+from rltune.mig_profiles import NAMES, PROFILES, SIZE, STARTS, TYPES
+from rltune.policies.dynamic import STATIC
+from rltune.policies.orders import ORDERS
+from rltune.policies.preemptive import PREEMPTIVE
+from rltune.simulator.fleet import run as fleet_run
+from rltune.simulator.fleet.chance import NODE_FAILURE, NODE_REPAIR, exponential
+from rltune.simulator.runs import FINISHED, GIVEN_UP, JOB_FAILURE, SUSPENDED
+from rltune.simulator.runs import NODE_FAILURE as LOST_NODE
+
+POLICIES = (*ORDERS, *PREEMPTIVE)
+ALLOCATORS = tuple(fleet_run.SHARING_RULES)
+QUANTUM_S = 10.0
+FAILED = (LOST_NODE, JOB_FAILURE, GIVEN_UP)
+
+
+def suspends(policy: str, options: dict[str, Any]) -> bool:
+    """Whether running jobs may be suspended."""
+    known = PREEMPTIVE.get(policy)
+    as_is = known is not None and (known.on_event or known.on_tick)
+    given = options.get("preemptive")
+    return as_is if given is None else bool(given)
+
+
+# --- workloads --------------------------------------------------------------------------
+
+
+@st.composite
+def pools(draw: st.DrawFn, plain: bool) -> Pool:
+    """A pool without its name; ``plain``: whole GPUs only."""
+    kind = draw(st.sampled_from(["any", "V100", "A100-40GB"]))
+    more: dict[str, Any] = {}
+    if not plain:
+        more["mig"] = kind == "A100-40GB" and draw(st.booleans())
+        if draw(st.booleans()):
+            more["cpus"], more["memory_gb"] = draw(st.sampled_from([4.0, 6.5, 16])), draw(st.sampled_from([8.0, 64]))
+    return Pool(
+        f"p{draw(st.integers(0, 10**9))}", draw(st.integers(1, 4)), draw(st.integers(1, 8)), kind,
+        draw(st.sampled_from([None, None, "x", "y"])), **more,
+    )  # fmt: skip
+
+
+@st.composite
+def clusters(draw: st.DrawFn, plain: bool = False) -> Cluster:
+    """``plain``: whole GPUs only, and as many on every node."""
+    given = draw(st.lists(pools(plain), min_size=1, max_size=3, unique_by=lambda pool: pool.name))
+    return Cluster("c", tuple(replace(p, gpus_per_node=given[0].gpus_per_node) if plain else p for p in given))
+
+
+JOBS = st.tuples(
+    st.integers(0, 60),  # submission
+    st.sampled_from([0, 0.25, 1, 5, 7.5, 30, 100]),  # run time
+    st.sampled_from([1, 1, 1, 2, 3, 4, 6, 8, 12]),  # GPUs
+    st.sampled_from(["whole", "whole", "whole", "share", "cpu", "mig"]),
+    st.sampled_from([1, 250, 300, 500, 700]),  # thousandths of a share
+    st.sampled_from([None, "V100", "A100-40GB", "V100|A100-40GB"]),
+    st.sampled_from(["x", "y"]),
+    st.sampled_from(["u", "v", "w"]),
+    st.sampled_from([0.0, 0.5, 1, 2.1, 4]),  # cores and GB
+    st.integers(0, 3),  # priority
+    st.sampled_from([0.3, 1.0, 2.5]),  # limit over run time
+)
+
+
+@st.composite
+def tables(draw: st.DrawFn, plain: bool = False, most: int = 25) -> JobTable:
+    rows = draw(st.lists(JOBS, min_size=1, max_size=most))
+    columns: dict[str, list[Any]] = {
+        name: [] for name in JobTable.__dataclass_fields__ if name not in ("name", "wait_s")
+    }
+    for k, (submit, run, gpus, kind, milli, gpu, vc, user, amount, priority, factor) in enumerate(rows):
+        kind = "whole" if plain else kind
+        single = kind != "whole"
+        values = {
+            "job_id": f"job-{k}", "submit_s": submit, "duration_s": run, "num_gpus": 1 if single else gpus, "vc": vc,
+            "user": user, "gpu_type": gpu, "priority": priority, "cpus": 0 if plain else amount,
+            "memory_gb": 0 if plain else amount, "requested_s": run * factor, "status": None,
+            "mig": sorted(NAMES["A100-40GB"].values())[milli % 6] if kind == "mig" else None,
+            "gpu_milli": {"share": milli, "cpu": 0}.get(kind, WHOLE),
+        }  # fmt: skip
+        for name, value in values.items():
+            columns[name].append(value)
+    return JobTable.from_columns(columns)
+
+
+@st.composite
+def node_events(draw: st.DrawFn, nodes: int) -> list[tuple[float, int, str]]:
+    """Failures with repairs and drains with reopenings, in turn; the last one may stay away."""
+    out: list[tuple[float, int, str]] = []
+    for node in draw(st.lists(st.integers(0, nodes - 1), max_size=4, unique=True)):
+        for leave, back in (("fail", "repair"), ("drain", "reopen")):
+            times = sorted(draw(st.lists(st.sampled_from([0, 3, 5.5, 30, 40, 60, 100]), max_size=4, unique=True)))
+            out += [(float(t), node, back if k % 2 else leave) for k, t in enumerate(times)]
+    return out
+
+
+@st.composite
+def option_sets(draw: st.DrawFn, policy: str, jobs: JobTable, cluster: Cluster) -> dict[str, Any]:
+    """Keywords of `rltune.simulate`, valid for the policy."""
+    out: dict[str, Any] = {"allocator": draw(st.sampled_from(ALLOCATORS)), "quantum_s": QUANTUM_S}
+    out["las_levels_gpu_s"] = draw(st.sampled_from([(), (20.0, 100.0)]))
+    out["half_life_s"] = draw(st.sampled_from([5.0, 1e6]))
+    if draw(st.booleans()):
+        out |= {name: draw(st.sampled_from([0.0, 0.5, 2.0])) for name in ("suspend_s", "resume_s", "migrate_s")}
+    faults = draw(st.sets(st.sampled_from(["node", "job", "list", "capacity"]), max_size=4))
+    if faults:
+        out["max_retries"] = draw(st.sampled_from([0, 1, 3, 10]))
+        out["checkpoint_s"] = draw(st.sampled_from([None, 3.0, 12.5]))
+        out["seed"] = draw(st.integers(0, 3))
+    if "node" in faults:
+        out["node_mtbf_s"], out["node_repair_s"] = (
+            draw(st.sampled_from([20.0, 300.0])),
+            draw(st.sampled_from([4.0, 60.0])),
+        )
+    if "job" in faults:
+        out["gpu_mtbf_s"] = draw(st.sampled_from([20.0, 300.0]))
+    if "list" in faults:
+        out["node_events"] = draw(node_events(cluster.nodes))
+    if "capacity" in faults:
+        pool = draw(st.sampled_from(cluster.pools))
+        counts = draw(st.lists(st.integers(0, pool.nodes), max_size=4))
+        out["capacity"] = [(20.0 * k, pool.name, count) for k, count in enumerate(counts)]
+    if draw(st.booleans()):
+        choices = st.sampled_from([0.5, 1.0, 2.0])
+        by_pool = draw(st.lists(choices, min_size=len(cluster.pools), max_size=len(cluster.pools)))
+        by_vc = np.where(jobs.vc.codes == 0, 1.0, draw(choices))
+        out["speed"] = by_vc[:, None] * np.array(by_pool)
+    special = PREEMPTIVE.get(policy)
+    if special is None or special.flow is not None or draw(st.booleans()):
+        out["preemptive"] = draw(st.sampled_from([False, True, None]))
+    names = ["skip"] if suspends(policy, out) else ["strict", "skip", "easy", "conservative"]
+    out["discipline"] = draw(st.sampled_from(names))
+    if out["discipline"] == "conservative" and draw(st.booleans()):
+        out["reservations"] = draw(st.integers(1, 3))
+    ranked = special is None and ORDERS[policy].needs_run_time and ORDERS[policy].code == STATIC
+    beliefs = ["known", "requested", "predicted", "own", *([] if ranked else ["online"])]
+    out["knowledge"] = draw(st.sampled_from(beliefs))
+    if out["knowledge"] == "own":
+        out["knowledge"] = jobs.duration_s * np.array([0.0, 0.5, 3.0, 1.0])[np.arange(len(jobs)) % 4]
+    return out
+
+
+# --- simulations ------------------------------------------------------------------------
+
+
+class Seen:
+    """A result, and what the simulation's state was in the end (to see which GPU of a node a run held)."""
+
+    def __init__(self, jobs: JobTable, cluster: Cluster, **options: Any) -> None:
+        kept: list[Any] = []
+        inner = fleet_run._result
+
+        def result(*given: Any) -> rltune.Result:
+            kept.append(given[2])
+            return inner(*given)
+
+        with mock.patch.object(fleet_run, "_result", result):
+            self.result = rltune.simulate(jobs, cluster, oversized="drop", **options)
+        (self.fleet,) = kept
+        self.jobs, self.cluster, self.options = jobs, cluster, options
+
+    def grants(self) -> Iterator[tuple[int, float, float, list[tuple[int, int, int]]]]:
+        """(job, start, end, [(node, mask of GPUs, first slice)]) of every run."""
+        log = self.fleet.log
+        for r in range(len(self.result.runs)):
+            places = range(int(log.ptr[r]), int(log.ptr[r + 1]))
+            held = [(int(log.node[i]), int(log.grant[i]) & 0xFFFFFFFF, int(log.grant[i]) >> 32) for i in places]
+            yield int(log.job[r]), float(log.start[r]), float(log.end[r]), held
+
+
+def attempts_of(result: rltune.Result) -> dict[int, list[int]]:
+    """Rows of `Runs` of every job, in order."""
+    out: dict[int, list[int]] = {job: [] for job in range(len(result.jobs))}
+    for r in range(len(result.runs)):
+        out[int(result.runs.job[r])].append(r)
+    return out
+
+
+# --- what must hold -----------------------------------------------------------------------
+
+
+def check(seen: Seen, policy: str) -> None:
+    runs = seen.result.runs
+    assert (runs.start_s >= seen.jobs.submit_s[runs.job]).all()
+    assert (runs.end_s >= runs.start_s).all() and (np.diff(runs.start_s) >= 0).all()
+    check_jobs(seen, policy)
+    check_gangs(seen)
+    check_lengths(seen)
+    check_resources(seen)
+    check_nodes(seen)
+
+
+def check_jobs(seen: Seen, policy: str) -> None:
+    """Every job finished, was given up, was dropped, or waits for nodes that are away."""
+    result, jobs, runs = seen.result, seen.jobs, seen.result.runs
+    retries = seen.options.get("max_retries", 10)
+    impossible = {k for k in range(len(jobs)) if not allowed(seen, k)}
+    assert result.dropped == len(impossible)
+    waiting = []
+    for job, mine in attempts_of(result).items():
+        ends = runs.outcome[mine].tolist()
+        assert all(runs.start_s[b] >= runs.end_s[a] for a, b in pairwise(mine))
+        assert not any(outcome in (FINISHED, GIVEN_UP) for outcome in ends[:-1])
+        assert SUSPENDED not in ends or suspends(policy, seen.options)
+        failures = sum(outcome in FAILED for outcome in ends)
+        assert failures <= retries + 1 and (failures == retries + 1) == (GIVEN_UP in ends)
+        assert not mine or result.start_s[job] == runs.start_s[mine[0]]
+        if job in impossible:
+            assert not mine
+        elif FINISHED in ends:
+            assert result.end_s[job] == runs.end_s[mine[-1]]
+            assert abs(runs.useful_s[mine].sum() - jobs.duration_s[job]) <= 1e-9 * (1 + jobs.duration_s[job])
+        else:
+            assert np.isnan(result.end_s[job])
+            if GIVEN_UP not in ends:
+                waiting.append(job)
+    if waiting:
+        away = [node for node, spans in enumerate(closed_spans(seen)) if spans and spans[-1][1] == np.inf]
+        blocked = [job for job in waiting if not enough_open(seen, job, away)]
+        held_back = seen.options["discipline"] in ("strict", "easy", "conservative")
+        assert blocked if held_back else blocked == waiting
+
+
+def allowed(seen: Seen, job: int) -> list[int]:
+    """Pools that could hold the job if they were empty."""
+    jobs, out = seen.jobs, []
+    gpus = int(jobs.num_gpus[job]) if jobs.gpu_milli[job] > 0 else 0
+    gpu, mig = jobs.gpu_type.values()[job], jobs.mig.values()[job]
+    for p, pool in enumerate(seen.cluster.pools):
+        widest = min(gpus, pool.gpus_per_node) / gpus if gpus else 1.0
+        if (
+            pool.vc in (None, jobs.vc.values()[job])
+            and (gpu is None or pool.gpu_type == "any" or pool.gpu_type in gpu.split("|"))
+            and gpus <= pool.nodes * pool.gpus_per_node
+            and (pool.cpus is None or jobs.cpus[job] * widest <= pool.cpus)
+            and (pool.memory_gb is None or jobs.memory_gb[job] * widest <= pool.memory_gb)
+            and (mig is None or (pool.mig and STARTS[PROFILES.index(mig), TYPES.index(pool.gpu_type)]))
+        ):
+            out.append(p)
+    return out
+
+
+def enough_open(seen: Seen, job: int, away: list[int]) -> bool:
+    arrays = seen.cluster.arrays()
+    for p in allowed(seen, job):
+        nodes = [n for n in range(arrays.pool_lo[p], arrays.pool_hi[p]) if n not in away]
+        if len(nodes) >= -(-int(seen.jobs.num_gpus[job]) // max(1, int(arrays.pool_cap[p]))):
+            return True
+    return False
+
+
+def check_gangs(seen: Seen) -> None:
+    """All GPUs of a job at once, on the fewest nodes of one allowed pool."""
+    jobs, runs, arrays = seen.jobs, seen.result.runs, seen.cluster.arrays()
+    for job, _, _, held in seen.grants():
+        nodes = [node for node, _, _ in held]
+        (pool,) = set(arrays.node_pool[nodes].tolist())
+        assert pool in allowed(seen, job)
+        wanted = int(jobs.num_gpus[job]) if jobs.gpu_milli[job] > 0 else 0
+        assert sum(mask.bit_count() for _, mask, _ in held) == wanted
+        assert all(mask < 1 << int(arrays.pool_cap[pool]) for _, mask, _ in held)
+        assert len(set(nodes)) == len(nodes) == max(1, -(-wanted // max(1, int(arrays.pool_cap[pool]))))
+    for r in range(len(runs)):
+        job = int(runs.job[r])
+        if jobs.mig.codes[job] < 0:
+            assert runs.milli[runs.ptr[r] : runs.ptr[r + 1]].sum() == jobs.num_gpus[job] * jobs.gpu_milli[job]
+
+
+def check_lengths(seen: Seen) -> None:
+    """A run lasts as long as restoring and its work take, and keeps what was saved."""
+    runs, given = seen.result.runs, seen.options
+    costs = [given.get(name, 0.0) for name in ("suspend_s", "resume_s", "migrate_s")]
+    speed = given.get("speed")
+    for job, mine in attempts_of(seen.result).items():
+        before: list[int] = []
+        for count, r in enumerate(mine):
+            nodes = runs.node[runs.ptr[r] : runs.ptr[r + 1]].tolist()
+            overhead = 0.0 if count == 0 else costs[0] + costs[1] + (costs[2] if nodes != before else 0.0)
+            rate = 1.0 if speed is None else speed[job, runs.pool[r]]
+            worked = max(0.0, runs.end_s[r] - runs.start_s[r] - overhead)
+            kept = worked * rate
+            if runs.outcome[r] in FAILED:
+                every = given.get("checkpoint_s")
+                kept = 0.0 if every is None else np.floor(worked / every + 1e-9) * every * rate
+            assert abs(runs.useful_s[r] - kept) < 1e-6
+            if runs.outcome[r] == FINISHED:
+                assert abs(runs.end_s[r] - runs.start_s[r] - overhead - runs.useful_s[r] / rate) < 1e-6
+            before = nodes
+
+
+def check_resources(seen: Seen) -> None:
+    """At no instant more of a GPU, of its slices, of a node's cores or memory than there is; in the end all is free."""
+    jobs, arrays = seen.jobs, seen.cluster.arrays()
+    held = [(start, end, job, places) for job, start, end, places in seen.grants() if end > start]
+    for instant in sorted({start for start, *_ in held}):
+        milli: dict[tuple[int, int], int] = {}
+        slices: dict[tuple[int, int], int] = {}
+        cpus, memory = np.zeros(seen.cluster.nodes), np.zeros(seen.cluster.nodes)
+        for start, end, job, places in held:
+            if not start <= instant < end:
+                continue
+            for node, mask, first in places:
+                share = mask.bit_count() / jobs.num_gpus[job] if jobs.gpu_milli[job] > 0 else 1.0
+                cpus[node] += jobs.cpus[job] * share
+                memory[node] += jobs.memory_gb[job] * share
+                for gpu in range(32):
+                    if not mask >> gpu & 1:
+                        continue
+                    if jobs.mig.codes[job] >= 0:
+                        profile, kind = PROFILES.index(jobs.mig.values()[job]), arrays.pool_mig[arrays.node_pool[node]]
+                        assert STARTS[profile, kind] >> first & 1
+                        taken = ((1 << int(SIZE[profile, kind])) - 1) << first
+                        assert slices.get((node, gpu), 0) & taken == 0
+                        slices[node, gpu] = slices.get((node, gpu), 0) | taken
+                    else:
+                        milli[node, gpu] = milli.get((node, gpu), 0) + int(jobs.gpu_milli[job])
+        assert all(value <= WHOLE for value in milli.values())
+        assert not milli.keys() & slices.keys()
+        assert (cpus <= arrays.pool_cpus[arrays.node_pool] + 1e-3).all()
+        assert (memory <= arrays.pool_memory[arrays.node_pool] + 1e-3).all()
+    idle = fleet_run.build_fleet.__globals__["idle_room"](seen.cluster)
+    for name in idle._fields:
+        if name != "closed":
+            assert np.array_equal(getattr(seen.fleet.room, name), getattr(idle, name)), name
+
+
+def closed_spans(seen: Seen) -> list[list[tuple[float, float, bool]]]:
+    """For every node (from, until, whether its runs are lost), one list over all causes, the longest-lasting last."""
+    given, arrays = seen.options, seen.cluster.arrays()
+    out: list[list[tuple[float, float, bool]]] = [[] for _ in range(seen.cluster.nodes)]
+    for leave, back in (("fail", "repair"), ("drain", "reopen")):
+        begun: dict[int, float] = {}
+        for time, node, kind in sorted(given.get("node_events", ()), key=lambda event: event[0]):
+            if kind == leave:
+                begun[node] = time
+            elif kind == back:
+                out[node].append((begun.pop(node), time, leave == "fail"))
+        for node, time in begun.items():
+            out[node].append((time, np.inf, leave == "fail"))
+    names = [pool.name for pool in seen.cluster.pools]
+    steps = [(time, names.index(pool), count) for time, pool, count in given.get("capacity", ())]
+    for (time, p, count), later in zip(steps, [*[s[0] for s in steps[1:]], np.inf], strict=False):
+        for node in range(arrays.pool_lo[p] + count, arrays.pool_hi[p]):
+            out[node].append((time, later, False))
+    if "node_mtbf_s" in given:
+        last = max(seen.result.runs.end_s.max(initial=0.0), float(seen.jobs.submit_s.max()))
+        for node, spans in enumerate(out):
+            time, k = float(seen.jobs.submit_s[0]), 0
+            while time <= last:
+                time += exponential(given.get("seed", 0), NODE_FAILURE, node, k, given["node_mtbf_s"])
+                until = time + exponential(given.get("seed", 0), NODE_REPAIR, node, k, given["node_repair_s"])
+                spans.append((time, until, True))
+                time, k = until, k + 1
+    for spans in out:
+        spans.sort(key=lambda span: span[1])
+    return out
+
+
+def check_nodes(seen: Seen) -> None:
+    """No run begins on a closed node, or outlives the failure of its node; failures of nodes are the only such losses."""
+    runs, spans = seen.result.runs, closed_spans(seen)
+    for r in range(len(runs)):
+        failed_now = False
+        for node in runs.node[runs.ptr[r] : runs.ptr[r + 1]]:
+            for begin, until, kills in spans[node]:
+                assert not begin <= runs.start_s[r] < until
+                assert not (kills and runs.start_s[r] < begin < runs.end_s[r])
+                failed_now = failed_now or (kills and begin == runs.end_s[r])
+        assert runs.outcome[r] != LOST_NODE or failed_now
+        assert runs.outcome[r] not in (JOB_FAILURE, GIVEN_UP) or failed_now or "gpu_mtbf_s" in seen.options
