@@ -29,7 +29,10 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 
 def inner(function: Callable[..., Any]) -> Any:
-    """A kernel that only other kernels call: without the wrappers for Python, most of the compile time of small ones."""
+    """A kernel that only other kernels call: without the wrappers for Python, most of the compile time of small ones.
+
+    A call from Python would crash the interpreter; a test sees to it that there is none.
+    """
     options: dict[str, Any] = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return _cached(nb.njit(**options)(function))
 

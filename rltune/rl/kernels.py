@@ -63,7 +63,7 @@ BSLD, WAIT, JCT, UTILIZATION, SLOWDOWN = range(5)
 SCORE_CODES = {"bsld": BSLD, "wait": WAIT, "jct": JCT, "utilization": UTILIZATION, "slowdown": SLOWDOWN}
 
 
-@inner
+@kernel
 def job_cost(score, wait, run):
     """What one job adds to the score; for utilization nothing."""
     if score == WAIT:

@@ -48,7 +48,7 @@ class Result:
     decisions: list[dict[str, Any]] = field(default_factory=list)
     allocator_stats: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
-    interrupted: bool = False
+    interrupted: bool = True
 
     @classmethod
     def of(
@@ -62,7 +62,7 @@ class Result:
         """From a simulator's final state."""
         return cls(
             jobs, cluster, sim.start, sim.end, lambda: runs_of(sim), int(sim.counts[EVENTS]), int(sim.counts[DROPPED]),
-            decisions or [], allocator_stats or {},
+            decisions or [], allocator_stats or {}, interrupted=False,
         )  # fmt: skip
 
     @cached_property

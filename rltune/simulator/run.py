@@ -68,6 +68,7 @@ def simulate_jobs(
     """
     if isinstance(allocator, SharingRule):
         allocator = allocator.rule
+    detail = make_options(options | {"seed": seed})
     check_discipline(discipline, {**SIMULATED, **FLEET_DISCIPLINES})
     if not len(jobs):
         raise InputError(f"{source}: the job table is empty; at least one job is needed")
@@ -93,7 +94,7 @@ def simulate_jobs(
         handle_oversized(jobs, known, cluster, oversized, discipline, source)
         return simulate_fleet(
             jobs, cluster, policy=policy, discipline=discipline, allocator=allocator,
-            known_s=None if online else known, options=make_options(options | {"seed": seed}),
+            known_s=None if online else known, options=detail,
         )  # fmt: skip
     cost = fragmentation_cost(jobs, cluster, cost)
     if discipline == "easy" and np.isnan(known).any():

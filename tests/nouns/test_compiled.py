@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -34,3 +35,51 @@ def test_a_changed_constant_of_another_module_is_compiled_in(tmp_path: Path) -> 
     assert text.count("BOUND_S = 10.0") == 1
     metrics.write_text(text.replace("BOUND_S = 10.0", "BOUND_S = 20.0"))
     assert run() == ["5.0", "0"]
+
+
+def decorators(function: ast.FunctionDef) -> set[str]:
+    return {name.id for name in function.decorator_list if isinstance(name, ast.Name)}
+
+
+def python_names(tree: ast.AST) -> set[str]:
+    """Names that a module uses outside compiled functions and imports."""
+    found: set[str] = set()
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.FunctionDef) and decorators(child) & {"kernel", "inner", "compiled"}:
+            continue
+        if isinstance(child, ast.Name):
+            found.add(child.id)
+        elif isinstance(child, ast.Attribute):
+            found.add(child.attr)
+        found |= python_names(child)
+    return found
+
+
+def known_names(tree: ast.Module, module: str) -> dict[str, tuple[str, str]]:
+    """Name in a module -> (module, name) of the function of ours that it stands for."""
+    names = {f.name: (module, f.name) for f in tree.body if isinstance(f, ast.FunctionDef)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
+    return names
+
+
+def test_inner_kernels_are_called_by_kernels_only() -> None:
+    """A kernel without its wrapper for Python, called from Python, would crash the interpreter without a word."""
+    root = PACKAGE.parent
+    paths = [path for folder in ("rltune", "tests", "experiments") for path in (root / folder).rglob("*.py")]
+    modules = {".".join(path.relative_to(root).with_suffix("").parts): ast.parse(path.read_text()) for path in paths}
+    inner = {
+        (name, f.name)
+        for name, tree in modules.items()
+        for f in tree.body
+        if isinstance(f, ast.FunctionDef) and "inner" in decorators(f)
+    }
+    assert len(inner) > 50
+    wrong = [
+        (name, used)
+        for name, tree in modules.items()
+        for used in python_names(tree)
+        if known_names(tree, name).get(used) in inner
+    ]
+    assert wrong == []

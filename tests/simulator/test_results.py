@@ -175,8 +175,8 @@ def test_least_fragmentation_by_name_uses_the_jobs_own_demand() -> None:
     ],
 )
 def test_what_whole_gpus_cannot_tell_is_refused(pool: dict[str, float], job: dict[str, float], said: str) -> None:
-    """Half a GPU would be simulated as a whole one, or 100 cores found on a node of eight."""
+    """Half a GPU would be placed by a rule of whole GPUs, or 100 cores found on a node of eight."""
     cluster = rltune.load_cluster({"pools": [{"nodes": 1, "gpus_per_node": 2} | pool]})
     columns = {"submit_s": [0], "duration_s": [1], "num_gpus": [1]} | {name: [value] for name, value in job.items()}
-    with pytest.raises(InputError, match=f"{said}, which a simulation of whole GPUs would overlook"):
-        rltune.simulate(JobTable.from_columns(columns), cluster)
+    with pytest.raises(InputError, match=f"{said}: this needs the detailed simulation"):
+        rltune.simulate(JobTable.from_columns(columns), cluster, allocator="lexicographic")

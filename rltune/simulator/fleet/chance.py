@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rltune.compiled import inner
+from rltune.compiled import inner, kernel
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
@@ -31,7 +31,7 @@ def draw(seed, purpose, a, b):
     return mixed(word + np.uint64(b) + _GOLDEN)
 
 
-@inner
+@kernel
 def exponential(seed, purpose, a, b, mean):
     """An exponentially distributed time of that mean; never 0."""
     # 52 bits: with 53 the half would round the largest up to 1, whose logarithm is 0.

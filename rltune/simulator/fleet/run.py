@@ -155,7 +155,6 @@ def _result(
         int(fleet.counts[EVENTS]),
         int(fleet.counts[DROPPED]),
         extra=extra,
-        interrupted=True,
     )
 
 
