@@ -12,7 +12,7 @@ import numba as nb
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, InTreeCacheLocator, UserWideCacheLocator
 
 PACKAGE = Path(__file__).resolve().parent
-DECORATED = re.compile(r"^@(kernel|compiled)$", re.MULTILINE)
+DECORATED = re.compile(r"^@(kernel|inner|compiled)$", re.MULTILINE)
 IMPORTED = re.compile(r"^from rltune\.([\w.]+) import", re.MULTILINE)
 
 
@@ -25,6 +25,12 @@ def kernel(function: Callable[..., Any]) -> Any:
     """
     # Numba's stubs do not list this option, which its own library uses the same way.
     options: dict[str, Any] = {"_nrt": False}
+    return _cached(nb.njit(**options)(function))
+
+
+def inner(function: Callable[..., Any]) -> Any:
+    """A kernel that only other kernels call: without the wrappers for Python, most of the compile time of small ones."""
+    options: dict[str, Any] = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return _cached(nb.njit(**options)(function))
 
 

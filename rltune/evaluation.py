@@ -15,11 +15,11 @@ from rltune.errors import InputError
 from rltune.experiment import Experiment, oversized_count, spread
 from rltune.metrics import SCORE_METRIC, ci95, distribution, iqm, reduction, widest
 from rltune.origin import recipe
-from rltune.policies.knowledge import KNOWLEDGE
+from rltune.policies.knowledge import KNOWLEDGE, forecast_error
 from rltune.policies.orders import ORDERS, Order, order
 from rltune.report.console import progress_bar, say
 from rltune.report.figures import box_plot, cdf
-from rltune.report.tables import comparison_table, markdown_table
+from rltune.report.tables import comparison_table, markdown_table, told
 from rltune.rl.network import JobNetwork
 from rltune.rl.policy_file import BASELINE, PARENT, LearnedPolicy
 from rltune.rl.rollout import play
@@ -118,6 +118,10 @@ def _evaluate_size(
     block["comparisons"] = comparisons(rows)
     block["seeds"] = [over_seeds(group, metric) for group in seed_groups(rows)]
     block["notes"] = notes(rows, block["seeds"], metric)
+    if any(row.knowledge == "predicted" for row in rows):
+        stretch = experiment.stretches["test"]
+        block["forecast"] = forecast_error(stretch.jobs, run_times(stretch, "predicted", experiment.trace))
+        block["notes"].append(f"predicted run times: {told(block['forecast'])}")
     if len(starts) > 1 and min(np.diff(np.sort(starts))) < length:
         block["notes"].append("test windows overlap, so intervals are too narrow; a longer test stretch holds more")
     comparison_table(block, metric, title)

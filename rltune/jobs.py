@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -186,6 +186,29 @@ class JobTable:
                 for field in self.__dataclass_fields__
             }
         )
+
+
+def on_whole_gpus(jobs: JobTable) -> tuple[JobTable, tuple[str, ...]]:
+    """The jobs as a simulation of whole GPUs takes them, and what was changed.
+
+    A share of a GPU and a MIG slice become a whole GPU; jobs without a GPU are left out. InputError if none is left.
+    """
+    none = jobs.gpu_milli == 0
+    if none.all():
+        raise InputError("no job of the table asks for a GPU; at least one is needed")
+    kept = jobs.take(~none)
+    shares, slices = kept.gpu_milli < WHOLE, kept.mig.codes >= 0
+    notes = tuple(
+        f"{int(count)} jobs {what}"
+        for count, what in (
+            (shares.sum(), "that ask for a share of a GPU are given a whole one"),
+            (slices.sum(), "that ask for a MIG slice are given a whole GPU"),
+            (none.sum(), "without a GPU left out"),
+        )
+        if count
+    )
+    n = len(kept)
+    return replace(kept, gpu_milli=_constant(WHOLE, n, np.int32), mig=Category.absent(n)), notes
 
 
 def _constant(value: float, n: int, kind: Any) -> npt.NDArray[Any]:

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin
 import yaml
 
 from rltune.allocators.greedy import rule_code
+from rltune.allocators.sharing_rules import SHARING_RULES
 from rltune.config import CONF, names
 from rltune.errors import InputError
 from rltune.metrics import check_score
@@ -24,7 +25,8 @@ KINDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     str: "a text",
-    Mapping: "a mapping of whole numbers to numbers",
+    Mapping: "a mapping of sizes or names to numbers",
+    bool: "true or false",
     NoneType: "null",
 }
 """What an option may be, as messages say it."""
@@ -88,14 +90,17 @@ def check_like(given: Any, default: Any, option: str) -> None:
         raise InputError(f"{option}={given!r}; {needed} is needed")
 
 
-def check_allocator(node: Mapping[str, Any]) -> None:
-    """Refuse options that the allocator of conf/allocator does not take, and values it refuses."""
+def check_allocator(node: Mapping[str, Any], simulated: bool = False) -> None:
+    """Refuse options that the allocator of conf/allocator does not take, and values it refuses.
+
+    ``simulated``: for `rltune.simulate`, which also takes the rules for shared GPUs.
+    """
     for name in names("allocator"):
         default = yaml.safe_load((CONF / "allocator" / f"{name}.yaml").read_text())
         if default["_target_"] == node["_target_"] and (name == "milp") == ("rule" not in node):
             check_like(node, default, "allocator")
             break
-    if "rule" in node:
+    if "rule" in node and not (simulated and node["rule"] in SHARING_RULES):
         rule_code(node["rule"])
 
 
@@ -112,24 +117,31 @@ def check_trace_options(node: Mapping[str, Any]) -> None:
     for option, parameter in accepted.items():
         kinds = _kinds(parameter.annotation)
         if option in node and not any(_is_kind(node[option], kind) for kind in kinds):
-            raise InputError(f"trace.{option}={node[option]!r}; needed is {' or '.join(KINDS[kind] for kind in kinds)}")
+            needed = " or ".join(dict.fromkeys(KINDS[_plain(kind)] for kind in kinds))
+            raise InputError(f"trace.{option}={node[option]!r}; needed is {needed}")
     if "seed" in node:
         check_whole("trace.seed", node["seed"], 0)
 
 
-def _kinds(annotation: Any) -> list[type]:
-    """The plain types a loader's parameter may have, e.g. ``Mapping[int, float] | None`` -> [Mapping, NoneType]."""
+def _kinds(annotation: Any) -> list[Any]:
+    """The plain types a loader's parameter may have, e.g. ``Mapping[int, float] | None`` -> [Mapping[int, float], NoneType]."""
     parts = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-    return [kind for part in parts if (kind := get_origin(part) or part) in KINDS]
+    return [part for part in parts if _plain(part) in KINDS]
 
 
-def _is_kind(value: Any, kind: type) -> bool:
-    if isinstance(value, bool):
-        return False
+def _plain(kind: Any) -> Any:
+    return get_origin(kind) or kind
+
+
+def _is_kind(value: Any, kind: Any) -> bool:
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
     if kind is float:
         return isinstance(value, int | float) and math.isfinite(value)
-    if kind is Mapping:
+    if _plain(kind) is Mapping:
+        of_key = get_args(kind)[0]  # int: sizes of gangs; float: priorities; str: names
         return isinstance(value, Mapping) and all(
-            is_whole(size, 1) and _is_kind(weight, float) for size, weight in value.items()
+            (is_whole(key, 1) if of_key is int else _is_kind(key, of_key)) and _is_kind(x, float)
+            for key, x in value.items()
         )
     return isinstance(value, kind)

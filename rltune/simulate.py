@@ -6,11 +6,10 @@ package's attribute of its name, so this module can be called: it hands the call
 
 from __future__ import annotations
 
-import inspect
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import date, datetime
 from types import ModuleType
 from typing import Any
@@ -26,18 +25,35 @@ from rltune.entry import run_main
 from rltune.errors import InputError
 from rltune.experiment import cluster_of, trace_node
 from rltune.options import check_allocator, check_text, check_trace_options, check_whole
+from rltune.policies.knowledge import forecast_error
 from rltune.report.console import progress_bar, say
 from rltune.report.exports import EXPORTS, export
 from rltune.report.figures import timeline_figure
 from rltune.report.simulation import simulation_table
 from rltune.rl.rules import run_times
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
+from rltune.simulator.fleet.options import Options
 from rltune.simulator.result import Result
-from rltune.simulator.run import describe_oversized, find_oversized, simulate_jobs
+from rltune.simulator.run import describe_oversized, find_oversized
+from rltune.throughput import Throughput
 from rltune.traces import Trace, from_config, split
+from rltune.traces.capacity import read_capacity
+from rltune.traces.heterogeneity import load_throughput
 
-OWN = ("jobs", "cluster", "policy", "discipline", "allocator", "knowledge", "oversized", "cost", "source", "seed")
-"""Arguments of the simulator that have options of their own, or none."""
+OWN = (
+    "jobs",
+    "cluster",
+    "policy",
+    "discipline",
+    "allocator",
+    "knowledge",
+    "oversized",
+    "cost",
+    "source",
+    "seed",
+    "speed",
+)
+"""Arguments of the simulator that have options of their own (speed: throughput=...), or none."""
 STEPS_S = (60.0, 300.0, 600.0, 1800.0, 3600.0, 10_800.0, 21_600.0, 86_400.0)
 STEPS_SHOWN = 2000
 GROUPED = ("vc", "user", "priority")
@@ -101,7 +117,7 @@ def main(cfg: dict[str, Any]) -> str:
 
 def check_options(cfg: Mapping[str, Any]) -> None:
     """Refuse options of the wrong kind, in one line each; names are checked by the simulator itself."""
-    check_allocator(cfg["allocator"])
+    check_allocator(cfg["allocator"], simulated=True)
     for option in ("policy", "discipline", "knowledge", "oversized", "runs"):
         check_text(option, cfg[option])
     check_whole("seed", cfg["seed"], 0)
@@ -122,13 +138,12 @@ def check_options(cfg: Mapping[str, Any]) -> None:
         )
     if not isinstance(cfg["options"], Mapping):
         raise InputError(f"options={cfg['options']!r}; give single ones, e.g. options.NAME=VALUE")
-    accepted = inspect.signature(simulate_jobs).parameters
-    known = [name for name in accepted if name not in OWN]
+    known = [field.name for field in fields(Options) if field.name not in OWN]
     for name in cfg["options"]:
         if name in OWN:
             raise InputError(f"option options.{name}: it has an option of its own, or none; see --help")
-        if name not in accepted:
-            raise InputError(f"option options.{name} is unknown; known are {', '.join(known) or 'none'}")
+        if name not in known:
+            raise InputError(f"option options.{name} is unknown; known are {', '.join(known)}")
 
 
 def exports(cfg: Mapping[str, Any]) -> list[Any]:
@@ -150,19 +165,37 @@ def stretch_of(trace: Trace, begin: Any, end: Any, limit: int | None) -> Trace:
 def run_once(cfg: Mapping[str, Any], whole: Trace, trace: Trace, cluster: Cluster, oversized: str) -> Result:
     """The simulation that the options ask for; predictions know the whole past of the trace."""
     options = dict(cfg["options"])
-    if "seed" in inspect.signature(simulate_jobs).parameters:
-        options["seed"] = cfg["seed"]
+    if isinstance(options.get("capacity"), str):
+        options["capacity"] = read_capacity(options["capacity"], trace, cluster)
+    throughput = throughput_of(cfg["throughput"])
+    if throughput is not None:
+        options["speed"] = throughput
     knowledge: Any = cfg["knowledge"]
-    return api.simulate(
+    if knowledge == "predicted":
+        knowledge = run_times(trace, knowledge, whole)
+    result = api.simulate(
         trace,
         cluster,
         policy=cfg["policy"],
         discipline=cfg["discipline"],
         allocator=allocator_of(cfg["allocator"], trace, cluster),
-        knowledge=run_times(trace, knowledge, whole) if knowledge == "predicted" else knowledge,
+        knowledge=knowledge,
         oversized=oversized,
+        seed=cfg["seed"],
         **options,
     )
+    if cfg["knowledge"] in ("predicted", "requested"):
+        believed = trace.jobs.requested_s if cfg["knowledge"] == "requested" else knowledge
+        result.extra["forecast"] = forecast_error(trace.jobs, believed)
+    return result
+
+
+def throughput_of(node: Mapping[str, Any]) -> Throughput | None:
+    """Speeds by GPU type, of conf/throughput; None: equal ones."""
+    given = {str(key): value for key, value in node.items() if key != "_target_"}
+    if "name" in given:
+        return load_throughput(**given)
+    return Throughput.published(**given) if given else None
 
 
 def allocator_of(node: Mapping[str, Any], trace: Trace, cluster: Cluster) -> Any:

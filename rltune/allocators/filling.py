@@ -1,20 +1,101 @@
 """Filling an empty cluster one job after the other: the protocol of the fragmentation experiments.
 
-Weng et al., USENIX ATC'23, section 6: jobs are placed in the order given, nobody leaves, and what does not fit is
+Weng et al., USENIX ATC'23, section 6: the jobs are shuffled, random copies of them are appended until together they
+request so many times the cluster's GPUs, and they are placed in that order. Nobody leaves, and what does not fit is
 rejected. Reported is what is allocated, and what of the free GPUs is of no use, against what was requested so far.
 """
 
 from __future__ import annotations
 
-from rltune.allocators.sharing import find, take
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rltune.allocators.sharing import demand_of, find, idle_room, place_scratch, take
+from rltune.allocators.sharing_fragments import fragments, task_types
+from rltune.allocators.sharing_rules import SHARING_RULES
+from rltune.cluster import Cluster, eligibility
 from rltune.compiled import kernel
+from rltune.errors import InputError
+from rltune.jobs import WHOLE, JobTable
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """State of the cluster at points of request, all (n_points,) as a share of the cluster's GPUs.
+
+    ``requested``: GPUs asked for so far (the first job with which the point is reached is included);
+    ``allocated``: GPUs held; ``fragmented``: free GPUs that a random job of the workload could not use, NaN if not measured.
+    """
+
+    requested: npt.NDArray[np.float64]
+    allocated: npt.NDArray[np.float64]
+    fragmented: npt.NDArray[np.float64]
+
+
+def fill_cluster(
+    jobs: JobTable,
+    cluster: Cluster,
+    rule: str,
+    seed: int,
+    points: Sequence[float] = (1.3,),
+    *,
+    measure_fragments: bool = False,
+) -> Filling:
+    """Place shuffled jobs until ``points[-1]`` of the cluster's GPUs have been requested.
+
+    The same seed gives the same requests to every rule. Equally good nodes are taken in an order drawn at the start:
+    a real scheduler meets its nodes in some fixed order that has nothing to do with their kind.
+
+    Raises:
+        InputError: unknown rule, points that do not ascend from above 0, no job with a GPU.
+    """
+    if rule not in SHARING_RULES:
+        raise InputError(f"rule {rule!r} is unknown; known are {', '.join(SHARING_RULES)}")
+    if not points or (np.diff([0.0, *points]) <= 0).any():
+        raise InputError(f"points {tuple(points)}: give shares of the cluster's GPUs, ascending from above 0")
+    demand, classes, arrays, room = (
+        demand_of(jobs, cluster),
+        eligibility(jobs, cluster),
+        cluster.arrays(),
+        idle_room(cluster),
+    )
+    amount = demand.gpus * demand.milli
+    rng = np.random.default_rng(seed)
+    order = shuffled_requests(amount, points[-1] * cluster.gpus * WHOLE, rng)
+    room.turn[:] = rng.permutation(cluster.nodes)
+    draws = rng.integers(0, 2**63, len(order), dtype=np.uint64)
+    asked = np.cumsum(amount[order])
+    types = task_types(jobs, cluster) if measure_fragments else None
+    work, begin, held = place_scratch(cluster), 0, 0
+    rows = []
+    for point in points:
+        end = int(np.searchsorted(asked, point * cluster.gpus * WHOLE)) + 1
+        held += fill(arrays, room, demand, *classes, order[begin:end], draws[begin:end], SHARING_RULES[rule], work)
+        wasted = np.nan if types is None else fragments(arrays, room, types)
+        rows.append((asked[end - 1], held, wasted))
+        begin = end
+    requested, allocated, fragmented = np.array(rows).T / (cluster.gpus * WHOLE)
+    return Filling(requested, allocated, fragmented)
+
+
+def shuffled_requests(amount: npt.NDArray[np.int64], target: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Rows of the jobs, shuffled, then random ones again until their ``amount`` (n_jobs,) sums to ``target`` or more."""
+    if amount.sum() == 0:
+        raise InputError("no job asks for a GPU; the cluster cannot be filled")
+    order = rng.permutation(len(amount))
+    while amount[order].sum() < target:
+        order = np.concatenate([order, rng.integers(0, len(amount), len(amount))])
+    return order[: int(np.searchsorted(np.cumsum(amount[order]), target)) + 1]
 
 
 @kernel
-def fill(cluster, room, demand, cls, ptr, pools, order, draws, rule, work, allocated):
-    """Place the jobs ``order`` (n,) in turn; ``allocated`` (n,) gets the thousandths of GPUs held after each.
+def fill(cluster, room, demand, cls, ptr, pools, order, draws, rule, work):
+    """Place the jobs ``order`` (n,) in turn, leaving out what does not fit: thousandths of GPUs taken.
 
-    ``cls, ptr, pools``: an `rltune.cluster.Eligibility`; ``draws`` (n,) uint64.
+    ``cls, ptr, pools``: an `rltune.cluster.Eligibility`; ``draws`` (n,) uint64, read by the rule RANDOM.
     """
     held = 0
     for at in range(len(order)):
@@ -24,4 +105,4 @@ def fill(cluster, room, demand, cls, ptr, pools, order, draws, rule, work, alloc
         if m > 0:
             take(cluster, room, demand, job, work.node, work.grant, 0, m, -1)
             held += demand.gpus[job] * demand.milli[job]
-        allocated[at] = held
+    return held

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.cluster import MAX_GPUS_PER_NODE, ClusterArrays
-from rltune.compiled import kernel
+from rltune.compiled import inner, kernel
 
 LEXICOGRAPHIC = 0
 BEST_FIT = 1
@@ -84,7 +84,7 @@ def clear(cluster, space):
     recount(cluster, space)
 
 
-@kernel
+@inner
 def copy_space(source, target):
     """Copy the free capacity."""
     for i in range(len(source.free)):
@@ -120,7 +120,7 @@ def recount(cluster, space):
         space.at[f, i >> 5] |= 1 << (i & 31)
 
 
-@kernel
+@inner
 def set_free(cluster, space, node, after):
     """Give a node ``after`` free GPUs."""
     p = cluster.node_pool[node]
@@ -141,7 +141,7 @@ def book(cluster, space, nodes, gpus, base, m, sign):
         set_free(cluster, space, nodes[i], space.free[nodes[i]] + sign * gpus[i])
 
 
-@kernel
+@inner
 def lowest_bit(word):
     """Position of the lowest set bit of a word of 32 (Leiserson, Prokop, Randall 1998: de Bruijn sequence)."""
     return _BIT_AT[(((word & -word) * 0x077CB531) & 0xFFFFFFFF) >> 27]
@@ -157,7 +157,7 @@ def within(word, w, lo, hi):
     return word
 
 
-@kernel
+@inner
 def first_node(cluster, space, p, f):
     """The lowest node of pool p with f free GPUs; there must be one."""
     lo, hi = cluster.pool_lo[p], cluster.pool_hi[p]
@@ -169,7 +169,7 @@ def first_node(cluster, space, p, f):
     return w * 32 + lowest_bit(word)
 
 
-@kernel
+@inner
 def fits_pool(cluster, space, g, p):
     """Whether exactly ceil(g / cap) nodes of pool p can hold g GPUs now."""
     if space.total[p] < g:
@@ -228,7 +228,7 @@ def find(cluster, space, g, pools, lo, hi, rule, work):
 # --- best fit and least fragmentation -------------------------------------------------
 
 
-@kernel
+@inner
 def _tight_level(cluster, space, g, p, rule):
     """Free count of the node a part of g <= cap GPUs goes to; -1 if none has room.
 
@@ -246,7 +246,7 @@ def _tight_level(cluster, space, g, p, rule):
     return best
 
 
-@kernel
+@inner
 def _pool_cost(cluster, space, g, p, rule):
     """Order of pools for one gang: GPUs left on its partly used node, or the rise in fragmentation."""
     cap = cluster.pool_cap[p]
@@ -261,7 +261,7 @@ def _pool_cost(cluster, space, g, p, rule):
     return space.cost[p, f - rest] - space.cost[p, f] - (g // cap) * space.cost[p, cap]
 
 
-@kernel
+@inner
 def _find_tight(cluster, space, g, p, rule, work):
     """Whole free nodes first and the rest on the tightest node; failing that, the m freest nodes."""
     cap = cluster.pool_cap[p]
@@ -292,7 +292,7 @@ def _find_tight(cluster, space, g, p, rule, work):
     return _collect(cluster, space, g, p, m, last, work)
 
 
-@kernel
+@inner
 def _collect(cluster, space, g, p, m, last, work):
     """Take ``work.take[f]`` nodes of each level, lowest ids first; the last of level ``last`` is left partly free."""
     cap = cluster.pool_cap[p]
@@ -325,7 +325,7 @@ def _collect(cluster, space, g, p, m, last, work):
 # --- lexicographic (RLTune) -----------------------------------------------------------
 
 
-@kernel
+@inner
 def _find_lexicographic(cluster, space, g, pools, lo, hi, work):
     best = 0
     for i in range(lo, hi):
@@ -343,7 +343,7 @@ def _find_lexicographic(cluster, space, g, pools, lo, hi, work):
     return best
 
 
-@kernel
+@inner
 def _try_patterns(cluster, space, g, p, best, work):
     """All ways to take m nodes from the groups of equal free counts.
 
@@ -385,7 +385,7 @@ def _try_patterns(cluster, space, g, p, best, work):
             return best
 
 
-@kernel
+@inner
 def _lay_out(cluster, space, p, last, amount, work):
     """Candidate for ``work.take``: group ``last`` shares ``amount`` GPUs as evenly as whole GPUs allow.
 
@@ -412,7 +412,7 @@ def _lay_out(cluster, space, p, last, amount, work):
             count += 1
 
 
-@kernel
+@inner
 def _keep_smaller(cluster, best, m, work):
     """Keep the candidate of m nodes if it is smaller, as a list of (node id, GPUs), than the one of ``best`` nodes."""
     smaller = best == 0

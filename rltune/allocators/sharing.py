@@ -8,7 +8,7 @@ What a job may ask for:
 - *whole GPUs*: a gang of g uses exactly m = ceil(g / GPUs per node) nodes of one pool. With m > 1: nodes
   it fills entirely first and the rest on the tightest node; failing that the m nodes with most room. CPU
   and memory are split over its nodes in proportion to the GPUs and must fit on each.
-- *a share* (milli < 1000) of one GPU: of those of the chosen node the fullest on which it fits.
+- *a share* (milli < 1000) of one GPU: of those of the chosen node the fullest on which it fits (RANDOM: any).
 - *no GPU* (milli = 0): CPU and memory of one node.
 - *a MIG profile*: a legal free position on a GPU of a matching type that is already cut or wholly free,
   cut ones first. A cut GPU takes no other jobs until its last slice is given back.
@@ -24,9 +24,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.sharing_rules import FIRST_FIT, LEAST_LOADED, RANDOM, node_score
+from rltune.allocators.sharing_rules import FIRST_FIT, LEAST_LOADED, RANDOM, UNCUT, node_score
 from rltune.cluster import GRID, Cluster, grid
-from rltune.compiled import kernel
+from rltune.compiled import inner, kernel
 from rltune.errors import InputError
 from rltune.jobs import WHOLE, JobTable
 from rltune.mig_profiles import PROFILES, SIZE, STARTS, STARTS_MOST
@@ -49,6 +49,7 @@ class Room(NamedTuple):
         closed: (n_nodes,) > 0: takes no new job (failed or draining).
         pods: (n_nodes, widest + 2) jobs (parts of gangs) on the node: with a share, with 1, 2, ... whole GPUs, with a slice.
         scale: (3,) cores, GB and thousandths of GPUs of the largest node with them (1 where none is declared).
+        turn: (n_nodes,) of equally good nodes the one of least turn is taken: 0, 1, ... unless changed at the start.
     """
 
     milli: npt.NDArray[np.int32]
@@ -61,6 +62,7 @@ class Room(NamedTuple):
     closed: npt.NDArray[np.int64]
     pods: npt.NDArray[np.int32]
     scale: npt.NDArray[np.float64]
+    turn: npt.NDArray[np.int64]
 
 
 class Demand(NamedTuple):
@@ -111,6 +113,7 @@ def idle_room(cluster: Cluster) -> Room:
         closed=np.zeros(len(cap), np.int64),
         pods=np.zeros((len(cap), widest + 2), np.int32),
         scale=np.array([x if x > 0 else 1.0 for x in most]),
+        turn=np.arange(len(cap)),
     )
 
 
@@ -157,6 +160,7 @@ def place_scratch(cluster: Cluster) -> Place:
 def copy_room(source, target):
     """Copy all free resources, of the same cluster."""
     for i in range(len(source.whole)):
+        target.turn[i] = source.turn[i]
         target.whole[i] = source.whole[i]
         target.loose[i] = source.loose[i]
         target.largest[i] = source.largest[i]
@@ -170,7 +174,7 @@ def copy_room(source, target):
             target.pods[i, k] = source.pods[i, k]
 
 
-@kernel
+@inner
 def part_of(amount, k, g):
     """CPU or memory that goes with k of g GPUs, on the grid."""
     return amount if k == g else np.floor(amount * k / g * GRID) / GRID
@@ -179,7 +183,7 @@ def part_of(amount, k, g):
 # --- does it fit ----------------------------------------------------------------------
 
 
-@kernel
+@inner
 def hosts(cluster, room, demand, job, node):
     """Whether the whole of ``job`` fits on one open node of an allowed pool."""
     if room.closed[node] > 0 or room.cpus[node] < demand.cpus[job] or room.memory[node] < demand.memory[job]:
@@ -191,7 +195,7 @@ def hosts(cluster, room, demand, job, node):
     return room.largest[node] >= demand.milli[job]
 
 
-@kernel
+@inner
 def usable_gpus(room, demand, job, node, cap):
     """Most whole GPUs of a node that a gang could use there, given its CPU and memory a GPU."""
     if room.closed[node] > 0:
@@ -220,7 +224,7 @@ def fits(cluster, room, demand, job, pools, lo, hi):
     return False
 
 
-@kernel
+@inner
 def _gang_fits(cluster, room, demand, job, p):
     """Whether ceil(g / cap) nodes of pool p hold the gang: the fullest usable ones decide."""
     g, cap = demand.gpus[job], cluster.pool_cap[p]
@@ -251,7 +255,10 @@ def find(cluster, room, demand, job, pools, lo, hi, rule, draw, work):
     node = _best_node(cluster, room, demand, job, pools, lo, hi, rule, draw, work)
     if node >= 0:
         work.node[0] = node
-        work.grant[0] = _grant(cluster, room, demand, job, node, demand.gpus[job])
+        if rule == RANDOM and 0 < demand.milli[job] < WHOLE:
+            work.grant[0] = _random_gpu(room, demand.milli[job], node, draw)
+        else:
+            work.grant[0] = _grant(cluster, room, demand, job, node, demand.gpus[job])
         return 1
     if demand.milli[job] < WHOLE or demand.gpus[job] == 1:
         return 0
@@ -267,9 +274,9 @@ def find(cluster, room, demand, job, pools, lo, hi, rule, draw, work):
     return _find_gang(cluster, room, demand, job, best, work)
 
 
-@kernel
+@inner
 def _best_node(cluster, room, demand, job, pools, lo, hi, rule, draw, work):
-    """The node of smallest score that can hold the whole job, ties to the first; -1 if none can."""
+    """The node of smallest score that can hold the whole job, ties by turn; -1 if none can."""
     best, best_score, count = -1, np.inf, 0
     whole = demand.milli[job] == WHOLE
     for q in range(lo, hi):
@@ -284,18 +291,16 @@ def _best_node(cluster, room, demand, job, pools, lo, hi, rule, draw, work):
                 count += 1
                 continue
             score = node_score(cluster, room, demand, job, node, rule)
-            if demand.profile[job] >= 0 and rule != FIRST_FIT and not _on_cut(cluster, room, demand, job, node):
-                score += 1e6
-            if score < best_score:
+            if demand.profile[job] >= 0 and not _on_cut(cluster, room, demand, job, node):
+                score += UNCUT
+            if score < best_score or (score == best_score and room.turn[node] < room.turn[best]):
                 best, best_score = node, score
-            if rule == FIRST_FIT and demand.milli[job] > 0:
-                return best
     if count > 0:
-        return work.fitting[draw % np.uint64(count)]
+        return work.fitting[(draw & np.uint64(INDICES)) % np.uint64(count)]
     return best
 
 
-@kernel
+@inner
 def _grant(cluster, room, demand, job, node, k):
     """The GPUs of a node that a job (or k GPUs of a gang) gets there; it is known to fit."""
     cap = cluster.pool_cap[cluster.node_pool[node]]
@@ -319,10 +324,25 @@ def _grant(cluster, room, demand, job, node, k):
     return grant
 
 
+@inner
+def _random_gpu(room, milli, node, draw):
+    """Any GPU of the node on which the share fits, by the upper half of ``draw``; the lower half chose the node."""
+    count = 0
+    for i in range(room.milli.shape[1]):
+        count += room.milli[node, i] >= milli
+    left = np.int64((draw >> np.uint64(32)) % np.uint64(count))
+    for i in range(room.milli.shape[1]):
+        if room.milli[node, i] >= milli:
+            if left == 0:
+                return 1 << i
+            left -= 1
+    return 0
+
+
 # --- MIG ------------------------------------------------------------------------------
 
 
-@kernel
+@inner
 def _find_slice(cluster, room, profile, node):
     """Grant of a legal free position: cut GPUs first, the fullest of them; -1 if there is none."""
     p = cluster.node_pool[node]
@@ -340,7 +360,7 @@ def _find_slice(cluster, room, profile, node):
     return best
 
 
-@kernel
+@inner
 def _best_start(taken, profile, kind):
     """The free legal start after which most starts of all profiles stay open, ties to the last; -1 if none is free."""
     best, best_open = -1, -1
@@ -353,7 +373,7 @@ def _best_start(taken, profile, kind):
     return best
 
 
-@kernel
+@inner
 def _open_starts(taken, kind):
     """Pairs of profile and legal start that are free on a GPU with these memory slices taken."""
     count = 0
@@ -364,14 +384,14 @@ def _open_starts(taken, kind):
     return count
 
 
-@kernel
+@inner
 def _on_cut(cluster, room, demand, job, node):
     """Whether the slice would come from a GPU of this node that is already cut."""
     grant = _find_slice(cluster, room, demand.profile[job], node)
     return room.slices[node, _lowest(grant & INDICES)] != 0
 
 
-@kernel
+@inner
 def _bits(mask):
     count = 0
     while mask != 0:
@@ -380,7 +400,7 @@ def _bits(mask):
     return count
 
 
-@kernel
+@inner
 def _lowest(mask):
     at = 0
     while mask >> at & 1 == 0:
@@ -391,7 +411,7 @@ def _lowest(mask):
 # --- gangs over several nodes -----------------------------------------------------------
 
 
-@kernel
+@inner
 def _levels(cluster, room, demand, job, p, work):
     """Fill ``work.usable`` for pool p and ``work.level``: its nodes by usable GPUs."""
     cap = cluster.pool_cap[p]
@@ -401,7 +421,7 @@ def _levels(cluster, room, demand, job, p, work):
         work.level[work.usable[node]] += 1
 
 
-@kernel
+@inner
 def _tightest(work, rest, cap):
     """Fewest usable GPUs, at least ``rest``, of any node; -1 if none has as many."""
     for f in range(rest, cap + 1):
@@ -410,7 +430,7 @@ def _tightest(work, rest, cap):
     return -1
 
 
-@kernel
+@inner
 def _pool_cost(cluster, room, demand, job, p, rule, work):
     """Order of pools for one gang: GPUs left on its partly used node, as BEST_FIT of `rltune.allocators.placement`."""
     if rule == FIRST_FIT:
@@ -426,7 +446,7 @@ def _pool_cost(cluster, room, demand, job, p, rule, work):
     return 0.0 if rest == 0 else 1e9 if f < 0 else float(f - rest)
 
 
-@kernel
+@inner
 def _find_gang(cluster, room, demand, job, p, work):
     """Entirely usable nodes first and the rest on the tightest; failing that, the m nodes with most usable GPUs."""
     g, cap = demand.gpus[job], cluster.pool_cap[p]
@@ -497,7 +517,7 @@ def take(cluster, room, demand, job, node, grant, base, m, sign):
         room.largest[i] = most
 
 
-@kernel
+@inner
 def _set_milli(room, node, gpu, after):
     before = room.milli[node, gpu]
     room.whole[node] += (1 if after == WHOLE else 0) - (1 if before == WHOLE else 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rltune.compiled import compiled, kernel
+from rltune.compiled import compiled, inner
 
 STATIC = 0
 WFP3 = 1
@@ -19,7 +19,7 @@ LEXP = 4
 CODES = {"wfp3": WFP3, "unicef": UNICEF, "sexp": SEXP, "lexp": LEXP}
 
 
-@kernel
+@inner
 def dynamic_key(order, wait, run, gpus):
     """Key of one job: ``wait`` and ``run`` in seconds; run times below 1 s count as 1 s (no division by zero)."""
     run = max(run, 1.0)

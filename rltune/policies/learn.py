@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.cluster import distinct_rows
-from rltune.compiled import compiled, kernel
+from rltune.compiled import compiled, inner
 from rltune.jobs import JobTable
 
 RECENT = 0.1
@@ -31,7 +31,7 @@ def group_table(jobs: JobTable) -> npt.NDArray[np.int64]:
     return out
 
 
-@kernel
+@inner
 def learn(groups, mean, job, run):
     """A job has ended after ``run`` seconds; ``mean`` (n_groups,): NaN without history."""
     for level in range(groups.shape[0]):
@@ -40,7 +40,7 @@ def learn(groups, mean, job, run):
         mean[g] = value if np.isnan(mean[g]) else mean[g] + RECENT * (value - mean[g])
 
 
-@kernel
+@inner
 def estimate_of(groups, mean, job):
     """Forecast of a job's run time, at least 1 s."""
     for level in range(groups.shape[0]):

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rltune.report.tables import interval, number
+from rltune.report.tables import interval, number, told
 
 SCORES = {
     "wait_s": "wait (s)",
@@ -16,7 +16,7 @@ SCORES = {
     "slowdown": "slowdown",
     "wait_s_widest5pct": "wait of the widest 5 % (s)",
 }
-WIDTH = 110
+WIDTH = 140
 
 
 def simulation_table(summary: dict[str, Any]) -> None:
@@ -97,6 +97,8 @@ def cluster_facts(row: dict[str, Any], cluster: dict[str, Any], bounds: dict[str
         ),
     ]
     facts += [(f"fairness by {column}", fairness(found)) for column, found in row["fairness"].items() if found]
+    if "forecast" in row:
+        facts.append(("believed run times", told(row["forecast"])))
     facts.append(("runs", f"{runs['count']:,}{f' ({other})' if other else ''}; unfinished jobs: {row['unfinished']:,}"))
     return facts
 

@@ -120,3 +120,14 @@ def markdown_table(block: dict[str, Any], metric: str, title: str) -> str:
     lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     lines += ["| " + " | ".join(cells(block, name, reference)) + " |" for name in ranking(block, metric)]
     return "\n".join(lines) + "\n"
+
+
+def told(forecast: dict[str, Any]) -> str:
+    """How far believed run times are from the true ones, in words."""
+    if not forecast["jobs"]:
+        return "none"
+    q = forecast["q_error"]
+    return (
+        f"off by a factor of {number(q['p50'])} at the median, {number(q['p90'])} at the 90th percentile; "
+        f"{forecast['within_2x']:.0%} within 2x; {forecast['underestimated']:.0%} of jobs outlive them"
+    )

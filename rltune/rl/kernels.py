@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from rltune.allocators.placement import book, fits, recount
-from rltune.compiled import kernel
+from rltune.compiled import inner, kernel
 from rltune.metrics import BOUND_S
 from rltune.rl.batch import (
     CLOSED,
@@ -63,7 +63,7 @@ BSLD, WAIT, JCT, UTILIZATION, SLOWDOWN = range(5)
 SCORE_CODES = {"bsld": BSLD, "wait": WAIT, "jct": JCT, "utilization": UTILIZATION, "slowdown": SLOWDOWN}
 
 
-@kernel
+@inner
 def job_cost(score, wait, run):
     """What one job adds to the score; for utilization nothing."""
     if score == WAIT:
@@ -133,7 +133,7 @@ def baseline_total(batch, i, discipline, rule, score):
     return total / batch.mark[i, SCORED]
 
 
-@kernel
+@inner
 def baseline_so_far(batch, i, score):
     """What ``score_total`` would say of the baseline order at row i's clock; of its whole schedule once row i is over."""
     now = np.inf if batch.mark[i, OVER] == 1 else batch.clock[i, 0]
@@ -148,7 +148,7 @@ def baseline_so_far(batch, i, score):
     return -total / batch.mark[i, SCORED]
 
 
-@kernel
+@inner
 def score_total(batch, i, score):
     """Score of row i so far, larger is better: minus the mean cost of scored jobs, or the utilisation in reach."""
     sim = view(batch, i)
@@ -166,7 +166,7 @@ def score_total(batch, i, score):
     return -total / batch.mark[i, SCORED]
 
 
-@kernel
+@inner
 def settle_start(batch, i, job, score):
     """Book the final cost of a job that has just started."""
     sim = view(batch, i)
@@ -176,7 +176,7 @@ def settle_start(batch, i, job, score):
     batch.mark[i, FRESH] += 1
 
 
-@kernel
+@inner
 def apply(batch, i, action, discipline, rule, score, visible):
     """Do ``action`` in row i. Sets mark CLOSED when nothing more is to be decided at this instant."""
     sim = view(batch, i)
@@ -225,7 +225,7 @@ def narrow(batch, i):
     recount(sim.cluster, sim.shadow)
 
 
-@kernel
+@inner
 def keep_reservation(batch, i, head, rule):
     """Reserve for the queue's position ``head`` unless it holds a reservation of this instant already."""
     sim = view(batch, i)
@@ -239,7 +239,7 @@ def keep_reservation(batch, i, head, rule):
     return batch.tally[i, SHADOW]
 
 
-@kernel
+@inner
 def reserved_position(sim):
     """Position of the first queued job that does not fit now; the queue's length if all fit."""
     n = sim.counts[QUEUED]
@@ -249,7 +249,7 @@ def reserved_position(sim):
     return n
 
 
-@kernel
+@inner
 def mark_legal(batch, i, discipline, rule, visible, mask):
     """Choose the visible jobs of row i and fill ``mask[i]`` (V + 1,).
 
@@ -285,7 +285,7 @@ def mark_legal(batch, i, discipline, rule, visible, mask):
     return legal, shadow
 
 
-@kernel
+@inner
 def is_legal(sim, position, head, shadow, discipline):
     """Whether the job at this position of the queue may be picked now."""
     if discipline == BLOCKING:
@@ -297,7 +297,7 @@ def is_legal(sim, position, head, shadow, discipline):
     return fits(sim.cluster, space, sim.jobs.gpus[job], sim.pools.pool, sim.pools.ptr[c], sim.pools.ptr[c + 1])
 
 
-@kernel
+@inner
 def to_decision(batch, i, discipline, rule, visible, mask, wait):
     """Advance row i to the next decision (at least one event if ``wait``); returns the shadow time. Sets mark OVER."""
     sim = view(batch, i)
@@ -345,7 +345,7 @@ def reset_row(
     observe(batch, i, shadow, discipline, visible, mask, jobs, cluster)
 
 
-@kernel
+@inner
 def close_row(batch, i, discipline, rule, score, visible, mask, jobs, cluster):
     """After an action: go to the next decision, observe it; the reward of the step."""
     shadow = to_decision(batch, i, discipline, rule, visible, mask, batch.mark[i, CLOSED] == 1)

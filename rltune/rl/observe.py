@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rltune.compiled import kernel
+from rltune.compiled import inner, kernel
 from rltune.metrics import BOUND_S
 from rltune.rl.batch import HEAD, SHOWN, view
 from rltune.simulator.disciplines import BLOCKING
@@ -46,7 +46,7 @@ SLOWDOWN_SCALE = 1 / np.log(1e5)
 QUEUE_SCALE = 1 / np.log1p(10_000.0)
 
 
-@kernel
+@inner
 def observe(batch, i, shadow, discipline, visible, mask, jobs, cluster):
     """Write row i of the observation: ``jobs`` (n_envs, V, 12) and ``cluster`` (n_envs, 8), all in [0, 1]."""
     sim = view(batch, i)
@@ -83,7 +83,7 @@ def observe(batch, i, shadow, discipline, visible, mask, jobs, cluster):
     out[7] = demand / (demand + size)
 
 
-@kernel
+@inner
 def until_expected_completion(sim):
     """Seconds until a running job is expected to end, by the run times the scheduler believes.
 
@@ -99,7 +99,7 @@ def until_expected_completion(sim):
     return min(max(sim.start[first] + sim.jobs.known[first] - sim.clock[0], 0.0), 1e9)
 
 
-@kernel
+@inner
 def job_features(sim, position, now, free, size, head, shadow, can_start, out):
     """The features of JOB_FEATURES for one visible job; unknown run times are 0."""
     job = sim.queue[position]
@@ -123,7 +123,7 @@ def job_features(sim, position, now, free, size, head, shadow, can_start, out):
     out[11] = left_on_node(sim, job, gpus) if here else 1.0
 
 
-@kernel
+@inner
 def left_on_node(sim, job, gpus):
     """Share of a node's GPUs left free beside the job's partly used node, on the tightest node of its pools."""
     c = sim.jobs.cls[job]

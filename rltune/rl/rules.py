@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rltune.allocators.fragmentation import FloatArray, cost_table, demand_of
 from rltune.allocators.greedy import rule_code
 from rltune.allocators.placement import LEAST_FRAGMENTATION
-from rltune.cluster import Cluster
+from rltune.cluster import Cluster, refuse_further_resources
 from rltune.errors import InputError
 from rltune.metrics import check_score
 from rltune.policies.dynamic import STATIC
@@ -122,7 +122,7 @@ def make_setup(
 
     ``history``: the longer trace that ``trace`` is cut from; predictions then know
     what came before. ``cost`` (n_pools, cap + 1): fragmentation of a node (the allocator's; default: by the demand
-    of ``trace``, quadratic for the MILP). Raises InputError if the trace is shorter than an episode.
+    of ``trace``, quadratic for the MILP). Raises InputError if the trace is shorter than an episode, or asks for less than whole GPUs.
     """
     jobs = trace.jobs
     length = rules.window + rules.warmup
@@ -131,6 +131,7 @@ def make_setup(
             f"{trace.label}: {len(jobs)} jobs of a stretch are fewer than an episode's {length}; "
             "give longer stretches (trace.train, trace.validate) or smaller protocol.window, protocol.warmup"
         )
+    refuse_further_resources(jobs, cluster, trace.label)
     known = run_times(trace, rules.knowledge, history)
     table, pools = job_arrays(jobs, cluster, known, static_rank(order(rules.order), jobs, known))
     arrays = cluster.arrays()

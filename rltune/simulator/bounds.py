@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.cluster import Cluster, eligibility
-from rltune.compiled import kernel
+from rltune.compiled import inner, kernel
 from rltune.jobs import WHOLE, JobTable
 
 FloatArray = npt.NDArray[np.float64]
@@ -165,7 +165,7 @@ def rise(heap, at, key):
     heap[at] = job
 
 
-@kernel
+@inner
 def sink(heap, size, key):
     """Move the first element down to its place."""
     if size == 0:

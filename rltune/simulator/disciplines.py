@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from rltune.allocators.placement import book, copy_space, free_gpus, recount, set_free
-from rltune.compiled import kernel
+from rltune.compiled import inner, kernel
 from rltune.policies.dynamic import STATIC, dynamic_key
 from rltune.simulator.events import (
     advance,
@@ -40,7 +40,7 @@ SIMULATED = DISCIPLINES | {"strict": STRICT}
 """What `rltune.simulate` knows besides: an anchor to published results."""
 
 
-@kernel
+@inner
 def sort_queue(sim, order):
     """Bring the queue into a time-dependent order, ties by submission; cheap when it is nearly sorted already."""
     n = sim.counts[QUEUED]
@@ -79,7 +79,7 @@ def run_to_end(sim, order, discipline, rule):
                 start_easy(sim, rule)
 
 
-@kernel
+@inner
 def _run_blocking(sim, order, rule):
     """The reference protocol's loop: due arrivals come in only while a job blocks or the queue is empty."""
     while True:
@@ -91,7 +91,7 @@ def _run_blocking(sim, order, rule):
         start_when_it_fits(sim, sim.queue[0], rule)
 
 
-@kernel
+@inner
 def start_when_it_fits(sim, job, rule):
     """Advance event by event until ``job`` of the queue fits, and start it; False if it never can."""
     m = find_job(sim, sim.space, job, rule)
@@ -113,25 +113,25 @@ def position_of(sim, job):
     return at
 
 
-@kernel
+@inner
 def begin_pass(sim):
     """A new pass over the queue: how many queued jobs are of classes that may still fit."""
     sim.counts[PASSES] += 1
     return sim.counts[QUEUED]
 
 
-@kernel
+@inner
 def drop_class(sim, job, row):
     """The class of ``job`` does not fit in this pass, nor will it: free capacity only shrinks."""
     sim.misfit[row, sim.jobs.cls[job]] = sim.counts[PASSES]
 
 
-@kernel
+@inner
 def has_misfitted(sim, job, row):
     return sim.misfit[row, sim.jobs.cls[job]] == sim.counts[PASSES]
 
 
-@kernel
+@inner
 def close_gap(sim, kept, rest):
     """Move the queue's jobs from position ``rest`` on down to ``kept``; its length follows."""
     n = sim.counts[QUEUED]
@@ -141,7 +141,7 @@ def close_gap(sim, kept, rest):
     sim.counts[QUEUED] = n - (rest - kept)
 
 
-@kernel
+@inner
 def start_what_fits(sim, rule):
     """One pass over the queue in order, starting every job that fits."""
     left = begin_pass(sim)
@@ -169,7 +169,7 @@ def start_what_fits(sim, rule):
     close_gap(sim, kept, i)
 
 
-@kernel
+@inner
 def start_in_order(sim, rule):
     """Start jobs in order up to the first that does not fit."""
     n = sim.counts[QUEUED]
@@ -186,7 +186,7 @@ def start_in_order(sim, rule):
         sim.counts[QUEUED] = n - at
 
 
-@kernel
+@inner
 def start_easy(sim, rule):
     """Start in order until one job does not fit; reserve for it; backfill the rest around the reservation."""
     left = begin_pass(sim)
@@ -234,7 +234,7 @@ def start_easy(sim, rule):
     close_gap(sim, kept, i)
 
 
-@kernel
+@inner
 def start_beside(sim, job, m, shadow):
     """Start a backfilled job; one that outlasts the shadow time takes from what the reservation leaves."""
     if sim.clock[0] + sim.jobs.known[job] > shadow:
@@ -271,13 +271,13 @@ def reserve(sim, head, rule):
     return np.inf
 
 
-@kernel
+@inner
 def give_back(sim, job):
     """Free a running job's GPUs in the spare capacity."""
     book(sim.cluster, sim.spare, sim.alloc_node, sim.alloc_gpus, sim.jobs.part[job], sim.alloc_len[job], 1)
 
 
-@kernel
+@inner
 def set_shadow(sim):
     """``sim.shadow``: what is free now and beside the reservation."""
     for i in range(len(sim.shadow.free)):
@@ -285,7 +285,7 @@ def set_shadow(sim):
     recount(sim.cluster, sim.shadow)
 
 
-@kernel
+@inner
 def find_backfill(sim, job, shadow, rule):
     """A placement for ``job`` now that does not delay the reservation: number of nodes, 0 if none.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from rltune.allocators.placement import book, clear, find, fits
-from rltune.compiled import kernel
+from rltune.compiled import inner, kernel
 from rltune.simulator.heap import push, remove
 from rltune.simulator.state import ARRIVED, DROPPED, EVENTS, QUEUED, RUNNING, STARTED
 
@@ -27,13 +27,13 @@ def reset(sim):
     sim.clock[0] = sim.jobs.submit[0]
 
 
-@kernel
+@inner
 def job_fits(sim, job):
     c = sim.jobs.cls[job]
     return fits(sim.cluster, sim.space, sim.jobs.gpus[job], sim.pools.pool, sim.pools.ptr[c], sim.pools.ptr[c + 1])
 
 
-@kernel
+@inner
 def find_job(sim, space, job, rule):
     """Placement of ``job`` in ``space`` into ``sim.work``: number of nodes, 0 if it does not fit."""
     c = sim.jobs.cls[job]
@@ -63,7 +63,7 @@ def start_job(sim, job, m):
     sim.counts[STARTED] += 1
 
 
-@kernel
+@inner
 def complete_next(sim):
     """End the job that ends first."""
     running = sim.counts[RUNNING]
@@ -74,13 +74,13 @@ def complete_next(sim):
     book(sim.cluster, sim.space, sim.alloc_node, sim.alloc_gpus, sim.jobs.part[job], sim.alloc_len[job], 1)
 
 
-@kernel
+@inner
 def precedes(sim, a, b):
     """Whether job a goes before job b in the static order."""
     return sim.jobs.rank[a] < sim.jobs.rank[b]
 
 
-@kernel
+@inner
 def arrive_next(sim):
     """Put the next job of the table into the queue, at its place in the static order."""
     job = sim.counts[ARRIVED]
@@ -111,12 +111,12 @@ def remove_at(sim, position):
         sim.queue[i] = sim.queue[i + 1]
 
 
-@kernel
+@inner
 def next_completion(sim):
     return sim.end[sim.active[0]] if sim.counts[RUNNING] > 0 else np.inf
 
 
-@kernel
+@inner
 def next_arrival(sim):
     """Submission of the next job, not before now; infinity when all have arrived."""
     job = sim.counts[ARRIVED]
@@ -125,7 +125,7 @@ def next_arrival(sim):
     return max(sim.jobs.submit[job], sim.clock[0])
 
 
-@kernel
+@inner
 def next_event(sim):
     return min(next_completion(sim), next_arrival(sim))
 
@@ -150,7 +150,7 @@ def advance(sim):
     return True
 
 
-@kernel
+@inner
 def can_ever_run(sim, job):
     """Whether some idle pool could hold the job."""
     c = sim.jobs.cls[job]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from rltune.cluster import Cluster, eligibility
-from rltune.compiled import compiled, kernel
+from rltune.compiled import compiled, inner, kernel
 from rltune.jobs import JobTable
 from rltune.simulator.runs import GPU, Runs
 from rltune.simulator.usage import demand_milli, runs_again
@@ -137,7 +137,7 @@ def _unusable(
             part[p] = _mixed(unfit[p], waiting[p], recent[p], queued[p], min(seen[p], RECENT))
 
 
-@kernel
+@inner
 def _mixed(unfit, waiting, recent, queued, seen):
     """Mean of ``unfit`` over the waiting jobs of a pool, or over the recent ones."""
     out, mix, many = 0.0, waiting if queued > 0 else recent, queued if queued > 0 else seen

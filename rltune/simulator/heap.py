@@ -6,7 +6,7 @@ first, then ``tie`` (n_jobs,). ``place`` (n_jobs,) is each job's index in the he
 
 from __future__ import annotations
 
-from rltune.compiled import kernel
+from rltune.compiled import inner, kernel
 
 
 @kernel
@@ -30,7 +30,7 @@ def rise(heap, place, key, tie, at):
     place[job] = at
 
 
-@kernel
+@inner
 def sink(heap, place, size, key, tie, at):
     """Move the job at index ``at`` down to where it belongs."""
     job = heap[at]
@@ -49,7 +49,7 @@ def sink(heap, place, size, key, tie, at):
     place[job] = at
 
 
-@kernel
+@inner
 def push(heap, place, size, key, tie, job):
     """Put a job into a heap of ``size``; the caller counts."""
     heap[size] = job
@@ -69,7 +69,7 @@ def remove(heap, place, size, key, tie, job):
     sink(heap, place, size - 1, key, tie, place[last])
 
 
-@kernel
+@inner
 def next_in_order(heap, size, key, tie, frontier, open_size):
     """Walk a heap in order without changing it: the next index, and the frontier's new size.
 

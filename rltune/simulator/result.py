@@ -34,7 +34,8 @@ class Result:
     ``start_s, end_s`` (n_jobs,): first start and last end, NaN for a job that never ran or never ended.
     ``events``: arrivals, completions and whatever else was simulated; ``dropped``: jobs that no idle pool
     could hold. ``make_runs``: builds `runs`, when first asked for. ``decisions``: one record a decision
-    where the readable loop made them, else empty. ``extra``: what the detailed simulation has to tell beside.
+    where the readable loop made them, else empty. ``extra``: what the detailed simulation has to tell beside;
+    ``interrupted``: whether any job may have several runs.
     """
 
     jobs: JobTable
@@ -47,6 +48,7 @@ class Result:
     decisions: list[dict[str, Any]] = field(default_factory=list)
     allocator_stats: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    interrupted: bool = False
 
     @classmethod
     def of(
@@ -80,17 +82,17 @@ class Result:
     @property
     def wait_s(self) -> npt.NDArray[np.float64]:
         """(n_jobs,) seconds without GPUs between submission and the end of the last run; NaN for jobs that never ran."""
-        return self.start_s - self.jobs.submit_s + self._between_runs_s
+        waited = self.start_s - self.jobs.submit_s
+        return waited + self._between_runs_s if self.interrupted else waited
 
     @cached_property
     def _between_runs_s(self) -> npt.NDArray[np.float64]:
         """(n_jobs,) seconds between a job's runs."""
         runs, gaps = self.runs, np.zeros(len(self.jobs))
-        if len(runs) > int(self.started.sum()):
-            by_job = np.lexsort((runs.start_s, runs.job))
-            again = runs.job[by_job][1:] == runs.job[by_job][:-1]
-            idle = runs.start_s[by_job][1:] - runs.end_s[by_job][:-1]
-            np.add.at(gaps, runs.job[by_job][1:][again], idle[again])
+        by_job = np.lexsort((runs.start_s, runs.job))
+        again = runs.job[by_job][1:] == runs.job[by_job][:-1]
+        idle = runs.start_s[by_job][1:] - runs.end_s[by_job][:-1]
+        np.add.at(gaps, runs.job[by_job][1:][again], idle[again])
         return gaps
 
     @cached_property

@@ -11,7 +11,7 @@ import numpy as np
 from rltune.allocators.fragmentation import demand_cost, demand_of
 from rltune.allocators.greedy import GreedyAllocator, rule_code
 from rltune.allocators.placement import RULES
-from rltune.allocators.sharing_rules import SHARING_RULES
+from rltune.allocators.sharing_rules import SHARING_RULES, SharingRule
 from rltune.cluster import Cluster, accepts, eligibility, further_resources
 from rltune.errors import InputError
 from rltune.jobs import JobTable
@@ -40,6 +40,7 @@ def simulate_jobs(
     oversized: str | None = None,
     cost: FloatArray | None = None,
     source: str = "jobs",
+    seed: int = 0,
     **options: Any,
 ) -> Result:
     """Run every job of the table; deterministic.
@@ -59,11 +60,14 @@ def simulate_jobs(
             first) or drop (they count as unfinished). Default: refuse; under ``blocking`` drop with
             a warning, since the reference protocol drops them.
         cost: (n_pools, cap + 1) fragmentation cost for least_fragmentation; default: these jobs' own demand.
+        seed: of failures, lottery and random placement; nothing else is left to chance.
         options: of the detailed simulation, see `rltune.simulator.fleet.options.Options`.
 
     Raises:
         InputError: unknown names, a policy that needs run times under ``none``, an oversized job.
     """
+    if isinstance(allocator, SharingRule):
+        allocator = allocator.rule
     check_discipline(discipline, {**SIMULATED, **FLEET_DISCIPLINES})
     if not len(jobs):
         raise InputError(f"{source}: the job table is empty; at least one job is needed")
@@ -89,7 +93,7 @@ def simulate_jobs(
         handle_oversized(jobs, known, cluster, oversized, discipline, source)
         return simulate_fleet(
             jobs, cluster, policy=policy, discipline=discipline, allocator=allocator,
-            known_s=None if online else known, options=make_options(options),
+            known_s=None if online else known, options=make_options(options | {"seed": seed}),
         )  # fmt: skip
     cost = fragmentation_cost(jobs, cluster, cost)
     if discipline == "easy" and np.isnan(known).any():
@@ -130,7 +134,7 @@ def needs_detail(
 ) -> str | None:
     """Why the detailed simulation is needed; None: it is not."""
     if options:
-        return f"option {', '.join(options)}"
+        return f"{', '.join(options)} given"
     if discipline not in SIMULATED:
         return f"discipline={discipline}"
     if isinstance(policy, str) and preemptive_policy(policy) is not None:

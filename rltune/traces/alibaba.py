@@ -1,16 +1,22 @@
 """Alibaba PAI, July and August 2020 (cluster-trace-gpu-v2020, Weng et al., NSDI'22; CC-BY-4.0).
 
-Two forms: the published ``pai_task_table.csv`` (without a header) and an 8.2 %
-sample of its terminated GPU tasks. Neither has a submission time: a task's
-arrival is its start.
+Two forms: the published tables (without headers), of which ``pai_task_table.csv`` is needed and
+the others are joined where they lie beside it, and an 8.2 % sample of the terminated GPU tasks.
+Only the job table has submission times: without it, a task's arrival is its start.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from rltune.errors import InputError
+from rltune.jobs import WHOLE
+from rltune.traces import alibaba_tables
 from rltune.traces.table import Reading, Table
 
 SAMPLE_COLUMNS = (
@@ -22,8 +28,8 @@ TASK_COLUMNS = (
 )  # fmt: skip
 """``pai_task_table.header``; plan_cpu and plan_gpu in percent, plan_mem in GB, each for one instance."""
 TASK_STATUSES = ("Terminated", "Failed", "Running", "Waiting")
-GPU_TYPES = {"V100M32": "V100-32GB"}
-"""Their names of GPU types where ours differ."""
+ENDED = ("Terminated", "Failed")
+"""Failed tasks held their GPUs too."""
 START_NOTE = "arrival is the task's START time: the log has no submission time"
 WHOLE_NOTE = "fractional GPU requests are rounded up to whole GPUs"
 
@@ -47,32 +53,75 @@ def read_sample(table: Table) -> Reading:
     return Reading(columns, table.lines, None, notes)
 
 
-def read_tasks(table: Table) -> Reading:
-    """The published task table: terminated tasks that ask for GPUs; the others are counted."""
+def read_tasks(table: Table, beside: Mapping[str, Path] | None = None) -> Reading:
+    """Tasks that ended and asked for GPUs, each a job of its own; the others are counted.
+
+    ``beside``: further tables by name (``alibaba_tables.beside``): "job" gives user and submission, "instance" the
+    times that the task lacks, "group_tag" the tag of recurring tasks (as ``name``; else that is the task's role).
+    """
+    beside = beside or {}
     frame = table.frame.set_axis(list(TASK_COLUMNS), axis=1)
     table = Table(table.file, TASK_COLUMNS, frame, table.lines)
-    ended = (frame["status"] == "Terminated").to_numpy()
-    on_gpus = table.numbers("plan_gpu") > 0
-    known = np.isfinite(table.numbers("start_time")) & np.isfinite(table.numbers("end_time"))
-    timed = ended & on_gpus & known
-    if not timed.any():
-        raise InputError(f"{table.file}: no terminated GPU task; at least one is needed")
-    notes = (
-        START_NOTE,
-        WHOLE_NOTE,
-        f"{int((~ended).sum())} tasks that did not terminate, {int((ended & ~on_gpus).sum())} without GPUs "
-        f"and {int((ended & on_gpus & ~timed).sum())} without start or end left out",
+    number = {c: table.numbers_or_empty(c) for c in ("start_time", "end_time", "plan_cpu", "plan_mem", "plan_gpu")}
+    ended = frame["status"].isin(ENDED).to_numpy()
+    on_gpus = number["plan_gpu"] > 0
+    wanted = ended & on_gpus
+    start_s, end_s, notes = alibaba_tables.times(
+        table.keep(wanted), number["start_time"][wanted], number["end_time"][wanted], beside.get("instance")
     )
-    jobs = table.keep(timed)
-    start_s, instances = jobs.numbers("start_time"), jobs.numbers("inst_num")
-    row = pd.Series(jobs.lines).astype(str)
+    timed = np.isfinite(start_s) & np.isfinite(end_s)
+    forward = timed & (end_s >= start_s)
+    kept = np.flatnonzero(wanted)[forward]
+    if len(kept) == 0:
+        raise InputError(f"{table.file}: no GPU task that ended with known times; at least one is needed")
+    left_out = (
+        f"{int((~ended).sum())} tasks that did not end, {int((ended & ~on_gpus).sum())} without GPUs, "
+        f"{int((~timed).sum())} without start or end and {int((timed & ~forward).sum())} that end before they start "
+        "left out"
+    )
+    rows = np.zeros(len(table), bool)
+    rows[kept] = True
+    jobs = table.keep(rows)
+    start_s = start_s[forward]
+    owner = alibaba_tables.owners(jobs, start_s, beside)
+    instances = jobs.numbers("inst_num")
+    requests, request_notes = _requests(instances, number["plan_gpu"][rows])
     columns = {
-        "job_id": jobs.frame["job_name"] + "/" + jobs.frame["task_name"] + "/" + row,
-        "submit_s": start_s - start_s.min(),
-        "duration_s": jobs.numbers("end_time") - start_s,
-        "num_gpus": instances * np.ceil(jobs.numbers("plan_gpu") / 100),
-        "gpu_type": jobs.frame["gpu_type"].replace(GPU_TYPES),
-        "cpus": instances * jobs.numbers("plan_cpu") / 100,
-        "memory_gb": instances * jobs.numbers("plan_mem"),
+        "job_id": jobs.frame["job_name"] + "/" + jobs.frame["task_name"] + "/" + pd.Series(jobs.lines).astype(str),
+        "submit_s": owner.submit_s - owner.submit_s.min(),
+        "duration_s": end_s[forward] - start_s,
+        "gpu_type": jobs.frame["gpu_type"].replace(alibaba_tables.GPU_TYPES).to_numpy(),
+        "cpus": instances * np.nan_to_num(number["plan_cpu"][rows]) / 100,
+        "memory_gb": instances * np.nan_to_num(number["plan_mem"][rows]),
+        "status": jobs.frame["status"].to_numpy(),
+        **requests,
+        **owner.columns,
     }
-    return Reading(columns, jobs.lines, None, notes)
+    told = (left_out, *notes, *request_notes, *(owner.notes or (START_NOTE,)))
+    return Reading(columns, jobs.lines, None, told, tuple(path.name for path in beside.values()))
+
+
+def _requests(instances: np.ndarray, plan_gpu: np.ndarray) -> tuple[dict[str, Any], list[str]]:
+    """num_gpus and gpu_milli (n_tasks,) and what must be told.
+
+    A task of one instance keeps its share of one GPU. A gang of instances that each ask for a share gets a whole
+    GPU for each: the instances run on shares of different GPUs, and a gang's GPUs are whole.
+    """
+    shared = plan_gpu < 100
+    alone = shared & (instances == 1)
+    columns = {
+        "num_gpus": np.where(alone, 1, instances * np.ceil(plan_gpu / 100)),
+        "gpu_milli": np.where(alone, np.clip(np.ceil(plan_gpu * WHOLE / 100), 1, WHOLE), WHOLE),
+    }
+    notes = [f"{int(alone.sum())} tasks ask for a share of one GPU"]
+    gangs = shared & (instances > 1)
+    if gangs.any():
+        more = float((instances * (1 - plan_gpu / 100))[gangs].sum())
+        notes.append(
+            f"{int(gangs.sum())} gangs of instances that each ask for a share get a whole GPU for each, "
+            f"{more:.0f} GPUs more than asked for"
+        )
+    odd = ~shared & (plan_gpu % 100 != 0)
+    if odd.any():
+        notes.append(f"{int(odd.sum())} tasks whose instances ask for a broken number of GPUs get the next whole one")
+    return columns, notes

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rltune.errors import InputError
 from rltune.traces.folder import MissingTrace
-from rltune.traces.load import TRACES, load_trace
+from rltune.traces.load import GENERATED, TRACES, load_trace
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One name: ``source`` as in ``Trace``, or "missing" or "unreadable"; ``jobs`` as counted on loading."""
+    """One name: ``source`` as in ``Trace``, or "missing" or "unreadable"; ``jobs`` as counted on loading, or as drawn."""
 
     name: str
     source: str
@@ -23,12 +23,14 @@ class Entry:
 
 
 def catalogue(folder: str | Path | None = None) -> list[Entry]:
-    """Every name of ``TRACES``, loaded to see what is there."""
+    """Every name of ``TRACES``, loaded to see what is there unless it is generated."""
     return [_entry(name, folder) for name in TRACES]
 
 
 def _entry(name: str, folder: str | Path | None) -> Entry:
     what = (inspect.getdoc(TRACES[name]) or "").partition("\n")[0]
+    if name in GENERATED:
+        return Entry(name, "calibrated", GENERATED[name], what)
     try:
         trace = load_trace(name, folder=folder)
     except MissingTrace as error:

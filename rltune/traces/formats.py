@@ -11,7 +11,22 @@ import numpy as np
 
 from rltune.errors import InputError
 from rltune.jobs import JobTable
-from rltune.traces import alibaba, google, helios, kubernetes, openb, parquet, philly, plain, rltune_csv, slurm, swf
+from rltune.traces import (
+    alibaba,
+    alibaba_tables,
+    google,
+    google_requests,
+    helios,
+    kubernetes,
+    openb,
+    parquet,
+    philly,
+    plain,
+    rltune_csv,
+    slurm,
+    swf,
+)
+from rltune.traces.folder import find
 from rltune.traces.table import Reading, Table, decode, first_fields, one_line, parse_csv, parse_json, read_bytes
 from rltune.traces.trace import Trace
 
@@ -40,11 +55,13 @@ CSV_FORMATS = (
     CsvFormat("Google 2019 collection_events", _has(google.COLLECTION_COLUMNS), google.read_collections),
     CsvFormat("RLTune (19 or 20 columns)", rltune_csv.matches, rltune_csv.read),
 )
+TASK_TABLES = ("pai_task_table.csv", "pai_task_table.csv.gz")
 OTHER_FORMATS = (
     "Philly cluster_job_log (JSON)",
     "Kubernetes pod list (JSON)",
-    "Alibaba pai_task_table.csv",
+    "Alibaba pai_task_table.csv or the folder of its tables",
     "Google 2011 job_events or its Parquet",
+    "a folder of Google's job_events and task_events, or collection_events and instance_events",
     "Standard Workload Format",
     "Slurm sacct --parsable2",
     "rltune Parquet",
@@ -52,7 +69,11 @@ OTHER_FORMATS = (
 
 
 def read_file(path: Path) -> Reading | Trace:
-    """What a file of any known format holds; our own Parquet comes back as the trace it was."""
+    """What a file of any known format holds, or a folder of tables; our own Parquet comes back as the trace it was."""
+    if path.is_dir() and (task_table := find(path, TASK_TABLES)) is not None:
+        path = task_table
+    elif path.is_dir() and google_requests.matches(path):
+        return google_requests.read(path)
     file = path.name
     content = read_bytes(path)
     if content.startswith(parquet.MAGIC) or path.suffix == ".parquet":
@@ -69,7 +90,7 @@ def read_file(path: Path) -> Reading | Trace:
     if rltune_csv.is_headerless(fields):
         return rltune_csv.read(parse_csv(text, file, headed=False))
     if len(fields) == len(alibaba.TASK_COLUMNS) and fields[3] in alibaba.TASK_STATUSES:
-        return alibaba.read_tasks(parse_csv(text, file, headed=False))
+        return alibaba.read_tasks(parse_csv(text, file, headed=False), alibaba_tables.beside(path))
     if google.is_job_events(fields):
         return google.read_job_events(parse_csv(text, file, headed=False))
     header = tuple(name.lower() for name in fields)
@@ -102,4 +123,7 @@ def read_trace(
     submit_s = np.asarray(found.columns["submit_s"], dtype=np.float64)
     if (np.diff(submit_s) < 0).any():
         notes = (*notes, "rows were not in order of submission and have been sorted")
-    return Trace.of(jobs, name=name, source=source, origin=found.origin, files=(path.name,), label=label, notes=notes)
+    if label is None and found.invented:
+        label = f"{name} ({found.invented} invented)"
+    files = (path.name, *found.files)
+    return Trace.of(jobs, name=name, source=source, origin=found.origin, files=files, label=label, notes=notes)

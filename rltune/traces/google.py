@@ -122,4 +122,4 @@ def _jobs(
     }
     found |= {name: values.to_numpy()[inside] for name, values in columns.items()}
     notes = (INVENTED, f"{int((~inside).sum())} jobs not submitted, started and ended within the trace left out")
-    return Reading(found, lines[inside], origin, notes)
+    return Reading(found, lines[inside], origin, notes, invented="GPUs")

@@ -1,50 +1,46 @@
-"""Published statistics of Helios clusters, to which the generator is calibrated.
+"""Published statistics of the Helios clusters, to which the generator is calibrated.
 
 Source: Hu et al., SC'21, doi 10.1145/3458817.3476223, and the figures and tables
 of its artifact (S-Lab-System-Group/HeliosArtifact, MIT): ``job_cdf_gpunum``,
-``job_cdf_jobtime``, ``cluster_diurnal``, ``cluster_monthly``, ``user_cdf_time``
-(read from their vector paths) and ``helios_cluster_summary.csv``.
+``job_cdf_jobtime``, ``cluster_diurnal``, ``cluster_monthly``, ``user_cdf_time``,
+``job_bar_gpu_num_complete_rate`` (read from their vector paths), ``helios_cluster_summary.csv``
+and, for Earth's virtual clusters, ``Earth_gpu_number.csv`` and ``Earth_vcs``.
+September ends with the 27th here, as in the log of Venus.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import date
 
-SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64)
-"""GPUs at which the size CDFs are published; the last class is everything above."""
+from rltune.traces.statistics import SIZES, ClusterStatistics, Outcomes
+
+__all__ = ["CLUSTERS", "SIZES", "VENUS"]
+
+STATUSES = ("COMPLETED", "CANCELLED", "FAILED")
+STATUS_SIZES = (1, 2, 4, 8, 16, 32)
+STATUS_BY_SIZE_PCT = (
+    (66.806, 18.472, 14.721), (40.527, 32.457, 27.016), (57.599, 19.370, 23.031), (55.073, 29.244, 15.682),
+    (42.829, 46.265, 10.906), (43.946, 41.056, 14.998), (21.278, 68.501, 10.220),
+)  # fmt: skip
+"""Of all four clusters together, by gang size; the last row is published for 64 GPUs and more."""
 
 
-@dataclass(frozen=True, slots=True)
-class HeliosStatistics:
-    """One cluster, GPU jobs only.
+def _outcomes(jobs_pct: tuple[float, float, float], gpu_seconds: tuple[float, float, float]) -> Outcomes:
+    """Shares of completed, cancelled and failed jobs and of their GPU time (``helios_cluster_summary.csv``)."""
+    time_pct = tuple(part / sum(gpu_seconds) * 100 for part in gpu_seconds)
+    return Outcomes(STATUSES, jobs_pct, time_pct, STATUS_SIZES, STATUS_BY_SIZE_PCT)
 
-    Attributes:
-        size_cdf_pct: jobs with at most ``SIZES`` GPUs (12 values), per cent.
-        gpu_time_cdf_pct: GPU time of jobs with at most ``SIZES`` GPUs (12 values), per cent.
-        mean_gpus: mean gang size.
-        gpu_seconds: GPU time of all jobs, by completed, cancelled and failed ones.
-        duration_cdf_pct: jobs that run at most 2^0, 2^1, ... 2^21 s (22 values), per cent.
-        hourly_jobs: submissions per hour at hours 0..23 of the day, mean over all days.
-        months: (first day, days, multi-GPU jobs, single-GPU jobs).
-        users: users with GPU jobs.
-        user_share_pct: (users from the top, per cent of the others; their share of GPU time, per cent).
-        vc_nodes: virtual cluster -> nodes of 8 GPUs, September 2020.
+
+def _invented_vcs(cluster: str, nodes: int, count: int) -> dict[str, int]:
+    """INVENTED sizes: only the number of virtual clusters is published; the r-th largest goes as 1 / (r + 1).
+
+    Venus and Earth have 24 and 19 % of their nodes in the largest one, this rule 17 %.
     """
-
-    size_cdf_pct: tuple[float, ...]
-    gpu_time_cdf_pct: tuple[float, ...]
-    mean_gpus: float
-    gpu_seconds: tuple[float, float, float]
-    duration_cdf_pct: tuple[float, ...]
-    hourly_jobs: tuple[float, ...]
-    months: tuple[tuple[date, int, int, int], ...]
-    users: int
-    user_share_pct: tuple[tuple[float, float], ...]
-    vc_nodes: dict[str, int]
+    weight = [1 / (rank + 2) for rank in range(count)]
+    return {f"{cluster}-vc{rank:02d}": max(1, round(nodes * w / sum(weight))) for rank, w in enumerate(weight)}
 
 
-VENUS = HeliosStatistics(
+VENUS = ClusterStatistics(
     size_cdf_pct=(51.838, 57.383, 64.802, 89.976, 89.98, 94.143, 95.042, 97.76, 98.046, 98.3, 98.476, 98.709),
     gpu_time_cdf_pct=(
         4.633, 8.003, 12.766, 42.135, 42.136, 58.325, 60.18, 83.426, 84.791, 85.862, 87.979, 90.9,
@@ -78,6 +74,122 @@ VENUS = HeliosStatistics(
         "vcEwI": 9, "vcWoR": 5, "vcHvQ": 8, "vcvGl": 20, "vc8Gr": 6, "vcKeu": 12, "vcKrE": 4, "vcYVn": 11,
         "vchbv": 4, "vcLTP": 8, "vchA3": 3, "vcJsw": 32, "vcefl": 10, "vcvlY": 2, "vcgkz": 1,
     },
+    outcomes=_outcomes((52.6, 27.2, 20.2), (6373315670.0, 4920266598.0, 1052030340.0)),
 )  # fmt: skip
 
-CLUSTERS = {"venus": VENUS}
+EARTH = ClusterStatistics(
+    size_cdf_pct=(89.167, 89.984, 92.075, 97.51, 97.521, 99.093, 99.271, 99.75, 99.776, 99.823, 99.842, 99.866),
+    gpu_time_cdf_pct=(11.493, 12.565, 18.848, 46.747, 46.763, 66.772, 69.864, 83.881, 84.403, 86.644, 88.52, 91.145),
+    mean_gpus=2.101,
+    gpu_seconds=(5713038873.0, 4793853520.0, 932310362.0),
+    duration_cdf_pct=(
+        0.947, 1.27, 1.586, 2.072, 2.753, 4.055, 9.088, 17.766, 55.122, 71.593, 76.517, 87.593, 88.665, 90.24,
+        95.731, 97.822, 98.632, 99.268, 99.658, 99.869, 99.955, 100.0,
+    ),
+    hourly_jobs=(
+        107.911, 96.06, 88.464, 84.409, 81.541, 79.188, 74.033, 74.243, 72.552, 81.491, 102.027, 112.32, 108.873,
+        112.707, 105.685, 115.845, 113.464, 101.967, 93.734, 107.806, 122.613, 115.58, 105.63, 101.558,
+    ),
+    months=(
+        (date(2020, 4, 1), 30, 5754, 26141),
+        (date(2020, 5, 1), 31, 7556, 56206),
+        (date(2020, 6, 1), 30, 5658, 80786),
+        (date(2020, 7, 1), 31, 9152, 88450),
+        (date(2020, 8, 1), 31, 9458, 50550),
+        (date(2020, 9, 1), 27, 8658, 78738),
+    ),
+    users=108,
+    user_share_pct=(
+        (0.0, 7.197), (0.935, 19.513), (1.869, 27.76), (2.804, 34.258), (3.739, 39.794), (4.673, 44.539),
+        (6.542, 52.531), (7.477, 56.071), (8.879, 60.82), (10.281, 64.774), (11.682, 68.485), (13.084, 71.868),
+        (14.486, 74.646), (15.888, 77.041), (17.29, 79.151), (20.094, 82.964), (21.495, 84.702), (23.832, 87.264),
+        (25.234, 88.602), (27.103, 90.171), (28.505, 91.168), (31.776, 93.031), (34.58, 94.449), (36.449, 95.235),
+        (38.785, 96.094), (42.056, 97.072), (45.795, 97.9), (49.533, 98.521), (53.271, 98.986), (57.944, 99.432),
+        (63.084, 99.711), (69.626, 99.905), (78.037, 99.99), (100.0, 100.0),
+    ),
+    # 2020-09-01: 143 nodes. Busy shares are means of May 2020; three VCs that came later get the mean of all, 0.667.
+    vc_nodes={
+        "vchbv": 8, "vc4om": 12, "vcVP5": 22, "vc6YE": 27, "vchA3": 5, "vccaA": 5, "vcTJs": 6, "vcvlY": 12, "vcSoL": 4,
+        "vcMod": 8, "vcpDC": 7, "vc3sl": 8, "vcJLV": 4, "vcLJZ": 8, "vcJkd": 2, "vcdI0": 2, "vcira": 2, "vcgkz": 1,
+    },
+    vc_busy={
+        "vchbv": 0.411, "vc4om": 0.667, "vcVP5": 0.667, "vc6YE": 0.903, "vchA3": 0.667, "vccaA": 0.447, "vcTJs": 0.73,
+        "vcvlY": 0.674, "vcSoL": 0.476, "vcMod": 0.513, "vcpDC": 0.91, "vc3sl": 0.627, "vcJLV": 0.722, "vcLJZ": 0.872,
+        "vcJkd": 0.008, "vcdI0": 0.279, "vcira": 0.021, "vcgkz": 0.91,
+    },
+    outcomes=_outcomes((73.5, 13.6, 12.9), (5713038873.0, 4793853520.0, 932310362.0)),
+)  # fmt: skip
+
+SATURN = ClusterStatistics(
+    size_cdf_pct=(68.252, 71.046, 79.358, 94.933, 94.949, 97.456, 97.855, 99.274, 99.405, 99.524, 99.604, 99.729),
+    gpu_time_cdf_pct=(5.376, 7.089, 12.699, 40.248, 40.518, 57.748, 59.851, 84.191, 86.086, 89.01, 89.104, 92.907),
+    mean_gpus=4.01,
+    gpu_seconds=(14375709962.0, 10733792235.0, 2542859066.0),
+    duration_cdf_pct=(
+        7.179, 8.496, 10.881, 12.703, 17.254, 25.076, 35.897, 50.789, 61.623, 69.608, 76.285, 84.886, 88.746,
+        92.666, 95.623, 96.896, 98.127, 99.129, 99.684, 99.908, 99.979, 100.0,
+    ),
+    hourly_jobs=(
+        139.513, 142.895, 113.613, 104.652, 98.033, 90.817, 85.939, 85.105, 95.37, 138.276, 184.143, 198.569,
+        173.795, 185.497, 206.497, 234.977, 241.712, 219.464, 180.342, 186.276, 203.53, 195.762, 175.419, 179.806,
+    ),
+    months=(
+        (date(2020, 4, 1), 30, 40274, 158692),
+        (date(2020, 5, 1), 31, 35243, 34464),
+        (date(2020, 6, 1), 30, 35694, 32295),
+        (date(2020, 7, 1), 31, 39184, 95299),
+        (date(2020, 8, 1), 31, 38893, 80248),
+        (date(2020, 9, 1), 27, 32437, 75939),
+    ),
+    users=365,
+    user_share_pct=(
+        (0.0, 8.894), (0.551, 24.485), (1.378, 37.13), (2.204, 44.067), (3.03, 50.252), (3.857, 55.535),
+        (4.959, 61.076), (5.234, 62.374), (6.887, 68.137), (8.265, 72.611), (9.091, 74.927), (9.918, 77.014),
+        (10.744, 78.721), (12.121, 81.164), (13.774, 83.522), (15.152, 85.277), (16.805, 87.136), (18.182, 88.511),
+        (19.835, 89.946), (21.763, 91.435), (23.967, 92.927), (25.62, 93.894), (27.548, 94.866), (29.752, 95.865),
+        (31.405, 96.484), (34.16, 97.269), (38.017, 98.161), (41.047, 98.714), (44.353, 99.126), (48.76, 99.48),
+        (53.168, 99.696), (61.708, 99.914), (71.625, 99.995), (100.0, 100.0),
+    ),
+    # 2080 GPUs on average (helios_cluster_summary.csv); 28 virtual clusters (Table 1 of the paper).
+    vc_nodes=_invented_vcs("saturn", nodes=260, count=28),
+    outcomes=_outcomes((58.2, 27.2, 14.5), (14375709962.0, 10733792235.0, 2542859066.0)),
+)  # fmt: skip
+
+URANUS = ClusterStatistics(
+    size_cdf_pct=(66.264, 69.44, 73.742, 92.312, 92.32, 97.867, 98.147, 99.6, 99.649, 99.703, 99.738, 99.962),
+    gpu_time_cdf_pct=(3.276, 4.519, 8.37, 39.791, 39.847, 64.612, 65.698, 91.849, 92.593, 93.743, 93.829, 98.921),
+    mean_gpus=4.038,
+    gpu_seconds=(13532231815.0, 10267196772.0, 2761134934.0),
+    duration_cdf_pct=(
+        2.003, 2.949, 3.785, 4.882, 7.607, 13.423, 22.617, 36.331, 48.316, 58.986, 72.3, 80.017, 84.961, 88.812,
+        91.713, 94.401, 96.788, 98.487, 99.37, 99.816, 99.948, 99.998,
+    ),
+    hourly_jobs=(
+        55.502, 48.707, 28.447, 16.856, 17.851, 25.983, 33.536, 19.961, 24.69, 53.867, 85.287, 96.674, 119.176,
+        109.447, 125.408, 120.613, 138.105, 112.386, 88.005, 104.049, 111.32, 94.641, 100.149, 86.409,
+    ),
+    months=(
+        (date(2020, 4, 1), 30, 22688, 38073),
+        (date(2020, 5, 1), 31, 21412, 25107),
+        (date(2020, 6, 1), 30, 16818, 36035),
+        (date(2020, 7, 1), 31, 17118, 43148),
+        (date(2020, 8, 1), 31, 14997, 51618),
+        (date(2020, 9, 1), 27, 17831, 24046),
+    ),
+    users=169,
+    user_share_pct=(
+        (0.0, 8.089), (0.595, 16.964), (2.084, 30.339), (3.274, 39.98), (3.869, 43.817), (5.06, 50.358),
+        (5.655, 53.364), (6.548, 57.02), (7.738, 61.465), (8.631, 64.494), (9.226, 66.159), (10.417, 69.069),
+        (11.607, 71.733), (13.095, 74.632), (14.584, 77.177), (17.262, 81.402), (19.048, 83.77), (20.536, 85.562),
+        (22.619, 87.718), (24.107, 89.113), (25.595, 90.324), (27.381, 91.6), (30.357, 93.497), (32.143, 94.442),
+        (34.524, 95.531), (36.905, 96.425), (39.286, 97.178), (41.369, 97.691), (44.345, 98.309), (48.214, 98.911),
+        (51.786, 99.34), (54.762, 99.546), (60.714, 99.808), (69.048, 99.962), (79.464, 99.999), (100.0, 100.0),
+    ),
+    # 2119 GPUs on average (helios_cluster_summary.csv); 25 virtual clusters (Table 1 of the paper).
+    vc_nodes=_invented_vcs("uranus", nodes=265, count=25),
+    outcomes=_outcomes((60.7, 20.1, 19.2), (13532231815.0, 10267196772.0, 2761134934.0)),
+)  # fmt: skip
+
+CLUSTERS = {"venus": VENUS, "earth": EARTH, "saturn": SATURN, "uranus": URANUS}
+INVENTED_VCS = ("saturn", "uranus")
+"""Clusters whose virtual clusters' sizes are not published."""

@@ -12,15 +12,25 @@ from typing import Any
 import numpy as np
 
 from rltune.errors import InputError
-from rltune.traces.calibrated import helios_calibrated
 from rltune.traces.folder import find, need, traces_folder
 from rltune.traces.formats import read_trace
+from rltune.traces.helios_calibrated import (
+    helios_calibrated,
+    helios_earth_calibrated,
+    helios_saturn_calibrated,
+    helios_uranus_calibrated,
+)
+from rltune.traces.helios_statistics import CLUSTERS
+from rltune.traces.pai_calibrated import alibaba_calibrated
+from rltune.traces.pai_statistics import PAI
+from rltune.traces.philly_calibrated import philly_calibrated
 from rltune.traces.philly_sia import (
     load_philly_sia,
     load_rltune_alibaba,
     load_rltune_helios,
     load_rltune_philly,
 )
+from rltune.traces.philly_statistics import PHILLY
 from rltune.traces.synthetic import synthetic
 from rltune.traces.table import Reading
 from rltune.traces.trace import Trace
@@ -33,7 +43,12 @@ HELIOS_FILES = (
     "helios/Venus/cluster_log.csv",
 )
 PHILLY_FILES = ("philly_2017/philly_jobs.csv.gz", "cluster_job_log", "philly/cluster_job_log")
-ALIBABA_FILES = ("alibaba_pai_2020/pai_tasks_60k.csv.gz", "pai_task_table.csv", "alibaba/pai_task_table.csv")
+ALIBABA_FILES = (
+    "alibaba_pai_2020/pai_tasks_60k.csv.gz",
+    "pai_task_table.csv",
+    "alibaba/pai_task_table.csv",
+    "alibaba/pai_task_table.csv.gz",
+)
 SUFFIXES = (".csv", ".csv.gz", ".json", ".json.gz", ".parquet")
 """A word that ends so is a path."""
 
@@ -113,12 +128,26 @@ def load_alibaba(folder: str | Path | None = None, load_scale: float = 1.0) -> T
 TRACES: dict[str, Callable[..., Trace]] = {
     "helios": load_helios,
     "helios_calibrated": helios_calibrated,
+    "helios_earth_calibrated": helios_earth_calibrated,
+    "helios_saturn_calibrated": helios_saturn_calibrated,
+    "helios_uranus_calibrated": helios_uranus_calibrated,
     "philly": load_philly,
+    "philly_calibrated": philly_calibrated,
     "philly_sia": load_philly_sia,
     "rltune_philly": load_rltune_philly,
     "rltune_helios": load_rltune_helios,
     "rltune_alibaba": load_rltune_alibaba,
     "alibaba": load_alibaba,
+    "alibaba_calibrated": alibaba_calibrated,
     "synthetic": synthetic,
 }
 """Every name and what loads it; a loader's parameters are that trace's options."""
+GENERATED = {
+    "helios_calibrated": CLUSTERS["venus"].jobs,
+    "helios_earth_calibrated": CLUSTERS["earth"].jobs,
+    "helios_saturn_calibrated": CLUSTERS["saturn"].jobs,
+    "helios_uranus_calibrated": CLUSTERS["uranus"].jobs,
+    "philly_calibrated": PHILLY.jobs,
+    "alibaba_calibrated": PAI.jobs,
+}
+"""Names that need no file and draw so many jobs unless told otherwise: a list need not draw them all."""

@@ -1,49 +1,117 @@
-"""Alibaba openb, cluster-trace-gpu-v2023 (Weng et al., USENIX ATC'23): pods, many of which share a GPU."""
+"""Alibaba openb, cluster-trace-gpu-v2023 (Weng et al., USENIX ATC'23): pods, many of which share a GPU, and nodes."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections import Counter
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from rltune.cluster import Cluster, Pool
 from rltune.errors import InputError
-from rltune.traces.table import Reading, Table
+from rltune.jobs import WHOLE, JobTable
+from rltune.traces.table import Reading, Table, decode, one_line, parse_csv, read_bytes
 
 POD_COLUMNS = (
     "name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli", "gpu_spec",
     "qos", "pod_phase", "creation_time", "deletion_time", "scheduled_time",
 )  # fmt: skip
+REQUEST_COLUMNS = POD_COLUMNS[:5]
+"""What all lists of pods have; the resampled ones may lack the rest."""
+NODE_COLUMNS = ("sn", "cpu_milli", "memory_mib", "gpu", "model")
+MODELS = {"V100M16": "V100", "V100M32": "V100-32GB"}
+"""Their names that differ from `rltune.gpus.GPU_TYPES`."""
 
 
 def read_pods(table: Table) -> Reading:
-    """GPU pods that were scheduled; a share of a GPU becomes a whole one, and is counted."""
-    gpus, share = table.numbers("num_gpu"), table.numbers("gpu_milli")
+    """Pods that were scheduled, with their share of a GPU; those without a GPU take CPU and memory of one node."""
     scheduled = np.isfinite(table.numbers("scheduled_time"))
-    # A malformed count is not 0: it stays, to be refused by its row.
-    on_gpus = gpus != 0
-    keep = scheduled & on_gpus
-    if not keep.any():
-        raise InputError(f"{table.file}: no GPU pod that was scheduled; at least one is needed")
-    pods = table.keep(keep)
-    frame = pods.frame
-    # "V100M16|V100M32" accepts several models; a job table names one type or any.
-    one_model = frame["gpu_spec"].where(~frame["gpu_spec"].astype(str).str.contains("|", regex=False), None)
-    several = int(frame["gpu_spec"].notna().sum() - one_model.notna().sum())
-    columns = {
-        "job_id": frame["name"].to_numpy(),
-        "submit_s": frame["creation_time"].to_numpy(),
+    if not scheduled.any():
+        raise InputError(f"{table.file}: no pod that was scheduled; at least one is needed")
+    pods = table.keep(scheduled)
+    columns = _requests(pods) | {
+        "submit_s": pods.frame["creation_time"].to_numpy(),
         "duration_s": pods.numbers("deletion_time") - pods.numbers("scheduled_time"),
-        "num_gpus": frame["num_gpu"].to_numpy(),
-        "gpu_type": one_model.to_numpy(),
-        "status": frame["pod_phase"].to_numpy(),
-        "name": frame["qos"].to_numpy(),
-        "cpus": pods.numbers("cpu_milli") / 1000,
-        "memory_gb": pods.numbers("memory_mib") / 1024,
+        "status": pods.frame["pod_phase"].to_numpy(),
+        "name": pods.frame["qos"].to_numpy(),
         "wait_s": pods.numbers("scheduled_time") - pods.numbers("creation_time"),
     }
-    notes = [
-        f"{int((keep & (share < 1000)).sum())} pods that ask for a share of a GPU are given a whole one",
-        f"{int((~on_gpus).sum())} pods without a GPU and {int((on_gpus & ~scheduled).sum())} never scheduled left out",
+    gpus, share = pods.numbers("num_gpu"), pods.numbers("gpu_milli")
+    notes = (
+        f"{int(((gpus > 0) & (share < WHOLE)).sum())} pods ask for a share of a GPU and {int((gpus == 0).sum())} for none",
+        f"{int((~scheduled).sum())} pods never scheduled left out",
         "pods were sampled from a larger cluster: these alone load it by 0.2 %",
-    ]
-    if several:
-        notes.append(f"{several} pods that accept several GPU models may use any")
-    return Reading(columns, pods.lines, None, tuple(notes))
+    )
+    return Reading(columns, pods.lines, None, notes)
+
+
+def read_openb_requests(path: str | Path) -> JobTable:
+    """What all pods of a list ask for, scheduled or not; times play no role: submitted in the list's order, no run time.
+
+    For the protocol of `rltune.allocators.filling`. Lists resampled by the publisher have no times.
+    """
+    table = _read(path, REQUEST_COLUMNS, "a list of openb pods")
+    columns = _requests(table) | {"submit_s": np.arange(len(table)), "duration_s": np.zeros(len(table))}
+    return JobTable.from_columns(columns, source=table.file, rows=table.lines)
+
+
+def read_openb_nodes(path: str | Path) -> Cluster:
+    """The cluster "openb" of a node list: one pool a kind of node, in order of first appearance.
+
+    A pod uses one node, so no pool takes gangs wider than its nodes. Node ids count through the pools, since the
+    list mixes the kinds.
+    """
+    table = _read(path, NODE_COLUMNS, "a list of openb nodes")
+    number = {column: table.numbers(column) for column in ("cpu_milli", "memory_mib", "gpu")}
+    for column, values in number.items():
+        bad = ~(values >= (0 if column == "gpu" else 1)) | (values != np.floor(values))
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise InputError(f"{table.file}: row {table.lines[row]}: {column} is no whole number; mend that line")
+    models = [MODELS.get(name, name) for name in table.frame["model"].fillna("any")]
+    kinds = Counter(zip(*(column.astype(int).tolist() for column in number.values()), models, strict=True))
+    pools: list[Pool] = []
+    for (cpus, memory, gpus, model), nodes in kinds.items():
+        pools.append(
+            Pool(
+                f"{model if gpus else 'CPU'}x{gpus} {cpus // 1000} cores {memory // 1024} GB",
+                nodes,
+                gpus,
+                model,
+                first_node_id=sum(pool.nodes for pool in pools),
+                max_gpus_per_job=max(1, gpus),
+                cpus=cpus / 1000,
+                memory_gb=memory / 1024,
+            )
+        )
+    return Cluster("openb", tuple(pools))
+
+
+def _requests(pods: Table) -> dict[str, Any]:
+    """Columns of what pods ask for; a malformed number stays, to be refused by its row."""
+    gpus = pods.frame["num_gpu"]
+    none = pods.numbers("num_gpu") == 0
+    spec = pods.frame["gpu_spec"] if "gpu_spec" in pods.header else pd.Series([None] * len(pods), dtype=object)
+    return {
+        "job_id": pods.frame["name"].to_numpy(),
+        "num_gpus": gpus.where(~none, "1").to_numpy(),
+        "gpu_milli": pods.frame["gpu_milli"].where(~none, "0").to_numpy(),
+        "gpu_type": spec.map(_types, na_action="ignore").to_numpy(),
+        "cpus": pods.numbers("cpu_milli") / 1000,
+        "memory_gb": pods.numbers("memory_mib") / 1024,
+    }
+
+
+def _types(spec: str) -> str:
+    """ "V100M16|V100M32" in the names of `rltune.gpus`."""
+    return "|".join(MODELS.get(name, name) for name in spec.split("|"))
+
+
+def _read(path: str | Path, needed: tuple[str, ...], what: str) -> Table:
+    file = Path(path).name
+    table = parse_csv(decode(read_bytes(Path(path)), file), file)
+    if not set(needed) <= set(table.header):
+        raise InputError(f"{file}: columns {one_line(', '.join(table.header))}; {what} has {', '.join(needed)}")
+    return table

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,8 @@ import pandas as pd
 from rltune.errors import InputError
 
 GZIP_MAGIC = b"\x1f\x8b"
+CHUNK_ROWS = 500_000
+"""Rows of a large table read at once."""
 SHOWN_CHARACTERS = 160
 """How much of a foreign text an error message quotes."""
 
@@ -49,6 +52,18 @@ class Table:
         """A column as numbers, NaN where it holds none (``JobTable`` refuses those by line)."""
         return pd.to_numeric(self.frame[column], errors="coerce").to_numpy(np.float64, na_value=np.nan)
 
+    def numbers_or_empty(self, column: str) -> npt.NDArray[np.float64]:
+        """A column as numbers, NaN where it is empty; whatever else is no finite number is refused by line."""
+        found = self.numbers(column)
+        bad = self.frame[column].notna().to_numpy() & ~np.isfinite(found)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise InputError(
+                f"{self.file}: row {self.lines[row]}: {column} is {one_line(self.frame[column].iloc[row])!r}, "
+                "which is no number; correct or remove the row"
+            )
+        return found
+
     def clock(self, column: str) -> npt.NDArray[np.datetime64]:
         """A wall-clock column (n_rows,) in whole seconds; a value that is no time is refused by line."""
         text = self.frame[column]
@@ -67,13 +82,16 @@ class Table:
 class Reading:
     """What a reader found: columns for ``JobTable.from_columns`` and what must be told about them.
 
-    ``rows`` (n_jobs,): line or record numbers for messages; ``origin``: wall clock of second 0.
+    ``rows`` (n_jobs,): line or record numbers for messages; ``origin``: wall clock of second 0; ``files``: base
+    names of the files read beside the first; ``invented``: what the label must say is no data, such as "GPUs".
     """
 
     columns: dict[str, Any]
     rows: npt.NDArray[np.int64]
     origin: datetime | None = None
     notes: tuple[str, ...] = field(default=())
+    files: tuple[str, ...] = ()
+    invented: str = ""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -93,6 +111,43 @@ def read_bytes(path: Path) -> bytes:
     if not content.strip():
         raise InputError(f"{path.name}: the file is empty; at least one job is needed")
     return content
+
+
+def read_chunks(path: Path, columns: dict[int, str], width: int, headed: bool = False) -> Iterator[pd.DataFrame]:
+    """A large CSV in pieces, as text: place among its ``width`` columns -> name of those wanted.
+
+    The index of a piece is the line in the file. InputError as ``read_bytes`` and ``parse_csv`` give it.
+    """
+    try:
+        with path.open("rb") as file:
+            packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        pieces = pd.read_csv(
+            path,
+            header=0 if headed else None,
+            dtype=str,
+            chunksize=CHUNK_ROWS,
+            compression="gzip" if packed else None,
+            skip_blank_lines=False,
+            encoding="utf-8-sig",
+        )
+        with pieces:
+            for piece in pieces:
+                if piece.shape[1] != width or not isinstance(piece.index, pd.RangeIndex):
+                    raise InputError(f"{path.name}: {piece.shape[1]} columns where {width} are needed")
+                piece.index += 2 if headed else 1
+                yield piece.iloc[:, list(columns)].set_axis(list(columns.values()), axis=1)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name}: not a regular CSV file ({one_line(error)}); mend that line") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path.name}: damaged gzip ({one_line(error)}); fetch it again") from None
+    except OSError as error:
+        raise InputError(f"{path.name}: cannot be read ({error.strerror or one_line(error)})") from None
+
+
+def number_of(piece: pd.DataFrame, column: str, file: str) -> npt.NDArray[np.float64]:
+    """A column of a piece as numbers, NaN where it is empty; whatever else is refused by line."""
+    lines = piece.index.to_numpy(np.int64)
+    return Table(file, tuple(piece.columns), piece, lines).numbers_or_empty(column)
 
 
 def decode(content: bytes, file: str) -> str:

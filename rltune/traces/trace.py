@@ -87,7 +87,8 @@ class Trace:
         """Counts, rates, shares and quantiles, ready for JSON; seconds, hours and days as named."""
         jobs = self.jobs
         span_s = float(jobs.submit_s[-1] - jobs.submit_s[0])
-        gpu_seconds = jobs.duration_s * jobs.num_gpus
+        gpus = jobs.num_gpus * (jobs.gpu_milli / WHOLE)
+        gpu_seconds = jobs.duration_s * gpus
         return {
             "name": self.name,
             "label": self.label,
@@ -98,7 +99,7 @@ class Trace:
             "jobs": len(jobs),
             "span_days": round(span_s / 86400, 3),
             "arrivals_per_h": round(len(jobs) / span_s * 3600, 3) if span_s else None,
-            "mean_gpus": round(float(jobs.num_gpus.mean()), 3),
+            "mean_gpus": round(float(gpus.mean()), 3),
             "size_share_pct": _size_shares(jobs),
             "duration_s": {k: float(np.quantile(jobs.duration_s, q)) for k, q in QUANTILES.items()},
             "mean_duration_s": round(float(jobs.duration_s.mean()), 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rltune
-from rltune.cluster import Cluster, Pool, eligibility
+from rltune.cluster import Cluster, Pool, eligibility, further_resources
 from rltune.errors import InputError
 from rltune.jobs import JobTable
 
@@ -139,3 +140,53 @@ def test_who_may_use_which_pool() -> None:
     classes = eligibility(jobs, cluster)
     allowed = [classes.pools[classes.ptr[c] : classes.ptr[c + 1]].tolist() for c in classes.cls]
     assert allowed == [[0, 1, 2], [0], [0], [1, 2], [0], [], [0, 1], [0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"cpus": 0}, "pool a: cpus=0; more than 0 is needed"),
+        ({"memory_gb": "64"}, "pool a: memory_gb='64'; more than 0"),
+        ({"cpus": float("inf")}, "pool a: cpus=inf"),
+        ({"mig": 1}, "pool a: mig=1 is neither true nor false"),
+        ({"gpus_per_node": 0}, "pool a: gpus_per_node=0; 1 to 32 are possible"),
+    ],
+)
+def test_bad_further_resources_are_refused(fields: dict[str, Any], said: str) -> None:
+    """A misread limit would bind always, or never."""
+    with pytest.raises(InputError, match=re.escape(said)):
+        Pool(**({"name": "a", "nodes": 1, "gpus_per_node": 8} | fields))
+
+
+def test_jobs_go_only_to_pools_with_cpu_and_memory_for_them() -> None:
+    """A job that no node can ever hold would wait for ever, or one that fits be refused."""
+    cluster = Cluster(
+        "c",
+        (
+            Pool("small", 4, 4, cpus=8, memory_gb=32),
+            Pool("large", 1, 8, "A100-80GB", cpus=64, mig=True),
+            Pool("cpu", 1, 0, cpus=16),
+        ),
+    )
+    jobs = JobTable.from_columns(
+        {
+            "submit_s": range(6),
+            "duration_s": [1] * 6,
+            "num_gpus": [1, 8, 8, 1, 1, 1],
+            "gpu_milli": [1000, 1000, 1000, 0, 500, 1000],
+            "cpus": [9, 16, 17, 12, 1, 1],
+            "memory_gb": [0, 0, 0, 0, 33, 0],
+            "mig": [None] * 5 + ["1g.10gb"],
+        }
+    )
+    found = eligibility(jobs, cluster)
+    assert [found.pools[found.ptr[c] : found.ptr[c + 1]].tolist() for c in found.cls] == [
+        [1],  # 9 cores
+        [0, 1],  # on small nodes 4 GPUs take 8 of the 16 cores
+        [1],
+        [1, 2],  # no GPU needed
+        [1],
+        [1],  # MIG
+    ]
+    assert further_resources(jobs, cluster) == "1 jobs need no GPU"
+    assert further_resources(jobs.take(slice(0, 3)), Cluster("d", (Pool("a", 1, 8),))) is None

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rltune.errors import InputError
-from rltune.jobs import Category, JobTable
+from rltune.jobs import Category, JobTable, on_whole_gpus
 
 
 def columns(**changed: Any) -> dict[str, Any]:
@@ -137,3 +137,29 @@ def test_to_frame_and_back() -> None:
     jobs = JobTable.from_columns(columns(vc=["x", None, "y"], wait_s=[1, None, 2]))
     again = JobTable.from_columns(jobs.to_frame().to_dict("series"))
     pd.testing.assert_frame_equal(again.to_frame(), jobs.to_frame())
+
+
+def test_rounding_up_to_whole_gpus_is_told() -> None:
+    """A simulation of whole GPUs would change the workload without a word."""
+    jobs = JobTable.from_columns(
+        {
+            "job_id": ["a", "b", "c", "d"],
+            "submit_s": [0, 1, 2, 3],
+            "duration_s": [1, 1, 1, 1],
+            "num_gpus": [2, 1, 1, 1],
+            "gpu_milli": [1000, 300, 0, 1000],
+            "mig": [None, None, None, "1g.10gb"],
+        }
+    )
+    whole, notes = on_whole_gpus(jobs)
+    assert whole.job_id.tolist() == ["a", "b", "d"]
+    assert whole.num_gpus.tolist() == [2, 1, 1] and whole.gpu_milli.tolist() == [1000] * 3
+    assert whole.mig.values().tolist() == [None] * 3
+    assert notes == (
+        "1 jobs that ask for a share of a GPU are given a whole one",
+        "1 jobs that ask for a MIG slice are given a whole GPU",
+        "1 jobs without a GPU left out",
+    )
+    assert on_whole_gpus(whole)[1] == ()
+    with pytest.raises(InputError, match="no job of the table asks for a GPU"):
+        on_whole_gpus(jobs.take(slice(2, 3)))

@@ -163,3 +163,20 @@ def test_least_fragmentation_by_name_uses_the_jobs_own_demand() -> None:
     explicit = rltune.simulate(trace, cluster, allocator="least_fragmentation", cost=cost)
     assert not explicit.schedule.equals(rltune.simulate(trace, cluster, allocator="best_fit").schedule)
     assert rltune.simulate(trace, cluster, allocator="least_fragmentation").schedule.equals(explicit.schedule)
+
+
+@pytest.mark.parametrize(
+    ("pool", "job", "said"),
+    [
+        ({}, {"gpu_milli": 500}, "1 jobs ask for a share of a GPU"),
+        ({}, {"gpu_milli": 0}, "1 jobs need no GPU"),
+        ({}, {"mig": "1g.10gb"}, "1 jobs ask for a MIG profile"),
+        ({"cpus": 8}, {"cpus": 100}, "1 pools limit CPU or memory"),
+    ],
+)
+def test_what_whole_gpus_cannot_tell_is_refused(pool: dict[str, float], job: dict[str, float], said: str) -> None:
+    """Half a GPU would be simulated as a whole one, or 100 cores found on a node of eight."""
+    cluster = rltune.load_cluster({"pools": [{"nodes": 1, "gpus_per_node": 2} | pool]})
+    columns = {"submit_s": [0], "duration_s": [1], "num_gpus": [1]} | {name: [value] for name, value in job.items()}
+    with pytest.raises(InputError, match=f"{said}, which a simulation of whole GPUs would overlook"):
+        rltune.simulate(JobTable.from_columns(columns), cluster)

@@ -11,7 +11,7 @@ import rltune
 from rltune.cluster import Cluster, Pool
 from rltune.errors import InputError
 from rltune.jobs import JobTable
-from rltune.traces.calibrated import CLAMP_S
+from rltune.traces.helios_calibrated import CLAMP_S
 from rltune.traces.helios_statistics import VENUS
 from rltune.traces.rebuilt import MEAN_RUN_S, WAYS, Venus, batches, read_venus, rebuilt, unclamped
 

@@ -120,6 +120,10 @@ def test_unknown_option_lists_the_known(no_traces: Path) -> None:
         ("synthetic", {"gpu_mix": {1: 0}}),
         ("helios_calibrated", {"clamp_s": 0}),
         ("helios_calibrated", {"cluster": "pluto"}),
+        ("helios_calibrated", {"jobs": 0}),
+        ("helios_earth_calibrated", {"clamp_s": 0.5}),
+        ("philly_calibrated", {"jobs": -1}),
+        ("alibaba_calibrated", {"jobs": 0}),
     ],
 )
 def test_option_out_of_range(no_traces: Path, name: str, options: dict[str, object]) -> None:

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from rltune.errors import InputError
+from rltune.options import check_trace_options
 from rltune.traces import TRACES, from_config, split
 from rltune.traces.folder import MissingTrace
 
@@ -45,6 +46,27 @@ def test_node_loads_and_its_stretches_share_no_job(path: Path, tmp_path: Path) -
 def test_options_of_a_node_reach_the_loader() -> None:
     """trace.jobs=50 on the command line would do nothing."""
     assert len(from_config({"_target_": "x", "name_or_path": "synthetic", "jobs": 50, "train": [0, 1]})) == 50
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"priorities": {0: 0.9, 10: 0.1}}, None), ({"families": True}, None), ({"families": {"lstm": 1}}, None),
+        ({"gpu_types": {"V100": 1}}, None), ({"gpu_mix": {1: 0.5}, "gpu_types": None}, None),
+        ({"priorities": {"high": 1}}, "trace.priorities"), ({"families": "yes"}, "true or false"),
+        ({"gpu_types": {3: 1}}, "trace.gpu_types"), ({"gpu_mix": {"wide": 1}}, "trace.gpu_mix"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_options_of_a_node_are_of_their_kind(options: dict[str, Any], said: str | None) -> None:
+    """A mapping of the wrong kind would be a stack trace, or a right one refused."""
+    node = {"name_or_path": "synthetic"} | options
+    if said is None:
+        check_trace_options(node)
+        assert len(from_config(node)) == 1000
+    else:
+        with pytest.raises(InputError, match=said):
+            check_trace_options(node)
 
 
 def test_node_without_name_or_path_is_refused() -> None:

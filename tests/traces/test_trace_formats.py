@@ -146,20 +146,37 @@ def test_rltune_csv_with_and_without_header(tmp_path: Path, header: bool, extra:
     assert jobs.wait_s[1] == 30
 
 
-def test_alibaba_task_table_makes_whole_gpu_gangs(tmp_path: Path) -> None:
-    """Half a GPU would be refused, and tasks that failed or use no GPU would run."""
+def test_alibaba_task_table_keeps_shares_and_makes_whole_gpu_gangs(tmp_path: Path) -> None:
+    """Half a GPU would be refused or doubled, or tasks that use no GPU would run."""
     rows = [
         "j1,worker,3,Terminated,100.0,160.0,600,29.3,50,V100M32",
         "j2,ps,1,Failed,100.0,160.0,600,29.3,50,T4",
         "j3,tf,1,Terminated,90.0,95.0,600,29.3,,T4",
         "j4,tf,1,Terminated,90.0,95.0,600,29.3,200,T4",
         "j5,tf,1,Terminated,,95.0,600,29.3,200,T4",
+        "j6,tf,1,Running,100.0,,600,29.3,200,T4",
+        "j7,tf,1,Terminated,100.0,95.0,600,29.3,200,T4",
+        "j8,tf,2,Terminated,101.0,102.0,600,,150,",
     ]
     trace = load_trace(write(tmp_path / "pai_task_table.csv", "\n".join(rows)))
-    assert list(trace.jobs.num_gpus) == [2, 3]
-    assert list(trace.jobs.submit_s) == [0, 10]
-    assert list(trace.jobs.gpu_type.values()) == ["T4", "V100-32GB"]
-    assert any("1 tasks that did not terminate, 1 without GPUs and 1 without start" in n for n in trace.notes)
+    jobs = trace.jobs
+    assert [job.split("/")[0] for job in jobs.job_id] == ["j4", "j1", "j2", "j8"]
+    assert list(jobs.num_gpus) == [2, 3, 1, 4]
+    assert list(jobs.gpu_milli) == [1000, 1000, 500, 1000]
+    assert list(jobs.submit_s) == [0, 10, 10, 11]
+    assert list(jobs.gpu_type.values()) == ["T4", "V100-32GB", "T4", None]
+    assert list(jobs.cpus) == [6, 18, 6, 12]
+    assert jobs.memory_gb[1] == pytest.approx(87.9) and jobs.memory_gb[3] == 0
+    assert list(jobs.status.values()) == ["Terminated", "Terminated", "Failed", "Terminated"]
+    assert list(jobs.name.values()) == ["tf", "worker", "ps", "tf"]
+    for told in (
+        "1 tasks that did not end, 1 without GPUs, 1 without start or end and 1 that end before they start left out",
+        "1 tasks ask for a share of one GPU",
+        "1 gangs of instances that each ask for a share get a whole GPU for each, 2 GPUs more than asked for",
+        "1 tasks whose instances ask for a broken number of GPUs get the next whole one",
+        "arrival is the task's START time: the log has no submission time",
+    ):
+        assert told in trace.notes, trace.notes
 
 
 def test_helios_slice_counts_microseconds_and_skips_its_comments(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rltune.errors import InputError
 from rltune.traces import load_trace
 from rltune.traces.formats import read_trace
+from rltune.traces.openb import read_openb_nodes, read_openb_requests
 from rltune.traces.slurm import gpus_of
 
 SWF = """; Version: 2.2
@@ -181,23 +182,55 @@ def test_bad_pods_are_refused_by_record(tmp_path: Path, change: Any, said: str) 
         load_trace(write(tmp_path / "pods.json", json.dumps({"kind": "PodList", "items": [item]})))
 
 
+OPENB_PODS = (
+    "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec,qos,pod_phase,creation_time,deletion_time,scheduled_time\n"
+    "p0,12000,16384,1,1000,V100M16,LS,Running,10,110,20\n"
+    "p1,6500,12288,1,460,V100M16|V100M32,LS,Running,20,50,20\n"
+    "p2,6000,12288,0,0,,LS,Running,20,50,20\n"
+    "p3,6000,12288,2,1000,G2,LS,Pending,20,50,\n"
+)
+
+
 def test_openb_pods(tmp_path: Path) -> None:
-    """Shares of GPUs would be read as whole ones without a word."""
-    text = (
-        "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec,qos,pod_phase,creation_time,deletion_time,scheduled_time\n"
-        "p0,12000,16384,1,1000,V100M16,LS,Running,10,110,20\n"
-        "p1,6000,12288,1,460,V100M16|V100M32,LS,Running,20,50,20\n"
-        "p2,6000,12288,0,0,,LS,Running,20,50,20\n"
-        "p3,6000,12288,1,1000,,LS,Pending,20,50,\n"
-    )
-    trace = load_trace(write(tmp_path / "pods.csv", text))
-    assert trace.jobs.job_id.tolist() == ["p0", "p1"]
-    assert trace.jobs.duration_s.tolist() == [90, 30]
-    assert trace.jobs.wait_s.tolist() == [10, 0]
-    assert trace.jobs.gpu_type.values().tolist() == ["V100M16", None]
+    """Shares of GPUs would be read as whole ones, and pods on CPU as pods on GPUs."""
+    trace = load_trace(write(tmp_path / "pods.csv", OPENB_PODS))
+    jobs = trace.jobs
+    assert jobs.job_id.tolist() == ["p0", "p1", "p2"]
+    assert jobs.duration_s.tolist() == [90, 30, 30]
+    assert jobs.wait_s.tolist() == [10, 0, 0]
+    assert jobs.gpu_type.values().tolist() == ["V100", "V100|V100-32GB", None]
+    assert (jobs.num_gpus.tolist(), jobs.gpu_milli.tolist()) == ([1, 1, 1], [1000, 460, 0])
+    assert (jobs.cpus.tolist(), jobs.memory_gb.tolist()) == ([12, 6.5, 6], [16, 12, 12])
+    assert trace.describe()["mean_gpus"] == 0.487  # 1, 0.46 and none
     assert trace.notes[:2] == (
-        "1 pods that ask for a share of a GPU are given a whole one", "1 pods without a GPU and 1 never scheduled left out",
+        "1 pods ask for a share of a GPU and 1 for none", "1 pods never scheduled left out",
     )  # fmt: skip
+
+
+def test_openb_requests_take_every_pod(tmp_path: Path) -> None:
+    """The fragmentation protocol would leave out pods that were never scheduled, or lists without times."""
+    jobs = read_openb_requests(write(tmp_path / "pods.csv", OPENB_PODS))
+    assert jobs.job_id.tolist() == ["p0", "p1", "p2", "p3"]
+    assert (jobs.num_gpus.tolist(), jobs.gpu_milli.tolist()) == ([1, 1, 1, 2], [1000, 460, 0, 1000])
+    bare = read_openb_requests(
+        write(tmp_path / "bare.csv", "name,cpu_milli,memory_mib,num_gpu,gpu_milli\nq,1,1,8,1000\n")
+    )
+    assert bare.num_gpus.tolist() == [8] and bare.gpu_type.values().tolist() == [None]
+    with pytest.raises(InputError, match=r"bad.csv: row 2 \(job q\): num_gpus is no|bad.csv: row 2: num_gpus is 'x'"):
+        read_openb_requests(write(tmp_path / "bad.csv", "name,cpu_milli,memory_mib,num_gpu,gpu_milli\nq,1,1,x,1000\n"))
+    with pytest.raises(InputError, match=r"nodes.csv: columns sn, gpu; a list of openb pods has name"):
+        read_openb_requests(write(tmp_path / "nodes.csv", "sn,gpu\na,1\n"))
+
+
+def test_openb_nodes(tmp_path: Path) -> None:
+    """Nodes would lose CPU, memory or model, or pods be spread over several."""
+    text = "sn,cpu_milli,memory_mib,gpu,model\na,96000,393216,8,G2\nb,32500,262144,0,\nc,96000,393216,8,G2\nd,64000,262144,2,V100M32\n"
+    cluster = read_openb_nodes(write(tmp_path / "nodes.csv", text))
+    seen = [(p.nodes, p.gpus_per_node, p.gpu_type, p.cpus, p.memory_gb, p.first_node_id) for p in cluster.pools]
+    assert seen == [(2, 8, "G2", 96, 384, 0), (1, 0, "any", 32.5, 256, 2), (1, 2, "V100-32GB", 64, 256, 3)]
+    assert cluster.eligible_pools(None, None, 9) == () and cluster.eligible_pools(None, None, 0, 33) == (0, 2)
+    with pytest.raises(InputError, match=r"bad.csv: row 2: gpu is no whole number"):
+        read_openb_nodes(write(tmp_path / "bad.csv", "sn,cpu_milli,memory_mib,gpu,model\na,1,1,many,\n"))
 
 
 GOOGLE_2011 = """600000000,,11,0,userA,2,name,logical

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rltune.compiled import kernel
+from rltune.compiled import inner
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
@@ -14,7 +14,7 @@ _S30, _S27, _S31, _S12 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(
 LOTTERY, JOB_FAILURE, NODE_FAILURE, NODE_REPAIR, PLACEMENT = range(5)
 
 
-@kernel
+@inner
 def mixed(word):
     """SplitMix64's output function (Steele, Lea, Flood, OOPSLA 2014)."""
     word = (word ^ (word >> _S30)) * _FIRST
@@ -22,7 +22,7 @@ def mixed(word):
     return word ^ (word >> _S31)
 
 
-@kernel
+@inner
 def draw(seed, purpose, a, b):
     """64 random bits for the b-th draw for item ``a``."""
     word = mixed(np.uint64(seed) + _GOLDEN)
@@ -31,7 +31,7 @@ def draw(seed, purpose, a, b):
     return mixed(word + np.uint64(b) + _GOLDEN)
 
 
-@kernel
+@inner
 def exponential(seed, purpose, a, b, mean):
     """An exponentially distributed time of that mean; never 0."""
     # 52 bits: with 53 the half would round the largest up to 1, whose logarithm is 0.

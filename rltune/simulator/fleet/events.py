@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rltune.allocators.sharing import find, fits, take
-from rltune.compiled import kernel
+from rltune.compiled import inner
 from rltune.policies.learn import estimate_of, learn
 from rltune.simulator.fleet.chance import JOB_FAILURE, NODE_FAILURE, NODE_REPAIR, PLACEMENT, draw, exponential
 from rltune.simulator.fleet.keys import charge, size_of, tag_arrival
@@ -36,14 +36,14 @@ from rltune.simulator.runs import NODE_FAILURE as LOST_NODE
 # --- placing ----------------------------------------------------------------------------
 
 
-@kernel
+@inner
 def job_fits(fleet, room, job):
     c = fleet.work.cls[job]
     choices = fleet.choices
     return fits(fleet.cluster, room, fleet.work.demand, job, choices.pool, choices.ptr[c], choices.ptr[c + 1])
 
 
-@kernel
+@inner
 def find_place(fleet, knobs, room, job):
     """Places for ``job`` in ``room`` into ``fleet.place``, on the fastest GPUs with room: number of nodes, 0 if none."""
     c = fleet.work.cls[job]
@@ -59,7 +59,7 @@ def find_place(fleet, knobs, room, job):
     return 0
 
 
-@kernel
+@inner
 def rate_on(fleet, job, node):
     """A job's speed on the pool of ``node``."""
     c = fleet.work.cls[job]
@@ -72,7 +72,7 @@ def rate_on(fleet, job, node):
 # --- runs -------------------------------------------------------------------------------
 
 
-@kernel
+@inner
 def start_run(fleet, knobs, job, m):
     """``job`` begins to hold the m places in ``fleet.place``; the caller takes it out of the queue."""
     now, base = fleet.clocks[NOW], fleet.work.part[job]
@@ -107,7 +107,7 @@ def start_run(fleet, knobs, job, m):
     fleet.counts[HELD] += m
 
 
-@kernel
+@inner
 def stop_run(fleet, knobs, job, outcome):
     """End the present run of ``job``: free its places, write the run down, settle what becomes of the job."""
     now, base, m = fleet.clocks[NOW], fleet.work.part[job], fleet.nodes[job]
@@ -141,7 +141,7 @@ def stop_run(fleet, knobs, job, outcome):
     write_down(fleet, job, now, useful, outcome)
 
 
-@kernel
+@inner
 def write_down(fleet, job, now, useful, outcome):
     """Append the run to the log; the loop has seen to it that there is room."""
     log, at = fleet.log, fleet.counts[LOGGED]
@@ -156,7 +156,7 @@ def write_down(fleet, job, now, useful, outcome):
     fleet.counts[LOGGED] = at + 1
 
 
-@kernel
+@inner
 def enqueue(fleet, job):
     fleet.status[job] = WAITING
     fleet.queue[fleet.counts[QUEUED]] = job
@@ -167,7 +167,7 @@ def enqueue(fleet, job):
 # --- what happens -----------------------------------------------------------------------
 
 
-@kernel
+@inner
 def arrive(fleet, knobs):
     """The next job of the table joins the queue; one that no idle pool could hold is counted and set aside."""
     job = fleet.counts[ARRIVED]
@@ -183,14 +183,14 @@ def arrive(fleet, knobs):
     enqueue(fleet, job)
 
 
-@kernel
+@inner
 def end_next(fleet, knobs):
     """The run that ends first is over: finished, or failed."""
     job = fleet.active[0]
     stop_run(fleet, knobs, job, FAILED if fleet.fails[job] else FINISHED)
 
 
-@kernel
+@inner
 def close_node(fleet, knobs, node, kills):
     """A node takes no more jobs; with ``kills`` the runs on it are lost."""
     fleet.room.closed[node] += 1
@@ -206,7 +206,7 @@ def close_node(fleet, knobs, node, kills):
             k += 1
 
 
-@kernel
+@inner
 def holds(fleet, job, node):
     base = fleet.work.part[job]
     for i in range(base, base + fleet.nodes[job]):
@@ -215,7 +215,7 @@ def holds(fleet, job, node):
     return False
 
 
-@kernel
+@inner
 def listed_event(fleet, knobs):
     """The next event of the list."""
     at = fleet.counts[FAULTS]
@@ -227,7 +227,7 @@ def listed_event(fleet, knobs):
         fleet.room.closed[node] -= 1
 
 
-@kernel
+@inner
 def seed_failures(fleet, knobs):
     """Draw every node's first failure."""
     for node in range(len(fleet.change)):
@@ -235,7 +235,7 @@ def seed_failures(fleet, knobs):
         push(fleet.node_heap, fleet.node_at, node, fleet.change, fleet.breaks, node)
 
 
-@kernel
+@inner
 def node_changes(fleet, knobs):
     """The node that fails or is repaired next does so; the time of its next change is drawn."""
     node, n = fleet.node_heap[0], len(fleet.change)
@@ -253,24 +253,24 @@ def node_changes(fleet, knobs):
     push(fleet.node_heap, fleet.node_at, n - 1, fleet.change, fleet.breaks, node)
 
 
-@kernel
+@inner
 def next_end(fleet):
     return fleet.end[fleet.active[0]] if fleet.counts[RUNNING] > 0 else np.inf
 
 
-@kernel
+@inner
 def next_arrival(fleet):
     job = fleet.counts[ARRIVED]
     return fleet.work.submit[job] if job < len(fleet.work.submit) else np.inf
 
 
-@kernel
+@inner
 def next_listed(fleet):
     at = fleet.counts[FAULTS]
     return fleet.listed_at[at] if at < len(fleet.listed_at) else np.inf
 
 
-@kernel
+@inner
 def next_node_change(fleet, knobs):
     """Failures only matter while jobs wait, run or are still to come."""
     if knobs.node_mtbf == np.inf:
@@ -278,7 +278,7 @@ def next_node_change(fleet, knobs):
     return fleet.change[fleet.node_heap[0]]
 
 
-@kernel
+@inner
 def take_in(fleet, knobs, instant):
     """All that happens at this instant: ends, then changes of the cluster, then arrivals."""
     fleet.clocks[NOW] = instant

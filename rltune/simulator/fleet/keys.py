@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rltune.compiled import kernel
+from rltune.compiled import inner
 from rltune.policies.dynamic import LEXP, SEXP, STATIC, UNICEF, WFP3, dynamic_key
 from rltune.simulator.fleet.chance import LOTTERY as DRAWING
 from rltune.simulator.fleet.chance import exponential
@@ -29,7 +29,7 @@ MOVES_LITTLE = 16
 """Steps a job that an insertion sort may take before the queue is merged instead."""
 
 
-@kernel
+@inner
 def progress(fleet, job):
     """Seconds of its run time that a job has done, those of the present run included."""
     if fleet.status[job] != ON_GPUS:
@@ -37,13 +37,13 @@ def progress(fleet, job):
     return fleet.done[job] + max(0.0, fleet.clocks[NOW] - fleet.ready[job]) * fleet.rate[job]
 
 
-@kernel
+@inner
 def size_of(fleet, job):
     """GPUs of a job, shares as fractions."""
     return fleet.work.demand.gpus[job] * fleet.work.demand.milli[job] / 1000.0
 
 
-@kernel
+@inner
 def attained(fleet, job):
     """GPU-seconds a job has held."""
     if fleet.status[job] != ON_GPUS:
@@ -51,7 +51,7 @@ def attained(fleet, job):
     return fleet.service[job] + (fleet.clocks[NOW] - fleet.since[job]) * size_of(fleet, job)
 
 
-@kernel
+@inner
 def usage(fleet, knobs, flow):
     """Decayed GPU-seconds of a user or virtual cluster now: solves du/dt = using - decay u."""
     passed = fleet.clocks[NOW] - fleet.used_at[flow]
@@ -62,7 +62,7 @@ def usage(fleet, knobs, flow):
     return fleet.used[flow] * kept + fleet.using[flow] * (1.0 - kept) / decay
 
 
-@kernel
+@inner
 def charge(fleet, knobs, job, sign):
     """A job begins (+1) or ends (-1) to hold GPUs on its flow's account."""
     flow = fleet.work.flow[job]
@@ -71,7 +71,7 @@ def charge(fleet, knobs, job, sign):
     fleet.using[flow] += sign * size_of(fleet, job)
 
 
-@kernel
+@inner
 def key_of(fleet, knobs, job):
     """A job's key now."""
     order = knobs.order
@@ -96,7 +96,7 @@ def key_of(fleet, knobs, job):
     return usage(fleet, knobs, fleet.work.flow[job])
 
 
-@kernel
+@inner
 def level(fleet, service):
     """Number of thresholds passed; the service itself where there are none."""
     if len(fleet.thresholds) == 0:
@@ -107,7 +107,7 @@ def level(fleet, service):
     return float(passed)
 
 
-@kernel
+@inner
 def tag_arrival(fleet, knobs, job):
     """A new job's tag: behind all others in a round, or the virtual time of the least served."""
     if knobs.order == ROUND_ROBIN:
@@ -124,7 +124,7 @@ def tag_arrival(fleet, knobs, job):
         fleet.tag[job] = fleet.clocks[VIRTUAL]
 
 
-@kernel
+@inner
 def sort_by_key(fleet, jobs, n):
     """Bring ``jobs[:n]`` into the order of their keys, ties by submission."""
     budget = MOVES_LITTLE * n
@@ -141,12 +141,12 @@ def sort_by_key(fleet, jobs, n):
             return
 
 
-@kernel
+@inner
 def goes_before(fleet, a, b):
     return fleet.key[a] < fleet.key[b] or (fleet.key[a] == fleet.key[b] and a < b)
 
 
-@kernel
+@inner
 def merge_sort(fleet, jobs, n):
     """The same for any order: bottom-up merging through ``spare_order``."""
     width = 1

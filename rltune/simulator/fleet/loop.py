@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rltune.compiled import kernel
+from rltune.compiled import inner, kernel
 from rltune.simulator.fleet.events import (
     next_arrival,
     next_end,
@@ -64,13 +64,13 @@ def advance_all(fleet, knobs, profile):
         decide(fleet, knobs, profile, tick <= instant)
 
 
-@kernel
+@inner
 def work_left(fleet):
     """Jobs to come, waiting or running. A waiting job that can never start ends the simulation with the last event."""
     return fleet.counts[ARRIVED] < len(fleet.work.submit) or fleet.counts[QUEUED] > 0 or fleet.counts[RUNNING] > 0
 
 
-@kernel
+@inner
 def has_stalled(fleet):
     """Whether nodes have come and gone very often with nothing running and nobody to come: the rest waits in vain."""
     if fleet.counts[RUNNING] > 0 or fleet.counts[ARRIVED] < len(fleet.work.submit):
@@ -80,7 +80,7 @@ def has_stalled(fleet):
     return fleet.counts[STALLED] > STALLS
 
 
-@kernel
+@inner
 def log_is_full(fleet):
     """Whether all runs ending at one instant might find no room."""
     log = fleet.log
@@ -89,7 +89,7 @@ def log_is_full(fleet):
     return runs > len(log.job) or places > len(log.node)
 
 
-@kernel
+@inner
 def next_tick(fleet, knobs):
     """End of the present quantum; infinity where nobody waits for one."""
     if not knobs.on_tick or fleet.counts[QUEUED] == 0 or fleet.counts[RUNNING] == 0:
@@ -104,7 +104,7 @@ def next_tick(fleet, knobs):
     return fleet.clocks[TICK]
 
 
-@kernel
+@inner
 def decide(fleet, knobs, profile, ticks):
     """One pass at this instant, by order and discipline; ``ticks``: a quantum ends now."""
     if ticks:
@@ -123,7 +123,7 @@ def decide(fleet, knobs, profile, ticks):
         start_in_order(fleet, knobs, knobs.discipline == STRICT)
 
 
-@kernel
+@inner
 def new_round(fleet, knobs):
     """A quantum has ended: a new drawing, and who has run for one goes behind all others."""
     if knobs.order == LOTTERY:
@@ -136,7 +136,7 @@ def new_round(fleet, knobs):
         send_back(fleet, knobs, n)
 
 
-@kernel
+@inner
 def send_back(fleet, knobs, n):
     """New tags for the running jobs in ``fleet.order[:n]`` that have used up their quantum, in their present order."""
     sort_running(fleet, n)
@@ -148,7 +148,7 @@ def send_back(fleet, knobs, n):
             fleet.tag[job] = fleet.counts[TAGS]
 
 
-@kernel
+@inner
 def sort_running(fleet, n):
     for k in range(1, n):
         job, at = fleet.order[k], k

@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from rltune.cluster import Cluster
 from rltune.errors import InputError
+from rltune.jobs import JobTable
 from rltune.policies.preemptive import HALF_LIFE_S, LAS_LEVELS_GPU_S
 from rltune.simulator.fleet.state import DRAIN, FAIL, REOPEN, REPAIR, Floats, Ints
+from rltune.throughput import Throughput
 
 KINDS = {"fail": FAIL, "repair": REPAIR, "drain": DRAIN, "reopen": REOPEN}
 OPPOSITE = {REPAIR: FAIL, REOPEN: DRAIN}
@@ -44,7 +46,7 @@ class Options:
         node_events: (time, node, kind) with kind fail (its runs are lost), repair, drain (takes no new job), reopen; a
             node is numbered over all pools, and fails or drains again only after its repair or reopening.
         capacity: (time, pool, nodes): so many nodes of the pool are in service from then on; others drain, highest first.
-        speed: (n_jobs, n_pools) relative to the recorded hardware; None: 1 everywhere.
+        speed: a `rltune.throughput.Throughput`, or (n_jobs, n_pools) relative to the recorded hardware; None: 1 everywhere.
         seed: of failures, lottery and random placement.
     """
 
@@ -185,16 +187,20 @@ def job_weights(options: Options, priority: npt.NDArray[np.float64]) -> Floats:
     return weights
 
 
-def job_speed(options: Options, n_jobs: int, n_pools: int) -> Floats | None:
-    """(n_jobs, n_pools) relative speeds, or None."""
+def job_speed(options: Options, jobs: JobTable, cluster: Cluster) -> tuple[Floats | None, tuple[str, ...]]:
+    """(n_jobs, n_pools) relative speeds, or None; and remarks on what they rest on."""
     if options.speed is None:
-        return None
-    speed = _numbers("speed", options.speed)
-    if speed.shape != (n_jobs, n_pools) or not np.isfinite(speed).all() or (speed <= 0).any():
+        return None, ()
+    if isinstance(options.speed, Throughput):
+        speeds = options.speed.speeds(jobs, cluster)
+        # Pools that a job may not use have none.
+        return np.where(np.isnan(speeds.speed), 1.0, speeds.speed), tuple(speeds.notes)
+    speed, shape = _numbers("speed", options.speed), (len(jobs), len(cluster.pools))
+    if speed.shape != shape or not np.isfinite(speed).all() or (speed <= 0).any():
         raise InputError(
-            f"speed of shape {speed.shape}; numbers above 0 for {n_jobs} jobs by {n_pools} pools are needed"
+            f"speed of shape {speed.shape}; numbers above 0 for {shape[0]} jobs by {shape[1]} pools are needed"
         )
-    return speed
+    return speed, ()
 
 
 def _entries(name: str, given: Any) -> list[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from rltune.allocators.sharing import copy_room, take
-from rltune.compiled import kernel
+from rltune.compiled import inner
 from rltune.simulator.fleet.events import find_place, job_fits, start_run, stop_run
 from rltune.simulator.fleet.keys import key_of, sort_by_key
 from rltune.simulator.fleet.state import NOW, ON_GPUS, PASSES, QUEUED, RUNNING, WAITING
@@ -19,7 +19,7 @@ PRESENT, BESIDE = 0, 1
 """Rows of ``Fleet.misfit``."""
 
 
-@kernel
+@inner
 def order_queue(fleet, knobs):
     """Sort the queue by its keys of this instant."""
     n = fleet.counts[QUEUED]
@@ -28,18 +28,18 @@ def order_queue(fleet, knobs):
     sort_by_key(fleet, fleet.queue, n)
 
 
-@kernel
+@inner
 def misfits(fleet, job, row):
     """Whether the job's class has been found not to fit in this pass; it will not, since room only shrinks."""
     return fleet.misfit[row, fleet.work.cls[job]] == fleet.counts[PASSES]
 
 
-@kernel
+@inner
 def set_misfit(fleet, job, row):
     fleet.misfit[row, fleet.work.cls[job]] = fleet.counts[PASSES]
 
 
-@kernel
+@inner
 def keep_waiting(fleet):
     """Close the gaps that started jobs have left in the queue."""
     kept = 0
@@ -51,14 +51,14 @@ def keep_waiting(fleet):
     fleet.counts[QUEUED] = kept
 
 
-@kernel
+@inner
 def start_waiting(fleet, knobs, job, m):
     """Start a waiting job; the queue is tidied at the end of the pass."""
     fleet.waiting[fleet.work.cls[job]] -= 1
     start_run(fleet, knobs, job, m)
 
 
-@kernel
+@inner
 def start_in_order(fleet, knobs, stops):
     """Start every job that fits, in order; with ``stops`` only up to the first that does not."""
     fleet.counts[PASSES] += 1
@@ -84,14 +84,14 @@ def start_in_order(fleet, knobs, stops):
 # --- EASY -------------------------------------------------------------------------------
 
 
-@kernel
+@inner
 def expected_end(fleet, job):
     """When a running job ends by what is believed of it; now, if it has outlived that."""
     left = fleet.work.estimate[job] - fleet.done[job]
     return max(fleet.clocks[NOW], fleet.ready[job] + left / fleet.rate[job])
 
 
-@kernel
+@inner
 def expected_run(fleet, knobs, job, m):
     """Seconds for which a waiting job would hold the m places in ``fleet.place``, as believed."""
     c = fleet.work.cls[job]
@@ -108,7 +108,7 @@ def expected_run(fleet, knobs, job, m):
     return left + knobs.suspend + knobs.resume + (knobs.migrate if moved else 0.0)
 
 
-@kernel
+@inner
 def sort_by_expected_end(fleet):
     """``fleet.order[:running]``: running jobs, first expected end first."""
     n = fleet.counts[RUNNING]
@@ -120,20 +120,20 @@ def sort_by_expected_end(fleet):
     return n
 
 
-@kernel
+@inner
 def free_in(fleet, room, job):
     """Give back a running job's places in ``room``."""
     base = fleet.work.part[job]
     take(fleet.cluster, room, fleet.work.demand, job, fleet.node, fleet.grant, base, fleet.nodes[job], 1)
 
 
-@kernel
+@inner
 def occupy(fleet, room, job, m):
     """Take the places in ``fleet.place`` for a waiting job in ``room``."""
     take(fleet.cluster, room, fleet.work.demand, job, fleet.place.node, fleet.place.grant, 0, m, -1)
 
 
-@kernel
+@inner
 def reserve(fleet, knobs, head):
     """When ``head`` will fit by the expected ends (infinity: never); ``fleet.spare`` is what it leaves free then."""
     copy_room(fleet.room, fleet.spare)
@@ -151,7 +151,7 @@ def reserve(fleet, knobs, head):
     return np.inf
 
 
-@kernel
+@inner
 def meet(a, b, target):
     """``target``: what is free in both rooms, whole nodes alike."""
     for i in range(len(target.whole)):
@@ -160,7 +160,7 @@ def meet(a, b, target):
         meet_gpus(a, b, target, i)
 
 
-@kernel
+@inner
 def meet_gpus(a, b, target, i):
     """GPUs of one node: the smaller share; slices taken in either; a GPU cut in one and whole in the other has neither."""
     whole, loose, largest = 0, 0, 0
@@ -182,7 +182,7 @@ def meet_gpus(a, b, target, i):
         target.pods[i, k] = a.pods[i, k]
 
 
-@kernel
+@inner
 def start_easy(fleet, knobs):
     """Start in order until one job does not fit; reserve for it; backfill the rest around the reservation."""
     fleet.counts[PASSES] += 1
@@ -229,7 +229,7 @@ def start_easy(fleet, knobs):
 # --- making room ------------------------------------------------------------------------
 
 
-@kernel
+@inner
 def preempting(fleet, knobs, may_suspend):
     """Go through all present jobs in order; one that does not fit may suspend running jobs of larger key.
 
@@ -252,7 +252,7 @@ def preempting(fleet, knobs, may_suspend):
     keep_waiting(fleet)
 
 
-@kernel
+@inner
 def gather(fleet, knobs):
     """``fleet.order[:n]``: waiting and running jobs in order."""
     n = 0
@@ -268,7 +268,7 @@ def gather(fleet, knobs):
     return n
 
 
-@kernel
+@inner
 def make_room(fleet, knobs, k, n):
     """Suspend as few jobs behind position k as let job k start; False, and nothing happens, if all are too few."""
     job = fleet.order[k]
@@ -296,7 +296,7 @@ def make_room(fleet, knobs, k, n):
     return True
 
 
-@kernel
+@inner
 def can_be_suspended(fleet, job, victim):
     if fleet.status[victim] != ON_GPUS or fleet.since[victim] >= fleet.clocks[NOW]:
         return False

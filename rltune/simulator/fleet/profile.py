@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from rltune.allocators.sharing import Room, copy_room, idle_room, take
 from rltune.cluster import Cluster
-from rltune.compiled import kernel
+from rltune.compiled import inner
 from rltune.simulator.fleet.events import find_place, job_fits
 from rltune.simulator.fleet.passes import (
     PRESENT,
@@ -70,7 +70,7 @@ def build_profile(cluster: Cluster, breakpoints: int, reservations: int, places:
     )  # fmt: skip
 
 
-@kernel
+@inner
 def room_at(rooms, b):
     """Breakpoint b as a room; no copy."""
     return Room(
@@ -84,10 +84,11 @@ def room_at(rooms, b):
         rooms.closed[b],
         rooms.pods[b],
         rooms.scale[b],
+        rooms.turn[b],
     )
 
 
-@kernel
+@inner
 def start_conservative(fleet, knobs, profile):
     """Plan in order as far as somebody might start now, and start whoever's reservation begins now."""
     fleet.counts[PASSES] += 1
@@ -114,7 +115,7 @@ def start_conservative(fleet, knobs, profile):
     keep_waiting(fleet)
 
 
-@kernel
+@inner
 def waiting_behind(fleet, job, k, n):
     """How many of the job's class stand at position k or behind."""
     count = 0
@@ -123,7 +124,7 @@ def waiting_behind(fleet, job, k, n):
     return count
 
 
-@kernel
+@inner
 def anybody_fits(fleet):
     """Whether any waiting job fits now."""
     for k in range(fleet.counts[QUEUED]):
@@ -135,7 +136,7 @@ def anybody_fits(fleet):
     return False
 
 
-@kernel
+@inner
 def lay_out(fleet, profile):
     """The present; later breakpoints come as they are needed."""
     fleet.counts[PASSES] += 1
@@ -147,14 +148,14 @@ def lay_out(fleet, profile):
     profile.counts[RESERVED] = 0
 
 
-@kernel
+@inner
 def believed_end(fleet, profile, k):
     """Expected end of the k-th running job."""
     end, now = fleet.key[fleet.order[k]], profile.time[0]
     return end if end > now else now + OVERDUE_S
 
 
-@kernel
+@inner
 def extend(fleet, profile):
     """One more breakpoint, at the next end behind the last one; False if there is none."""
     size = profile.counts[SIZE]
@@ -185,7 +186,7 @@ def extend(fleet, profile):
     return True
 
 
-@kernel
+@inner
 def earliest(fleet, knobs, profile, job):
     """Where a reservation begins: breakpoint, its m places (in ``fleet.place``), and its end; (-1, 0, 0) if nowhere."""
     first = 0
@@ -208,7 +209,7 @@ def earliest(fleet, knobs, profile, job):
     return -1, 0, 0.0
 
 
-@kernel
+@inner
 def hold(fleet, profile, job, m, first, until):
     """Take the places in ``fleet.place`` from breakpoint ``first`` on until ``until``."""
     last = profile.counts[SIZE]
@@ -227,7 +228,7 @@ def hold(fleet, profile, job, m, first, until):
     profile.counts[RESERVED] = r + 1
 
 
-@kernel
+@inner
 def part_present(profile):
     """Part the present in two breakpoints of the same time, with and without jobs that start now and take no time.
 
@@ -241,7 +242,7 @@ def part_present(profile):
     return 1
 
 
-@kernel
+@inner
 def insert(profile, at, instant):
     """A breakpoint number ``at`` > 0 as the one before it; there must be room for it."""
     for b in range(profile.counts[SIZE], at, -1):
@@ -252,7 +253,7 @@ def insert(profile, at, instant):
     profile.counts[SIZE] += 1
 
 
-@kernel
+@inner
 def split(profile, instant):
     """Index of a breakpoint at ``instant``, not behind the last, made if there is none; the next later one if all are used up."""
     size = profile.counts[SIZE]

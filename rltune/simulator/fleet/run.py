@@ -55,6 +55,7 @@ def simulate_fleet(
     online = known_s is None
     estimate = np.full(len(jobs), np.nan) if known_s is None else known_s
     knobs, rank, flow = _policy_of(jobs, policy, discipline, allocator, estimate, online, options)
+    speed, notes = job_speed(options, jobs, cluster)
     fleet = build_fleet(
         jobs,
         cluster,
@@ -64,7 +65,7 @@ def simulate_fleet(
         if knobs.order in (keys.LOTTERY, keys.WFQ)
         else np.ones(len(jobs)),
         flow=flow,
-        speed=job_speed(options, len(jobs), len(cluster.pools)),
+        speed=speed,
         listed=listed_events(options, cluster),
         thresholds=np.array(options.las_levels_gpu_s, np.float64),
         groups=group_table(jobs) if online else np.zeros((0, 0), np.int64),
@@ -73,7 +74,7 @@ def simulate_fleet(
     begin(fleet, knobs)
     while advance_all(fleet, knobs, profile) == LOG_FULL:
         fleet = fleet._replace(log=grown_log(fleet.log))
-    return _result(jobs, cluster, fleet, profile, online)
+    return _result(jobs, cluster, fleet, profile, online, notes)
 
 
 def _policy_of(
@@ -136,9 +137,11 @@ def _profile(jobs: JobTable, cluster: Cluster, options: Options, fleet: Fleet, *
     return build_profile(cluster, max(64, min(wanted, PROFILE_BYTES // each)), reservations, int(fleet.work.part[-1]))
 
 
-def _result(jobs: JobTable, cluster: Cluster, fleet: Fleet, profile: Profile, online: bool) -> Result:
+def _result(
+    jobs: JobTable, cluster: Cluster, fleet: Fleet, profile: Profile, online: bool, notes: tuple[str, ...]
+) -> Result:
     runs = _runs(jobs, cluster, fleet)
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = {"throughput": list(notes)} if notes else {}
     if online:
         extra["forecast"] = forecast_error(jobs, fleet.work.estimate)
     if profile.counts[RAN_OUT]:
@@ -152,6 +155,7 @@ def _result(jobs: JobTable, cluster: Cluster, fleet: Fleet, profile: Profile, on
         int(fleet.counts[EVENTS]),
         int(fleet.counts[DROPPED]),
         extra=extra,
+        interrupted=True,
     )
 
 

@@ -69,7 +69,7 @@ class Work(NamedTuple):
     priority: Floats
     weight: Floats
     flow: Ints
-    cls: Int32s
+    cls: Ints
     part: Ints
     groups: Ints
     demand: Demand
@@ -137,12 +137,12 @@ class Fleet(NamedTuple):
     turn: Ints
     key: Floats
     tag: Floats
-    queue: Int32s
-    order: Int32s
-    spare_order: Int32s
+    queue: Ints
+    order: Ints
+    spare_order: Ints
     marked: npt.NDArray[np.int8]
-    active: Int32s
-    active_at: Int32s
+    active: Ints
+    active_at: Ints
     waiting: Ints
     misfit: Ints
     used: Floats
@@ -151,8 +151,8 @@ class Fleet(NamedTuple):
     change: Floats
     broken: npt.NDArray[np.int8]
     breaks: Ints
-    node_heap: Int32s
-    node_at: Int32s
+    node_heap: Ints
+    node_at: Ints
     listed_at: Floats
     listed_node: Ints
     listed_kind: Ints
@@ -203,11 +203,11 @@ def build_fleet(
         status=np.zeros(n, np.int8), done=floats(n), since=floats(n), ready=floats(n), rate=np.ones(n), end=never.copy(),
         fails=np.zeros(n, np.int8), service=floats(n), runs=ints(n), failures=ints(n), first=never.copy(),
         final=never.copy(), node=ints(int(part[-1])), grant=ints(int(part[-1])), nodes=ints(n), turn=ints(n),
-        key=floats(n), tag=floats(n), queue=small(n), order=small(n), spare_order=small(n),
-        marked=np.zeros(n, np.int8), active=small(most), active_at=small(n), waiting=ints(classes),
+        key=floats(n), tag=floats(n), queue=ints(n), order=ints(n), spare_order=ints(n),
+        marked=np.zeros(n, np.int8), active=ints(most), active_at=ints(n), waiting=ints(classes),
         misfit=np.zeros((2, classes), np.int64), used=floats(flows), using=floats(flows), used_at=floats(flows),
-        change=np.full(nodes, np.inf), broken=np.zeros(nodes, np.int8), breaks=ints(nodes), node_heap=small(nodes),
-        node_at=small(nodes), listed_at=listed[0], listed_node=listed[1], listed_kind=listed[2], thresholds=thresholds,
+        change=np.full(nodes, np.inf), broken=np.zeros(nodes, np.int8), breaks=ints(nodes), node_heap=ints(nodes),
+        node_at=ints(nodes), listed_at=listed[0], listed_node=listed[1], listed_kind=listed[2], thresholds=thresholds,
         mean=np.full(int(groups.max(initial=-1)) + 1, np.nan), clocks=floats(3), counts=ints(COUNTERS),
     )  # fmt: skip
 
@@ -218,10 +218,6 @@ def floats(n: int) -> Floats:
 
 def ints(n: int) -> Ints:
     return np.zeros(n, np.int64)
-
-
-def small(n: int) -> Int32s:
-    return np.zeros(n, np.int32)
 
 
 def empty_log(runs: int, places: int) -> Log:
@@ -242,7 +238,7 @@ def grown_log(log: Log) -> Log:
     return larger
 
 
-def classes_by_speed(jobs: JobTable, cluster: Cluster, speed: Floats | None) -> tuple[Int32s, Choices]:
+def classes_by_speed(jobs: JobTable, cluster: Cluster, speed: Floats | None) -> tuple[Ints, Choices]:
     """Classes of `rltune.cluster.eligibility`, split where speeds differ; pools of a class fastest first."""
     base = eligibility(jobs, cluster)
     if speed is None:
@@ -261,12 +257,12 @@ def classes_by_speed(jobs: JobTable, cluster: Cluster, speed: Floats | None) -> 
         pools.extend(mine.tolist())
         rates.extend(rate.tolist())
         ptr.append(len(pools))
-    return kind.astype(np.int32), Choices(
+    return kind.astype(np.int64), Choices(
         np.array(ptr, np.int64), np.array(pools, np.int64), np.array(rates, np.float64), np.array(stops, np.int64)
     )
 
 
-def places_needed(jobs: JobTable, arrays: ClusterArrays, cls: Int32s, choices: Choices) -> Ints:
+def places_needed(jobs: JobTable, arrays: ClusterArrays, cls: Ints, choices: Choices) -> Ints:
     """(n_jobs + 1,) offsets: the most nodes each job can occupy, summed."""
     caps = np.maximum(arrays.pool_cap, 1)
     smallest = np.array(
