@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 from unittest import mock
 
+import numba as nb
 import numpy as np
 from hypothesis import strategies as st
 
@@ -31,6 +32,12 @@ POLICIES = (*ORDERS, *PREEMPTIVE)
 ALLOCATORS = tuple(fleet_run.SHARING_RULES)
 QUANTUM_S = 10.0
 FAILED = (LOST_NODE, JOB_FAILURE, GIVEN_UP)
+
+
+@nb.njit
+def drawn(seed: int, purpose: int, a: int, b: int, mean: float) -> float:
+    """The same draw as the simulation's, to the last bit; only compiled code can call it."""
+    return exponential(seed, purpose, a, b, mean)
 
 
 def suspends(policy: str, options: dict[str, Any]) -> bool:
@@ -375,8 +382,8 @@ def closed_spans(seen: Seen) -> list[list[tuple[float, float, bool]]]:
         for node, spans in enumerate(out):
             time, k = float(seen.jobs.submit_s[0]), 0
             while time <= last:
-                time += exponential(given.get("seed", 0), NODE_FAILURE, node, k, given["node_mtbf_s"])
-                until = time + exponential(given.get("seed", 0), NODE_REPAIR, node, k, given["node_repair_s"])
+                time += drawn(given.get("seed", 0), NODE_FAILURE, node, k, given["node_mtbf_s"])
+                until = time + drawn(given.get("seed", 0), NODE_REPAIR, node, k, given["node_repair_s"])
                 spans.append((time, until, True))
                 time, k = until, k + 1
     for spans in out:
