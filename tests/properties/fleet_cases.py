@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 from unittest import mock
 
+import numba as nb
 import numpy as np
 from hypothesis import strategies as st
 
@@ -33,6 +34,12 @@ QUANTUM_S = 10.0
 FAILED = (LOST_NODE, JOB_FAILURE, GIVEN_UP)
 
 
+@nb.njit
+def drawn(seed: int, purpose: int, a: int, b: int, mean: float) -> float:
+    """The same draw as the simulation's, to the last bit; only compiled code can call it."""
+    return exponential(seed, purpose, a, b, mean)
+
+
 def suspends(policy: str, options: dict[str, Any]) -> bool:
     """Whether running jobs may be suspended."""
     known = PREEMPTIVE.get(policy)
@@ -48,13 +55,16 @@ def suspends(policy: str, options: dict[str, Any]) -> bool:
 def pools(draw: st.DrawFn, plain: bool) -> Pool:
     """A pool without its name; ``plain``: whole GPUs only."""
     kind = draw(st.sampled_from(["any", "V100", "A100-40GB"]))
-    more: dict[str, Any] = {}
-    if not plain:
+    more: dict[str, Any] = {"max_gpus_per_job": draw(st.sampled_from([None, None, None, 3]))}
+    gpus = draw(st.integers(1, 8))
+    if not plain and draw(st.integers(0, 5)) == 5:
+        gpus, more["cpus"] = 0, 4.0
+    elif not plain:
         more["mig"] = kind == "A100-40GB" and draw(st.booleans())
         if draw(st.booleans()):
             more["cpus"], more["memory_gb"] = draw(st.sampled_from([4.0, 6.5, 16])), draw(st.sampled_from([8.0, 64]))
     return Pool(
-        f"p{draw(st.integers(0, 10**9))}", draw(st.integers(1, 4)), draw(st.integers(1, 8)), kind,
+        f"p{draw(st.integers(0, 10**9))}", draw(st.integers(1, 4)), gpus, kind,
         draw(st.sampled_from([None, None, "x", "y"])), **more,
     )  # fmt: skip
 
@@ -83,7 +93,9 @@ JOBS = st.tuples(
 
 @st.composite
 def tables(draw: st.DrawFn, plain: bool = False, most: int = 25) -> JobTable:
-    rows = draw(st.lists(JOBS, min_size=1, max_size=most))
+    # Drawn first, since lists alone tend to be short.
+    n = draw(st.integers(1, most))
+    rows = draw(st.lists(JOBS, min_size=n, max_size=n))
     columns: dict[str, list[Any]] = {
         name: [] for name in JobTable.__dataclass_fields__ if name not in ("name", "wait_s")
     }
@@ -202,11 +214,15 @@ def check(seen: Seen, policy: str) -> None:
     runs = seen.result.runs
     assert (runs.start_s >= seen.jobs.submit_s[runs.job]).all()
     assert (runs.end_s >= runs.start_s).all() and (np.diff(runs.start_s) >= 0).all()
+    # Written down as they ended: the clock never goes back.
+    assert (np.diff(seen.fleet.log.end[: len(runs)]) >= 0).all()
     check_jobs(seen, policy)
     check_gangs(seen)
     check_lengths(seen)
     check_resources(seen)
     check_nodes(seen)
+    if seen.options["discipline"] == "skip":
+        check_nobody_waits_in_vain(seen)
 
 
 def check_jobs(seen: Seen, policy: str) -> None:
@@ -250,7 +266,7 @@ def allowed(seen: Seen, job: int) -> list[int]:
         if (
             pool.vc in (None, jobs.vc.values()[job])
             and (gpu is None or pool.gpu_type == "any" or pool.gpu_type in gpu.split("|"))
-            and gpus <= pool.nodes * pool.gpus_per_node
+            and gpus <= min(pool.nodes * pool.gpus_per_node, pool.max_gpus_per_job or gpus)
             and (pool.cpus is None or jobs.cpus[job] * widest <= pool.cpus)
             and (pool.memory_gb is None or jobs.memory_gb[job] * widest <= pool.memory_gb)
             and (mig is None or (pool.mig and STARTS[PROFILES.index(mig), TYPES.index(pool.gpu_type)]))
@@ -366,8 +382,8 @@ def closed_spans(seen: Seen) -> list[list[tuple[float, float, bool]]]:
         for node, spans in enumerate(out):
             time, k = float(seen.jobs.submit_s[0]), 0
             while time <= last:
-                time += exponential(given.get("seed", 0), NODE_FAILURE, node, k, given["node_mtbf_s"])
-                until = time + exponential(given.get("seed", 0), NODE_REPAIR, node, k, given["node_repair_s"])
+                time += drawn(given.get("seed", 0), NODE_FAILURE, node, k, given["node_mtbf_s"])
+                until = time + drawn(given.get("seed", 0), NODE_REPAIR, node, k, given["node_repair_s"])
                 spans.append((time, until, True))
                 time, k = until, k + 1
     for spans in out:
@@ -387,3 +403,29 @@ def check_nodes(seen: Seen) -> None:
                 failed_now = failed_now or (kills and begin == runs.end_s[r])
         assert runs.outcome[r] != LOST_NODE or failed_now
         assert runs.outcome[r] not in (JOB_FAILURE, GIVEN_UP) or failed_now or "gpu_mtbf_s" in seen.options
+
+
+def check_nobody_waits_in_vain(seen: Seen) -> None:
+    """No job of whole GPUs (whose cores and memory do not matter) waits while some allowed pool has room for it."""
+    jobs, arrays, spans = seen.jobs, seen.cluster.arrays(), closed_spans(seen)
+    held, mine = list(seen.grants()), attempts_of(seen.result)
+    runs, ends = seen.result.runs, (FINISHED, GIVEN_UP)
+    plain = (jobs.gpu_milli == WHOLE) & (jobs.mig.codes < 0) & (jobs.cpus == 0) & (jobs.memory_gb == 0)
+    last = float(runs.end_s.max(initial=0.0))
+    for instant in sorted({*jobs.submit_s.tolist(), *runs.start_s.tolist(), *runs.end_s.tolist()}):
+        free = [set(range(arrays.pool_cap[p])) for p in arrays.node_pool]
+        for _, start, end, places in held:
+            if start <= instant < end:
+                for node, mask, _ in places:
+                    free[node] -= {gpu for gpu in range(32) if mask >> gpu & 1}
+        away = [any(begin <= instant < until for begin, until, _ in spans[n]) for n in range(seen.cluster.nodes)]
+        room = np.where(away, 0, [len(gpus) for gpus in free])
+        for job in np.flatnonzero(plain & (jobs.submit_s <= instant)):
+            attempts = mine[int(job)]
+            over = any(runs.outcome[r] in ends and runs.end_s[r] <= instant for r in attempts)
+            if instant >= last or over or any(runs.start_s[r] <= instant < runs.end_s[r] for r in attempts):
+                continue
+            for p in allowed(seen, int(job)):
+                fewest = -(-int(jobs.num_gpus[job]) // max(1, int(arrays.pool_cap[p])))
+                best = np.sort(room[arrays.pool_lo[p] : arrays.pool_hi[p]])[::-1][:fewest]
+                assert best.sum() < jobs.num_gpus[job]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ import rltune
 from rltune.cluster import Cluster, Pool
 from rltune.jobs import JobTable
 from rltune.policies.orders import ORDERS
+from rltune.simulator.fleet import run as fleet_run
 
-FEW = settings(max_examples=7, deadline=None, suppress_health_check=list(HealthCheck))
-MANY = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=9, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def check_policy(policy: str, data: st.DataObject) -> None:
@@ -97,7 +99,7 @@ def test_whole_gpus_without_faults_run_as_on_the_fast_loop(data: st.DataObject, 
 
 
 @pytest.mark.slow
-@settings(MANY, max_examples=3000)
+@settings(MANY, max_examples=1500)
 @given(st.data(), st.sampled_from(sorted(ORDERS)), st.sampled_from(["strict", "skip", "easy"]))
 def test_whole_gpus_without_faults_run_as_on_the_fast_loop_thoroughly(
     data: st.DataObject, policy: str, discipline: str
@@ -126,3 +128,39 @@ def test_any_number_of_jobs_without_a_gpu_may_run_at_once() -> None:
     for discipline in ("skip", "conservative"):
         result = rltune.simulate(jobs, cluster, discipline=discipline)
         assert (result.start_s == 0).all() and (result.end_s == 5).all()
+
+
+def busy(jobs: int) -> tuple[JobTable, Cluster]:
+    """A cluster of 40 GPUs with some days' jobs, a third of them shares."""
+    frame = rltune.load_trace("synthetic", jobs=jobs, arrivals_per_h=60.0, seed=2).jobs.to_frame()
+    frame["num_gpus"] = frame.num_gpus.clip(upper=16)
+    shared = (frame.index % 3 == 0) & (frame.num_gpus == 1)
+    frame.loc[shared, "gpu_milli"] = 300
+    columns = frame[["job_id", "submit_s", "duration_s", "num_gpus", "gpu_milli", "user", "vc"]].to_dict("list")
+    return JobTable.from_columns(columns), Cluster("busy", (Pool("a", 3, 8), Pool("b", 4, 4)))
+
+
+def test_a_plan_that_outgrows_its_memory_says_so_and_stays_possible() -> None:
+    """On a large cluster reservations would be left out silently, or jobs be put where others run."""
+    jobs, cluster = busy(300)
+    whole = rltune.simulate(jobs, cluster, discipline="conservative")
+    with mock.patch.object(fleet_run, "PROFILE_BYTES", 1):
+        seen = Seen(jobs, cluster, policy="fifo", discipline="conservative")
+    assert "reservations_simplified" not in whole.summary()
+    assert seen.result.summary()["reservations_simplified"] > 0
+    assert whole.finished.all() and seen.result.finished.all()
+    check(seen, "fifo")
+
+
+@pytest.mark.parametrize("policy", ["las", "srtf", "lottery", "wfq", "fair_user", "round_robin", "fifo"])
+def test_nothing_is_lost_on_a_busy_cluster(policy: str) -> None:
+    """What holds of twenty jobs would fail where logs and queues are long."""
+    faults = {
+        "node_mtbf_s": 20_000.0,
+        "node_repair_s": 5000.0,
+        "gpu_mtbf_s": 2e5,
+        "checkpoint_s": 1800.0,
+        "resume_s": 30.0,
+        "seed": 4,
+    }
+    check(Seen(*busy(400), policy=policy, discipline="skip", **faults), policy)
