@@ -211,3 +211,14 @@ def test_an_outlived_estimate_is_no_promise(discipline: str) -> None:
     result = rltune.simulate(jobs, cluster, discipline=discipline, knowledge=np.array([5.0, 5.0, 2.0]))
     # At 6 a is overdue: the head is expected now (EASY) or at 7 (conservative), before c could end.
     assert result.start_s.tolist() == [0, 20, 25]
+
+
+def test_a_reservation_is_of_gpus_of_a_node_and_not_of_certain_ones() -> None:
+    """A job would wait although the head has GPUs enough beside it, because the head was promised just the free one."""
+    # Three GPUs, the first free again at 1. The head needs two at 10, one is spare then, whichever: long may have it now.
+    jobs = JobTable.from_columns(
+        {"submit_s": [0, 0, 0, 1, 1], "duration_s": [1, 10, 10, 5, 100], "num_gpus": [1, 1, 1, 2, 1]}
+    )
+    cluster = Cluster("c", (Pool("a", 1, 3),))
+    for more in ({}, {"max_retries": 10}):
+        assert rltune.simulate(jobs, cluster, discipline="easy", **more).start_s.tolist() == [0, 0, 0, 10, 1]

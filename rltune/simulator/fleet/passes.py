@@ -146,9 +146,32 @@ def reserve(fleet, knobs, head):
             k += 1
         m = find_place(fleet, knobs, fleet.spare, head)
         if m > 0:
+            avoid_gpus(fleet, fleet.spare, fleet.room, head, m)
             occupy(fleet, fleet.spare, head, m)
             return shadow
     return np.inf
+
+
+@inner
+def avoid_gpus(fleet, room, other, job, m):
+    """Let a job of whole GPUs take, on each node in ``fleet.place``, GPUs free in ``room`` but not in ``other`` first.
+
+    Whole GPUs of a node are alike: the head should not wait for just the one that another could have now, nor a
+    short job take one that is spare beside the head where it could have one that the head gets later.
+    """
+    if fleet.work.demand.milli[job] != 1000 or fleet.work.demand.profile[job] >= 0:
+        return
+    for i in range(m):
+        node, left, grant = fleet.place.node[i], 0, 0
+        for gpu in range(room.milli.shape[1]):
+            left += fleet.place.grant[i] >> gpu & 1
+        for shared in range(2):
+            for gpu in range(room.milli.shape[1]):
+                both = 1 if other.milli[node, gpu] == 1000 else 0
+                if left > 0 and room.milli[node, gpu] == 1000 and both == shared:
+                    grant |= 1 << gpu
+                    left -= 1
+        fleet.place.grant[i] = grant
 
 
 @inner
@@ -221,6 +244,8 @@ def start_easy(fleet, knobs):
                 continue
             # On faster GPUs in between it might end in time, but it holds what it has found.
             occupy(fleet, fleet.spare, job, m)
+        else:
+            avoid_gpus(fleet, fleet.room, fleet.spare, job, m)
         start_waiting(fleet, knobs, job, m)
         meet(fleet.room, fleet.spare, fleet.trial)
     keep_waiting(fleet)
