@@ -113,7 +113,7 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
     "missing file": (["+trace=file", "trace.path=nowhere.csv"], "nowhere.csv"),
     "no path": (["+trace=file"], "trace.path is not set; use +trace=file trace.path=jobs.csv"),
     "no trace": ([], "no trace given; add +trace=helios"),
-    "unknown trace": (["+trace=venus"], "trace=venus is unknown; known are alibaba, file, helios"),
+    "unknown trace": (["+trace=venus"], "trace=venus is unknown; known are alibaba, alibaba_calibrated, file, helios"),
     "unknown trace, no plus": (["trace=venus"], "trace=venus is unknown"),
     "trace not here": (["+trace=philly"], "philly"),
     "unknown option": (["+trace=synthetic", "windwos=3"], "option 'windwos' is unknown"),

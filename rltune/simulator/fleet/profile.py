@@ -40,7 +40,8 @@ class Profile(NamedTuple):
 
     Laid out only as far as some reservation begins: behind that, resources only grow as jobs end. ``until, job,
     part`` (n_jobs + 1,): reservations, whose places ``node, grant`` are free again by then; ``met``: work space;
-    ``counts``: see the slots below.
+    ``tried, found, length`` (n_classes,): before ``tried`` no job of the class fits even for an instant, and before
+    ``found`` none that takes ``length`` or longer (room only shrinks while one plan is made); ``counts``: see below.
     """
 
     time: npt.NDArray[np.float64]
@@ -51,6 +52,9 @@ class Profile(NamedTuple):
     part: npt.NDArray[np.int64]
     node: npt.NDArray[np.int64]
     grant: npt.NDArray[np.int64]
+    tried: npt.NDArray[np.float64]
+    found: npt.NDArray[np.float64]
+    length: npt.NDArray[np.float64]
     counts: npt.NDArray[np.int64]
 
 
@@ -59,14 +63,15 @@ class Profile(NamedTuple):
 SIZE, RUNS, LET_GO, RESERVED, RAN_OUT = range(5)
 
 
-def build_profile(cluster: Cluster, breakpoints: int, reservations: int, places: int) -> Profile:
-    """Work space for so many points in time at which free resources change, reservations, and their places together."""
+def build_profile(cluster: Cluster, breakpoints: int, reservations: int, places: int, classes: int) -> Profile:
+    """Work space for so many points in time at which free resources change, reservations, their places together, and
+    classes of jobs."""
     idle = idle_room(cluster)
     rooms = Room(**{name: np.repeat(getattr(idle, name)[None], breakpoints, 0) for name in Room._fields})
     return Profile(
         time=np.zeros(breakpoints), rooms=rooms, met=idle, until=np.zeros(reservations), job=np.zeros(reservations, np.int64),
         part=np.zeros(reservations + 1, np.int64), node=np.zeros(places, np.int64), grant=np.zeros(places, np.int64),
-        counts=np.zeros(5, np.int64),
+        tried=np.zeros(classes), found=np.zeros(classes), length=np.zeros(classes), counts=np.zeros(5, np.int64),
     )  # fmt: skip
 
 
@@ -146,6 +151,9 @@ def lay_out(fleet, profile):
     profile.counts[RUNS] = sort_by_expected_end(fleet)
     profile.counts[LET_GO] = 0
     profile.counts[RESERVED] = 0
+    profile.tried[:] = -np.inf
+    profile.found[:] = -np.inf
+    profile.length[:] = np.inf
 
 
 @inner
@@ -189,24 +197,45 @@ def extend(fleet, profile):
 @inner
 def earliest(fleet, knobs, profile, job):
     """Where a reservation begins: breakpoint, its m places (in ``fleet.place``), and its end; (-1, 0, 0) if nowhere."""
-    first = 0
+    c, length = fleet.work.cls[job], fleet.work.estimate[job] - fleet.done[job]
+    # Overheads of a resumed job depend on its places, so its length says nothing about others.
+    fresh = fleet.runs[job] == 0
+    begin = profile.tried[c]
+    if fresh and length >= profile.length[c]:
+        begin = max(begin, profile.found[c])
+    first, misfit_so_far = 0, begin == profile.tried[c]
     while first < profile.counts[SIZE] or extend(fleet, profile):
+        if profile.time[first] < begin:
+            first += 1
+            continue
+        if misfit_so_far:
+            profile.tried[c] = profile.time[first]
         room = room_at(profile.rooms, first)
         if job_fits(fleet, room, job):
-            copy_room(room, profile.met)
-            m = find_place(fleet, knobs, profile.met, job)
-            last = first + 1
-            while m > 0 and last < profile.counts[SIZE]:
-                if profile.time[last] >= profile.time[first] + expected_run(fleet, knobs, job, m):
-                    break
-                meet(profile.met, room_at(profile.rooms, last), profile.met)
-                last += 1
-                # Where it was placed may be taken by then; other places may do.
-                m = find_place(fleet, knobs, profile.met, job)
+            misfit_so_far = False
+            m, until = stays(fleet, knobs, profile, job, first)
             if m > 0:
-                return first, m, profile.time[first] + expected_run(fleet, knobs, job, m)
+                if fresh:
+                    profile.found[c], profile.length[c] = profile.time[first], length
+                return first, m, until
         first += 1
     return -1, 0, 0.0
+
+
+@inner
+def stays(fleet, knobs, profile, job, first):
+    """Whether the job, begun at breakpoint ``first``, keeps its places to its end: how many (0: it cannot), and that end."""
+    copy_room(room_at(profile.rooms, first), profile.met)
+    m = find_place(fleet, knobs, profile.met, job)
+    last = first + 1
+    while m > 0 and last < profile.counts[SIZE]:
+        if profile.time[last] >= profile.time[first] + expected_run(fleet, knobs, job, m):
+            break
+        meet(profile.met, room_at(profile.rooms, last), profile.met)
+        last += 1
+        # Where it was placed may be taken by then; other places may do.
+        m = find_place(fleet, knobs, profile.met, job)
+    return m, (profile.time[first] + expected_run(fleet, knobs, job, m) if m > 0 else 0.0)
 
 
 @inner
