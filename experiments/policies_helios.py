@@ -76,14 +76,28 @@ def main() -> None:
 
 
 def markdown(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    lines = [
-        f"# Every policy on {about['trace']}, September, {about['nodes']} nodes ({about['gpus']} GPUs)", "",
-        f"`{about['command']}`, {about['jobs']:,} jobs, source \"{about['source']}\", {about['machine']['cores']} cores. Best fit; "
-        f"rows that suspend pay {RESUME_S:g} s at every resumption; conservative plans for the first {RESERVATIONS}. \"Above\": mean JCT above the optimum at most, by the lower "
-        "bound for schedules with or without interruptions, as the row has them. Intervals resample days.", "",
-        "| policy | discipline | knows | wait s [95 %] | p99 | widest 5 % | over 24 h | JCT s | above | bsld | util. | runs |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    notes = (
+        f'`{about["command"]}`, {about["jobs"]:,} jobs, source "{about["source"]}", {about["machine"]["cores"]} cores.',
+        f"Best fit; rows that suspend pay {RESUME_S:g} s at every resumption; conservative plans for the first",
+        f'{RESERVATIONS} waiting jobs. "Above": mean JCT above the optimum at most, by the lower bound for schedules',
+        "with or without interruptions, as the row has them. Intervals resample days.",
+    )
+    heads = (
+        "policy",
+        "discipline",
+        "knows",
+        "wait s [95 %]",
+        "p99",
+        "widest 5 %",
+        "over 24 h",
+        "JCT s",
+        "above",
+        "bsld",
+        "util.",
+        "runs",
+    )
+    title = f"# Every policy on {about['trace']}, September, {about['nodes']} nodes ({about['gpus']} GPUs)"
+    lines = [title, "", *notes, "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for r in rows:
         low, high = r["wait_ci95"]
         above = "-" if r["jct_above_optimum_at_most"] is None else f"{r['jct_above_optimum_at_most']:.1%}"

@@ -52,3 +52,7 @@ evaluate rltune_helios_public +trace=rltune_helios allocator=lexicographic windo
 
 # The MILP's objective, on the validation month.
 "$python" experiments/milp_measures.py > "$results/milp_measures.txt"
+
+# The simulator beside published results, and every policy on one month.
+export OMP_NUM_THREADS=1
+for script in openb_fragmentation helios_table3 policies_helios; do "$python" "experiments/$script.py"; done

@@ -8,7 +8,8 @@ What a job may ask for:
 - *whole GPUs*: a gang of g uses exactly m = ceil(g / GPUs per node) nodes of one pool. With m > 1: nodes
   it fills entirely first and the rest on the tightest node; failing that the m nodes with most room. CPU
   and memory are split over its nodes in proportion to the GPUs and must fit on each.
-- *a share* (milli < 1000) of one GPU: of those of the chosen node the fullest on which it fits (RANDOM: any).
+- *a share* (milli < 1000) of one GPU: of those of the chosen node the fullest on which it fits (RANDOM: any; LEAST_LOADED: the
+  emptiest GPU of all nodes).
 - *no GPU* (milli = 0): CPU and memory of one node.
 - *a MIG profile*: a legal free position on a GPU of a matching type that is already cut or wholly free,
   cut ones first. A cut GPU takes no other jobs until its last slice is given back.
@@ -255,8 +256,11 @@ def find(cluster, room, demand, job, pools, lo, hi, rule, draw, work):
     node = _best_node(cluster, room, demand, job, pools, lo, hi, rule, draw, work)
     if node >= 0:
         work.node[0] = node
-        if rule == RANDOM and 0 < demand.milli[job] < WHOLE:
+        shared = 0 < demand.milli[job] < WHOLE
+        if rule == RANDOM and shared:
             work.grant[0] = _random_gpu(room, demand.milli[job], node, draw)
+        elif rule == LEAST_LOADED and shared:
+            work.grant[0] = _emptiest_gpu(room, node)
         else:
             work.grant[0] = _grant(cluster, room, demand, job, node, demand.gpus[job])
         return 1
@@ -322,6 +326,16 @@ def _grant(cluster, room, demand, job, node, k):
             grant |= 1 << i
             k -= 1
     return grant
+
+
+@inner
+def _emptiest_gpu(room, node):
+    """The least loaded GPU of the node."""
+    best = 0
+    for i in range(1, room.milli.shape[1]):
+        if room.milli[node, i] > room.milli[node, best]:
+            best = i
+    return 1 << best
 
 
 @inner

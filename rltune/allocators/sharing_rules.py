@@ -65,6 +65,9 @@ def node_score(cluster, room, demand, job, node, rule):
         return float(room.loose[node])
     if rule == BEST_FIT:
         return _least_left(room, node)
+    if rule == LEAST_LOADED and 0 < demand.milli[job] < WHOLE:
+        # The least loaded GPU decides, then the node.
+        return -1e6 * room.largest[node] - room.loose[node]
     if rule == LEAST_LOADED:
         return -float(room.loose[node])
     if rule == DOT_PROD:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import rltune
 from rltune.allocators import placement
 from rltune.allocators.greedy import space_of
 from rltune.allocators.sharing import (
@@ -419,3 +420,15 @@ def test_copies_of_a_room_are_apart() -> None:
     for name in Room._fields:
         assert np.array_equal(getattr(site.room, name), getattr(copy, name)), name
         assert not np.shares_memory(getattr(site.room, name), getattr(copy, name))
+
+
+def test_least_loaded_spreads_shares_over_gpus() -> None:
+    """Small inference jobs would crowd one GPU while the next one idles."""
+    columns = {"submit_s": [0, 1, 2, 3], "duration_s": [50] * 4, "num_gpus": [1] * 4, "gpu_milli": [600, 300, 300, 300]}
+    cluster = Cluster.from_spec({"pools": [{"nodes": 2, "gpus_per_node": 1}]})
+    nodes = {
+        rule: [n for (n,) in rltune.simulate(JobTable.from_columns(columns), cluster, allocator=rule).schedule.nodes]
+        for rule in ("least_loaded", "best_fit")
+    }
+    # Free thousandths before each job: (1000, 1000), (400, 1000), (400, 700), (400, 400).
+    assert nodes == {"least_loaded": [0, 1, 1, 0], "best_fit": [0, 0, 1, 1]}
