@@ -6,6 +6,7 @@ from typing import Any
 
 from rltune.cluster import Cluster
 from rltune.config import load_cluster
+from rltune.errors import InputError
 from rltune.jobs import JobTable
 from rltune.simulator import bounds
 from rltune.simulator.bounds import Bounds
@@ -21,6 +22,11 @@ def simulate(workload: Trace | JobTable, cluster: Cluster | str, **options: Any)
     ``discipline``: blocking, skip, easy; ``allocator``: lexicographic, best_fit,
     least_fragmentation, milp, or an object; ``knowledge``: known, predicted, none.
     """
+    if not isinstance(workload, Trace | JobTable):
+        raise InputError(
+            f"simulate: {type(workload).__name__} is no trace or job table; use rltune.load_trace, or "
+            "rltune.JobTable.from_columns(frame)"
+        )
     jobs, source = (workload, "jobs") if isinstance(workload, JobTable) else (workload.jobs, workload.label)
     if isinstance(cluster, str):
         cluster = load_cluster(cluster)

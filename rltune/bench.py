@@ -118,7 +118,7 @@ def bench_scaling() -> list[dict[str, Any]]:
             cases = [in_own_process(jobs, gpus, policy, discipline) for jobs in SCALES]
             name = f"{policy}_{discipline}_{gpus // 1000}k_gpus"
             for case in cases:
-                note = f"{case['seconds']} s with its tables, {case['peak_rss_mb']:,} MB, mean wait {case['mean_wait_s']} s"
+                note = f"{case['seconds']} s from job table to times, {case['peak_rss_mb']:,} MB, mean wait {case['mean_wait_s']} s"
                 rows.append(
                     row(f"sim_jobs_per_s_{name}_{case['jobs']}_jobs", case["jobs_per_s"], "jobs/s", None, drawn, note)
                 )

@@ -199,8 +199,7 @@ class Cluster:
             if (pool.vc is None or pool.vc == vc)
             and accepts(gpu, pool.gpu_type)
             and num_gpus <= pool.widest_job
-            and _share_fits(cpus, num_gpus, pool.gpus_per_node, pool.cpus)
-            and _share_fits(memory_gb, num_gpus, pool.gpus_per_node, pool.memory_gb)
+            and _parts_fit(num_gpus, pool, cpus, memory_gb)
             and (
                 mig is None
                 or (pool.mig and mig in PROFILES and STARTS[PROFILES.index(mig), TYPES.index(pool.gpu_type)])
@@ -317,12 +316,25 @@ def grid(amount: Any) -> Any:
     return np.floor(np.asarray(amount, np.float64) * GRID) / GRID
 
 
-def _share_fits(amount: float, num_gpus: int, cap: int, limit: float | None) -> bool:
-    """Whether the widest part of a gang, min(num_gpus, cap) of its GPUs, needs no more than ``limit``."""
-    if limit is None:
-        return True
-    part = min(num_gpus, cap) / num_gpus if num_gpus > 0 else 1.0
-    return bool(grid(float(grid(amount)) * part) <= grid(limit))
+def _parts_fit(num_gpus: int, pool: Pool, cpus: float, memory_gb: float) -> bool:
+    """Whether idle nodes have the CPU and memory of a gang spread over as few of them as its GPUs need."""
+    if num_gpus == 0 or num_gpus <= pool.gpus_per_node:
+        return _part_fits(1, 1, cpus, pool.cpus) and _part_fits(1, 1, memory_gb, pool.memory_gb)
+    nodes = -(-num_gpus // pool.gpus_per_node)
+    most = max(
+        (
+            k
+            for k in range(1, pool.gpus_per_node + 1)
+            if _part_fits(k, num_gpus, cpus, pool.cpus) and _part_fits(k, num_gpus, memory_gb, pool.memory_gb)
+        ),
+        default=0,
+    )
+    return nodes * most >= num_gpus
+
+
+def _part_fits(k: int, num_gpus: int, amount: float, limit: float | None) -> bool:
+    """Whether what goes with k of a job's GPUs is within ``limit``, on the kernels' grid."""
+    return limit is None or bool(grid(float(grid(amount)) * k / num_gpus) <= grid(limit))
 
 
 def _is_whole(value: Any) -> bool:

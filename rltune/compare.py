@@ -88,6 +88,11 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
         inside = [path] if is_run(path) else sorted((p for p in path.iterdir() if is_run(p)), key=created)
         if not inside:
             raise InputError(f"{path}: no simulation in it ({', '.join(NEEDED)}); python -m rltune.simulate makes one")
+        torn = [p.name for p in path.iterdir() if is_torn(p)] if not is_run(path) else []
+        if torn:
+            raise InputError(
+                f"{path}: {', '.join(sorted(torn))} lack some of {', '.join(NEEDED)}; remove them or run them again"
+            )
         for each in inside:
             found.setdefault(each.resolve(), each)
     return list(found.values())
@@ -95,6 +100,21 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 
 def is_run(path: Path) -> bool:
     return not path.name.startswith(".") and all((path / name).is_file() for name in NEEDED)
+
+
+def is_torn(path: Path) -> bool:
+    """Whether a folder has some files of a run, but not all."""
+    if not path.is_dir() or path.name.startswith(".") or is_run(path):
+        return False
+    return (path / "summary.json").is_file() and (path / "config.yaml").is_file() and simulated(path)
+
+
+def simulated(path: Path) -> bool:
+    """Whether the summary of a folder is one of simulate."""
+    try:
+        return bool(_json(path / "summary.json").get("command") == "simulate")
+    except InputError:
+        return True
 
 
 def created(path: Path) -> tuple[str, int, str]:
@@ -114,6 +134,8 @@ def read_run(path: Path) -> Run:
         jobs = pd.read_parquet(path / "jobs.parquet", columns=["job_id", "submit_s", "finished", *COMPARED])
     except (yaml.YAMLError, OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: damaged ({str(error).splitlines()[0]}); run the simulation again") from None
+    if not isinstance(config, Mapping):
+        raise InputError(f"{path / 'config.yaml'}: damaged (no options in it); run the simulation again")
     return Run(path, flat(config), summary, jobs)
 
 

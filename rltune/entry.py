@@ -44,6 +44,9 @@ def run_main(task: Callable[[dict[str, Any]], str], config_name: str) -> None:
 
     try:
         main()
+    except KeyboardInterrupt:
+        print("error: interrupted; nothing of this run is kept", file=sys.stderr)
+        sys.exit(130)
     except (InputError, HydraException, OmegaConfBaseException) as error:
         fail(error)
     except Exception as error:

@@ -19,6 +19,8 @@ WHOLE = 1000
 """Thousandths of a whole GPU."""
 LARGEST_EXACT = 2.0**53
 """Floats below stand for one integer each."""
+LATEST_S = 1e15
+"""Seconds beyond this (30 million years) cannot be told apart to the second with the shares of one."""
 ID = np.dtypes.StringDType()
 """Type of job ids: 16 bytes a name, where an object takes 60."""
 CLOCK = ("datetime64", "datetime", "date", "timedelta64", "timedelta", "time")
@@ -143,6 +145,10 @@ class JobTable:
         ids = _ids(columns.get("job_id"), n, source, place)
         _refuse(number["submit_s"] < 0, "submit_s", "is negative", "use seconds >= 0", source, place, ids)
         _refuse(number["duration_s"] < 0, "duration_s", "is negative", "use seconds >= 0", source, place, ids)
+        for column in ("cpus", "memory_gb"):
+            _refuse(number[column] < 0, column, "is negative", "use 0 where none is asked for", source, place, ids)
+        for column in ("submit_s", "duration_s"):
+            _refuse(number[column] > LATEST_S, column, f"is above {LATEST_S:g}", "use seconds", source, place, ids)
         _refuse(number["requested_s"] < 0, "requested_s", "is negative", "use seconds >= 0", source, place, ids)
         gpus = number["num_gpus"]
         bad = (gpus < 1) | (gpus != np.floor(gpus)) | (gpus > 1_000_000)
@@ -234,9 +240,9 @@ def _order(submit_s: npt.NDArray[np.float64], ids: npt.NDArray[Any] | None) -> A
     ordered = submit_s[order]
     same = np.diff(ordered) == 0
     tied = np.flatnonzero(np.concatenate([[False], same]) | np.concatenate([same, [False]]))
-    natural = [_DIGITS.sub(lambda m: m.group().zfill(20), name) for name in ids[order[tied]]]
+    natural = [(_DIGITS.sub(lambda m: m.group().zfill(20), name), name) for name in ids[order[tied]]]
     rank = np.empty(len(tied), np.int64)
-    rank[np.argsort(np.array(natural, dtype=object), kind="stable")] = np.arange(len(tied))
+    rank[sorted(range(len(tied)), key=natural.__getitem__)] = np.arange(len(tied))
     order[tied] = order[tied][np.lexsort((rank, ordered[tied]))]
     return order
 

@@ -41,7 +41,10 @@ def draw_jobs(jobs: int, gpus: int, load: float, seed: int = 0) -> JobTable:
 
 
 def measure(jobs: int, gpus: int, policy: str, discipline: str, load: float = LOAD) -> dict[str, Any]:
-    """Seconds of one simulation, tables included, after a small one that compiles; and the peak memory."""
+    """Seconds of one simulation, from the job table to start and end times, after a small one that compiles; peak memory.
+
+    The detailed simulation's seconds include the table of its runs, which the plain one builds when asked.
+    """
     cluster = Cluster.from_spec({"pools": [{"nodes": gpus // GPUS_PER_NODE, "gpus_per_node": GPUS_PER_NODE}]})
     warm = draw_jobs(100, gpus, load)
     rltune.simulate(warm, cluster, policy=policy, discipline=discipline)

@@ -26,6 +26,7 @@ from rltune.errors import InputError
 from rltune.experiment import cluster_of, trace_node
 from rltune.options import check_allocator, check_text, check_trace_options, check_whole
 from rltune.policies.knowledge import forecast_error
+from rltune.policies.preemptive import PREEMPTIVE_ALIASES
 from rltune.report.console import progress_bar, say
 from rltune.report.exports import EXPORTS, export
 from rltune.report.figures import timeline_figure
@@ -76,6 +77,7 @@ def main(cfg: dict[str, Any]) -> str:
     if oversized == "drop" and len(misfits := find_oversized(trace.jobs, cluster)):
         told = describe_oversized(trace.jobs, cluster, misfits, trace.label)
         remarks.append(f"{told} [dropped and counted as unfinished]")
+    remarks += without_effect(cfg, trace, cluster)
     name = cfg["name"] or default_name(trace, cluster, cfg)
     with RunDirectory(cfg["runs"], str(name)) as run:
         say(f"trace     {trace.label}: {len(trace):,} jobs")
@@ -188,6 +190,31 @@ def run_once(cfg: Mapping[str, Any], whole: Trace, trace: Trace, cluster: Cluste
         believed = trace.jobs.requested_s if cfg["knowledge"] == "requested" else knowledge
         result.extra["forecast"] = forecast_error(trace.jobs, believed)
     return result
+
+
+def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> list[str]:
+    """Remarks on what was asked for and cannot change anything here."""
+    jobs, policy, options = trace.jobs, PREEMPTIVE_ALIASES.get(cfg["policy"], cfg["policy"]), cfg["options"]
+    remarks = []
+    lacking = {"fair_user": (jobs.user.codes >= 0).any(), "fair_vc": (jobs.vc.codes >= 0).any()}
+    lacking["priority"] = jobs.priority.min() != jobs.priority.max()
+    if not lacking.get(policy, True):
+        what = "different priorities" if policy == "priority" else policy.removeprefix("fair_") + "s"
+        remarks.append(f"policy={policy}: the trace has no {what}, so this is fifo")
+    if throughput_of(cfg["throughput"]) is not None and all(pool.gpu_type == "any" for pool in cluster.pools):
+        remarks.append("throughput: all pools are of GPU type any, so no job runs faster or slower than recorded")
+    if any(pool.cpus is None for pool in cluster.pools) and (jobs.cpus > 0).any():
+        remarks.append("CPUs asked for bind only on pools that declare cpus")
+    ticking = ("las", "round_robin", "lottery", "wfq")
+    suspends = policy in (*ticking, "srtf", "srsf", "priority") or options.get("preemptive")
+    fails = any(options.get(name) for name in ("node_mtbf_s", "gpu_mtbf_s", "node_events"))
+    acts = {
+        "quantum_s": policy in ticking, "las_levels_gpu_s": policy == "las", "weights": policy in ("lottery", "wfq"),
+        "half_life_s": policy in ("fair_user", "fair_vc"), "reservations": cfg["discipline"] == "conservative",
+        "checkpoint_s": fails, "max_retries": fails, "node_repair_s": options.get("node_mtbf_s"),
+        "suspend_s": suspends, "resume_s": suspends or fails, "migrate_s": suspends or fails,
+    }  # fmt: skip
+    return remarks + [f"options.{name} has no effect here" for name in options if not acts.get(name, True)]
 
 
 def throughput_of(node: Mapping[str, Any]) -> Throughput | None:

@@ -18,6 +18,7 @@ from rltune.errors import InputError
 from rltune.jobs import JobTable
 from rltune.plan import Keys, Queue, Snapshot
 from rltune.policies.dynamic import CODES, STATIC, dynamic_keys
+from rltune.policies.preemptive import PREEMPTIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,9 @@ def order(name: str) -> Order:
     try:
         return ORDERS[ALIASES.get(name, name)]
     except KeyError:
-        raise InputError(f"policy {name!r} is unknown; known are {', '.join([*ORDERS, *ALIASES])}") from None
+        raise InputError(
+            f"policy {name!r} is unknown; known are {', '.join([*ORDERS, *ALIASES])}; in rltune.simulate also {', '.join(PREEMPTIVE)}"
+        ) from None
 
 
 def sequence(keys: Keys, n: int) -> npt.NDArray[np.int64]:
@@ -103,7 +106,7 @@ def static_rank(chosen: Order, jobs: JobTable, known_s: npt.NDArray[np.float64])
     """(n_jobs,) rank of each job in a static order."""
     n = len(jobs)
     if chosen.needs_run_time and np.isnan(known_s).any():
-        raise InputError(f"policy {chosen.name} needs run times; use knowledge=known or knowledge=predicted")
+        raise InputError(f"policy {chosen.name} needs run times; use knowledge=known, predicted or requested")
     zeros = np.zeros(n, np.int64)
     table = Queue(
         job=np.arange(n),

@@ -12,8 +12,8 @@ from rich.table import Table
 from rltune.report.tables import number
 
 FIGURES = {
-    "wait_s": "mean wait s",
-    "jct_s": "mean JCT s",
+    "wait_s": "mean wait s (finished)",
+    "jct_s": "mean JCT s (finished)",
     "bsld": "bsld",
     "wait_s_p99": "p99 wait s",
     "utilization": "util.",

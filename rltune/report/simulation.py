@@ -74,7 +74,8 @@ def cluster_facts(row: dict[str, Any], cluster: dict[str, Any], bounds: dict[str
     facts = [
         (
             "utilisation",
-            f"{row['utilization']['mean']:.3f} of GPU time held, {row['goodput']['mean']:.3f} useful, {flops(row)}",
+            f"{row['utilization']['mean']:.3f} of GPU time held, {row['goodput']['mean']:.3f} useful"
+            f"{' (in time of the recorded GPUs)' if 'throughput' in row else ''}, {flops(row)}",
         ),
         ("energy of GPUs", energy(row["energy_kwh"])),
         (
@@ -93,7 +94,8 @@ def cluster_facts(row: dict[str, Any], cluster: dict[str, Any], bounds: dict[str
         ),
         (
             "starvation",
-            f"{starved['waiting_over_24h']:,} jobs waited over 24 h, the longest {hours(starved['max_wait_s'])}",
+            f"{starved['waiting_over_24h']:,} jobs waited over 24 h, the longest {hours(starved['max_wait_s'])}; "
+            f"{starved['never_started']:,} never started",
         ),
     ]
     facts += [(f"fairness by {column}", fairness(found)) for column, found in row["fairness"].items() if found]

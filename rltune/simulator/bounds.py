@@ -64,7 +64,8 @@ def lower_bounds(jobs: JobTable, cluster: Cluster, preemptive: bool = False) -> 
         if not rows.any():
             continue
         submit, run = jobs.submit_s[rows], jobs.duration_s[rows]
-        squashed = run * jobs.num_gpus[rows] * (jobs.gpu_milli[rows] / WHOLE) / gpus[k]
+        # A virtual cluster of CPU nodes alone has no GPUs, and its jobs want none.
+        squashed = run * jobs.num_gpus[rows] * (jobs.gpu_milli[rows] / WHOLE) / max(gpus[k], 1)
         completions = max(completion_sum(submit, squashed, run, preemptive), float((submit + run).sum()))
         jct_sum += completions - float(submit.sum())
         run_sum += float(run.sum())

@@ -285,7 +285,7 @@ class Result:
         out["fragmentation_by_demand"] = {"mean": self.fragmentation_by_demand()}
         out["makespan_s"] = {"mean": span}
         out["queue"] = usage.queue_summary(self.jobs, runs, begin, begin + span)
-        out["starvation"] = starvation(self.wait_s[self.started])
+        out["starvation"] = starvation(self.wait_s[self.started]) | {"never_started": int((~self.started).sum())}
         out["fairness"] = {column: self.fairness(column) for column in TENANTS}
         ends = np.bincount(runs.outcome, minlength=len(OUTCOMES))
         out["runs"] = {"count": len(runs)} | {name: int(n) for name, n in zip(OUTCOMES, ends, strict=True)}

@@ -98,7 +98,9 @@ def simulate_jobs(
         )  # fmt: skip
     cost = fragmentation_cost(jobs, cluster, cost)
     if discipline == "easy" and np.isnan(known).any():
-        raise InputError("discipline=easy needs run times for its reservation; use knowledge=known or predicted")
+        raise InputError(
+            "discipline=easy needs run times for its reservation; use knowledge=known, predicted, requested or online"
+        )
     jobs, known = handle_oversized(jobs, known, cluster, oversized, discipline, source)
     if isinstance(policy, str) and isinstance(allocator, str):
         chosen = order(policy)
@@ -211,6 +213,14 @@ def describe_oversized(jobs: JobTable, cluster: Cluster, misfits: Any, source: s
     more = f" (and {len(misfits) - 1} more jobs)" if len(misfits) > 1 else ""
     where = f" of virtual cluster {vc}" if vc is not None and any(p.vc for p in cluster.pools) else ""
     where += f" of GPU type {gpu}" if gpu is not None else ""
+    if mine and jobs.num_gpus[row] <= widest:
+        wants = f"{jobs.cpus[row]:g} CPUs, {jobs.memory_gb[row]:g} GB" + (
+            f", MIG {m}" if (m := jobs.mig.values()[row]) else ""
+        )
+        return (
+            f"{source}: job {jobs.job_id[row]} (row {row + 1} by submit time) wants {wants}, which no node{where} it may use "
+            f"on cluster {cluster.name} has{more}; use larger nodes (MIG: pools with mig: true) or oversized=drop"
+        )
     return (
         f"{source}: job {jobs.job_id[row]} (row {row + 1} by submit time) wants {jobs.num_gpus[row]} GPUs, the widest "
         f"pool{where} it may use on cluster {cluster.name} holds {widest}{more}; use a larger cluster or oversized=drop"

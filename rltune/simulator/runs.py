@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from rltune.simulator.state import Sim
 
-OUTCOMES = ("finished", "suspended", "node failure", "job failure", "cluster change", "given up")
-"""Why a run ended: its job was done; made room; lost a node; failed itself; lost a node taken out of service; failed for
-the last time allowed."""
-FINISHED, SUSPENDED, NODE_FAILURE, JOB_FAILURE, CLUSTER_CHANGE, GIVEN_UP = range(len(OUTCOMES))
+OUTCOMES = ("finished", "suspended", "node failure", "job failure", "given up")
+"""Why a run ended: its job was done; made room; lost a node; failed itself; failed for the last time
+allowed."""
+FINISHED, SUSPENDED, NODE_FAILURE, JOB_FAILURE, GIVEN_UP = range(len(OUTCOMES))
 GPU = 1000
 """Thousandths of a GPU."""
 

@@ -13,6 +13,7 @@ from rltune.errors import InputError
 from rltune.gpus import gpu_type
 from rltune.jobs import JobTable
 from rltune.metrics import area, steps
+from rltune.mig_profiles import PROFILES, SIZE
 from rltune.simulator.runs import GPU, Runs
 
 FloatArray = npt.NDArray[np.float64]
@@ -41,10 +42,10 @@ def flops_utilization(held_s: FloatArray, cluster: Cluster, span_s: float) -> di
 
     A held GPU counts with its whole peak, whatever the job makes of it. With one GPU type it is the utilisation.
     """
-    unknown = sorted({pool.gpu_type for pool in cluster.pools if gpu_type(pool.gpu_type).tflops is None})
+    unknown = sorted({pool.gpu_type for pool in cluster.pools if pool.gpus and gpu_type(pool.gpu_type).tflops is None})
     if unknown:
         return {"mean": None, "reason": f"no published FLOPS of GPU type {', '.join(unknown)}"}
-    tflops = np.array([gpu_type(pool.gpu_type).tflops for pool in cluster.pools], np.float64)
+    tflops = np.array([gpu_type(pool.gpu_type).tflops or 0.0 for pool in cluster.pools], np.float64)
     gpus = np.array([pool.gpus for pool in cluster.pools])
     could = float((tflops * gpus).sum()) * span_s
     return {"mean": float((held_s * tflops).sum()) / could if could > 0 else 0.0}
@@ -59,6 +60,8 @@ def energy_kwh(held_s: FloatArray, cluster: Cluster, span_s: float) -> dict[str,
     """
     by_type: dict[str, Any] = {}
     for pool, held in zip(cluster.pools, held_s, strict=True):
+        if pool.gpus == 0:
+            continue
         kind = gpu_type(pool.gpu_type)
         if kind.busy_w is None or kind.idle_w is None:
             by_type[pool.gpu_type] = None
@@ -81,8 +84,13 @@ def runs_again(runs: Runs) -> npt.NDArray[np.bool_]:
 
 
 def demand_milli(jobs: JobTable) -> npt.NDArray[np.int64]:
-    """(n_jobs,) thousandths of GPUs that each job asks for."""
-    return jobs.num_gpus.astype(np.int64) * jobs.gpu_milli
+    """(n_jobs,) thousandths of GPUs that each job asks for; a MIG slice counts by its memory, as on the smallest GPU of it."""
+    milli = jobs.num_gpus.astype(np.int64) * jobs.gpu_milli
+    for code, name in enumerate(jobs.mig.names):
+        if name in PROFILES:
+            share = SIZE[PROFILES.index(name)] / SIZE.max(axis=0)
+            milli[jobs.mig.codes == code] = int(GPU * share.max())
+    return milli
 
 
 def queue_level(jobs: JobTable, runs: Runs, weight: npt.NDArray[Any]) -> Level:

@@ -30,6 +30,8 @@ def read_capacity(path: str | Path, trace: Trace, cluster: Cluster) -> list[tupl
     if days.isna().any():
         row = int(table.lines[int(np.argmax(days.isna().to_numpy()))])
         raise InputError(f"{file.name}: row {row}: date is no YYYY-MM-DD")
+    if not (days.is_monotonic_increasing and days.is_unique):
+        raise InputError(f"{file.name}: dates do not rise from row to row; sort them, one row a day")
     seconds = (days - pd.Timestamp(trace.origin)).dt.total_seconds().to_numpy()
     out: list[tuple[float, str, int]] = []
     for pool in cluster.pools:
@@ -52,5 +54,7 @@ def read_capacity(path: str | Path, trace: Trace, cluster: Cluster) -> list[tupl
     if not out and not any(
         (p.vc or p.name).lower() in table.header or p.name.lower() in table.header for p in cluster.pools
     ):
-        raise InputError(f"{file.name}: no column names a pool or VC of cluster {cluster.name}")
+        raise InputError(
+            f"{file.name}: no column names a pool or VC of cluster {cluster.name}; give a cluster with pools of those VCs"
+        )
     return out

@@ -283,3 +283,28 @@ def test_fragmentation_with_jobs_of_no_time() -> None:
     jobs = JobTable.from_columns({"submit_s": [0, 30], "duration_s": [0, 5], "num_gpus": [2, 9]})
     result = rltune.simulate(jobs, TWO, oversized="drop")
     assert (result.fragmentation(), result.fragmentation_by_demand()) == (0, 0)
+
+
+def test_a_virtual_cluster_without_gpus_has_bounds() -> None:
+    """The command would simulate everything and then fail to write that a bound is no number."""
+    cluster = Cluster.from_spec({"pools": [{"nodes": 1, "gpus_per_node": 0, "cpus": 6, "vc": "y"}]})
+    columns = {
+        "submit_s": [0, 0],
+        "duration_s": [5, 5],
+        "num_gpus": [1, 1],
+        "gpu_milli": [0, 0],
+        "cpus": [6, 6],
+        "vc": ["y", "y"],
+    }
+    result = rltune.simulate(JobTable.from_columns(columns), cluster)
+    assert result.end_s.tolist() == [5, 10]
+    json.dumps([result.bounds(), result.summary()], allow_nan=False)
+
+
+def test_a_gang_spreads_over_nodes_for_its_cpus() -> None:
+    """A gang that runs as 6 and 6 GPUs would be refused, since 8 of them would need more CPUs than a node has."""
+    cluster = Cluster.from_spec({"pools": [{"nodes": 2, "gpus_per_node": 8, "cpus": 6}]})
+    columns = {"submit_s": [0], "duration_s": [5], "num_gpus": [12], "cpus": [12]}
+    assert rltune.simulate(JobTable.from_columns(columns), cluster).schedule.gpus[0] == [6, 6]
+    with pytest.raises(InputError, match="wants 14 CPUs, 0 GB, which no node"):
+        rltune.simulate(JobTable.from_columns({**columns, "cpus": [14]}), cluster)

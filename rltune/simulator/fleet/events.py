@@ -272,7 +272,6 @@ def next_listed(fleet):
 
 @inner
 def next_node_change(fleet, knobs):
-    """Failures only matter while jobs wait, run or are still to come."""
     if knobs.node_mtbf == np.inf:
         return np.inf
     return fleet.change[fleet.node_heap[0]]

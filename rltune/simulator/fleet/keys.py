@@ -58,8 +58,8 @@ def usage(fleet, knobs, flow):
     if knobs.half_life == np.inf:
         return fleet.used[flow] + fleet.using[flow] * passed
     decay = np.log(2.0) / knobs.half_life
-    kept = np.exp(-decay * passed)
-    return fleet.used[flow] * kept + fleet.using[flow] * (1.0 - kept) / decay
+    # expm1: for a very long half-life 1 - exp(-x) would lose all its digits.
+    return fleet.used[flow] * np.exp(-decay * passed) - fleet.using[flow] * np.expm1(-decay * passed) / decay
 
 
 @inner

@@ -30,7 +30,10 @@ def order_queue(fleet, knobs):
 
 @inner
 def misfits(fleet, job, row):
-    """Whether the job's class has been found not to fit in this pass; it will not, since room only shrinks."""
+    """Whether the job's class has been found not to fit in this pass; nor will a later job of it.
+
+    Room only shrinks; and where jobs are suspended for others, those behind have fewer to suspend.
+    """
     return fleet.misfit[row, fleet.work.cls[job]] == fleet.counts[PASSES]
 
 

@@ -1,9 +1,10 @@
 """Conservative backfill (Mu'alem and Feitelson, TPDS 2001): every waiting job, in order, holds the earliest reservation
 that delays none before it; who may start now does.
 
-The plan is made anew whenever something could start, from what is believed then, as production schedulers do. With
-exact run times and an order that newcomers cannot jump (fifo), making it anew changes no reservation: no job starts
-later than it was first promised. A job that has outlived its estimate is expected to end a second from now.
+The plan is made anew whenever something could start, from what is believed then, as production schedulers do. So a
+promise is not kept for certain, not even with exact run times under fifo: a job may find its GPUs elsewhere than in an
+earlier plan, and take those of one behind it (seen in 4 of 133,000 small random workloads). A job that has outlived its
+estimate is expected to end a second from now.
 """
 
 from __future__ import annotations

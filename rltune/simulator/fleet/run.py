@@ -107,6 +107,11 @@ def _policy_of(
         raise InputError(f"{what} needs run times; use knowledge=known, requested, predicted or online")
     if (on_event or on_tick) and discipline != "skip":
         raise InputError(f"policy {name} suspends jobs, discipline={discipline} holds GPUs back; use discipline=skip")
+    last = float(jobs.submit_s[-1])
+    if on_tick and last + options.quantum_s == last:
+        raise InputError(
+            f"submit_s up to {last:g}: a quantum of {options.quantum_s:g} s is lost in rounding; shift the times"
+        )
     if on_tick and options.overhead_s >= options.quantum_s:
         raise InputError(
             f"quantum_s={options.quantum_s:g} is no longer than suspend_s + resume_s + migrate_s = "
