@@ -22,6 +22,16 @@ def shared_folder() -> Path | None:
     return None
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """With several workers, compile the simulators' kernels once before they start, not once in each."""
+    if session.config.getoption("numprocesses", None):
+        import rltune
+
+        jobs = rltune.JobTable.from_columns({"submit_s": [0], "duration_s": [1], "num_gpus": [1]})
+        for options in ({}, {"policy": "las"}):
+            rltune.simulate(jobs, "uniform", **options)
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     folder = shared_folder()

@@ -158,7 +158,7 @@ class Result:
 
     def _share(self, gpu_s: float) -> float:
         span = self.makespan_s()
-        return gpu_s / (span * self.cluster.gpus) if span > 0 else 0.0
+        return gpu_s / (span * self.cluster.gpus) if span > 0 and self.cluster.gpus else 0.0
 
     @cached_property
     def _held_s(self) -> npt.NDArray[np.float64]:

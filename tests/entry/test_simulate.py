@@ -263,7 +263,7 @@ def test_the_command_in_a_process_of_its_own_and_a_sweep(here: Path, capfd: pyte
         (4, "fifo"), (4, "sjf"), (8, "fifo"), (8, "sjf")
     }  # fmt: skip
     assert [row["cluster"]["nodes"] for row in found["rows"]] == [4, 4, 8, 8]
-    assert "| nodes | policy | mean wait s |" in (directory / "compare.md").read_text()
+    assert "| nodes | policy | mean wait s (finished) |" in (directory / "compare.md").read_text()
 
 
 def test_a_comparison_is_paired_by_job_and_day(

@@ -60,9 +60,9 @@ def test_interrupted_jobs_by_hand(interrupted: Result) -> None:
     summary = interrupted.summary()
     assert summary["unfinished"] == 1
     assert summary["runs"] == {
-        "count": 6, "finished": 3, "suspended": 1, "node failure": 0, "job failure": 1, "cluster change": 0, "given up": 1
+        "count": 6, "finished": 3, "suspended": 1, "node failure": 0, "job failure": 1, "given up": 1
     }  # fmt: skip
-    assert summary["starvation"] == {"max_wait_s": 50, "waiting_over_24h": 0}
+    assert summary["starvation"] == {"max_wait_s": 50, "waiting_over_24h": 0, "never_started": 0}
     json.dumps(summary, allow_nan=False)
 
 
