@@ -22,9 +22,9 @@ import pandas as pd
 import rltune
 from rltune.cluster import Cluster, Pool
 from rltune.jobs import JobTable
-from rltune.traces.calibrated import helios_calibrated
 from rltune.traces.folder import find, traces_folder
 from rltune.traces.formats import read_trace
+from rltune.traces.helios_calibrated import helios_calibrated
 from rltune.traces.helios_statistics import VENUS
 from rltune.traces.load import HELIOS_FILES
 from rltune.traces.rebuilt import BEGIN, END, WAYS, Venus, read_venus, rebuilt

@@ -13,18 +13,24 @@ from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.rollout import play
 from rltune.rl.rules import Rules, make_setup
 
-helios = rltune.load_trace("helios")
-before = helios.between("2020-04-01", "2020-08-01").jobs.num_gpus
-august = helios.between("2020-08-01", "2020-09-01")
-print(f"mean wait, s; {august.label}, {len(august)} jobs of August; f4-easy, run times known")
-for nodes in (100, 85):
-    cluster = rltune.load_cluster("helios", nodes=nodes)
-    demand = demand_of(before, cluster.arrays())
-    for measure in (None, *MEASURES):
-        # An untrained network is its baseline order, schedule for schedule.
-        rules = Rules(order="f4", allocator="milp" if measure else "best_fit", window=len(august))
-        cost = cost_table(cluster.arrays(), measure or "demand", demand)
-        setup = make_setup(august, cluster, rules, history=helios, cost=cost)
-        joint = JointPlacement(MilpAllocator(measure, demand)) if measure else None
-        played = play(setup, JobNetwork(NetworkConfig()), [0], joint)
-        print(f"{nodes} nodes  {f'milp, {measure}' if measure else 'best_fit':<18} {-played.returns[0]:7.1f}")
+
+def main() -> None:
+    helios = rltune.load_trace("helios")
+    before = helios.between("2020-04-01", "2020-08-01").jobs.num_gpus
+    august = helios.between("2020-08-01", "2020-09-01")
+    print(f"mean wait, s; {august.label}, {len(august)} jobs of August; f4-easy, run times known")
+    for nodes in (100, 85):
+        cluster = rltune.load_cluster("helios", nodes=nodes)
+        demand = demand_of(before, cluster.arrays())
+        for measure in (None, *MEASURES):
+            # An untrained network is its baseline order, schedule for schedule.
+            rules = Rules(order="f4", allocator="milp" if measure else "best_fit", window=len(august))
+            cost = cost_table(cluster.arrays(), measure or "demand", demand)
+            setup = make_setup(august, cluster, rules, history=helios, cost=cost)
+            joint = JointPlacement(MilpAllocator(measure, demand)) if measure else None
+            played = play(setup, JobNetwork(NetworkConfig()), [0], joint)
+            print(f"{nodes} nodes  {f'milp, {measure}' if measure else 'best_fit':<18} {-played.returns[0]:7.1f}")
+
+
+if __name__ == "__main__":
+    main()
