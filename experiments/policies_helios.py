@@ -22,7 +22,7 @@ NODES = 100
 RESUME_S = 60.0
 """Seconds a resumed job holds its GPUs before it gets on, in every row that suspends."""
 RESERVATIONS = 100
-"""Waiting jobs that conservative backfill plans for; for all of FIFO's queue it takes minutes and waits 636, not 721 s."""
+"""Waiting jobs that conservative backfill plans for; planning for all of FIFO's queue takes minutes."""
 COMMAND = "RLTUNE_TRACES=... OMP_NUM_THREADS=1 python experiments/policies_helios.py"
 
 

@@ -25,16 +25,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rltune.allocators.sharing_mig import INDICES, START_BIT, bits, find_slice, lowest, on_cut
 from rltune.allocators.sharing_rules import FIRST_FIT, LEAST_LOADED, RANDOM, UNCUT, node_score
 from rltune.cluster import GRID, Cluster, grid
 from rltune.compiled import inner, kernel
 from rltune.errors import InputError
 from rltune.jobs import WHOLE, JobTable
-from rltune.mig_profiles import PROFILES, SIZE, STARTS, STARTS_MOST
-
-INDICES = (1 << 32) - 1
-"""The bits of a grant that name GPUs; the first memory slice stands above them."""
-START_BIT = 32
+from rltune.mig_profiles import PROFILES, SIZE
 
 
 class Room(NamedTuple):
@@ -190,7 +187,7 @@ def hosts(cluster, room, demand, job, node):
     if room.closed[node] > 0 or room.cpus[node] < demand.cpus[job] or room.memory[node] < demand.memory[job]:
         return False
     if demand.profile[job] >= 0:
-        return _find_slice(cluster, room, demand.profile[job], node) >= 0
+        return find_slice(cluster, room, demand.profile[job], node) >= 0
     if demand.milli[job] == WHOLE:
         return room.whole[node] >= demand.gpus[job]
     return room.largest[node] >= demand.milli[job]
@@ -295,7 +292,7 @@ def _best_node(cluster, room, demand, job, pools, lo, hi, rule, draw, work):
                 count += 1
                 continue
             score = node_score(cluster, room, demand, job, node, rule)
-            if demand.profile[job] >= 0 and not _on_cut(cluster, room, demand, job, node):
+            if demand.profile[job] >= 0 and not on_cut(cluster, room, demand, job, node):
                 score += UNCUT
             if score < best_score or (score == best_score and room.turn[node] < room.turn[best]):
                 best, best_score = node, score
@@ -310,7 +307,7 @@ def _grant(cluster, room, demand, job, node, k):
     cap = cluster.pool_cap[cluster.node_pool[node]]
     milli = demand.milli[job]
     if demand.profile[job] >= 0:
-        return _find_slice(cluster, room, demand.profile[job], node)
+        return find_slice(cluster, room, demand.profile[job], node)
     if milli == 0:
         return 0
     if milli < WHOLE:
@@ -351,75 +348,6 @@ def _random_gpu(room, milli, node, draw):
                 return 1 << i
             left -= 1
     return 0
-
-
-# --- MIG ------------------------------------------------------------------------------
-
-
-@inner
-def _find_slice(cluster, room, profile, node):
-    """Grant of a legal free position: cut GPUs first, the fullest of them; -1 if there is none."""
-    p = cluster.node_pool[node]
-    kind = cluster.pool_mig[p]
-    if kind < 0 or STARTS[profile, kind] == 0:
-        return -1
-    best, best_taken = -1, -1
-    for i in range(cluster.pool_cap[p]):
-        taken = room.slices[node, i]
-        count = _bits(taken)
-        if count > best_taken and (taken != 0 or room.milli[node, i] == WHOLE):
-            start = _best_start(taken, profile, kind)
-            if start >= 0:
-                best, best_taken = (1 << i) | (start << START_BIT), count
-    return best
-
-
-@inner
-def _best_start(taken, profile, kind):
-    """The free legal start after which most starts of all profiles stay open, ties to the last; -1 if none is free."""
-    best, best_open = -1, -1
-    for start in range(STARTS_MOST):
-        mask = ((1 << SIZE[profile, kind]) - 1) << start
-        if STARTS[profile, kind] >> start & 1 and taken & mask == 0:
-            still = _open_starts(taken | mask, kind)
-            if still >= best_open:
-                best, best_open = start, still
-    return best
-
-
-@inner
-def _open_starts(taken, kind):
-    """Pairs of profile and legal start that are free on a GPU with these memory slices taken."""
-    count = 0
-    for other in range(SIZE.shape[0]):
-        for start in range(STARTS_MOST):
-            if STARTS[other, kind] >> start & 1 and taken & (((1 << SIZE[other, kind]) - 1) << start) == 0:
-                count += 1
-    return count
-
-
-@inner
-def _on_cut(cluster, room, demand, job, node):
-    """Whether the slice would come from a GPU of this node that is already cut."""
-    grant = _find_slice(cluster, room, demand.profile[job], node)
-    return room.slices[node, _lowest(grant & INDICES)] != 0
-
-
-@inner
-def _bits(mask):
-    count = 0
-    while mask != 0:
-        mask &= mask - 1
-        count += 1
-    return count
-
-
-@inner
-def _lowest(mask):
-    at = 0
-    while mask >> at & 1 == 0:
-        at += 1
-    return at
 
 
 # --- gangs over several nodes -----------------------------------------------------------
@@ -508,19 +436,19 @@ def take(cluster, room, demand, job, node, grant, base, m, sign):
         i, mask = node[at], grant[at] & INDICES
         k = g
         if profile >= 0:
-            gpu = _lowest(mask)
+            gpu = lowest(mask)
             kind = cluster.pool_mig[cluster.node_pool[i]]
             room.slices[i, gpu] ^= ((1 << SIZE[profile, kind]) - 1) << (grant[at] >> START_BIT)
             _set_milli(room, i, gpu, 0 if room.slices[i, gpu] != 0 else WHOLE)
             room.pods[i, room.pods.shape[1] - 1] -= sign
         elif milli == WHOLE:
-            k = _bits(mask)
+            k = bits(mask)
             for gpu in range(cluster.pool_cap[cluster.node_pool[i]]):
                 if mask >> gpu & 1:
                     _set_milli(room, i, gpu, 0 if sign < 0 else WHOLE)
             room.pods[i, k] -= sign
         elif milli > 0:
-            gpu = _lowest(mask)
+            gpu = lowest(mask)
             _set_milli(room, i, gpu, room.milli[i, gpu] + sign * milli)
             room.pods[i, 0] -= sign
         room.cpus[i] += sign * part_of(demand.cpus[job], k, g)

@@ -41,7 +41,7 @@ def simulation_table(summary: dict[str, Any]) -> None:
     console.print(table)
     for title, text in facts:
         console.print(f"{title:<{wide}}  {text}", highlight=False, markup=False, soft_wrap=True)
-    for line in [*bound_remarks(summary["bounds"]), *summary["remarks"]]:
+    for line in [*bound_remarks(summary["bounds"]), *detail_remarks(row), *summary["remarks"]]:
         console.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -63,6 +63,14 @@ def bound_remarks(bounds: dict[str, Any]) -> list[str]:
         return [f"above optimum: {bounds['reason']}"]
     kind = "any schedule, also with interruptions" if bounds["preemptive"] else "any schedule without preemption"
     return [f"above optimum: against lower bounds of {kind}; the optimum itself is not known"]
+
+
+def detail_remarks(row: dict[str, Any]) -> list[str]:
+    """What speeds rest on, and reservations that memory was too small for."""
+    told = [f"throughput: {line}" for line in row.get("throughput", [])]
+    if "reservations_simplified" in row:
+        told.append(f"{row['reservations_simplified']:,} plans of reservations ran out of memory and were simplified")
+    return told
 
 
 def cluster_facts(row: dict[str, Any], cluster: dict[str, Any], bounds: dict[str, Any]) -> list[tuple[str, str]]:

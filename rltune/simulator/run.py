@@ -72,29 +72,14 @@ def simulate_jobs(
     check_discipline(discipline, {**SIMULATED, **FLEET_DISCIPLINES})
     if not len(jobs):
         raise InputError(f"{source}: the job table is empty; at least one job is needed")
-    online = isinstance(knowledge, str) and knowledge == "online"
-    if online:
-        known = np.full(len(jobs), np.nan)
-    else:
-        known = (
-            known_run_times(jobs, knowledge) if isinstance(knowledge, str) else check_run_times(knowledge, len(jobs))
-        )
+    known = believed_run_times(jobs, knowledge)
     reason = needs_detail(jobs, cluster, policy, discipline, allocator, knowledge, options)
     if reason is not None:
-        if not isinstance(policy, str) or not isinstance(allocator, str) or allocator in PLAIN_ONLY:
-            raise InputError(
-                f"{reason}: this needs the detailed simulation, which takes named policies and the allocators "
-                f"{', '.join(SHARING_RULES)} only"
-            )
-        if discipline not in FLEET_DISCIPLINES:
-            raise InputError(
-                f"{reason}: discipline={discipline} is the reference protocol of whole GPUs without interruptions; "
-                f"use {', '.join(FLEET_DISCIPLINES)}"
-            )
+        check_detailed(reason, policy, discipline, allocator)
         handle_oversized(jobs, known, cluster, oversized, discipline, source)
         return simulate_fleet(
-            jobs, cluster, policy=policy, discipline=discipline, allocator=allocator,
-            known_s=None if online else known, options=detail,
+            jobs, cluster, policy=str(policy), discipline=discipline, allocator=str(allocator),
+            known_s=None if learns_online(knowledge) else known, options=detail,
         )  # fmt: skip
     cost = fragmentation_cost(jobs, cluster, cost)
     if discipline == "easy" and np.isnan(known).any():
@@ -104,10 +89,22 @@ def simulate_jobs(
     jobs, known = handle_oversized(jobs, known, cluster, oversized, discipline, source)
     if isinstance(policy, str) and isinstance(allocator, str):
         chosen = order(policy)
-        rank = static_rank(chosen, jobs, known)
-        sim = build(jobs, cluster, known, rank, cost)
+        sim = build(jobs, cluster, known, static_rank(chosen, jobs, known), cost)
         run_to_end(sim, chosen.code, SIMULATED[discipline], rule_code(allocator))
         return Result.of(jobs, cluster, sim)
+    return simulate_readably(jobs, cluster, policy, discipline, allocator, known, cost)
+
+
+def simulate_readably(
+    jobs: JobTable,
+    cluster: Cluster,
+    policy: str | Policy,
+    discipline: str,
+    allocator: str | Allocator,
+    known: FloatArray,
+    cost: FloatArray,
+) -> Result:
+    """Plug-ins of one's own, and the MILP: through the readable loop, which asks them at every decision."""
     policy = order(policy) if isinstance(policy, str) else policy
     if isinstance(policy, Order):
         static_rank(policy, jobs, known)
@@ -120,6 +117,17 @@ def simulate_jobs(
     decisions = run_readable(sim, policy, allocator, discipline, jobs.priority)
     stats = getattr(allocator, "stats", None)
     return Result.of(jobs, cluster, sim, decisions, stats.as_dict() if stats is not None else {})
+
+
+def learns_online(knowledge: Any) -> bool:
+    return isinstance(knowledge, str) and knowledge == "online"
+
+
+def believed_run_times(jobs: JobTable, knowledge: str | FloatArray) -> FloatArray:
+    """(n_jobs,) seconds as believed at the start: NaN where nothing is, or where it is learned on the way."""
+    if learns_online(knowledge):
+        return np.full(len(jobs), np.nan)
+    return known_run_times(jobs, knowledge) if isinstance(knowledge, str) else check_run_times(knowledge, len(jobs))
 
 
 PLAIN_ONLY = tuple(name for name in RULES if name not in SHARING_RULES)
@@ -144,9 +152,23 @@ def needs_detail(
         return f"policy={policy}"
     if isinstance(allocator, str) and allocator not in RULES and allocator in SHARING_RULES:
         return f"allocator={allocator}"
-    if isinstance(knowledge, str) and knowledge == "online":
+    if learns_online(knowledge):
         return "knowledge=online"
     return further_resources(jobs, cluster)
+
+
+def check_detailed(reason: str, policy: Any, discipline: str, allocator: Any) -> None:
+    """Refuse what the detailed simulation does not have."""
+    if not isinstance(policy, str) or not isinstance(allocator, str) or allocator in PLAIN_ONLY:
+        raise InputError(
+            f"{reason}: this needs the detailed simulation, which takes named policies and the allocators "
+            f"{', '.join(SHARING_RULES)} only"
+        )
+    if discipline not in FLEET_DISCIPLINES:
+        raise InputError(
+            f"{reason}: discipline={discipline} is the reference protocol of whole GPUs without interruptions; "
+            f"use {', '.join(FLEET_DISCIPLINES)}"
+        )
 
 
 def check_discipline(discipline: str, known: Mapping[str, int] = DISCIPLINES) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from rltune.allocators.sharing import find, fits, take
+from rltune.allocators.sharing import take
 from rltune.compiled import inner
 from rltune.policies.learn import estimate_of, learn
-from rltune.simulator.fleet.chance import JOB_FAILURE, NODE_FAILURE, NODE_REPAIR, PLACEMENT, draw, exponential
+from rltune.simulator.fleet.chance import JOB_FAILURE, NODE_FAILURE, NODE_REPAIR, exponential
 from rltune.simulator.fleet.keys import charge, size_of, tag_arrival
+from rltune.simulator.fleet.placing import overhead_at, rate_on
 from rltune.simulator.fleet.state import (
     ABANDONED,
     ARRIVED,
@@ -33,42 +34,6 @@ from rltune.simulator.runs import FINISHED, GIVEN_UP, SUSPENDED
 from rltune.simulator.runs import JOB_FAILURE as FAILED
 from rltune.simulator.runs import NODE_FAILURE as LOST_NODE
 
-# --- placing ----------------------------------------------------------------------------
-
-
-@inner
-def job_fits(fleet, room, job):
-    c = fleet.work.cls[job]
-    choices = fleet.choices
-    return fits(fleet.cluster, room, fleet.work.demand, job, choices.pool, choices.ptr[c], choices.ptr[c + 1])
-
-
-@inner
-def find_place(fleet, knobs, room, job):
-    """Places for ``job`` in ``room`` into ``fleet.place``, on the fastest GPUs with room: number of nodes, 0 if none."""
-    c = fleet.work.cls[job]
-    choices = fleet.choices
-    lo, hi = choices.ptr[c], choices.ptr[c + 1]
-    bits = draw(knobs.seed, PLACEMENT, job, fleet.runs[job])
-    while lo < hi:
-        stop = choices.stop[lo]
-        m = find(fleet.cluster, room, fleet.work.demand, job, choices.pool, lo, stop, knobs.rule, bits, fleet.place)
-        if m > 0:
-            return m
-        lo = stop
-    return 0
-
-
-@inner
-def rate_on(fleet, job, node):
-    """A job's speed on the pool of ``node``."""
-    c = fleet.work.cls[job]
-    at = fleet.choices.ptr[c]
-    while fleet.choices.pool[at] != fleet.cluster.node_pool[node]:
-        at += 1
-    return fleet.choices.rate[at]
-
-
 # --- runs -------------------------------------------------------------------------------
 
 
@@ -76,14 +41,10 @@ def rate_on(fleet, job, node):
 def start_run(fleet, knobs, job, m):
     """``job`` begins to hold the m places in ``fleet.place``; the caller takes it out of the queue."""
     now, base = fleet.clocks[NOW], fleet.work.part[job]
-    moved = fleet.nodes[job] != m
+    overhead = overhead_at(fleet, knobs, job, m)
     for i in range(m):
-        moved = moved or fleet.node[base + i] != fleet.place.node[i]
         fleet.node[base + i] = fleet.place.node[i]
         fleet.grant[base + i] = fleet.place.grant[i]
-    overhead = 0.0
-    if fleet.runs[job] > 0:
-        overhead = knobs.suspend + knobs.resume + (knobs.migrate if moved else 0.0)
     fleet.nodes[job] = m
     take(fleet.cluster, fleet.room, fleet.work.demand, job, fleet.node, fleet.grant, base, m, -1)
     fleet.status[job] = ON_GPUS

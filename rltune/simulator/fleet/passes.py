@@ -10,8 +10,9 @@ import numpy as np
 
 from rltune.allocators.sharing import copy_room, take
 from rltune.compiled import inner
-from rltune.simulator.fleet.events import find_place, job_fits, start_run, stop_run
+from rltune.simulator.fleet.events import start_run, stop_run
 from rltune.simulator.fleet.keys import key_of, sort_by_key
+from rltune.simulator.fleet.placing import expected_run, find_place, free_in, job_fits, occupy
 from rltune.simulator.fleet.state import NOW, ON_GPUS, PASSES, QUEUED, RUNNING, WAITING
 from rltune.simulator.runs import SUSPENDED
 
@@ -95,23 +96,6 @@ def expected_end(fleet, job):
 
 
 @inner
-def expected_run(fleet, knobs, job, m):
-    """Seconds for which a waiting job would hold the m places in ``fleet.place``, as believed."""
-    c = fleet.work.cls[job]
-    pool = fleet.cluster.node_pool[fleet.place.node[0]]
-    at = fleet.choices.ptr[c]
-    while fleet.choices.pool[at] != pool:
-        at += 1
-    left = max(0.0, fleet.work.estimate[job] - fleet.done[job]) / fleet.choices.rate[at]
-    if fleet.runs[job] == 0:
-        return left
-    moved = fleet.nodes[job] != m
-    for i in range(m):
-        moved = moved or fleet.node[fleet.work.part[job] + i] != fleet.place.node[i]
-    return left + knobs.suspend + knobs.resume + (knobs.migrate if moved else 0.0)
-
-
-@inner
 def sort_by_expected_end(fleet):
     """``fleet.order[:running]``: running jobs, first expected end first."""
     n = fleet.counts[RUNNING]
@@ -121,19 +105,6 @@ def sort_by_expected_end(fleet):
         fleet.key[job] = expected_end(fleet, job)
     sort_by_key(fleet, fleet.order, n)
     return n
-
-
-@inner
-def free_in(fleet, room, job):
-    """Give back a running job's places in ``room``."""
-    base = fleet.work.part[job]
-    take(fleet.cluster, room, fleet.work.demand, job, fleet.node, fleet.grant, base, fleet.nodes[job], 1)
-
-
-@inner
-def occupy(fleet, room, job, m):
-    """Take the places in ``fleet.place`` for a waiting job in ``room``."""
-    take(fleet.cluster, room, fleet.work.demand, job, fleet.place.node, fleet.place.grant, 0, m, -1)
 
 
 @inner

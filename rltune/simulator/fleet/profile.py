@@ -17,19 +17,16 @@ import numpy.typing as npt
 from rltune.allocators.sharing import Room, copy_room, idle_room, take
 from rltune.cluster import Cluster
 from rltune.compiled import inner
-from rltune.simulator.fleet.events import find_place, job_fits
 from rltune.simulator.fleet.passes import (
     PRESENT,
-    expected_run,
-    free_in,
     keep_waiting,
     meet,
     misfits,
-    occupy,
     set_misfit,
     sort_by_expected_end,
     start_waiting,
 )
+from rltune.simulator.fleet.placing import expected_run, find_place, free_in, job_fits, occupy
 from rltune.simulator.fleet.state import NOW, PASSES, QUEUED
 
 OVERDUE_S = 1.0
