@@ -46,6 +46,7 @@ COMMAND = "python -m rltune.bench"
 ENVS = 64
 SCALES = (10_000, 100_000, 1_000_000, 10_000_000)
 SLICING_LOAD = 0.95
+FULL_LOAD = 1.0
 RLTUNE_VISIBLE = 128
 """Jobs the published agent sees; the environment is measured with as many."""
 
@@ -127,6 +128,13 @@ def bench_scaling() -> list[dict[str, Any]]:
             rows.append(
                 row(f"sim_memory_mb_{name}_{SCALES[-1]}_jobs", cases[-1]["peak_rss_mb"], "MB", 2000, drawn, most=True)
             )
+    for discipline in ("skip", "easy"):
+        case = in_own_process(1_000_000, 10_000, "fifo", discipline, FULL_LOAD)
+        note = f"{case['seconds']} s, mean wait {case['mean_wait_s']:,} s: with a queue"
+        at = drawn.replace(str(LOAD), str(FULL_LOAD))
+        rows.append(
+            row(f"sim_jobs_per_s_fifo_{discipline}_10k_gpus_full_load", case["jobs_per_s"], "jobs/s", None, at, note)
+        )
     for policy in ("las", "round_robin", "srtf", "wfq", "lottery"):
         case = in_own_process(100_000, 1000, policy, "skip", SLICING_LOAD)
         note = f"{case['runs']:,} runs, mean wait {case['mean_wait_s']:,} s, quantum 600 s"
