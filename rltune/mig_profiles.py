@@ -57,3 +57,34 @@ def _table() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
 
 SIZE, STARTS = _table()
 """(n_profiles, n_types) memory slices, and legal starts as a bitmask; 0: this type has no such profile."""
+
+KINDS = tuple(SEVEN_SLICES)
+"""Kinds of profile; a kind's index here is in ``KIND``."""
+COMPUTE = {"1g": 1, "1g double": 1, "2g": 2, "3g": 3, "4g": 4, "7g": 7}
+"""Compute slices of each kind, by which creation and destruction were measured."""
+MEASURED_S = {
+    "A30": ({1: 0.11, 2: 0.12, 4: 0.13}, {1: 0.10, 2: 0.10, 4: 0.10}),
+    "A100": ({1: 0.16, 2: 0.17, 3: 0.20, 4: 0.21, 7: 0.24}, {1: 0.20, 2: 0.20, 3: 0.21, 4: 0.21, 7: 0.22}),
+    "H100": ({1: 0.16, 2: 0.21, 3: 0.33, 4: 0.38, 7: 0.42}, {1: 0.21, 2: 0.23, 3: 0.25, 4: 0.26, 7: 0.26}),
+}
+"""Seconds to create and to destroy an instance, by compute slices (FAR, arXiv 2507.13601). H200 is taken as H100."""
+
+
+def _costs() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    kind = np.full((len(PROFILES), len(TYPES)), -1, np.int64)
+    size = np.zeros((len(KINDS), len(TYPES)), np.int64)
+    create, destroy = np.zeros((len(KINDS), len(TYPES))), np.zeros((len(KINDS), len(TYPES)))
+    for t, (gpu, names) in enumerate(NAMES.items()):
+        made, unmade = MEASURED_S[gpu.split("-")[0].replace("H200", "H100")]
+        for name, profile in names.items():
+            k = KINDS.index(name)
+            kind[PROFILES.index(profile), t] = k
+            size[k, t] = SIZE[PROFILES.index(profile), t]
+            create[k, t], destroy[k, t] = made[COMPUTE[name]], unmade[COMPUTE[name]]
+    for array in (kind, size, create, destroy):
+        array.setflags(write=False)
+    return kind, size, create, destroy
+
+
+KIND, SIZE_OF_KIND, CREATE_S, DESTROY_S = _costs()
+"""(n_profiles, n_types) index into ``KINDS``, -1: none; (n_kinds, n_types) memory slices, seconds to create and destroy."""

@@ -1,0 +1,496 @@
+"""One joint decision: classes of nodes, columns, the model, the incumbents, and names for what was counted.
+
+`JointSolver.decide` is the whole way: `Instance` and known plans in, `Decision` out. No decision is worse, by the
+model's own objective, than the best of the known plans, at any time limit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from rltune.allocators.columns import (
+    FULL,
+    Search,
+    build_search,
+    list_parts,
+    plan_cost,
+    search_columns,
+    single_costs,
+)
+from rltune.allocators.formulation import Floats, Formulation, Instance, Ints, amounts, formulate
+from rltune.allocators.highs import EPS, ERROR, OPTIMAL, TIME_LIMIT, Session, Solved
+from rltune.allocators.measure import Measure
+from rltune.allocators.model import TERMS, Level, Problem
+from rltune.allocators.sharing import Demand, Room
+from rltune.allocators.states import Classes, classes_of
+from rltune.cluster import ClusterArrays
+
+Place = tuple[tuple[int, ...], tuple[int, ...]]
+"""(nodes, grants): node indices ascending; a grant names the node's GPUs and a MIG start (`rltune.allocators.sharing.Place`)."""
+Plan = Sequence[Place | None]
+"""A place for each job of an instance, None = does not start."""
+TRIVIAL = "trivial"
+
+
+@dataclass(slots=True)
+class Stats:
+    """Counters over the life of a solver; ``fallbacks``: reason -> how often a known plan stood in for the model's."""
+
+    calls: int = 0
+    trivial: int = 0
+    cache_hits: int = 0
+    solves: int = 0
+    branchings: int = 0
+    improved: int = 0
+    truncated: int = 0
+    restricted: int = 0
+    splits_left_out: int = 0
+    fallbacks: dict[str, int] = field(default_factory=dict)
+    time_s: float = 0.0
+    solver_time_s: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def fall_back(self, reason: str) -> None:
+        self.fallbacks[reason] = self.fallbacks.get(reason, 0) + 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
+    """``places``: one a job, None = does not start; ``report``: status, objective, bound, gap, time, winner, fallback."""
+
+    places: list[Place | None]
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What the solver chose, without names: ``patterns``: (class, how many nodes, ((item, grant), ...)); see `Solved`."""
+
+    solved: Solved
+    patterns: tuple[tuple[int, int, tuple[tuple[int, int], ...]], ...]
+    bounds: tuple[float, ...]
+
+
+@dataclass(slots=True)
+class JointSolver:
+    """Solves `Instance`s.
+
+    ``levels``: of the objective, see `rltune.allocators.model`; ``rows``: patterns searched at most; ``near``: where the
+    states are too many for that, each part is tried on so many cheapest states only; ``spread``: nodes a gang may use beyond the
+    fewest; ``time_limit_s``: of the solver, for one decision; ``cache_size``: optimal answers kept, the latest used.
+    """
+
+    levels: tuple[Level, ...]
+    time_limit_s: float = 1.0
+    rows: int = 4096
+    near: int = 8
+    spread: int = 0
+    cache_size: int = 20_000
+    stats: Stats = field(default_factory=Stats, init=False)
+    _session: Session = field(default_factory=Session, init=False, repr=False)
+    _search: dict[Any, Search] = field(default_factory=dict, init=False, repr=False)
+    _answers: OrderedDict[Any, Answer] = field(default_factory=OrderedDict, init=False, repr=False)
+
+    def decide(self, instance: Instance, measure: Measure, known: Mapping[str, Plan], *, by_gpu: bool = False) -> Decision:
+        """The best plan of the model and of the ``known`` ones, which must be feasible and of which there is at least one.
+
+        ``by_gpu``: the measure is a sum over GPUs (nothing in the workload wants several, or CPU or memory), so that
+        pools where the jobs too want single GPUs and no CPU or memory is declared are counted GPU by GPU.
+        """
+        begun = time.perf_counter()
+        deadline = begun + self.time_limit_s
+        self.stats.calls += 1
+        search = self._space(instance)
+        made = formulate(instance, self.spread)
+        self.stats.splits_left_out += made.left_out
+        single = _single_pools(instance, made) if by_gpu else np.zeros(len(instance.cluster.pool_cap), np.int64)
+        scored = {
+            name: self.score(self.terms(instance, plan, measure, search, single)) for name, plan in known.items()
+        }
+        winner = _best(scored)
+        incumbent, places, reason = scored[winner], list(known[winner]), ""
+        status, bounds, value = OPTIMAL, incumbent, incumbent
+        # Where a known plan starts everybody, who starts is settled; what is left is where.
+        settled = None not in places and set(self.levels[0]) == {"value"}
+        instance = replace(instance, all_start=instance.all_start or settled)
+        levels = self.levels[1:] if settled else self.levels
+        if len(instance.jobs) and levels:
+            classes = self._classes(instance, made, single)
+            cut = len(self.levels) - len(levels)
+            answer, reason = self._answer(instance, made, classes, measure, search, levels, incumbent[cut:], deadline)
+            status, bounds = answer.solved.status, incumbent[:cut] + answer.bounds
+            if answer.solved.s is not None:
+                found = realise(instance, made, classes, answer)
+                value = self.score(self.terms(instance, found, measure, search, single))
+                if _less(value, incumbent):
+                    self.stats.improved += 1
+                    winner, places = "milp", found
+                else:
+                    value = incumbent
+        else:
+            self.stats.trivial += 1
+        if reason:
+            self.stats.fall_back(reason)
+        elapsed = time.perf_counter() - begun
+        self.stats.time_s += elapsed
+        return Decision(places, self._report(status, winner, value, bounds, scored, reason, elapsed))
+
+    # --- the objective -------------------------------------------------------------------
+
+    def score(self, terms: Mapping[str, float]) -> tuple[float, ...]:
+        """Value of each level, to be minimised."""
+        return tuple(
+            sum(weight * (-terms[term] if term == "value" else terms[term]) for term, weight in level.items())
+            for level in self.levels
+        )
+
+    def terms(self, instance: Instance, plan: Plan, measure: Measure, search: Search, single: Ints) -> dict[str, float]:
+        """Every term of the objective for a plan, from its places."""
+        jobs, nodes, grants = [], [], []
+        value = slowdown = locality = 0.0
+        gpus = instance.demand.gpus[instance.jobs] * instance.demand.milli[instance.jobs] / 1000
+        for k, place in enumerate(plan):
+            if place is None:
+                continue
+            jobs += [int(instance.jobs[k])] * len(place[0])
+            nodes += place[0]
+            grants += place[1]
+            value += float(instance.value[k])
+            locality += len(place[0]) - 1
+            if instance.slow is not None:
+                pool = instance.cluster.node_pool[place[0][0]]
+                mine = instance.pools[instance.lo[k] : instance.hi[k]]
+                slowdown += float(gpus[k] * instance.slow[instance.lo[k] + int(np.argmax(mine == pool))])
+        idle = self._idle(instance)
+        answer, parts = np.zeros(2), _parts_demand(instance, jobs, nodes, grants)
+        plan_cost(
+            search, instance.cluster, instance.room, idle, single, parts, np.arange(len(jobs)),
+            np.array(nodes, np.int64), np.array(grants, np.int64), measure, answer,
+        )  # fmt: skip
+        return dict(zip(TERMS, (value, float(answer[0]), slowdown, float(locality), float(answer[1])), strict=True))
+
+    # --- the model -----------------------------------------------------------------------
+
+    def _classes(self, instance: Instance, made: Formulation, single: Ints) -> Classes:
+        """Units on which some part could go, in equal states."""
+        cluster, room = instance.cluster, instance.room
+        wanted = made.items.hi > made.items.lo
+        gpu_needed = np.array(
+            [bool((made.items.demand.milli[a:b] > 0).all()) for a, b in zip(made.items.lo, made.items.hi, strict=True)]
+        )
+        something = (room.loose > 0) | (room.slices != 0).any(axis=1)
+        pool = cluster.node_pool
+        node = np.flatnonzero(wanted[pool] & (room.closed == 0) & (something | ~gpu_needed[pool]))
+        gpu = np.full(len(node), -1, np.int64)
+        if single.any():
+            cut = single[pool[node]] == 1
+            caps = cluster.pool_cap[pool[node[cut]]]
+            gpus = np.arange(caps.sum()) - np.repeat(np.cumsum(caps) - caps, caps)
+            node, gpu = np.concatenate([node[~cut], np.repeat(node[cut], caps)]), np.concatenate([gpu[~cut], gpus])
+        spare = room if instance.spare is None else instance.spare
+        return classes_of(
+            cluster, room, spare, self._idle(instance), node.astype(np.int64), gpu, reserved=instance.spare is not None
+        )
+
+    def _answer(
+        self, instance: Instance, made: Formulation, classes: Classes, measure: Measure, search: Search,
+        levels: Sequence[Level], incumbent: Sequence[float], deadline: float,
+    ) -> tuple[Answer, str]:  # fmt: skip
+        """From the cache, else from the solver: the answer, and why it is empty."""
+        key = _key(instance, made, classes, measure)
+        if key in self._answers:
+            self.stats.cache_hits += 1
+            self._answers.move_to_end(key)
+            return self._answers[key], ""
+        allowed, whole = self._allowed(instance, made, classes, measure, search)
+        problem, rows = self._problem(instance, made, classes, allowed, measure, search)
+        complete = whole and search.n[FULL] == 0
+        self.stats.truncated += int(search.n[FULL] == 1)
+        least = _least(made, problem, measure, levels, complete=complete)
+        if all(a >= b - EPS for a, b in zip(incumbent, least, strict=True)) and not _less(least, incumbent):
+            self.stats.trivial += 1
+            return Answer(Solved(OPTIMAL, tuple(incumbent), least), (), tuple(incumbent)), ""
+        solved, reason = self._solve(problem, levels, incumbent, deadline)
+        bounds = tuple(solved.bounds) if complete else tuple(min(a, b) for a, b in zip(least, solved.bounds, strict=False))
+        answer = Answer(solved, () if solved.z is None else _patterns(search, rows, solved.z), bounds)
+        if solved.status == OPTIMAL and complete:
+            self._answers[key] = answer
+            if len(self._answers) > self.cache_size:
+                self._answers.popitem(last=False)
+        return answer, reason
+
+    def _allowed(
+        self, instance: Instance, made: Formulation, classes: Classes, measure: Measure, search: Search
+    ) -> tuple[Any, bool]:
+        """(n_classes, n_items) where each item is tried, and whether that is everywhere."""
+        n, items = len(classes.first), len(made.items.most)
+        if n * max(1, items) <= self.rows // 2 or n <= self.near:
+            return np.ones((n, items), np.int8), True
+        cost = np.full((n, items), np.inf)
+        spare, reserved = self._spare(instance)
+        single_costs(
+            search, instance.cluster, instance.room, spare, self._idle(instance), reserved, classes, made.items,
+            measure, self._weights(), cost,
+        )  # fmt: skip
+        allowed = np.isfinite(cost)
+        if allowed.sum() <= self.rows // 2:
+            return allowed.astype(np.int8), True
+        self.stats.restricted += 1
+        nearest = np.argsort(cost, axis=0, kind="stable")[: self.near]
+        chosen = np.zeros_like(allowed)
+        np.put_along_axis(chosen, nearest, True, axis=0)
+        return (chosen & allowed).astype(np.int8), False
+
+    def _problem(
+        self, instance: Instance, made: Formulation, classes: Classes, allowed: Any, measure: Measure, search: Search
+    ) -> tuple[Problem, Ints]:
+        """Columns by search, and the model's data; also the search's row of each column."""
+        spare, reserved = self._spare(instance)
+        used = search_columns(
+            search, instance.cluster, instance.room, spare, self._idle(instance), reserved, classes, made.items,
+            allowed, measure, self._weights(),
+        )  # fmt: skip
+        rows = np.flatnonzero(search.best[:used] == 1)
+        root = search.root[rows]
+        triplets = np.zeros((3, 40 * len(rows) + 1), np.int64)
+        m = list_parts(search, rows, *triplets)
+        base = np.zeros(len(classes.first))
+        roots = np.flatnonzero(search.parent[:used] < 0)
+        base[search.root[roots]] = search.cost[roots]
+        pool = instance.cluster.node_pool[classes.node[classes.first]]
+        ways = made.ways
+        way_parts = [(w, i, n) for w, way in enumerate(ways) for i, n in way.parts]
+        n = len(instance.jobs)
+        none = np.full(n, -1, np.int64)
+        problem = Problem(
+            value=instance.value,
+            kind=np.array(made.kind, np.int64),
+            way_kind=np.array([way.kind for way in ways], np.int64),
+            way_parts=tuple(np.array(column, np.int64) for column in zip(*way_parts, strict=True))
+            if way_parts
+            else tuple(np.zeros(0, np.int64) for _ in range(3)),
+            slowdown=np.array([way.slowdown for way in ways], np.float64),
+            locality=np.array([way.locality for way in ways], np.float64),
+            column_class=root,
+            column_parts=(triplets[0, :m], triplets[1, :m], triplets[2, :m]),
+            fragmentation=search.cost[rows] - base[root],
+            reconfiguration=search.seconds[rows].copy(),
+            count=np.minimum(classes.count, made.parts[pool]),
+            n_items=len(made.items.most),
+            group=none if instance.group is None else instance.group,
+            amount=amounts(instance.demand, instance.jobs, instance.cluster),
+            left=np.zeros(0) if instance.left is None else instance.left,
+            prefix=instance.prefix,
+            all_start=instance.all_start,
+        )
+        return problem, rows
+
+    def _solve(
+        self, problem: Problem, levels: Sequence[Level], incumbent: Sequence[float], deadline: float
+    ) -> tuple[Solved, str]:
+        """The solver's answer, and the reason if it has none."""
+        nothing = Solved(TIME_LIMIT, (), ())
+        if time.perf_counter() >= deadline:
+            return nothing, TIME_LIMIT
+        self.stats.solves += 1
+        before = self._session.solver_s
+        try:
+            solved = self._session.solve(problem, levels, incumbent, deadline)
+        except Exception as fault:
+            # Whatever a foreign solver raises, scheduling goes on, and the report and the counter tell.
+            # The state of a persistent solver after a fault is unknown.
+            self._session = Session()
+            return Solved(ERROR, (), ()), f"{ERROR}: {type(fault).__name__}"
+        self.stats.solver_time_s += self._session.solver_s - before
+        self.stats.branchings += solved.branchings
+        return solved, "" if solved.status == OPTIMAL else solved.status
+
+    # --- small things --------------------------------------------------------------------
+
+    def _space(self, instance: Instance) -> Search:
+        shape = instance.room.milli.shape[1], instance.cluster.pool_cap.tobytes(), instance.cluster.pool_mig.tobytes()
+        if shape not in self._search:
+            self._search.clear()
+            self._search[shape] = build_search(instance.cluster, instance.room, self.rows)
+        return self._search[shape]
+
+    def _weights(self) -> Floats:
+        rows = [[level.get("fragmentation", 0.0), level.get("reconfiguration", 0.0)] for level in self.levels]
+        return np.array([row for row in rows if any(row)] or [[0.0, 0.0]])
+
+    @staticmethod
+    def _idle(instance: Instance) -> Ints:
+        return np.zeros(instance.room.milli.shape, np.int64) if instance.idle is None else instance.idle
+
+    @staticmethod
+    def _spare(instance: Instance) -> tuple[Room, bool]:
+        return (instance.room, False) if instance.spare is None else (instance.spare, True)
+
+    def _report(
+        self, status: str, winner: str, value: Sequence[float], bounds: Sequence[float],
+        scored: Mapping[str, Sequence[float]], reason: str, elapsed: float,
+    ) -> dict[str, Any]:  # fmt: skip
+        gap = next((max(0.0, v - b) for v, b in zip(value, bounds, strict=False) if v > b + EPS), 0.0)
+        proven = len(bounds) == len(value) and np.isfinite(bounds).all()
+        return {
+            "allocator": "milp",
+            "status": status,
+            "objective": [float(v) for v in value],
+            "bound": [float(b) for b in bounds] if proven else None,
+            "gap": float(gap) if proven else None,
+            "time_s": elapsed,
+            "winner": winner,
+            "incumbents": {name: [float(v) for v in values] for name, values in scored.items()},
+            "fallback": bool(reason),
+            "reason": reason,
+        }
+
+
+def _less(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether a is better, by the first level at which they differ."""
+    for x, y in zip(a, b, strict=False):
+        if abs(x - y) > EPS:
+            return x < y
+    return False
+
+
+def _best(scored: Mapping[str, Sequence[float]]) -> str:
+    """Name of the best plan, the first of equals."""
+    best = next(iter(scored))
+    for name, values in scored.items():
+        if _less(values, scored[best]):
+            best = name
+    return best
+
+
+def _least(
+    made: Formulation, problem: Problem, measure: Measure, levels: Sequence[Level], *, complete: bool
+) -> tuple[float, ...]:
+    """A value of each level that no plan undercuts, without a solver.
+
+    Every part at the least share of any column it is in: a feasible solution of the relaxation's dual. Where not all
+    columns are there, a part of g GPUs lowers fragmentation by g at most.
+    """
+    found = []
+    for level in levels:
+        cost_s, cost_x, cost_z = problem.costs(level)
+        if complete:
+            column, item, times = problem.column_parts
+            share = cost_z / np.bincount(column, times, len(cost_z)).clip(1)
+            least = np.full(problem.n_items, np.inf)
+            np.minimum.at(least, item, share[column])
+        else:
+            least = -level.get("fragmentation", 0.0) * _largest_fall(made, measure)
+        way, item, times = problem.way_parts
+        per_way = cost_x + np.bincount(way, np.where(np.isfinite(least[item]), least[item] * times, 1e12), len(cost_x))
+        per_kind = np.full(problem.n_kinds, 1e12)
+        np.minimum.at(per_kind, problem.way_kind, per_way)
+        each = cost_s + per_kind[problem.kind]
+        found.append(float(each.sum() if problem.all_start else np.minimum(0.0, each).sum()))
+    return tuple(found)
+
+
+def _single_pools(instance: Instance, made: Formulation) -> Ints:
+    """(n_pools,) 1 where all parts want one GPU or less and nothing else, so that nothing ties the GPUs of a node together."""
+    cluster, demand, answer = instance.cluster, made.items.demand, np.zeros(len(instance.cluster.pool_cap), np.int64)
+    for p, (a, b) in enumerate(zip(made.items.lo, made.items.hi, strict=True)):
+        free_of_cpu = np.isinf(cluster.pool_cpus[p]) and np.isinf(cluster.pool_memory[p])
+        answer[p] = b > a and free_of_cpu and bool(((demand.gpus[a:b] == 1) & (demand.milli[a:b] > 0)).all())
+    return answer
+
+
+def _largest_fall(made: Formulation, measure: Measure) -> Floats:
+    """(n_items,) GPUs by which one part can lower fragmentation at most."""
+    demand = made.items.demand
+    if measure.table.shape[0] == 0:
+        return demand.gpus * np.where(demand.milli > 0, demand.milli, 0) / 1000
+    spans = (measure.table.max(axis=1) - measure.table.min(axis=1))[: len(made.items.lo)]
+    return np.repeat(spans, made.items.hi - made.items.lo)
+
+
+def _parts_demand(instance: Instance, jobs: list[int], nodes: list[int], grants: list[int]) -> Demand:
+    """The demand of each part of a plan, as if it were a job."""
+    demand, rows = instance.demand, np.array(jobs, np.int64)
+    whole = (demand.milli[rows] == 1000) & (demand.profile[rows] < 0)
+    part = np.where(whole, np.bitwise_count(np.array(grants, np.int64) & 0xFFFFFFFF), 1).astype(np.int64)
+    share = np.where(whole, part / np.maximum(1, demand.gpus[rows]), 1.0)
+    return Demand(part, demand.milli[rows], demand.cpus[rows] * share, demand.memory[rows] * share, demand.profile[rows])
+
+
+def _key(instance: Instance, made: Formulation, classes: Classes, measure: Measure) -> Any:
+    """Equal for decisions that differ in names only."""
+    units = classes.first
+    node = classes.node[units]
+    pool = instance.cluster.node_pool[node]
+    room = instance.room
+    parts = [
+        pool, classes.gpu[units] >= 0, room.cpus[node], room.memory[node], classes.key[units],
+        np.minimum(classes.count, made.parts[pool]), instance.value,
+    ]  # fmt: skip
+    if instance.spare is not None:
+        parts += [instance.spare.cpus[node], instance.spare.memory[node]]
+    if instance.left is not None:
+        parts.append(instance.left)
+    return id(measure), instance.all_start, made.signature, *(part.tobytes() for part in parts)
+
+
+def _patterns(search: Search, rows: Ints, z: Ints) -> tuple[tuple[int, int, tuple[tuple[int, int], ...]], ...]:
+    """The columns in use, each as its parts in the order of placing."""
+    found = []
+    for column in np.flatnonzero(z).tolist():
+        row, parts = int(rows[column]), []
+        while search.parent[row] >= 0:
+            parts.append((int(search.item[row]), int(search.grant[row])))
+            row = int(search.parent[row])
+        found.append((int(search.root[rows[column]]), int(z[column]), tuple(reversed(parts))))
+    return tuple(found)
+
+
+def realise(instance: Instance, made: Formulation, classes: Classes, answer: Answer) -> list[Place | None]:
+    """Names for what was counted: units of a class in order of their nodes, jobs in order of the queue."""
+    spots: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    units = {c: np.flatnonzero(classes.of == c).tolist() for c in {c for c, _, _ in answer.patterns}}
+    for c, times, parts in answer.patterns:
+        for u in units[c][:times]:
+            for item, grant in parts:
+                spots[item].append((int(classes.node[u]), _renamed(grant, classes.perm[u])))
+        del units[c][:times]
+    for places in spots.values():
+        places.sort(reverse=True)
+    solved = answer.solved
+    assert solved.s is not None and solved.X is not None
+    ways: dict[int, list[int]] = defaultdict(list)
+    for w, way in enumerate(made.ways):
+        ways[way.kind] += [w] * int(solved.X[w])
+    for mine in ways.values():
+        mine.sort(key=lambda w: (made.ways[w].slowdown, made.ways[w].locality, w), reverse=True)
+    found: list[Place | None] = []
+    for k, kind in enumerate(made.kind):
+        if not solved.s[k]:
+            found.append(None)
+            continue
+        taken: dict[int, int] = defaultdict(int)
+        for item, times in made.ways[ways[kind].pop()].parts:
+            for _ in range(times):
+                node, grant = spots[item].pop()
+                taken[node] |= grant
+        nodes, grants = zip(*sorted(taken.items()), strict=True)
+        found.append((nodes, grants))
+    return found
+
+
+def _renamed(grant: int, perm: Any) -> int:
+    """A grant by sorted position as one by the unit's own GPUs."""
+    gpus = 0
+    for at in range(len(perm)):
+        if grant >> at & 1:
+            gpus |= 1 << int(perm[at])
+    return gpus | grant >> 32 << 32

@@ -1,0 +1,50 @@
+"""What a partly used node costs, as the joint model counts it: one number in GPUs for a node in any state."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rltune.allocators.sharing import Demand
+from rltune.allocators.sharing_fragments import TaskTypes, node_fragments
+from rltune.cluster import ClusterArrays
+from rltune.compiled import inner, kernel
+from rltune.jobs import WHOLE
+
+
+class Measure(NamedTuple):
+    """``table`` (n_pools, cap + 1) of `rltune.allocators.fragmentation`, by free GPUs; where it is empty (0, 0), the
+    fragmentation of `rltune.allocators.sharing_fragments` for the workload ``types``."""
+
+    table: npt.NDArray[np.float64]
+    types: TaskTypes
+
+
+@inner
+def node_cost(cluster, room, measure, node):
+    """Fragmentation of one node, GPUs; a table is interpolated between whole numbers of free GPUs."""
+    if measure.table.shape[0] == 0:
+        return node_fragments(cluster, room, measure.types, node) / WHOLE
+    row = measure.table[cluster.node_pool[node]]
+    low, rest = room.loose[node] // WHOLE, room.loose[node] % WHOLE
+    if rest == 0:
+        return row[low]
+    return row[low] + (row[low + 1] - row[low]) * rest / WHOLE
+
+
+@kernel
+def nodes_cost(cluster, room, measure, nodes):
+    """Sum of `node_cost` over ``nodes`` (n,)."""
+    total = 0.0
+    for k in range(len(nodes)):
+        total += node_cost(cluster, room, measure, nodes[k])
+    return total
+
+
+def no_types(cluster: ClusterArrays) -> TaskTypes:
+    """A workload of no types, for measures that are tables."""
+    whole, amount = np.zeros(0, np.int64), np.zeros(0)
+    demand = Demand(whole, whole, amount, amount, whole)
+    return TaskTypes(demand, amount, np.zeros((0, len(cluster.pool_cap)), np.int8))
