@@ -19,7 +19,7 @@ import numpy.typing as npt
 from rltune.allocators.measure import Measure, node_cost
 from rltune.allocators.partition import clear_all, remake
 from rltune.allocators.sharing import Demand, Room, take
-from rltune.allocators.sharing_mig import INDICES, START_BIT, lowest
+from rltune.allocators.sharing_mig import INDICES, START_BIT, bits, lowest
 from rltune.allocators.states import Classes, mixed
 from rltune.cluster import ClusterArrays
 from rltune.compiled import inner, kernel
@@ -31,6 +31,8 @@ Floats = npt.NDArray[np.float64]
 
 USED, FULL, EACH = 0, 1, 2
 """Slots of ``Search.n``: rows in use; whether rows were wanted beyond those there are; whether equal rows are kept."""
+MOST_UNLIKE = 8
+"""Free GPUs of a node among which every set is tried for a job of whole GPUs, where they are not alike."""
 FRAGMENTATION, SECONDS = 0, 1
 """Columns of the weights by which two arrangements of the same parts are compared."""
 
@@ -220,9 +222,7 @@ def place_everywhere(search, row, item, reserved, items, measure, weights):
     elif demand.milli[item] == 0:
         push(search, row, item, np.int64(0), reserved, items, measure, weights)
     elif demand.milli[item] == WHOLE:
-        grant = whole_gpus(search, row, demand.gpus[item], cap, late, reserved)
-        if grant != 0:
-            push(search, row, item, grant, reserved, items, measure, weights)
+        place_whole(search, row, item, cap, late, reserved, items, measure, weights)
     else:
         for gpu in range(cap):
             fits = search.room.milli[row, gpu] >= demand.milli[item]
@@ -255,31 +255,48 @@ def seen_before(search, row, gpu, reserved):
 
 
 @inner
-def whole_gpus(search, row, wanted, cap, late, reserved):
-    """GPUs for a part that takes whole ones; 0 if there are too few.
+def place_whole(search, row, item, cap, late, reserved, items, measure, weights):
+    """A child for each set of wholly free GPUs that is not just like one tried before.
 
-    Those that cost least to clear of idle instances; an early part takes what the reservation leaves least.
+    They mostly are alike, and there is one set. Where idle instances or the reservation tell them apart, every set of
+    the first `MOST_UNLIKE` is tried.
     """
-    room, spare = search.room, search.spare
-    kind = search.cluster.pool_mig[search.cluster.node_pool[row]]
-    grant = np.int64(0)
-    while wanted > 0:
-        best, least = -1, np.inf
-        for gpu in range(cap):
-            if room.milli[row, gpu] != WHOLE or grant >> gpu & 1 == 1:
-                continue
-            if late and spare.milli[row, gpu] != WHOLE:
-                continue
-            price = clear_all(search.idle[row, gpu], kind) if search.idle[row, gpu] != 0 else 0.0
-            if reserved and not late and spare.milli[row, gpu] == WHOLE:
-                price += 1e3
-            if price < least:
-                best, least = gpu, price
-        if best < 0:
-            return np.int64(0)
-        grant |= np.int64(1) << best
-        wanted -= 1
-    return grant
+    wanted, free, first, alike = items.demand.gpus[item], np.int64(0), -1, True
+    for gpu in range(cap):
+        if search.room.milli[row, gpu] == WHOLE and not (late and search.spare.milli[row, gpu] != WHOLE):
+            free |= np.int64(1) << gpu
+            first = gpu if first < 0 else first
+            alike = alike and same_gpu(search, row, first, gpu, reserved)
+    if bits(free) < wanted:
+        return
+    if not alike:
+        for chosen in range(1, np.int64(1) << min(cap, MOST_UNLIKE)):
+            if chosen & free == chosen and bits(chosen) == wanted and is_first(search, row, chosen, free, reserved):
+                push(search, row, item, np.int64(chosen), reserved, items, measure, weights)
+        if cap <= MOST_UNLIKE:
+            return
+    while bits(free) > wanted:
+        free &= ~(np.int64(1) << (63 - leading_zeros(free)))
+    push(search, row, item, free, reserved, items, measure, weights)
+
+
+@inner
+def leading_zeros(mask):
+    at = 62
+    while mask >> at & 1 == 0:
+        at -= 1
+    return 63 - at
+
+
+@inner
+def is_first(search, row, chosen, free, reserved):
+    """Whether the set takes the first of each kind of free GPU."""
+    for gpu in range(MOST_UNLIKE):
+        if chosen >> gpu & 1 == 0 and free >> gpu & 1 == 1:
+            for later in range(gpu + 1, MOST_UNLIKE):
+                if chosen >> later & 1 == 1 and same_gpu(search, row, gpu, later, reserved):
+                    return False
+    return True
 
 
 @inner

@@ -1,8 +1,10 @@
 """Solving the joint model: its matrix from arrays, a HiGHS instance that is kept, level by level.
 
 First the relaxation: where it is integral, as it mostly is, or no better than the plan already known (the incumbent), the
-level is settled by a few simplex steps. Else columns whose reduced cost alone makes them worse than the incumbent are
-closed, and HiGHS branches on the rest.
+level is settled by a few simplex steps. Costs are often multiples of some number (values of 1, 2, 4, ...; eighths of
+GPUs), so that "no better" means "by less than that number". Else columns whose reduced cost alone makes them worse than the
+incumbent are closed, and a small tree of relaxations, each a few steps from the last, is searched here; HiGHS' own
+branch and bound, which takes some milliseconds to begin, gets what is not settled after `SMALL_TREE` of them.
 """
 
 from __future__ import annotations
@@ -10,12 +12,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import highspy
 import numpy as np
 import numpy.typing as npt
-from highspy import HighsModelStatus, HighsVarType
+from highspy import HighsModelStatus
 
 from rltune.allocators.model import Level, Problem
 
@@ -51,6 +53,12 @@ SEVERITY = (OPTIMAL, TIME_LIMIT, INFEASIBLE, ERROR)
 EPS = 1e-7
 """Objectives closer than this are equal: costs differ by shares of jobs (about 1e-5), HiGHS errs by 1e-9."""
 INTEGRAL = 1e-6
+EXACT = 1e-9
+"""Feasibility tolerance of HiGHS: below `EPS`, with which a level is held while the next one is solved."""
+SMALL_TREE = 60
+"""Relaxations solved in our own tree, some 0.1 ms each, before a problem is left to HiGHS' branch and bound."""
+FINEST = 1e5
+"""Costs are looked at as multiples of 1 / FINEST."""
 
 
 class Matrix(NamedTuple):
@@ -128,7 +136,7 @@ class Session:
         self.highs = highspy.Highs()
         for option, value in (
             ("output_flag", False), ("threads", 1), ("mip_rel_gap", 0.0), ("mip_abs_gap", EPS / 10),
-            ("mip_feasibility_tolerance", 1e-7),
+            ("mip_feasibility_tolerance", EXACT), ("primal_feasibility_tolerance", EXACT),
         ):  # fmt: skip
             self.highs.setOptionValue(option, value)
         self.solver_s = 0.0
@@ -185,29 +193,100 @@ class Session:
         solution = self.highs.getSolution()
         x, reduced = np.array(solution.col_value), np.array(solution.col_dual)
         bound = float(cost @ x)
-        if np.abs(x - np.rint(x)).max(initial=0.0) <= INTEGRAL:
-            return OPTIMAL, bound, bound, x, 0
-        if bound >= cutoff - EPS:
+        if _fraction(x) <= INTEGRAL:
+            value = float(cost @ np.rint(x))
+            return OPTIMAL, value, min(bound, value), x, 0
+        grain = _grain(cost)
+        if bound > cutoff - grain + EPS:
             return OPTIMAL, np.inf, cutoff, None, 0
-        closed = columns[(x <= INTEGRAL) & (matrix.lower == 0) & (bound + reduced > cutoff + EPS)]
+        closed = columns[(x <= INTEGRAL) & (matrix.lower == 0) & (bound + reduced > cutoff - grain + EPS)]
+        upper = matrix.upper.copy()
+        upper[closed] = 0.0
+        self.highs.changeColsBounds(len(closed), closed, np.zeros(len(closed)), np.zeros(len(closed)))
         try:
-            zeros = np.zeros(len(closed))
-            self.highs.changeColsBounds(len(closed), closed, zeros, zeros)
+            tree = self._search_tree(matrix.lower, upper, cost, x, cutoff, grain, deadline)
+            if tree is not None:
+                value, found = tree
+                return (OPTIMAL, np.inf, cutoff, None, 1) if found is None else (OPTIMAL, value, value, found, 1)
+            return self._branch(cost, columns, bound, cutoff, deadline)
+        finally:
+            self.highs.changeColsBounds(len(closed), closed, matrix.lower[closed], matrix.upper[closed])
+
+    def _search_tree(
+        self, lower: Floats, upper: Floats, cost: Floats, x: Floats, cutoff: float, grain: float, deadline: float
+    ) -> tuple[float, Floats | None] | None:
+        """(value, solution) of the best below ``cutoff``, or (inf, None) if there is none; None: the tree is too large.
+
+        Depth first, nearest side first: each relaxation differs from the last in a few bounds, and starts from its basis.
+        """
+        best, found = cutoff, None
+        stack: list[tuple[tuple[int, float, float], ...]] = []
+        applied: tuple[tuple[int, float, float], ...] = ()
+        self._divide(x, lower, upper, (), stack)
+        try:
+            for _ in range(SMALL_TREE):
+                if not stack:
+                    return (best, found) if found is not None else (np.inf, None)
+                node = stack.pop()
+                shared = sum(1 for a, b in zip(applied, node, strict=False) if a == b)
+                for column, _, _ in applied[shared:]:
+                    self.highs.changeColBounds(column, lower[column], upper[column])
+                # A column may be bound twice on the way down; the last counts.
+                for column, low, high in node:
+                    self.highs.changeColBounds(column, low, high)
+                applied = node
+                status = self._run(deadline)
+                if status == INFEASIBLE:
+                    continue
+                if status != OPTIMAL:
+                    return None
+                x = np.array(self.highs.getSolution().col_value)
+                value = float(cost @ x)
+                if value > best - grain + EPS:
+                    continue
+                if _fraction(x) <= INTEGRAL:
+                    best, found = float(cost @ np.rint(x)), x
+                    continue
+                self._divide(x, lower, upper, node, stack)
+            return None
+        finally:
+            for column, _, _ in applied:
+                self.highs.changeColBounds(column, lower[column], upper[column])
+
+    @staticmethod
+    def _divide(x: Floats, lower: Floats, upper: Floats, node: Any, stack: list[Any]) -> None:
+        """Two halves of a node, by its first fractional column: who starts, first job first, settles most of the rest.
+
+        The nearer half comes off the stack first.
+        """
+        column = int(np.argmax(np.abs(x - np.rint(x)) > INTEGRAL))
+        below = float(np.floor(x[column]))
+        low, high = float(lower[column]), float(upper[column])
+        for at, a, b in node:
+            if at == column:
+                low, high = a, b
+        halves = ((*node, (column, low, below)), (*node, (column, below + 1, high)))
+        stack.extend(halves if x[column] - below >= 0.5 else halves[::-1])
+
+    def _branch(
+        self, cost: Floats, columns: npt.NDArray[np.int32], bound: float, cutoff: float, deadline: float
+    ) -> tuple[str, float, float, Floats | None, int]:
+        """HiGHS' own branch and bound, as `_level`."""
+        try:
             self.highs.changeColsIntegrality(len(columns), columns, np.full(len(columns), 1, np.uint8))
             status = self._run(deadline)
             info = self.highs.getInfo()
-            found = info.primal_solution_status == 2
-            x = np.array(self.highs.getSolution().col_value) if found else x
+            x = np.array(self.highs.getSolution().col_value) if info.primal_solution_status == 2 else None
             best = float(info.mip_dual_bound)
         finally:
             self.highs.changeColsIntegrality(len(columns), columns, np.full(len(columns), 0, np.uint8))
-            self.highs.changeColsBounds(len(closed), closed, matrix.lower[closed], matrix.upper[closed])
-        if status == INFEASIBLE and len(closed):
+        if status == INFEASIBLE and np.isfinite(cutoff):
             # All that is left is worse than the incumbent.
             return OPTIMAL, np.inf, cutoff, None, 1
-        if not found or status in (INFEASIBLE, ERROR):
+        if x is None or status in (INFEASIBLE, ERROR):
             return status, np.inf, bound, None, 1
-        return status, float(cost @ np.rint(x)), max(bound, min(best, float(cost @ x))), x, 1
+        value = float(cost @ np.rint(x))
+        return status, value, max(bound, min(best, value)), x, 1
 
     def _fix(self, cost: Floats, value: float) -> None:
         """From here on only solutions at least as good by the level before."""
@@ -222,6 +301,20 @@ class Session:
         self.highs.run()
         self.solver_s += time.perf_counter() - begun
         return STATUS[self.highs.getModelStatus()]
+
+
+def _fraction(x: Floats) -> float:
+    """How far the least whole of the numbers is from a whole one."""
+    return float(np.abs(x - np.rint(x)).max(initial=0.0))
+
+
+def _grain(cost: Floats) -> float:
+    """A number of which all costs are multiples, so that two solutions differ by it at least, or not; 0: none was found."""
+    scaled = cost * FINEST
+    whole = np.rint(scaled)
+    if np.abs(scaled - whole).max(initial=0.0) > 1e-4 or np.abs(whole).max(initial=0.0) > 2.0**52:
+        return 0.0
+    return float(np.gcd.reduce(whole.astype(np.int64))) / FINEST
 
 
 def _solved(

@@ -141,23 +141,14 @@ def solve_with_pyomo(problem: Problem, levels: Sequence[Level]) -> list[float]:
     solver = Highs()
     solver.config.rel_gap, solver.config.abs_gap, solver.config.threads = 0.0, 1e-9, 1
     found: list[float] = []
-    model = pyomo_model(problem, levels[0])
     for k, level in enumerate(levels):
-        fresh = pyomo_model(problem, level)
-        expression = fresh.objective.expr
-        model = fresh
-        model.fixed = pyo.ConstraintList()
+        model = pyomo_model(problem, level)
+        model.held = pyo.ConstraintList()
         for before, value in zip(levels[:k], found, strict=True):
-            cost = problem.costs(before)
-            model.fixed.add(
-                sum(
-                    float(c) * v
-                    for costs, variable in zip(cost, (model.s, model.X, model.z), strict=True)
-                    for c, v in zip(costs, variable.values(), strict=True)
-                )
-                <= value + 1e-7
-            )
-        del expression
+            costs = zip(problem.costs(before), (model.s, model.X, model.z), strict=True)
+            total = [float(c) * v for cost, variable in costs for c, v in zip(cost, variable.values(), strict=True) if c]
+            if total:
+                model.held.add(sum(total) <= value + 1e-6)
         solver.solve(model)
         found.append(float(pyo.value(model.objective)))
     return found
