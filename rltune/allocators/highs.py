@@ -34,6 +34,7 @@ STATUS: dict[HighsModelStatus, str] = {
     HighsModelStatus.kObjectiveBound: TIME_LIMIT,
     HighsModelStatus.kObjectiveTarget: TIME_LIMIT,
     HighsModelStatus.kInterrupt: TIME_LIMIT,
+    HighsModelStatus.kHighsInterrupt: TIME_LIMIT,
     HighsModelStatus.kInfeasible: INFEASIBLE,
     HighsModelStatus.kUnboundedOrInfeasible: INFEASIBLE,
     HighsModelStatus.kUnbounded: ERROR,

@@ -52,7 +52,8 @@ def rows_of(matrix: Any, lower: Any, upper: Any) -> set[Any]:
 def test_the_matrix_is_that_of_the_pyomo_model(kind: str) -> None:
     """Row by row: a constraint changed in one place only would be solved and never be read."""
     for problem, levels in problems(3, kind, 25):
-        form = LinearStandardFormCompiler().write(pyomo_model(problem, levels[0]), mixed_form=True)
+        model = pyomo_model(problem, levels[0])
+        form = LinearStandardFormCompiler().write(model, mixed_form=True)
         names = {variable.name: k for k, variable in enumerate(form.columns)}
         n, ways = len(problem.value), len(problem.slowdown)
         order = [*(f"s[{j}]" for j in range(n)), *(f"X[{w}]" for w in range(ways))]
