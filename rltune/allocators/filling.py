@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.sharing import demand_of, find, idle_room, place_scratch, take
-from rltune.allocators.sharing_fragments import fragments, task_types
+from rltune.allocators.sharing import Place, demand_of, find, idle_room, place_scratch, take
+from rltune.allocators.sharing_fragments import MEASURES, fragments, task_types, type_of
+from rltune.allocators.sharing_gradient import changed, memo
 from rltune.allocators.sharing_rules import SHARING_RULES
 from rltune.cluster import Cluster, eligibility
 from rltune.compiled import kernel
@@ -69,7 +70,9 @@ def fill_cluster(
     draws = rng.integers(0, 2**63, len(order), dtype=np.uint64)
     asked = np.cumsum(amount[order])
     types = task_types(jobs, cluster) if measure_fragments else None
-    work, begin, held = place_scratch(cluster), 0, 0
+    work, begin, held = _work(jobs, cluster, rule), 0, 0
+    for node in range(cluster.nodes):
+        changed(arrays, room, work, node)
     rows = []
     for point in points:
         end = int(np.searchsorted(asked, point * cluster.gpus * WHOLE)) + 1
@@ -79,6 +82,27 @@ def fill_cluster(
         begin = end
     requested, allocated, fragmented = np.array(rows).T / (cluster.gpus * WHOLE)
     return Filling(requested, allocated, fragmented)
+
+
+MOST_KNOWN = 20_000_000
+"""Pairs of task type and node up to which rises are remembered: 500 MB."""
+
+
+def _work(jobs: JobTable, cluster: Cluster, rule: str) -> Place:
+    """Work space; for a rule with a measure with the task types, and with what it knows of nodes that do not change."""
+    if rule not in MEASURES:
+        return place_scratch(cluster)
+    types = task_types(jobs, cluster, rule)
+    work = place_scratch(cluster, types)
+    if len(types.share) * cluster.nodes > MOST_KNOWN:
+        return work
+    return work._replace(memo=memo(type_of(jobs, cluster), len(types.share), cluster.nodes))
+
+
+def requests(jobs: JobTable, cluster: Cluster, seed: int, point: float = 1.3) -> npt.NDArray[np.int64]:
+    """The rows of ``jobs`` that `fill_cluster` tries to place, in order."""
+    demand = demand_of(jobs, cluster)
+    return shuffled_requests(demand.gpus * demand.milli, point * cluster.gpus * WHOLE, np.random.default_rng(seed))
 
 
 def shuffled_requests(amount: npt.NDArray[np.int64], target: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -104,5 +128,7 @@ def fill(cluster, room, demand, cls, ptr, pools, order, draws, rule, work):
         m = find(cluster, room, demand, job, pools, ptr[c], ptr[c + 1], rule, draws[at], work)
         if m > 0:
             take(cluster, room, demand, job, work.node, work.grant, 0, m, -1)
+            for part in range(m):
+                changed(cluster, room, work, work.node[part])
             held += demand.gpus[job] * demand.milli[job]
     return held

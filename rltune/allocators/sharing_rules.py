@@ -14,6 +14,8 @@ may differ from it and still agree in the mean.
 - random draws the node and, for a share, the GPU on it (with the fullest GPU it fragments less than published);
 - clustering and packing have no opinion on jobs without a GPU.
 
+FGD itself, and STRANDING, place where a measure grows least (`rltune.allocators.sharing_gradient`) and have no score.
+
 Equal scores go by ``Room.turn``: lowest node first, unless another order was set.
 """
 
@@ -27,7 +29,7 @@ from rltune.compiled import inner
 from rltune.errors import InputError
 from rltune.jobs import WHOLE
 
-FIRST_FIT, BEST_FIT, LEAST_LOADED, RANDOM, DOT_PROD, GPU_CLUSTERING, GPU_PACKING = range(7)
+FIRST_FIT, BEST_FIT, LEAST_LOADED, RANDOM, DOT_PROD, GPU_CLUSTERING, GPU_PACKING, FGD, STRANDING = range(9)
 SHARING_RULES: dict[str, int] = {
     "first_fit": FIRST_FIT,
     "best_fit": BEST_FIT,
@@ -36,6 +38,8 @@ SHARING_RULES: dict[str, int] = {
     "dot_prod": DOT_PROD,
     "gpu_clustering": GPU_CLUSTERING,
     "gpu_packing": GPU_PACKING,
+    "fgd": FGD,
+    "stranding": STRANDING,
 }
 NEXT_TIER = 1e3
 """More than any score within a tier: free GPUs of a node, at most 32."""
@@ -56,7 +60,7 @@ class SharingRule:
 
 @inner
 def node_score(cluster, room, demand, job, node, rule):
-    """Score of a node that can hold ``job``; RANDOM has none, FIRST_FIT the same for all.
+    """Score of a node that can hold ``job``; RANDOM, FGD and STRANDING have none, FIRST_FIT the same for all.
 
     Jobs without a GPU keep away from nodes with free GPUs under FIRST_FIT and LEAST_LOADED; the published
     rules know no such care.

@@ -25,7 +25,7 @@ from rltune.allocators.sharing import (
     place_scratch,
     take,
 )
-from rltune.allocators.sharing_fragments import fragments, task_types
+from rltune.allocators.sharing_fragments import MEASURES, fragments, task_types
 from rltune.allocators.sharing_rules import BEST_FIT, RANDOM, SHARING_RULES
 from rltune.cluster import Cluster, Eligibility, Pool, eligibility
 from rltune.errors import InputError
@@ -38,7 +38,7 @@ Held = tuple[int, np.ndarray, np.ndarray]
 class Site:
     """A cluster, its room and a job table, with the kernels' arguments filled in."""
 
-    def __init__(self, pools: list[dict[str, Any]], jobs: list[dict[str, Any]]) -> None:
+    def __init__(self, pools: list[dict[str, Any]], jobs: list[dict[str, Any]], measure: str = "fgd") -> None:
         self.cluster = Cluster.from_spec({"pools": pools})
         self.arrays = self.cluster.arrays()
         columns = {key: [job.get(key, value) for job in jobs] for key, value in DEFAULTS.items()}
@@ -46,7 +46,7 @@ class Site:
         self.room: Room = idle_room(self.cluster)
         self.demand: Demand = demand_of(self.jobs, self.cluster)
         self.classes: Eligibility = eligibility(self.jobs, self.cluster)
-        self.work: Place = place_scratch(self.cluster)
+        self.work: Place = place_scratch(self.cluster, task_types(self.jobs, self.cluster, measure))
 
     def allowed(self, job: int) -> tuple[Any, int, int]:
         c = self.classes.cls[job]
@@ -164,7 +164,7 @@ def possible(site: Site, job: int) -> bool:
 @given(pools, st.lists(requests, min_size=1, max_size=14), st.sampled_from(sorted(SHARING_RULES)), st.randoms())
 def test_a_job_starts_exactly_if_it_can(given_pools: Any, jobs: Any, rule: str, random: Any) -> None:
     """A job would wait beside room for it, or hold what another job holds; giving all back would leave a rest."""
-    site = Site(given_pools, jobs)
+    site = Site(given_pools, jobs, rule if rule in MEASURES else "fgd")
     idle = idle_room(site.cluster)
     running: list[Held] = []
     for job in range(len(jobs)):
@@ -365,6 +365,8 @@ def test_rules_choose_the_nodes_they_say() -> None:
         "dot_prod": [1, 1],
         "gpu_clustering": [2, 1],  # a share is there already; nobody else has one GPU
         "gpu_packing": [2, 1],  # on the GPU shared already; a free GPU of a node in use
+        "fgd": [2, 0],  # the rest of the GPU shared already becomes smaller; no pair of free GPUs is broken
+        "stranding": [2, 0],
     }
     drawn = {int(site.find(3, RANDOM, draw)[1][0]) for draw in range(50)}  # type: ignore[index]
     assert drawn == {0, 1, 2, 3}

@@ -384,6 +384,16 @@ SHARED_CASES = {
         ((1, 500, 6), (3, 1000, 4), (1, 500, 0)), (0, 1, 0),
         "b finds too few cores beside a; c gets the other half of a's GPU, though node 1 is fuller",
     ),
+    "fgd": Shared(
+        ((2, 1000, 0), (1, 1000, 0), (2, 1000, 0)), (0, 1, 0),
+        "b on node 0 would leave one GPU, of no use to pairs; c on node 1 too", unlike="best_fit",
+    ),
+    "stranding": Shared(
+        ((1, 1000, 3), (1, 0, 2), (1, 1000, 1.5)), (0, 1, 0),
+        "3 GPUs and 5 cores beside a, 4 and 8 on node 1. Without b's 2 cores both still host every job, but c's 1.5 cores a "
+        "GPU would starve a GPU of node 0; those of a starve as many on either. c then starves none on either",
+        unlike="fgd",
+    ),
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from rltune.allocators.sharing_fragments import MEASURES, task_types
 from rltune.allocators.sharing_rules import SHARING_RULES
 from rltune.cluster import Cluster
 from rltune.errors import InputError
@@ -69,6 +70,7 @@ def simulate_fleet(
         listed=listed_events(options, cluster),
         thresholds=np.array(options.las_levels_gpu_s, np.float64),
         groups=group_table(jobs) if online else np.zeros((0, 0), np.int64),
+        types=task_types(jobs, cluster, allocator) if allocator in MEASURES else None,
     )
     profile = _profile(jobs, cluster, options, fleet, conservative=discipline == "conservative")
     begin(fleet, knobs)

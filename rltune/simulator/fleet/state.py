@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.allocators.sharing import Demand, Place, Room, demand_of, idle_room, place_scratch
+from rltune.allocators.sharing_fragments import TaskTypes
 from rltune.cluster import Cluster, ClusterArrays, distinct_rows, eligibility
 from rltune.jobs import WHOLE, JobTable
 
@@ -174,8 +175,12 @@ def build_fleet(
     listed: tuple[Floats, Ints, Ints],
     thresholds: Floats,
     groups: Ints,
+    types: TaskTypes | None,
 ) -> Fleet:
-    """A state at time zero; ``speed`` (n_jobs, n_pools) relative to the recorded hardware, None: 1 everywhere."""
+    """A state at time zero; ``speed`` (n_jobs, n_pools) relative to the recorded hardware, None: 1 everywhere.
+
+    ``types``: the workload, for placement by a measure of fragmentation.
+    """
     cls, choices = classes_by_speed(jobs, cluster, speed)
     arrays, n = cluster.arrays(), len(jobs)
     part = places_needed(jobs, arrays, cls, choices)
@@ -198,7 +203,8 @@ def build_fleet(
     never = np.full(n, np.nan)
     return Fleet(
         cluster=arrays, work=work, choices=choices,
-        room=idle_room(cluster), trial=idle_room(cluster), spare=idle_room(cluster), place=place_scratch(cluster),
+        room=idle_room(cluster), trial=idle_room(cluster), spare=idle_room(cluster),
+        place=place_scratch(cluster, types),
         log=empty_log(n + 64, int(part[-1]) + 64),
         status=np.zeros(n, np.int8), done=floats(n), since=floats(n), ready=floats(n), rate=np.ones(n), end=never.copy(),
         fails=np.zeros(n, np.int8), service=floats(n), runs=ints(n), failures=ints(n), first=never.copy(),
