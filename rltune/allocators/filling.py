@@ -70,7 +70,7 @@ def fill_cluster(
     draws = rng.integers(0, 2**63, len(order), dtype=np.uint64)
     asked = np.cumsum(amount[order])
     types = task_types(jobs, cluster) if measure_fragments else None
-    work, begin, held = _work(jobs, cluster, rule), 0, 0
+    work, begin, held = rule_work(jobs, cluster, rule), 0, 0
     for node in range(cluster.nodes):
         changed(arrays, room, work, node)
     rows = []
@@ -88,7 +88,7 @@ MOST_KNOWN = 20_000_000
 """Pairs of task type and node up to which rises are remembered: 500 MB."""
 
 
-def _work(jobs: JobTable, cluster: Cluster, rule: str) -> Place:
+def rule_work(jobs: JobTable, cluster: Cluster, rule: str) -> Place:
     """Work space; for a rule with a measure with the task types, and with what it knows of nodes that do not change."""
     if rule not in MEASURES:
         return place_scratch(cluster)

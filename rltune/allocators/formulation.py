@@ -38,7 +38,7 @@ class Instance:
     beside the reserved job (None: no reservation). ``idle`` (n_nodes, widest): idle MIG instances
     (`rltune.allocators.partition`), None: none. ``group`` (n,): quota that a job counts towards, -1 none; ``left``
     (n_groups,): GPUs left of each. ``prefix``: a job may start only if all before it do. ``all_start``: all are known
-    to fit together and must start.
+    to fit together and must start. ``near`` (n,): nodes that each job is tried on, None: all.
     """
 
     cluster: ClusterArrays
@@ -57,6 +57,7 @@ class Instance:
     left: Floats | None = None
     prefix: bool = False
     all_start: bool = False
+    near: Sequence[Ints] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ from rltune.allocators.highs import EPS, ERROR, OPTIMAL, TIME_LIMIT, Session, So
 from rltune.allocators.measure import Measure
 from rltune.allocators.model import TERMS, Level, Problem
 from rltune.allocators.sharing import Demand, Room
+from rltune.allocators.sharing_fragments import GAPS, STARVED
+from rltune.allocators.sharing_rules import STRANDING
 from rltune.allocators.states import Classes, classes_of
 from rltune.cluster import ClusterArrays
 
@@ -188,7 +190,12 @@ class JointSolver:
         )
         something = (room.loose > 0) | (room.slices != 0).any(axis=1)
         pool = cluster.node_pool
-        node = np.flatnonzero(wanted[pool] & (room.closed == 0) & (something | ~gpu_needed[pool]))
+        open_to = wanted[pool] & (room.closed == 0) & (something | ~gpu_needed[pool])
+        if instance.near is not None:
+            tried = np.zeros(len(pool), bool)
+            tried[np.concatenate(instance.near)] = True
+            open_to &= tried
+        node = np.flatnonzero(open_to)
         gpu = np.full(len(node), -1, np.int64)
         if single.any():
             cut = single[pool[node]] == 1
@@ -232,6 +239,8 @@ class JointSolver:
     ) -> tuple[Any, bool]:
         """(n_classes, n_items) where each item is tried, and whether that is everywhere."""
         n, items = len(classes.first), len(made.items.most)
+        if instance.near is not None:
+            return _allowed_near(instance.near, made, classes), False
         if n * max(1, items) <= self.rows // 2 or n <= self.near:
             return np.ones((n, items), np.int8), True
         cost = np.full((n, items), np.inf)
@@ -398,6 +407,20 @@ def _least(
     return tuple(found)
 
 
+def _allowed_near(near: Sequence[Ints], made: Formulation, classes: Classes) -> Any:
+    """(n_classes, n_items) 1 where a node of the class is among those of a job that the item is part of."""
+    of_node = np.full(int(classes.node.max(initial=-1)) + 1, -1)
+    of_node[classes.node] = classes.of
+    allowed = np.zeros((len(classes.first), len(made.items.most)), np.int8)
+    first = {kind: k for k, kind in reversed(list(enumerate(made.kind)))}
+    for way in made.ways:
+        nodes = near[first[way.kind]]
+        here = of_node[nodes[nodes < len(of_node)]]
+        for item, _ in way.parts:
+            allowed[here[here >= 0], item] = 1
+    return allowed
+
+
 def _single_pools(instance: Instance, made: Formulation) -> Ints:
     """(n_pools,) 1 where all parts want one GPU or less and nothing else, so that nothing ties the GPUs of a node together."""
     cluster, demand, answer = instance.cluster, made.items.demand, np.zeros(len(instance.cluster.pool_cap), np.int64)
@@ -411,7 +434,10 @@ def _largest_fall(made: Formulation, measure: Measure) -> Floats:
     """(n_items,) GPUs by which one part can lower fragmentation at most."""
     demand = made.items.demand
     if measure.table.shape[0] == 0:
-        return demand.gpus * np.where(demand.milli > 0, demand.milli, 0) / 1000
+        types = measure.types
+        most = 1.0 + STARVED if types.measure == STRANDING else 1.0
+        gaps = GAPS * float(types.gap.max()) / 1000 if types.measure == STRANDING else 0.0
+        return demand.gpus * np.where(demand.milli > 0, most * demand.milli / 1000 + gaps, 0.0)
     spans = (measure.table.max(axis=1) - measure.table.min(axis=1))[: len(made.items.lo)]
     return np.repeat(spans, made.items.hi - made.items.lo)
 

@@ -7,9 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.sharing import Demand
 from rltune.allocators.sharing_fragments import TaskTypes, node_fragments
-from rltune.cluster import ClusterArrays
 from rltune.compiled import inner, kernel
 from rltune.jobs import WHOLE
 
@@ -42,9 +40,3 @@ def nodes_cost(cluster, room, measure, nodes):
         total += node_cost(cluster, room, measure, nodes[k])
     return total
 
-
-def no_types(cluster: ClusterArrays) -> TaskTypes:
-    """A workload of no types, for measures that are tables."""
-    whole, amount = np.zeros(0, np.int64), np.zeros(0)
-    demand = Demand(whole, whole, amount, amount, whole)
-    return TaskTypes(demand, amount, np.zeros((0, len(cluster.pool_cap)), np.int8))

@@ -13,11 +13,12 @@ from rltune.allocators.formulation import Floats, Instance
 from rltune.allocators.fragmentation import MEASURES, Demand, cost_table
 from rltune.allocators.greedy import GreedyAllocator, place_one, space_of
 from rltune.allocators.joint import JointSolver, Place, Stats
-from rltune.allocators.measure import Measure, no_types
+from rltune.allocators.measure import Measure
 from rltune.allocators.model import TERMS, Level
 from rltune.allocators.placement import BEST_FIT, LEAST_FRAGMENTATION, book, fits_pool, scratch
 from rltune.allocators.sharing import Demand as Requests
 from rltune.allocators.sharing import Room
+from rltune.allocators.sharing_fragments import no_types
 from rltune.cluster import ClusterArrays
 from rltune.compiled import kernel
 from rltune.errors import InputError
@@ -128,7 +129,7 @@ class MilpAllocator:
     def _bind(self, cluster: ClusterArrays) -> tuple[ClusterArrays, FloatArray, Measure]:
         if self._bound_to is None or self._bound_to[0] is not cluster:
             table = cost_table(cluster, self.measure, self.demand)
-            self._bound_to = (cluster, table, Measure(table, no_types(cluster)))
+            self._bound_to = (cluster, table, Measure(table, no_types()))
         return self._bound_to
 
     def count_trivial(self) -> None:

@@ -10,8 +10,8 @@ from search_cases import Case, best_by_search, fragmentation, random_case, repla
 
 from rltune.allocators.fragmentation import quadratic_cost
 from rltune.allocators.joint import JointSolver
-from rltune.allocators.measure import Measure, no_types
-from rltune.allocators.sharing_fragments import TaskTypes, task_types
+from rltune.allocators.measure import Measure
+from rltune.allocators.sharing_fragments import no_types, task_types
 from rltune.jobs import JobTable
 from rltune.mig_profiles import NAMES, TYPES
 
@@ -28,7 +28,7 @@ def measure_of(rng: np.random.Generator, case: Case, kind: str) -> Measure:
     """FGD's measure of a random workload, or the table of half used nodes."""
     arrays = case.instance.cluster
     if rng.random() < 0.5:
-        return Measure(quadratic_cost(arrays), no_types(arrays))
+        return Measure(quadratic_cost(arrays), no_types())
     mig = kind.split(":")[1] if kind.startswith("mig") else None
     n = 5
     columns: dict[str, Any] = {

@@ -1,0 +1,152 @@
+"""Filling an empty cluster window by window: so many arrivals are held and placed together by the joint model.
+
+The protocol of `rltune.allocators.filling`, but the scheduler sees ``window`` requests at once. That is more information
+than one request at a time, so results stand in a row of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rltune.allocators.filling import Filling, rule_work, shuffled_requests
+from rltune.allocators.formulation import Instance
+from rltune.allocators.joint import JointSolver, Place
+from rltune.allocators.measure import Measure
+from rltune.allocators.sharing import Demand, Room, demand_of, find, idle_room, take
+from rltune.allocators.sharing import Place as Work
+from rltune.allocators.sharing_gradient import changed
+from rltune.allocators.sharing_rules import SHARING_RULES
+from rltune.cluster import Cluster, ClusterArrays, Eligibility, eligibility
+from rltune.errors import InputError
+from rltune.jobs import WHOLE, JobTable
+
+Ints = npt.NDArray[np.int64]
+KNOWN = ("fgd", "best_fit")
+"""Rules beside the measure's own that place each window one request at a time: plans the model must beat or take."""
+
+
+def fill_by_window(
+    jobs: JobTable,
+    cluster: Cluster,
+    solver: JointSolver,
+    measure: str,
+    seed: int,
+    window: int = 32,
+    requested: float = 1.3,
+    known: tuple[str, ...] = KNOWN,
+) -> tuple[Filling, dict[str, Any]]:
+    """Place shuffled requests, ``window`` at a time, until ``requested`` of the GPUs have been asked for.
+
+    The same seed gives the same requests as to `rltune.allocators.filling.fill_cluster`. A request is worth its GPUs.
+    ``measure``: a rule with a measure of fragmentation (`rltune.allocators.sharing_fragments.MEASURES`).
+    Also returns the solver's counters and how often each plan won.
+    """
+    if window < 1:
+        raise InputError(f"window={window}; at least 1 request is needed")
+    demand, classes, arrays, room = demand_of(jobs, cluster), eligibility(jobs, cluster), cluster.arrays(), idle_room(cluster)
+    amount = demand.gpus * demand.milli
+    rng = np.random.default_rng(seed)
+    order = shuffled_requests(amount, requested * cluster.gpus * WHOLE, rng)
+    room.turn[:] = rng.permutation(cluster.nodes)
+    rules = {name: rule_work(jobs, cluster, name) for name in (measure, *known)}
+    for work in rules.values():
+        for node in range(cluster.nodes):
+            changed(arrays, room, work, node)
+    held, wins = 0, dict.fromkeys((*rules, "milp"), 0)
+    windows = _Windows(arrays, room, demand, classes, amount, rules, measure)
+    for begin in range(0, len(order), window):
+        rows = order[begin : begin + window]
+        places, winner = windows.place(rows, solver)
+        wins[winner] += 1
+        for row, place in zip(rows.tolist(), places, strict=True):
+            if place is not None:
+                windows.book(row, place, -1)
+                held += int(amount[row])
+    total = cluster.gpus * WHOLE
+    filling = Filling(np.array([amount[order].sum() / total]), np.array([held / total]), np.array([np.nan]))
+    return filling, solver.stats.as_dict() | {"wins": wins}
+
+
+class _Windows:
+    """The cluster while it fills; each rule's work space remembers rises of nodes that have not changed."""
+
+    def __init__(
+        self, cluster: ClusterArrays, room: Room, demand: Demand, classes: Eligibility, amount: Ints,
+        rules: Mapping[str, Work], measure: str,
+    ) -> None:  # fmt: skip
+        self.cluster, self.room, self.demand, self.classes, self.amount = cluster, room, demand, classes, amount
+        self.rules, self.rule = rules, measure
+        self.measure = Measure(np.zeros((0, 0)), rules[measure].types)
+
+    def place(self, rows: Ints, solver: JointSolver) -> tuple[list[Place | None], str]:
+        """Places for a window, and whose plan it is."""
+        fitting, near = [], []
+        for row in rows.tolist():
+            nodes = self.nearest(row, solver.near)
+            if len(nodes):
+                fitting.append(row)
+                near.append(nodes)
+        if not fitting:
+            return [None] * len(rows), self.rule
+        mine = np.array(fitting, np.int64)
+        lo = self.classes.ptr[self.classes.cls[mine]]
+        hi = self.classes.ptr[self.classes.cls[mine] + 1]
+        known = {name: self.greedily(mine, name) for name in self.rules}
+        instance = Instance(
+            cluster=self.cluster, room=self.room, demand=self.demand, jobs=mine,
+            value=self.amount[mine] / WHOLE + 1e-3 * (self.amount[mine] == 0), pools=self.classes.pools, lo=lo, hi=hi, near=near,
+        )  # fmt: skip
+        decision = solver.decide(instance, self.measure, known)
+        found = iter(decision.places)
+        inside = {*fitting}
+        return [next(found) if row in inside else None for row in rows.tolist()], decision.report["winner"]
+
+    def nearest(self, row: int, near: int) -> Ints:
+        """Nodes where the request fits and the measure rises least, at most ``near``."""
+        work = self.rules[self.rule]
+        if self._find(row, self.rule) == 0:
+            return np.zeros(0, np.int64)
+        # Asking has brought the rises of the request's kind up to date on all nodes of its pools.
+        c = self.classes.cls[row]
+        pools = self.classes.pools[self.classes.ptr[c] : self.classes.ptr[c + 1]]
+        nodes = np.concatenate([np.arange(self.cluster.pool_lo[p], self.cluster.pool_hi[p]) for p in pools])
+        rise = work.memo.rise[work.memo.kind[row], nodes]
+        best = np.lexsort((self.room.turn[nodes], rise))[:near]
+        return np.sort(nodes[best[np.isfinite(rise[best])]])
+
+    def greedily(self, rows: Ints, rule: str) -> list[Place | None]:
+        """The rule's own places, one request after the other; nothing stays booked."""
+        places: list[Place | None] = []
+        for row in rows.tolist():
+            if self._find(row, rule) == 0:
+                places.append(None)
+                continue
+            work = self.rules[rule]
+            place = (int(work.node[0]),), (int(work.grant[0]),)
+            self.book(row, place, -1)
+            places.append(place)
+        for row, taken in zip(rows.tolist(), places, strict=True):
+            if taken is not None:
+                self.book(row, taken, 1)
+        return places
+
+    def book(self, row: int, place: Place, sign: int) -> None:
+        """Take (-1) or give back (+1), and let every rule forget the nodes."""
+        nodes, grants = np.array(place[0], np.int64), np.array(place[1], np.int64)
+        take(self.cluster, self.room, self.demand, row, nodes, grants, 0, len(nodes), sign)
+        for work in self.rules.values():
+            for node in place[0]:
+                changed(self.cluster, self.room, work, node)
+
+    def _find(self, row: int, rule: str) -> int:
+        c = self.classes.cls[row]
+        return int(
+            find(
+                self.cluster, self.room, self.demand, row, self.classes.pools, self.classes.ptr[c],
+                self.classes.ptr[c + 1], SHARING_RULES[rule], np.uint64(0), self.rules[rule],
+            )
+        )  # fmt: skip
