@@ -49,7 +49,8 @@ STATUS: dict[HighsModelStatus, str] = {
 }
 """What an end of HiGHS means here. optimal, time_limit: use its solution if it has one; infeasible (the incumbent is
 feasible, so a fault) and error: the incumbent, reported as a fallback."""
-SEVERITY = (OPTIMAL, TIME_LIMIT, INFEASIBLE, ERROR)
+RESTRICTED = "restricted"
+"""Solved, but not all columns were there: what was found is best among them, the bound says what may have been missed."""
 
 EPS = 1e-7
 """Objectives closer than this are equal: costs differ by shares of jobs (about 1e-5), HiGHS errs by 1e-9."""

@@ -24,7 +24,7 @@ from rltune.allocators.columns import (
     single_costs,
 )
 from rltune.allocators.formulation import Floats, Formulation, Instance, Ints, amounts, formulate
-from rltune.allocators.highs import EPS, ERROR, OPTIMAL, TIME_LIMIT, Session, Solved
+from rltune.allocators.highs import EPS, ERROR, INFEASIBLE, OPTIMAL, RESTRICTED, TIME_LIMIT, Session, Solved
 from rltune.allocators.measure import Measure
 from rltune.allocators.model import TERMS, Level, Problem
 from rltune.allocators.sharing import Demand, Room
@@ -226,6 +226,9 @@ class JointSolver:
             self.stats.trivial += 1
             return Answer(Solved(OPTIMAL, tuple(incumbent), least), (), tuple(incumbent)), ""
         solved, reason = self._solve(problem, levels, incumbent, deadline)
+        if not complete and solved.status in (OPTIMAL, INFEASIBLE):
+            # Among some columns only there may be nothing as good as the known plan: no fault of the solver's.
+            solved, reason = replace(solved, status=RESTRICTED), ""
         bounds = tuple(solved.bounds) if complete else tuple(min(a, b) for a, b in zip(least, solved.bounds, strict=False))
         answer = Answer(solved, () if solved.z is None else _patterns(search, rows, solved.z), bounds)
         if solved.status == OPTIMAL and complete:
@@ -347,6 +350,7 @@ class JointSolver:
         self, status: str, winner: str, value: Sequence[float], bounds: Sequence[float],
         scored: Mapping[str, Sequence[float]], reason: str, elapsed: float,
     ) -> dict[str, Any]:  # fmt: skip
+        bounds = tuple(min(b, v) for b, v in zip(bounds, value, strict=False))
         gap = next((max(0.0, v - b) for v, b in zip(value, bounds, strict=False) if v > b + EPS), 0.0)
         proven = len(bounds) == len(value) and np.isfinite(bounds).all()
         return {
