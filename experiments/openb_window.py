@@ -102,7 +102,7 @@ def markdown(found: dict[str, Any]) -> str:
         f"a point or more above the published FGD on {sum(reached)} of {len(reached)} workloads. The upper bound may refuse "
         "any request, which no row here may.",
         "",
-        "| workload | published FGD | one by one | window | above FGD | gain of the window | upper bound | windows improved | fallbacks | ms |",
+        "| workload | published FGD | one by one | window | above FGD | gain of the window | upper bound | improved | fallbacks | ms |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for workload, row in found["allocated_pct"].items():

@@ -16,11 +16,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.measure import Measure, node_cost
+from rltune.allocators.measure import node_cost
 from rltune.allocators.partition import clear_all, remake
 from rltune.allocators.sharing import Demand, Room, take
 from rltune.allocators.sharing_mig import INDICES, START_BIT, bits, lowest
-from rltune.allocators.states import Classes, mixed
+from rltune.allocators.states import mixed
 from rltune.cluster import ClusterArrays
 from rltune.compiled import inner, kernel
 from rltune.jobs import WHOLE
@@ -205,9 +205,7 @@ def room_beside(search, items, row, item, reserved):
     cpus, memory = items.demand.cpus[item], items.demand.memory[item]
     if search.room.cpus[row] < cpus or search.room.memory[row] < memory:
         return False
-    return not (
-        reserved and items.late[item] and (search.spare.cpus[row] < cpus or search.spare.memory[row] < memory)
-    )
+    return not (reserved and items.late[item] and (search.spare.cpus[row] < cpus or search.spare.memory[row] < memory))
 
 
 @inner
@@ -240,9 +238,7 @@ def same_gpu(search, row, a, b, reserved):
         return False
     if search.idle[row, a] != search.idle[row, b]:
         return False
-    return not reserved or (
-        spare.milli[row, a] == spare.milli[row, b] and spare.slices[row, a] == spare.slices[row, b]
-    )
+    return not reserved or (spare.milli[row, a] == spare.milli[row, b] and spare.slices[row, a] == spare.slices[row, b])
 
 
 @inner
@@ -376,7 +372,9 @@ def state_of(search, row, reserved):
     """A number of the GPUs' states, whatever their order."""
     total = np.int64(0)
     for gpu in range(search.cluster.pool_cap[search.cluster.node_pool[row]]):
-        h = mixed(mixed(np.int64(0x1F35), np.int64(search.room.milli[row, gpu])), np.int64(search.room.slices[row, gpu]))
+        h = mixed(
+            mixed(np.int64(0x1F35), np.int64(search.room.milli[row, gpu])), np.int64(search.room.slices[row, gpu])
+        )
         h = mixed(h, search.idle[row, gpu])
         if reserved:
             h = mixed(mixed(h, np.int64(search.spare.milli[row, gpu])), np.int64(search.spare.slices[row, gpu]))

@@ -47,7 +47,12 @@ def fill_by_window(
     """
     if window < 1:
         raise InputError(f"window={window}; at least 1 request is needed")
-    demand, classes, arrays, room = demand_of(jobs, cluster), eligibility(jobs, cluster), cluster.arrays(), idle_room(cluster)
+    demand, classes, arrays, room = (
+        demand_of(jobs, cluster),
+        eligibility(jobs, cluster),
+        cluster.arrays(),
+        idle_room(cluster),
+    )
     amount = demand.gpus * demand.milli
     rng = np.random.default_rng(seed)
     order = shuffled_requests(amount, requested * cluster.gpus * WHOLE, rng)

@@ -143,20 +143,35 @@ class Session:
             self.highs.setOptionValue(option, value)
         self.solver_s = 0.0
 
-    def solve(
-        self, problem: Problem, levels: Sequence[Level], incumbent: Sequence[float], deadline: float
-    ) -> Solved:
+    def solve_whole(self, problem: Problem, levels: Sequence[Level]) -> float:
+        """Seconds for the model as it is, by branch and bound from the start, level by level: what there is to save."""
+        begun = time.perf_counter()
+        self._pass(problem, levels[0], 1)
+        columns = np.arange(self.highs.getNumCol(), dtype=np.int32)
+        for k, level in enumerate(levels):
+            if k > 0:
+                self._fix(np.concatenate(problem.costs(levels[k - 1])), self.highs.getInfo().objective_function_value)
+                self.highs.changeColsCost(len(columns), columns, np.concatenate(problem.costs(level)))
+            self._run(np.inf)
+        return time.perf_counter() - begun
+
+    def _pass(self, problem: Problem, level: Level, integrality: int) -> Matrix:
+        """Hand the model over, all columns of one kind (0: continuous, 1: whole numbers)."""
+        matrix, cost = matrix_of(problem), np.concatenate(problem.costs(level))
+        self.highs.passModel(
+            len(cost), len(matrix.row_lower), len(matrix.row), 1, 1, 0.0, cost, matrix.lower, matrix.upper,
+            matrix.row_lower, matrix.row_upper, matrix.start, matrix.row, matrix.value,
+            np.full(len(cost), integrality, np.int32),
+        )  # fmt: skip
+        return matrix
+
+    def solve(self, problem: Problem, levels: Sequence[Level], incumbent: Sequence[float], deadline: float) -> Solved:
         """The best solution by ``levels``; ``incumbent``: values of a known plan, most important level first.
 
         ``deadline``: `time.perf_counter` second. Whatever HiGHS raises passes through.
         """
-        matrix, width = matrix_of(problem), len(problem.value) + len(problem.slowdown) + len(problem.column_class)
-        cost = np.concatenate(problem.costs(levels[0]))
-        self.highs.passModel(
-            width, len(matrix.row_lower), len(matrix.row), 1, 1, 0.0, cost, matrix.lower, matrix.upper,
-            matrix.row_lower, matrix.row_upper, matrix.start, matrix.row, matrix.value, np.zeros(width, np.int32),
-        )  # fmt: skip
-        columns = np.arange(width, dtype=np.int32)
+        matrix, cost = self._pass(problem, levels[0], 0), np.concatenate(problem.costs(levels[0]))
+        columns = np.arange(len(cost), dtype=np.int32)
         values: list[float] = []
         bounds: list[float] = []
         x: Floats | None = None
@@ -166,7 +181,7 @@ class Session:
             if k > 0:
                 self._fix(np.concatenate(problem.costs(levels[k - 1])), values[-1])
                 cost = np.concatenate(problem.costs(level))
-                self.highs.changeColsCost(width, columns, cost)
+                self.highs.changeColsCost(len(columns), columns, cost)
             # While no level has beaten the incumbent, its value is a cut-off for this one.
             cutoff = incumbent[k] if ahead else np.inf
             status, value, bound, found, did = self._level(matrix, cost, columns, cutoff, deadline)
@@ -299,7 +314,8 @@ class Session:
         begun = time.perf_counter()
         if deadline - begun <= 0:
             return TIME_LIMIT
-        self.highs.setOptionValue("time_limit", self.highs.getRunTime() + deadline - begun)
+        left = deadline - begun if np.isfinite(deadline) else highspy.kHighsInf
+        self.highs.setOptionValue("time_limit", self.highs.getRunTime() + left)
         self.highs.run()
         self.solver_s += time.perf_counter() - begun
         return STATUS[self.highs.getModelStatus()]

@@ -31,7 +31,6 @@ from rltune.allocators.sharing import Demand, Room
 from rltune.allocators.sharing_fragments import GAPS, STARVED
 from rltune.allocators.sharing_rules import STRANDING
 from rltune.allocators.states import Classes, classes_of
-from rltune.cluster import ClusterArrays
 
 Place = tuple[tuple[int, ...], tuple[int, ...]]
 """(nodes, grants): node indices ascending; a grant names the node's GPUs and a MIG start (`rltune.allocators.sharing.Place`)."""
@@ -97,11 +96,13 @@ class JointSolver:
     spread: int = 0
     cache_size: int = 20_000
     stats: Stats = field(default_factory=Stats, init=False)
-    _session: Session = field(default_factory=Session, init=False, repr=False)
+    session: Session = field(default_factory=Session, init=False, repr=False)
     _search: dict[Any, Search] = field(default_factory=dict, init=False, repr=False)
     _answers: OrderedDict[Any, Answer] = field(default_factory=OrderedDict, init=False, repr=False)
 
-    def decide(self, instance: Instance, measure: Measure, known: Mapping[str, Plan], *, by_gpu: bool = False) -> Decision:
+    def decide(
+        self, instance: Instance, measure: Measure, known: Mapping[str, Plan], *, by_gpu: bool = False
+    ) -> Decision:
         """The best plan of the model and of the ``known`` ones, which must be feasible and of which there is at least one.
 
         ``by_gpu``: the measure is a sum over GPUs (nothing in the workload wants several, or CPU or memory), so that
@@ -114,18 +115,17 @@ class JointSolver:
         made = formulate(instance, self.spread)
         self.stats.splits_left_out += made.left_out
         single = _single_pools(instance, made) if by_gpu else np.zeros(len(instance.cluster.pool_cap), np.int64)
-        scored = {
-            name: self.score(self.terms(instance, plan, measure, search, single)) for name, plan in known.items()
-        }
+        scored = {name: self.score(self.terms(instance, plan, measure, search, single)) for name, plan in known.items()}
         winner = _best(scored)
         incumbent, places, reason = scored[winner], list(known[winner]), ""
-        status, bounds, value = OPTIMAL, incumbent, incumbent
+        status, bounds, value, states = OPTIMAL, incumbent, incumbent, 0
         # Where a known plan starts everybody, who starts is settled; what is left is where.
         settled = None not in places and set(self.levels[0]) == {"value"}
         instance = replace(instance, all_start=instance.all_start or settled)
         levels = self.levels[1:] if settled else self.levels
         if len(instance.jobs) and levels:
             classes = self._classes(instance, made, single)
+            states = len(classes.first)
             cut = len(self.levels) - len(levels)
             answer, reason = self._answer(instance, made, classes, measure, search, levels, incumbent[cut:], deadline)
             status, bounds = answer.solved.status, incumbent[:cut] + answer.bounds
@@ -143,7 +143,8 @@ class JointSolver:
             self.stats.fall_back(reason)
         elapsed = time.perf_counter() - begun
         self.stats.time_s += elapsed
-        return Decision(places, self._report(status, winner, value, bounds, scored, reason, elapsed))
+        report = _report(status, winner, value, bounds, scored, reason)
+        return Decision(places, report | {"states": states, "time_s": elapsed})
 
     # --- the objective -------------------------------------------------------------------
 
@@ -229,7 +230,9 @@ class JointSolver:
         if not complete and solved.status in (OPTIMAL, INFEASIBLE):
             # Among some columns only there may be nothing as good as the known plan: no fault of the solver's.
             solved, reason = replace(solved, status=RESTRICTED), ""
-        bounds = tuple(solved.bounds) if complete else tuple(min(a, b) for a, b in zip(least, solved.bounds, strict=False))
+        bounds = (
+            tuple(solved.bounds) if complete else tuple(min(a, b) for a, b in zip(least, solved.bounds, strict=False))
+        )
         answer = Answer(solved, () if solved.z is None else _patterns(search, rows, solved.z), bounds)
         if solved.status == OPTIMAL and complete:
             self._answers[key] = answer
@@ -313,15 +316,15 @@ class JointSolver:
         if time.perf_counter() >= deadline:
             return nothing, TIME_LIMIT
         self.stats.solves += 1
-        before = self._session.solver_s
+        before = self.session.solver_s
         try:
-            solved = self._session.solve(problem, levels, incumbent, deadline)
+            solved = self.session.solve(problem, levels, incumbent, deadline)
         except Exception as fault:
             # Whatever a foreign solver raises, scheduling goes on, and the report and the counter tell.
             # The state of a persistent solver after a fault is unknown.
-            self._session = Session()
+            self.session = Session()
             return Solved(ERROR, (), ()), f"{ERROR}: {type(fault).__name__}"
-        self.stats.solver_time_s += self._session.solver_s - before
+        self.stats.solver_time_s += self.session.solver_s - before
         self.stats.branchings += solved.branchings
         return solved, "" if solved.status == OPTIMAL else solved.status
 
@@ -346,25 +349,26 @@ class JointSolver:
     def _spare(instance: Instance) -> tuple[Room, bool]:
         return (instance.room, False) if instance.spare is None else (instance.spare, True)
 
-    def _report(
-        self, status: str, winner: str, value: Sequence[float], bounds: Sequence[float],
-        scored: Mapping[str, Sequence[float]], reason: str, elapsed: float,
-    ) -> dict[str, Any]:  # fmt: skip
-        bounds = tuple(min(b, v) for b, v in zip(bounds, value, strict=False))
-        gap = next((max(0.0, v - b) for v, b in zip(value, bounds, strict=False) if v > b + EPS), 0.0)
-        proven = len(bounds) == len(value) and np.isfinite(bounds).all()
-        return {
-            "allocator": "milp",
-            "status": status,
-            "objective": [float(v) for v in value],
-            "bound": [float(b) for b in bounds] if proven else None,
-            "gap": float(gap) if proven else None,
-            "time_s": elapsed,
-            "winner": winner,
-            "incumbents": {name: [float(v) for v in values] for name, values in scored.items()},
-            "fallback": bool(reason),
-            "reason": reason,
-        }
+
+def _report(
+    status: str, winner: str, value: Sequence[float], bounds: Sequence[float],
+    scored: Mapping[str, Sequence[float]], reason: str,
+) -> dict[str, Any]:  # fmt: skip
+    """What a decision says of itself; objective and bound by level, gap at the first level that was not closed."""
+    bounds = tuple(min(b, v) for b, v in zip(bounds, value, strict=False))
+    gap = next((v - b for v, b in zip(value, bounds, strict=False) if v > b + EPS), 0.0)
+    proven = len(bounds) == len(value) and bool(np.isfinite(bounds).all())
+    return {
+        "allocator": "milp",
+        "status": status,
+        "objective": [float(v) for v in value],
+        "bound": [float(b) for b in bounds] if proven else None,
+        "gap": float(gap) if proven else None,
+        "winner": winner,
+        "incumbents": {name: [float(v) for v in values] for name, values in scored.items()},
+        "fallback": bool(reason),
+        "reason": reason,
+    }
 
 
 def _less(a: Sequence[float], b: Sequence[float]) -> bool:
@@ -452,7 +456,9 @@ def _parts_demand(instance: Instance, jobs: list[int], nodes: list[int], grants:
     whole = (demand.milli[rows] == 1000) & (demand.profile[rows] < 0)
     part = np.where(whole, np.bitwise_count(np.array(grants, np.int64) & 0xFFFFFFFF), 1).astype(np.int64)
     share = np.where(whole, part / np.maximum(1, demand.gpus[rows]), 1.0)
-    return Demand(part, demand.milli[rows], demand.cpus[rows] * share, demand.memory[rows] * share, demand.profile[rows])
+    return Demand(
+        part, demand.milli[rows], demand.cpus[rows] * share, demand.memory[rows] * share, demand.profile[rows]
+    )
 
 
 def _key(instance: Instance, made: Formulation, classes: Classes, measure: Measure) -> Any:

@@ -39,4 +39,3 @@ def nodes_cost(cluster, room, measure, nodes):
     for k in range(len(nodes)):
         total += node_cost(cluster, room, measure, nodes[k])
     return total
-

@@ -69,7 +69,12 @@ class MilpAllocator:
     def __post_init__(self) -> None:
         self._check()
         self.solver = JointSolver(
-            self._levels(), float(self.time_limit_s), int(self.rows), int(self.near), int(self.spread), int(self.cache_size)
+            self._levels(),
+            float(self.time_limit_s),
+            int(self.rows),
+            int(self.near),
+            int(self.spread),
+            int(self.cache_size),
         )
 
     def _check(self) -> None:
@@ -96,7 +101,9 @@ class MilpAllocator:
             )
         costs = TERMS[1:]
         if not isinstance(self.weights, Mapping) or (unknown := [name for name in self.weights if name not in costs]):
-            what = f"weights.{unknown[0]} is unknown" if isinstance(self.weights, Mapping) else f"weights={self.weights!r}"
+            what = (
+                f"weights.{unknown[0]} is unknown" if isinstance(self.weights, Mapping) else f"weights={self.weights!r}"
+            )
             raise InputError(f"allocator milp: {what}; known are weights.{', weights.'.join(costs)}")
         for name, value in self.weights.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
@@ -332,9 +339,7 @@ def room_of(cluster: ClusterArrays, free: IntArray) -> Room:
 def requests_of(num_gpus: IntArray) -> Requests:
     """Jobs of so many whole GPUs, and nothing else."""
     n = len(num_gpus)
-    return Requests(
-        num_gpus.astype(np.int64), np.full(n, WHOLE), np.zeros(n), np.zeros(n), np.full(n, -1)
-    )
+    return Requests(num_gpus.astype(np.int64), np.full(n, WHOLE), np.zeros(n), np.zeros(n), np.full(n, -1))
 
 
 def _own_pools(pools: IntArray, lo: IntArray, hi: IntArray) -> tuple[IntArray, IntArray, IntArray]:

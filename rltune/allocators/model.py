@@ -146,7 +146,9 @@ def solve_with_pyomo(problem: Problem, levels: Sequence[Level]) -> list[float]:
         model.held = pyo.ConstraintList()
         for before, value in zip(levels[:k], found, strict=True):
             costs = zip(problem.costs(before), (model.s, model.X, model.z), strict=True)
-            total = [float(c) * v for cost, variable in costs for c, v in zip(cost, variable.values(), strict=True) if c]
+            total = [
+                float(c) * v for cost, variable in costs for c, v in zip(cost, variable.values(), strict=True) if c
+            ]
             if total:
                 model.held.add(sum(total) <= value + 1e-6)
         solver.solve(model)

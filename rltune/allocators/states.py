@@ -103,7 +103,9 @@ def _amount(x):
 
 @inner
 def _hash(cluster, room, spare, reserved, node, key, u, m):
-    h = mixed(mixed(mixed(np.int64(0x51ED27), cluster.node_pool[node]), _amount(room.cpus[node])), _amount(room.memory[node]))
+    h = mixed(
+        mixed(mixed(np.int64(0x51ED27), cluster.node_pool[node]), _amount(room.cpus[node])), _amount(room.memory[node])
+    )
     if reserved:
         h = mixed(mixed(h, _amount(spare.cpus[node])), _amount(spare.memory[node]))
     for at in range(m):

@@ -64,11 +64,15 @@ def nodes_of(case: Case) -> tuple[Node, ...]:
             code = 0 if i.idle is None else int(i.idle[n, g])
             idle = tuple((s, (code >> 4 * s & 15) - 1) for s in range(8) if code >> 4 * s & 15)
             gpus.append(
-                Gpu(int(i.room.milli[n, g]), int(i.room.slices[n, g]), int(spare.milli[n, g]), int(spare.slices[n, g]), idle)
+                Gpu(
+                    int(i.room.milli[n, g]),
+                    int(i.room.slices[n, g]),
+                    int(spare.milli[n, g]),
+                    int(spare.slices[n, g]),
+                    idle,
+                )
             )
-        found.append(
-            Node(p, tuple(gpus), i.room.cpus[n], i.room.memory[n], spare.cpus[n], spare.memory[n])
-        )
+        found.append(Node(p, tuple(gpus), i.room.cpus[n], i.room.memory[n], spare.cpus[n], spare.memory[n]))
     return tuple(found)
 
 
@@ -98,7 +102,7 @@ def on_node(case: Case, node: Node, k: int, size: int, late: bool) -> Iterator[t
         if kind < 0 or not STARTS[profile, kind]:
             return
         for g, gpu in enumerate(node.gpus):
-            if gpu.slices == 0 and gpu.milli < 1000 or late and gpu.later_slices == 0 and gpu.later_milli < 1000:
+            if (gpu.slices == 0 and gpu.milli < 1000) or (late and gpu.later_slices == 0 and gpu.later_milli < 1000):
                 continue
             for start in range(8):
                 mask = ((1 << int(SIZE[profile, kind])) - 1) << start
@@ -108,9 +112,7 @@ def on_node(case: Case, node: Node, k: int, size: int, late: bool) -> Iterator[t
                 if (start, mine) in gpu.idle:
                     gone, seconds = [(start, mine)], 0.0
                 else:
-                    gone = [
-                        (s, k2) for s, k2 in gpu.idle if ((1 << int(SIZE_OF_KIND[k2, kind])) - 1) << s & mask
-                    ]
+                    gone = [(s, k2) for s, k2 in gpu.idle if ((1 << int(SIZE_OF_KIND[k2, kind])) - 1) << s & mask]
                     seconds = float(CREATE_S[mine, kind]) + sum(float(DESTROY_S[k2, kind]) for _, k2 in gone)
                 left = tuple(x for x in gpu.idle if x not in gone)
                 later = (0, gpu.later_slices | mask) if late else (gpu.later_milli, gpu.later_slices)
@@ -330,7 +332,11 @@ def _load(rng: np.random.Generator, cluster: Cluster, room: Room, later: Room, k
                 one.milli[0] = rng.choice([200, 500, 600])
             where = np.array([n]), np.array([grant])
             for target in (room, later):
-                if (target is room or rng.random() < 0.5) and room.cpus[n] >= one.cpus[0] and later.cpus[n] >= one.cpus[0]:
+                if (
+                    (target is room or rng.random() < 0.5)
+                    and room.cpus[n] >= one.cpus[0]
+                    and later.cpus[n] >= one.cpus[0]
+                ):
                     take(arrays, target, one, 0, *where, 0, 1, -1)
 
 

@@ -56,7 +56,9 @@ def compare(seed: int, kind: str, cases: int) -> JointSolver | None:
         decision = solver.decide(case.instance, measure, {"nothing": nothing})
         best = best_by_search(case, measure, MODES[mode])
         nodes, terms = replayed(case, decision.places)
-        terms["fragmentation"] = fragmentation(case, nodes, measure) - fragmentation(case, replayed(case, nothing)[0], measure)
+        terms["fragmentation"] = fragmentation(case, nodes, measure) - fragmentation(
+            case, replayed(case, nothing)[0], measure
+        )
         context = f"{kind} {mode}: {case}\n{decision}\nbest {best}, terms {terms}"
         assert solver.score(terms) == pytest.approx(best, abs=2e-6), context
         assert decision.report["objective"] == pytest.approx(best, abs=2e-6), context

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from highspy import HighsModelStatus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joint_cases import best_by_search, is_even, make_cluster, make_snapshot, random_case, worth
-from highspy import HighsModelStatus
 
 import rltune
 from rltune.allocators import milp
