@@ -64,7 +64,7 @@ def quadratic_cost(cluster: ClusterArrays) -> FloatArray:
     cost = np.zeros((len(cluster.pool_cap), int(cluster.pool_cap.max()) + 1))
     for p, cap in enumerate(cluster.pool_cap.tolist()):
         free = np.arange(cap + 1)
-        cost[p, : cap + 1] = free * (cap - free) / cap
+        cost[p, : cap + 1] = free * (cap - free) / max(1, cap)
     return cost
 
 
