@@ -24,7 +24,7 @@ from rltune.allocators.columns import (
     single_costs,
 )
 from rltune.allocators.formulation import Floats, Formulation, Instance, Ints, amounts, formulate
-from rltune.allocators.highs import EPS, ERROR, OPTIMAL, TIME_LIMIT, Session, Solved
+from rltune.allocators.highs import EPS, ERROR, INFEASIBLE, OPTIMAL, TIME_LIMIT, Session, Solved
 from rltune.allocators.measure import Measure
 from rltune.allocators.model import TERMS, Level, Problem
 from rltune.allocators.sharing import Demand, Room
@@ -35,7 +35,8 @@ Place = tuple[tuple[int, ...], tuple[int, ...]]
 """(nodes, grants): node indices ascending; a grant names the node's GPUs and a MIG start (`rltune.allocators.sharing.Place`)."""
 Plan = Sequence[Place | None]
 """A place for each job of an instance, None = does not start."""
-TRIVIAL = "trivial"
+TRUNCATED = "truncated"
+"""Status and reason where the search left out patterns that only a known plan has."""
 
 
 @dataclass(slots=True)
@@ -224,6 +225,9 @@ class JointSolver:
             self.stats.trivial += 1
             return Answer(Solved(OPTIMAL, tuple(incumbent), least), (), tuple(incumbent)), ""
         solved, reason = self._solve(problem, levels, incumbent, deadline)
+        if solved.status == INFEASIBLE and not complete:
+            # The known plan is made of patterns that were left out, and nothing in the model is as good.
+            solved, reason = replace(solved, status=TRUNCATED), TRUNCATED
         bounds = tuple(solved.bounds) if complete else tuple(min(a, b) for a, b in zip(least, solved.bounds, strict=False))
         answer = Answer(solved, () if solved.z is None else _patterns(search, rows, solved.z), bounds)
         if solved.status == OPTIMAL and complete:
