@@ -37,7 +37,20 @@ from rltune.simulator.fleet.passes import (
     start_waiting,
 )
 from rltune.simulator.fleet.placing import charge_quota, copy_left, find_place, free_in, job_fits, occupy, rate_on
-from rltune.simulator.fleet.state import EASY, NOW, PASSES, QUEUED, STRICT, WAITING, Fleet, Floats, Ints, Knobs
+from rltune.simulator.fleet.state import (
+    EASY,
+    NOW,
+    PASSES,
+    QUEUED,
+    STRICT,
+    WAITING,
+    Fleet,
+    Floats,
+    Ints,
+    Knobs,
+    floats,
+    ints,
+)
 
 REST = "fgd" if "fgd" in SHARING_RULES else "best_fit"
 """Rule of the first known plan, of the reservation, and of whoever is not decided jointly."""
@@ -74,10 +87,11 @@ class Draft(NamedTuple):
 def build_draft(cluster: Cluster, head: int) -> Draft:
     """Work space for ``head`` jobs."""
     places, ways = head * max(pool.nodes for pool in cluster.pools), head * len(cluster.pools)
-    sizes = (head, head + 1, places, places, head, head, ways, head, head, ways, ways)
-    arrays = [np.zeros(size, np.int64) for size in sizes]
-    arrays[4], arrays[9] = np.zeros(head), np.zeros(ways)
-    return Draft(*arrays, idle_room(cluster), idle_room(cluster), np.zeros(1), np.zeros(4, np.int64))
+    return Draft(
+        job=ints(head), part=ints(head + 1), node=ints(places), grant=ints(places), end=floats(head), freed=ints(head),
+        pool=ints(ways), lo=ints(head), hi=ints(head), slow=floats(ways), late=ints(ways), beside=idle_room(cluster),
+        met=idle_room(cluster), shadow=floats(1), counts=ints(4),
+    )  # fmt: skip
 
 
 @runtime_checkable
