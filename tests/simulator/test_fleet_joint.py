@@ -247,6 +247,7 @@ def test_a_job_over_its_quota_waits_for_its_own_and_others_pass_by_hand() -> Non
         ({"quotas": {"x": float("nan")}}, "quotas: virtual cluster x: nan; give a number"),
         ({"quotas": {"x": "many"}}, "quotas: virtual cluster x: 'many'; give a number"),
         ({"quotas": [1]}, r"quotas=\[1\]; give GPUs by virtual cluster"),
+        ({"quotas": [("x", 5), ("x", 6)]}, "quotas: virtual cluster x is there twice"),
         ({"quotas": {"x": 2}}, "quotas: job 2 .* wants 3 GPUs, virtual cluster x may hold 2: .* larger quota"),
     ],
 )
