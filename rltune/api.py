@@ -20,7 +20,7 @@ def simulate(workload: Trace | JobTable, cluster: Cluster | str, **options: Any)
 
     ``policy``: a name (fifo, sjf, f1, ...) or a function (queue, snapshot) -> keys;
     ``discipline``: blocking, skip, easy; ``allocator``: lexicographic, best_fit,
-    least_fragmentation, milp, or an object; ``knowledge``: known, predicted, none.
+    least_fragmentation, milp (also an object ``MilpAllocator`` with options), or an object; ``knowledge``: known, predicted, none.
     """
     if not isinstance(workload, Trace | JobTable):
         raise InputError(

@@ -18,7 +18,10 @@ from rltune.compiled import kernel
 from rltune.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
-MEASURES = ("quadratic", "demand", "partly_used")
+MEASURES = ("quadratic", "demand", "stranding", "partly_used")
+OF_WORKLOAD = ("demand", "stranding")
+"""Measures that ask what the workload wants. Of whole GPUs without CPU and memory they are the same (`demand_cost`); with
+shares, MIG slices, CPU or memory they are those of `rltune.allocators.sharing_fragments`."""
 
 
 class Demand(NamedTuple):
@@ -64,7 +67,7 @@ def quadratic_cost(cluster: ClusterArrays) -> FloatArray:
     cost = np.zeros((len(cluster.pool_cap), int(cluster.pool_cap.max()) + 1))
     for p, cap in enumerate(cluster.pool_cap.tolist()):
         free = np.arange(cap + 1)
-        cost[p, : cap + 1] = free * (cap - free) / cap
+        cost[p, : cap + 1] = free * (cap - free) / max(1, cap)
     return cost
 
 
@@ -77,15 +80,15 @@ def partly_used_cost(cluster: ClusterArrays) -> FloatArray:
 
 
 def cost_table(cluster: ClusterArrays, measure: str, demand: Demand | None = None) -> FloatArray:
-    """The cost table of a measure; "demand" needs the workload's. Raises InputError for an unknown one."""
-    if measure == "demand" and demand is not None:
+    """The cost table of a measure; "demand" and "stranding" need the workload's. Raises InputError for an unknown one."""
+    if measure in OF_WORKLOAD and demand is not None:
         return demand_cost(cluster, *demand)
     if measure == "quadratic":
         return quadratic_cost(cluster)
     if measure == "partly_used":
         return partly_used_cost(cluster)
-    if measure == "demand":
-        raise InputError("measure=demand needs the workload's demand; give it, or take measure=quadratic")
+    if measure in OF_WORKLOAD:
+        raise InputError(f"measure={measure} needs the workload's demand; give it, or take measure=quadratic")
     raise InputError(f"measure={measure!r} is unknown; known are {', '.join(MEASURES)}")
 
 

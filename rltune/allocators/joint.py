@@ -36,7 +36,8 @@ Place = tuple[tuple[int, ...], tuple[int, ...]]
 """(nodes, grants): node indices ascending; a grant names the node's GPUs and a MIG start (`rltune.allocators.sharing.Place`)."""
 Plan = Sequence[Place | None]
 """A place for each job of an instance, None = does not start."""
-TRIVIAL = "trivial"
+TRUNCATED = "truncated"
+"""Status and reason where the search left out patterns that only a known plan has."""
 
 
 @dataclass(slots=True)
@@ -99,6 +100,7 @@ class JointSolver:
     session: Session = field(default_factory=Session, init=False, repr=False)
     _search: dict[Any, Search] = field(default_factory=dict, init=False, repr=False)
     _answers: OrderedDict[Any, Answer] = field(default_factory=OrderedDict, init=False, repr=False)
+    _measure: Measure | None = field(default=None, init=False, repr=False)
 
     def decide(
         self, instance: Instance, measure: Measure, known: Mapping[str, Plan], *, by_gpu: bool = False
@@ -111,6 +113,10 @@ class JointSolver:
         begun = time.perf_counter()
         deadline = begun + self.time_limit_s
         self.stats.calls += 1
+        if measure is not self._measure:
+            # Answers are of one measure on one cluster; an id may be given to another object later.
+            self._answers.clear()
+            self._measure = measure
         search = self._space(instance)
         made = formulate(instance, self.spread)
         self.stats.splits_left_out += made.left_out
@@ -213,7 +219,7 @@ class JointSolver:
         levels: Sequence[Level], incumbent: Sequence[float], deadline: float,
     ) -> tuple[Answer, str]:  # fmt: skip
         """From the cache, else from the solver: the answer, and why it is empty."""
-        key = _key(instance, made, classes, measure)
+        key = _key(instance, made, classes)
         if key in self._answers:
             self.stats.cache_hits += 1
             self._answers.move_to_end(key)
@@ -461,8 +467,8 @@ def _parts_demand(instance: Instance, jobs: list[int], nodes: list[int], grants:
     )
 
 
-def _key(instance: Instance, made: Formulation, classes: Classes, measure: Measure) -> Any:
-    """Equal for decisions that differ in names only."""
+def _key(instance: Instance, made: Formulation, classes: Classes) -> Any:
+    """Equal for decisions that differ in names only, by one measure on one cluster."""
     units = classes.first
     node = classes.node[units]
     pool = instance.cluster.node_pool[node]
@@ -475,7 +481,7 @@ def _key(instance: Instance, made: Formulation, classes: Classes, measure: Measu
         parts += [instance.spare.cpus[node], instance.spare.memory[node]]
     if instance.left is not None:
         parts.append(instance.left)
-    return id(measure), instance.all_start, made.signature, *(part.tobytes() for part in parts)
+    return instance.all_start, made.signature, *(part.tobytes() for part in parts)
 
 
 def _patterns(search: Search, rows: Ints, z: Ints) -> tuple[tuple[int, int, tuple[tuple[int, int], ...]], ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rltune.allocators.formulation import Floats, Instance
-from rltune.allocators.fragmentation import MEASURES, Demand, cost_table
+from rltune.allocators.fragmentation import MEASURES, OF_WORKLOAD, Demand, cost_table
 from rltune.allocators.greedy import GreedyAllocator, place_one, space_of
 from rltune.allocators.joint import JointSolver, Place, Stats
 from rltune.allocators.measure import Measure
@@ -46,7 +46,7 @@ class MilpAllocator:
     starts_first (who starts by value alone, then where by the ``weights``), weighted (one sum of both), lexicographic
     (value, then each cost in the order of ``weights``). With ``decay`` <= 0.5 no earlier job is given up for later ones.
 
-    ``measure``: of fragmentation: quadratic, demand (of the workload ``demand``) or partly_used, see
+    ``measure``: of fragmentation: quadratic, partly_used, or of the workload ``demand``: demand (FGD) or stranding, see
     `rltune.allocators.fragmentation`. ``time_limit_s, rows, near, spread, cache_size``: see `rltune.allocators.joint.JointSolver`;
     only decisions that reach the time limit depend on the machine.
     """
@@ -78,9 +78,9 @@ class MilpAllocator:
         )
 
     def _check(self) -> None:
-        if self.measure not in MEASURES or (self.measure == "demand" and self.demand is None):
+        if self.measure not in MEASURES or (self.measure in OF_WORKLOAD and self.demand is None):
             raise InputError(
-                f"allocator milp: measure={self.measure!r}; known are {', '.join(MEASURES)} (demand with demand=...)"
+                f"allocator milp: measure={self.measure!r}; known are {', '.join(MEASURES)} ({' and '.join(OF_WORKLOAD)} with demand=...)"
             )
         for option, known in (("mode", MODES), ("worth", WORTHS)):
             if getattr(self, option) not in known:

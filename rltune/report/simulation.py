@@ -66,10 +66,15 @@ def bound_remarks(bounds: dict[str, Any]) -> list[str]:
 
 
 def detail_remarks(row: dict[str, Any]) -> list[str]:
-    """What speeds rest on, and reservations that memory was too small for."""
+    """What speeds rest on, reservations that memory was too small for, and where the MILP gave way."""
     told = [f"throughput: {line}" for line in row.get("throughput", [])]
     if "reservations_simplified" in row:
         told.append(f"{row['reservations_simplified']:,} plans of reservations ran out of memory and were simplified")
+    stats = row.get("allocator", {})
+    for reason, times in stats.get("fallbacks", {}).items():
+        told.append(
+            f"allocator milp: {times:,} of {stats['calls']:,} joint decisions without proof of the optimum ({reason})"
+        )
     return told
 
 

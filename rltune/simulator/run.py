@@ -19,9 +19,10 @@ from rltune.plan import Allocator, FloatArray, Policy
 from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import Order, order, static_rank
 from rltune.simulator.disciplines import DISCIPLINES, SIMULATED, run_to_end
-from rltune.simulator.fleet.loop import FLEET_DISCIPLINES
+from rltune.simulator.fleet.joint import JointAllocator
 from rltune.simulator.fleet.options import make_options
 from rltune.simulator.fleet.run import preemptive_policy, simulate_fleet
+from rltune.simulator.fleet.state import FLEET_DISCIPLINES
 from rltune.simulator.loop import run_readable
 from rltune.simulator.result import Result
 from rltune.simulator.state import build
@@ -54,7 +55,7 @@ def simulate_jobs(
         discipline: blocking (RLTune's protocol, exact), strict (as blocking, but the head is chosen anew at every
             instant: Helios' protocol), skip, easy, or conservative.
         allocator: lexicographic, best_fit, least_fragmentation; detailed: first_fit, best_fit, least_loaded, random,
-            dot_prod, gpu_clustering, gpu_packing; or an object with ``allocate``.
+            dot_prod, gpu_clustering, gpu_packing; or an object with ``allocate`` (detailed: a `MilpAllocator` only).
         knowledge: known, requested, predicted, online, none, or (n_jobs,) run times in seconds as the scheduler believes.
         oversized: what to do with jobs that no idle pool can hold: refuse (an InputError naming the
             first) or drop (they count as unfinished). Default: refuse; under ``blocking`` drop with
@@ -78,7 +79,7 @@ def simulate_jobs(
         check_detailed(reason, policy, discipline, allocator)
         handle_oversized(jobs, known, cluster, oversized, discipline, source)
         return simulate_fleet(
-            jobs, cluster, policy=str(policy), discipline=discipline, allocator=str(allocator),
+            jobs, cluster, policy=str(policy), discipline=discipline, allocator=cast(Any, allocator),
             known_s=None if learns_online(knowledge) else known, options=detail,
         )  # fmt: skip
     cost = fragmentation_cost(jobs, cluster, cost)
@@ -159,10 +160,16 @@ def needs_detail(
 
 def check_detailed(reason: str, policy: Any, discipline: str, allocator: Any) -> None:
     """Refuse what the detailed simulation does not have."""
-    if not isinstance(policy, str) or not isinstance(allocator, str) or allocator in PLAIN_ONLY:
+    joint = isinstance(allocator, JointAllocator)
+    if not isinstance(policy, str) or not (joint or isinstance(allocator, str)) or allocator in PLAIN_ONLY:
         raise InputError(
             f"{reason}: this needs the detailed simulation, which takes named policies and the allocators "
-            f"{', '.join(SHARING_RULES)} only"
+            f"{', '.join(SHARING_RULES)}, milp only"
+        )
+    if joint and discipline == "conservative":
+        raise InputError(
+            "discipline=conservative places jobs ahead of time, allocator milp only those that start now; use "
+            f"discipline=easy, or an allocator of {', '.join(SHARING_RULES)}"
         )
     if discipline not in FLEET_DISCIPLINES:
         raise InputError(

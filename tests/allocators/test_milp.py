@@ -23,6 +23,8 @@ from rltune.errors import InputError
 from rltune.plan import IntArray, Plan, Snapshot, check_plan
 
 DEMAND = Demand((1, 2, 3, 4, 5, 8), (0.4, 0.2, 0.1, 0.15, 0.05, 0.1))
+ONLY = {"fragmentation": 1.0}
+"""Weights under which the objective is what `joint_cases.worth` measures."""
 CONF = Path(__file__).parents[2] / "conf" / "allocator"
 
 
@@ -34,7 +36,7 @@ def in_two_pools() -> tuple[Any, np.ndarray, list[Any]]:
 def compare_with_search(seed: int, cases: int, discipline: str) -> None:
     """Plans are as good as exhaustive search; better only by an uneven split, which the search leaves out."""
     rng = np.random.default_rng(seed)
-    allocator = MilpAllocator("demand", DEMAND, time_limit_s=60)
+    allocator = MilpAllocator("demand", DEMAND, time_limit_s=60, weights=ONLY)
     for _ in range(cases):
         cluster, free, jobs = random_case(rng)
         snapshot = make_snapshot(cluster, free, jobs)
@@ -85,7 +87,7 @@ def test_never_worse_than_greedy_at_any_time_limit(seed: int, limit_s: float, di
     cluster, free, jobs = random_case(np.random.default_rng(seed))
     snapshot = make_snapshot(cluster, free, jobs)
     cost = demand_cost(cluster, *DEMAND)
-    allocator = MilpAllocator("demand", DEMAND, time_limit_s=limit_s)
+    allocator = MilpAllocator("demand", DEMAND, time_limit_s=limit_s, weights=ONLY)
     plan = allocator.allocate(snapshot, np.arange(len(jobs)), discipline)
     check_plan(snapshot, plan)
     greedy = GreedyAllocator("least_fragmentation", cost).allocate(snapshot, np.arange(len(jobs)), discipline)
@@ -161,7 +163,7 @@ def test_plans_do_not_depend_on_earlier_decisions() -> None:
     cases = [random_case(rng) for _ in range(150)]
 
     def plans(order: list[int]) -> dict[int, Any]:
-        allocator = MilpAllocator("demand", DEMAND, time_limit_s=60)
+        allocator = MilpAllocator("demand", DEMAND, time_limit_s=60, weights=ONLY)
         found = {}
         for i in order:
             cluster, free, jobs = cases[i]
@@ -191,13 +193,13 @@ def test_shuffled_nodes_change_the_nodes_but_not_the_worth(seed: int) -> None:
     assert found[0][1] == pytest.approx(found[1][1], abs=1e-6)
 
 
-SHARED = MilpAllocator("demand", DEMAND, time_limit_s=60)
+SHARED = MilpAllocator("demand", DEMAND, time_limit_s=60, weights=ONLY)
 
 
 def test_jobs_placed_jointly_all_start_with_the_least_fragmentation() -> None:
     """From the placements of another rule to the optimum of exhaustive search."""
     rng = np.random.default_rng(7)
-    allocator = MilpAllocator("partly_used", time_limit_s=60)
+    allocator = MilpAllocator("partly_used", time_limit_s=60, weights=ONLY)
     for _ in range(500):
         cluster, free, jobs = random_case(rng)
         cost = partly_used_cost(cluster)

@@ -24,7 +24,7 @@ from rltune.jobs import JobTable
 from rltune.policies.orders import ALIASES, ORDERS
 from rltune.policies.preemptive import PREEMPTIVE, PREEMPTIVE_ALIASES
 from rltune.simulator.disciplines import SIMULATED
-from rltune.simulator.fleet.loop import FLEET_DISCIPLINES
+from rltune.simulator.fleet.state import FLEET_DISCIPLINES
 
 
 def nodes(count: int, gpus: int) -> Cluster:

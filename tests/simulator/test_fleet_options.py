@@ -43,6 +43,7 @@ WRONG: dict[str, list[Any]] = {
     ],
     "speed": [1, [1, 2], [[1]] * 4, [[1, 0]] * 4, [[1, -1]] * 4, [[1, NAN]] * 4, [[1, INF]] * 4, "fast", [["x", 1]] * 4],
     "seed": [-1, 1.5, "1", True, None, NAN, 2**64, 2**63],
+    "quotas": [5, "x", [5], ["xy"], [("x", 5, 5)], [("x", 5), ("x", 6)], {0: 5, "0": 5}, {"z": 5}, {"x": "5"}, {"x": None}, {"x": NAN}, {"x": INF}, {"x": -1}, {"x": True}, {"x": 2.9}],
 }  # fmt: skip
 ACCEPTED: dict[str, list[Any]] = {
     "preemptive": [None, True, False, np.True_],
@@ -68,11 +69,15 @@ ACCEPTED: dict[str, list[Any]] = {
     "capacity": [[], [(0, "a", 0), (5, "a", 2)], [(0, "b", np.int64(1))]],
     "speed": [None, [[1, 2]] * 4],
     "seed": [0, 2**63 - 1, np.int32(4)],
+    "quotas": [None, {}, [], [("x", 3), ["y", 1]], {"x": 3}, {"x": np.float32(3), "y": 1.5}],
 }
 
 
 def simulate(name: str, value: Any) -> rltune.Result:
-    jobs = JobTable.from_columns({"submit_s": [0, 1, 2, 3], "duration_s": [5, 5, 5, 5], "num_gpus": [1, 2, 3, 1]})
+    vcs = ["x", "x", "x", "y"]
+    jobs = JobTable.from_columns(
+        {"submit_s": [0, 1, 2, 3], "duration_s": [5, 5, 5, 5], "num_gpus": [1, 2, 3, 1], "vc": vcs}
+    )
     policy = "lottery" if name == "weights" else "las" if name in ("preemptive", "quantum_s") else "fifo"
     discipline = "conservative" if name == "reservations" else "skip"
     return rltune.simulate(jobs, CLUSTER, policy=policy, discipline=discipline, **{name: value})

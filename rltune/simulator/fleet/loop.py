@@ -14,25 +14,27 @@ from rltune.simulator.fleet.events import (
     take_in,
 )
 from rltune.simulator.fleet.keys import LOTTERY, ROUND_ROBIN
-from rltune.simulator.fleet.passes import order_queue, preempting, start_easy, start_in_order
+from rltune.simulator.fleet.passes import anybody_fits, first_fits, order_queue, preempting, start_easy, start_in_order
 from rltune.simulator.fleet.profile import start_conservative
 from rltune.simulator.fleet.state import (
     ARRIVED,
+    CONSERVATIVE,
+    EASY,
     EVENTS,
     HELD,
     LOGGED,
     NOW,
+    PASSES,
     QUEUED,
     ROUND,
     RUNNING,
     STALLED,
+    STRICT,
     TAGS,
     TICK,
 )
 
-STRICT, SKIP, EASY, CONSERVATIVE = range(4)
-FLEET_DISCIPLINES = {"strict": STRICT, "skip": SKIP, "easy": EASY, "conservative": CONSERVATIVE}
-FINISHED_ALL, LOG_FULL = 0, 1
+FINISHED_ALL, LOG_FULL, DECIDE = range(3)
 STALLS = 100_000
 """Changes of nodes after which jobs that wait on an otherwise idle cluster are left unfinished, and counted so."""
 
@@ -48,7 +50,7 @@ def begin(fleet, knobs):
 
 @kernel
 def advance_all(fleet, knobs, profile):
-    """Simulate until nothing is left, or the log needs more room; the answer says which."""
+    """Simulate until nothing is left, the log needs more room, or starts are to be decided; the answer says which."""
     while True:
         if log_is_full(fleet):
             return LOG_FULL
@@ -61,7 +63,20 @@ def advance_all(fleet, knobs, profile):
             fleet.counts[EVENTS] += 1
         else:
             take_in(fleet, knobs, instant)
-        decide(fleet, knobs, profile, tick <= instant)
+        if not knobs.joint:
+            decide(fleet, knobs, profile, tick <= instant)
+        elif somebody_can_start(fleet, knobs):
+            return DECIDE
+
+
+@inner
+def somebody_can_start(fleet, knobs):
+    """Sort the queue; whether anybody who may start now fits."""
+    if fleet.counts[QUEUED] == 0:
+        return False
+    order_queue(fleet, knobs)
+    fleet.counts[PASSES] += 1
+    return first_fits(fleet) if knobs.discipline == STRICT else anybody_fits(fleet)
 
 
 @inner

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from rltune.cluster import Cluster
 from rltune.errors import InputError
-from rltune.jobs import JobTable
+from rltune.jobs import WHOLE, JobTable
 from rltune.policies.preemptive import HALF_LIFE_S, LAS_LEVELS_GPU_S
-from rltune.simulator.fleet.state import DRAIN, FAIL, REOPEN, REPAIR, Floats, Ints
+from rltune.simulator.fleet.state import DRAIN, FAIL, REOPEN, REPAIR, Fleet, Floats, Ints
 from rltune.throughput import Throughput
 
 KINDS = {"fail": FAIL, "repair": REPAIR, "drain": DRAIN, "reopen": REOPEN}
@@ -23,6 +23,7 @@ RETRIES = 10
 SHORTEST_QUANTUM_S = 1e-3
 """Shorter quanta could be lost in the rounding of seconds since 1970."""
 MOST = 2**63
+MOST_GPUS = 1e12
 LONGEST_S = 1e300
 
 
@@ -48,6 +49,8 @@ class Options:
         capacity: (time, pool, nodes): so many nodes of the pool are in service from then on; others drain, highest first.
         speed: a `rltune.throughput.Throughput`, or (n_jobs, n_pools) relative to the recorded hardware; None: 1 everywhere.
         seed: of failures, lottery and random placement.
+        quotas: virtual cluster -> GPUs that its jobs may hold at once, a share as its fraction, a MIG slice by its
+            memory; a virtual cluster that is not named has none. Also as pairs. None: no quotas.
     """
 
     preemptive: bool | None = None
@@ -68,6 +71,7 @@ class Options:
     capacity: Sequence[Any] = ()
     speed: Any = None
     seed: int = 0
+    quotas: Mapping[str, float] | Sequence[Any] | None = None
 
     def __post_init__(self) -> None:
         for name in ("quantum_s", "half_life_s", "node_repair_s"):
@@ -89,6 +93,7 @@ class Options:
         if not all(_is_number(x) and 0 < x < LONGEST_S for x in levels) or levels != sorted(set(levels)):
             raise InputError(f"las_levels_gpu_s={levels!r}; give rising GPU-seconds above 0, or [] for continuous")
         object.__setattr__(self, "las_levels_gpu_s", tuple(float(x) for x in levels))
+        object.__setattr__(self, "quotas", _quotas(self.quotas))
 
     @property
     def overhead_s(self) -> float:
@@ -201,6 +206,59 @@ def job_speed(options: Options, jobs: JobTable, cluster: Cluster) -> tuple[Float
             f"speed of shape {speed.shape}; numbers above 0 for {shape[0]} jobs by {shape[1]} pools are needed"
         )
     return speed, ()
+
+
+def job_quotas(options: Options, jobs: JobTable, cluster: Cluster) -> tuple[Ints, Ints] | None:
+    """(n_jobs,) the quota of each job, -1 = none, and (n_quotas,) thousandths of GPUs; None without quotas."""
+    if not options.quotas:
+        return None
+    quotas, names = dict(options.quotas), list(jobs.vc.names)
+    known = sorted({*names, *(pool.vc for pool in cluster.pools if pool.vc is not None)})
+    group = np.full(len(jobs), -1, np.int64)
+    for g, vc in enumerate(quotas):
+        if vc not in known:
+            told = f"known are {', '.join(known)}" if known else "the jobs name none"
+            raise InputError(f"quotas: virtual cluster {vc!r} is unknown; {told}")
+        if vc in names:
+            group[jobs.vc.codes == names.index(vc)] = g
+    return group, np.floor(np.array([*quotas.values()]) * WHOLE + 1e-6).astype(np.int64)
+
+
+def check_quotas_suffice(jobs: JobTable, fleet: Fleet, vcs: Iterable[Any]) -> None:
+    """Refuse a job that wants more than its quota. What no pool can hold is told elsewhere."""
+    work, possible = fleet.work, np.diff(fleet.choices.ptr)[fleet.work.cls] > 0
+    wide = possible & (work.group >= 0) & (work.amount > np.append(fleet.left, 0)[work.group])
+    if not wide.any():
+        return
+    row = int(np.argmax(wide))
+    vc, more = list(vcs)[work.group[row]], int(wide.sum()) - 1
+    raise InputError(
+        f"quotas: job {jobs.job_id[row]} (row {row + 1} by submit time) wants {work.amount[row] / WHOLE:g} GPUs, virtual "
+        f"cluster {vc} may hold {fleet.left[work.group[row]] / WHOLE:g}{f' (and {more} more jobs)' if more else ''}: it "
+        "could never start; use a larger quota or leave the job out"
+    )
+
+
+def _quotas(given: Any) -> dict[str, float] | None:
+    """By name, from a mapping or from pairs; the command line takes a name such as 6214e9 only in a pair."""
+    if given is None:
+        return None
+    pairs = list(given.items()) if isinstance(given, Mapping) else given
+    if not isinstance(pairs, list | tuple) or not all(
+        isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs
+    ):
+        raise InputError(
+            f"quotas={given!r}; give GPUs by virtual cluster, e.g. {{vcA: 64}} or [[vcA, 64]], or null for none"
+        )
+    for vc, gpus in pairs:
+        # A number of NumPy's own cannot be compared with any other without a warning.
+        plain = gpus.item() if isinstance(gpus, np.generic) else gpus
+        if not _is_number(plain) or not 0 <= plain < MOST_GPUS:
+            raise InputError(f"quotas: virtual cluster {vc}: {gpus!r}; give a number of GPUs >= 0")
+    names = [str(vc) for vc, _ in pairs]
+    if twice := [vc for vc in names if names.count(vc) > 1]:
+        raise InputError(f"quotas: virtual cluster {twice[0]} is there twice; give it once")
+    return {str(vc): float(gpus) for vc, gpus in pairs}
 
 
 def _entries(name: str, given: Any) -> list[Any]:

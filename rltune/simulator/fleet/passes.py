@@ -12,7 +12,15 @@ from rltune.allocators.sharing import copy_room, take
 from rltune.compiled import inner
 from rltune.simulator.fleet.events import start_run, stop_run
 from rltune.simulator.fleet.keys import key_of, sort_by_key
-from rltune.simulator.fleet.placing import expected_run, find_place, free_in, job_fits, occupy
+from rltune.simulator.fleet.placing import (
+    charge_quota,
+    copy_left,
+    expected_run,
+    find_place,
+    free_in,
+    job_fits,
+    occupy,
+)
 from rltune.simulator.fleet.state import NOW, ON_GPUS, PASSES, QUEUED, RUNNING, WAITING
 from rltune.simulator.runs import SUSPENDED
 
@@ -73,7 +81,7 @@ def start_in_order(fleet, knobs, stops):
         job = fleet.queue[k]
         if misfits(fleet, job, PRESENT):
             continue
-        m = find_place(fleet, knobs, fleet.room, job)
+        m = find_place(fleet, knobs, fleet.room, fleet.left, job)
         if m > 0:
             start_waiting(fleet, knobs, job, m)
             left -= 1
@@ -111,17 +119,18 @@ def sort_by_expected_end(fleet):
 def reserve(fleet, knobs, head):
     """When ``head`` will fit by the expected ends (infinity: never); ``fleet.spare`` is what it leaves free then."""
     copy_room(fleet.room, fleet.spare)
+    copy_left(fleet.left, fleet.spare_left)
     n = sort_by_expected_end(fleet)
     k = 0
     while k < n:
         shadow = fleet.key[fleet.order[k]]
         while k < n and fleet.key[fleet.order[k]] <= shadow:
-            free_in(fleet, fleet.spare, fleet.order[k])
+            free_in(fleet, fleet.spare, fleet.spare_left, fleet.order[k])
             k += 1
-        m = find_place(fleet, knobs, fleet.spare, head)
+        m = find_place(fleet, knobs, fleet.spare, fleet.spare_left, head)
         if m > 0:
             avoid_gpus(fleet, fleet.spare, fleet.room, head, m)
-            occupy(fleet, fleet.spare, head, m)
+            occupy(fleet, fleet.spare, fleet.spare_left, head, m)
             return shadow
     return np.inf
 
@@ -158,6 +167,20 @@ def meet(a, b, target):
 
 
 @inner
+def meet_left(a, b, target):
+    """``target``: what is left of each quota in both."""
+    for group in range(len(target)):
+        target[group] = min(a[group], b[group])
+
+
+@inner
+def meet_spare(fleet):
+    """``fleet.trial``: what is free now and beside the reservation."""
+    meet(fleet.room, fleet.spare, fleet.trial)
+    meet_left(fleet.left, fleet.spare_left, fleet.trial_left)
+
+
+@inner
 def meet_gpus(a, b, target, i):
     """GPUs of one node: the smaller share; slices taken in either; a GPU cut in one and whole in the other has neither."""
     whole, loose, largest = 0, 0, 0
@@ -180,13 +203,30 @@ def meet_gpus(a, b, target, i):
 
 
 @inner
+def anybody_fits(fleet):
+    """Whether any waiting job fits now."""
+    for k in range(fleet.counts[QUEUED]):
+        job = fleet.queue[k]
+        if not misfits(fleet, job, PRESENT):
+            if job_fits(fleet, fleet.room, fleet.left, job):
+                return True
+            set_misfit(fleet, job, PRESENT)
+    return False
+
+
+@inner
+def first_fits(fleet):
+    return job_fits(fleet, fleet.room, fleet.left, fleet.queue[0])
+
+
+@inner
 def start_easy(fleet, knobs):
     """Start in order until one job does not fit; reserve for it; backfill the rest around the reservation."""
     fleet.counts[PASSES] += 1
     n = fleet.counts[QUEUED]
     k = 0
     while k < n:
-        m = find_place(fleet, knobs, fleet.room, fleet.queue[k])
+        m = find_place(fleet, knobs, fleet.room, fleet.left, fleet.queue[k])
         if m == 0:
             break
         start_waiting(fleet, knobs, fleet.queue[k], m)
@@ -199,29 +239,29 @@ def start_easy(fleet, knobs):
         job = fleet.queue[at]
         if misfits(fleet, job, PRESENT):
             continue
-        m = find_place(fleet, knobs, fleet.room, job)
+        m = find_place(fleet, knobs, fleet.room, fleet.left, job)
         if m == 0:
             set_misfit(fleet, job, PRESENT)
             continue
         if not met:
             # Only now: where nothing else fits, no reservation is needed.
             shadow = reserve(fleet, knobs, head)
-            meet(fleet.room, fleet.spare, fleet.trial)
+            meet_spare(fleet)
             met = True
-            m = find_place(fleet, knobs, fleet.room, job)
+            m = find_place(fleet, knobs, fleet.room, fleet.left, job)
         if fleet.clocks[NOW] + expected_run(fleet, knobs, job, m) > shadow:
             if misfits(fleet, job, BESIDE):
                 continue
-            m = find_place(fleet, knobs, fleet.trial, job)
+            m = find_place(fleet, knobs, fleet.trial, fleet.trial_left, job)
             if m == 0:
                 set_misfit(fleet, job, BESIDE)
                 continue
             # On faster GPUs in between it might end in time, but it holds what it has found.
-            occupy(fleet, fleet.spare, job, m)
+            occupy(fleet, fleet.spare, fleet.spare_left, job, m)
         else:
             avoid_gpus(fleet, fleet.room, fleet.spare, job, m)
         start_waiting(fleet, knobs, job, m)
-        meet(fleet.room, fleet.spare, fleet.trial)
+        meet_spare(fleet)
     keep_waiting(fleet)
 
 
@@ -241,9 +281,9 @@ def preempting(fleet, knobs, may_suspend):
         job = fleet.order[k]
         if fleet.status[job] != WAITING or misfits(fleet, job, PRESENT):
             continue
-        m = find_place(fleet, knobs, fleet.room, job)
+        m = find_place(fleet, knobs, fleet.room, fleet.left, job)
         if m == 0 and may_suspend and make_room(fleet, knobs, k, n):
-            m = find_place(fleet, knobs, fleet.room, job)
+            m = find_place(fleet, knobs, fleet.room, fleet.left, job)
         if m > 0:
             start_waiting(fleet, knobs, job, m)
         else:
@@ -272,6 +312,7 @@ def make_room(fleet, knobs, k, n):
     """Suspend as few jobs behind position k as let job k start; False, and nothing happens, if all are too few."""
     job = fleet.order[k]
     copy_room(fleet.room, fleet.trial)
+    copy_left(fleet.left, fleet.trial_left)
     at, enough = n, False
     while at > k + 1 and not enough:
         at -= 1
@@ -279,8 +320,8 @@ def make_room(fleet, knobs, k, n):
         fleet.marked[victim] = 0
         if can_be_suspended(fleet, job, victim):
             fleet.marked[victim] = 1
-            free_in(fleet, fleet.trial, victim)
-            enough = job_fits(fleet, fleet.trial, job)
+            free_in(fleet, fleet.trial, fleet.trial_left, victim)
+            enough = job_fits(fleet, fleet.trial, fleet.trial_left, job)
     if not enough:
         return False
     for back in range(at, n):
@@ -288,8 +329,9 @@ def make_room(fleet, knobs, k, n):
         if fleet.marked[victim] == 1:
             base, m = fleet.work.part[victim], fleet.nodes[victim]
             take(fleet.cluster, fleet.trial, fleet.work.demand, victim, fleet.node, fleet.grant, base, m, -1)
-            if not job_fits(fleet, fleet.trial, job):
-                free_in(fleet, fleet.trial, victim)
+            charge_quota(fleet, fleet.trial_left, victim, -1)
+            if not job_fits(fleet, fleet.trial, fleet.trial_left, job):
+                free_in(fleet, fleet.trial, fleet.trial_left, victim)
                 stop_run(fleet, knobs, victim, SUSPENDED)
             fleet.marked[victim] = 0
     return True

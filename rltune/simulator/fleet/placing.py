@@ -8,15 +8,44 @@ from rltune.simulator.fleet.chance import PLACEMENT, draw
 
 
 @inner
-def job_fits(fleet, room, job):
+def within_quota(fleet, left, job):
+    """Whether the job's virtual cluster may hold so much more; ``left``: as `Fleet.left`."""
+    group = fleet.work.group[job]
+    return group < 0 or fleet.work.amount[job] <= left[group]
+
+
+@inner
+def charge_quota(fleet, left, job, sign):
+    """Book (sign = -1) or give back (sign = +1) a job's part of its quota in ``left``."""
+    group = fleet.work.group[job]
+    if group >= 0:
+        left[group] += sign * fleet.work.amount[job]
+
+
+@inner
+def copy_left(source, target):
+    for group in range(len(source)):
+        target[group] = source[group]
+
+
+@inner
+def job_fits(fleet, room, left, job):
+    """Whether ``job`` fits in ``room``, of whose quotas ``left`` is left."""
     c = fleet.work.cls[job]
     choices = fleet.choices
+    if not within_quota(fleet, left, job):
+        return False
     return fits(fleet.cluster, room, fleet.work.demand, job, choices.pool, choices.ptr[c], choices.ptr[c + 1])
 
 
 @inner
-def find_place(fleet, knobs, room, job):
-    """Places for ``job`` in ``room`` into ``fleet.place``, on the fastest GPUs with room: number of nodes, 0 if none."""
+def find_place(fleet, knobs, room, left, job):
+    """Places for ``job`` in ``room``, of whose quotas ``left`` is left, into ``fleet.place``: number of nodes, 0 if none.
+
+    On the fastest GPUs with room.
+    """
+    if not within_quota(fleet, left, job):
+        return 0
     c = fleet.work.cls[job]
     choices = fleet.choices
     lo, hi = choices.ptr[c], choices.ptr[c + 1]
@@ -59,13 +88,15 @@ def expected_run(fleet, knobs, job, m):
 
 
 @inner
-def free_in(fleet, room, job):
-    """Give back a running job's places in ``room``."""
+def free_in(fleet, room, left, job):
+    """Give back a running job's places in ``room``, and its part of a quota in ``left``."""
     base = fleet.work.part[job]
     take(fleet.cluster, room, fleet.work.demand, job, fleet.node, fleet.grant, base, fleet.nodes[job], 1)
+    charge_quota(fleet, left, job, 1)
 
 
 @inner
-def occupy(fleet, room, job, m):
-    """Take the places in ``fleet.place`` for a waiting job in ``room``."""
+def occupy(fleet, room, left, job, m):
+    """Take the places in ``fleet.place`` for a waiting job in ``room``, and its part of a quota in ``left``."""
     take(fleet.cluster, room, fleet.work.demand, job, fleet.place.node, fleet.place.grant, 0, m, -1)
+    charge_quota(fleet, left, job, -1)

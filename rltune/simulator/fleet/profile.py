@@ -19,14 +19,24 @@ from rltune.cluster import Cluster
 from rltune.compiled import inner
 from rltune.simulator.fleet.passes import (
     PRESENT,
+    anybody_fits,
     keep_waiting,
     meet,
+    meet_left,
     misfits,
     set_misfit,
     sort_by_expected_end,
     start_waiting,
 )
-from rltune.simulator.fleet.placing import expected_run, find_place, free_in, job_fits, occupy
+from rltune.simulator.fleet.placing import (
+    charge_quota,
+    copy_left,
+    expected_run,
+    find_place,
+    free_in,
+    job_fits,
+    occupy,
+)
 from rltune.simulator.fleet.state import NOW, PASSES, QUEUED
 
 OVERDUE_S = 1.0
@@ -37,14 +47,17 @@ class Profile(NamedTuple):
     """Free resources over time: ``rooms`` (fields of `Room` with a leading axis of breakpoints) from ``time`` (breakpoints,) on.
 
     Laid out only as far as some reservation begins: behind that, resources only grow as jobs end. ``until, job,
-    part`` (n_jobs + 1,): reservations, whose places ``node, grant`` are free again by then; ``met``: work space;
+    part`` (n_jobs + 1,): reservations, whose places ``node, grant`` are free again by then; ``met, met_left``: work space;
+    ``left`` (breakpoints, n_quotas): of quotas, as `Fleet.left`;
     ``tried, found, length`` (n_classes,): before ``tried`` no job of the class fits even for an instant, and before
     ``found`` none that takes ``length`` or longer (room only shrinks while one plan is made); ``counts``: see below.
     """
 
     time: npt.NDArray[np.float64]
     rooms: Room
+    left: npt.NDArray[np.int64]
     met: Room
+    met_left: npt.NDArray[np.int64]
     until: npt.NDArray[np.float64]
     job: npt.NDArray[np.int64]
     part: npt.NDArray[np.int64]
@@ -61,13 +74,16 @@ class Profile(NamedTuple):
 SIZE, RUNS, LET_GO, RESERVED, RAN_OUT = range(5)
 
 
-def build_profile(cluster: Cluster, breakpoints: int, reservations: int, places: int, classes: int) -> Profile:
-    """Work space for so many points in time at which free resources change, reservations, their places together, and
-    classes of jobs."""
+def build_profile(
+    cluster: Cluster, breakpoints: int, reservations: int, places: int, classes: int, quotas: int
+) -> Profile:
+    """Work space for so many points in time at which free resources change, reservations, their places together,
+    classes of jobs, and quotas."""
     idle = idle_room(cluster)
     rooms = Room(**{name: np.repeat(getattr(idle, name)[None], breakpoints, 0) for name in Room._fields})
     return Profile(
-        time=np.zeros(breakpoints), rooms=rooms, met=idle, until=np.zeros(reservations), job=np.zeros(reservations, np.int64),
+        time=np.zeros(breakpoints), rooms=rooms, left=np.zeros((breakpoints, quotas), np.int64), met=idle,
+        met_left=np.zeros(quotas, np.int64), until=np.zeros(reservations), job=np.zeros(reservations, np.int64),
         part=np.zeros(reservations + 1, np.int64), node=np.zeros(places, np.int64), grant=np.zeros(places, np.int64),
         tried=np.zeros(classes), found=np.zeros(classes), length=np.zeros(classes), counts=np.zeros(5, np.int64),
     )  # fmt: skip
@@ -105,7 +121,7 @@ def start_conservative(fleet, knobs, profile):
         if left <= 0 or k == knobs.reservations:
             break
         job = fleet.queue[k]
-        if not misfits(fleet, job, PRESENT) and not job_fits(fleet, room_at(profile.rooms, 0), job):
+        if not misfits(fleet, job, PRESENT) and not job_fits(fleet, room_at(profile.rooms, 0), profile.left[0], job):
             set_misfit(fleet, job, PRESENT)
             left -= waiting_behind(fleet, job, k, n)
         elif not misfits(fleet, job, PRESENT):
@@ -128,22 +144,11 @@ def waiting_behind(fleet, job, k, n):
 
 
 @inner
-def anybody_fits(fleet):
-    """Whether any waiting job fits now."""
-    for k in range(fleet.counts[QUEUED]):
-        job = fleet.queue[k]
-        if not misfits(fleet, job, PRESENT):
-            if job_fits(fleet, fleet.room, job):
-                return True
-            set_misfit(fleet, job, PRESENT)
-    return False
-
-
-@inner
 def lay_out(fleet, profile):
     """The present; later breakpoints come as they are needed."""
     fleet.counts[PASSES] += 1
     copy_room(fleet.room, room_at(profile.rooms, 0))
+    copy_left(fleet.left, profile.left[0])
     profile.time[0] = fleet.clocks[NOW]
     profile.counts[SIZE] = 1
     profile.counts[RUNS] = sort_by_expected_end(fleet)
@@ -179,14 +184,16 @@ def extend(fleet, profile):
         return False
     room = room_at(profile.rooms, size)
     copy_room(room_at(profile.rooms, size - 1), room)
+    copy_left(profile.left[size - 1], profile.left[size])
     while k < profile.counts[RUNS] and believed_end(fleet, profile, k) <= instant:
-        free_in(fleet, room, fleet.order[k])
+        free_in(fleet, room, profile.left[size], fleet.order[k])
         k += 1
     profile.counts[LET_GO] = k
     for r in range(profile.counts[RESERVED]):
         if horizon < profile.until[r] <= instant:
             base, m = profile.part[r], profile.part[r + 1] - profile.part[r]
             take(fleet.cluster, room, fleet.work.demand, profile.job[r], profile.node, profile.grant, base, m, 1)
+            charge_quota(fleet, profile.left[size], profile.job[r], 1)
     profile.time[size] = instant
     profile.counts[SIZE] = size + 1
     return True
@@ -209,7 +216,7 @@ def earliest(fleet, knobs, profile, job):
         if misfit_so_far:
             profile.tried[c] = profile.time[first]
         room = room_at(profile.rooms, first)
-        if job_fits(fleet, room, job):
+        if job_fits(fleet, room, profile.left[first], job):
             misfit_so_far = False
             m, until = stays(fleet, knobs, profile, job, first)
             if m > 0:
@@ -224,15 +231,17 @@ def earliest(fleet, knobs, profile, job):
 def stays(fleet, knobs, profile, job, first):
     """Whether the job, begun at breakpoint ``first``, keeps its places to its end: how many (0: it cannot), and that end."""
     copy_room(room_at(profile.rooms, first), profile.met)
-    m = find_place(fleet, knobs, profile.met, job)
+    copy_left(profile.left[first], profile.met_left)
+    m = find_place(fleet, knobs, profile.met, profile.met_left, job)
     last = first + 1
     while m > 0 and last < profile.counts[SIZE]:
         if profile.time[last] >= profile.time[first] + expected_run(fleet, knobs, job, m):
             break
         meet(profile.met, room_at(profile.rooms, last), profile.met)
+        meet_left(profile.met_left, profile.left[last], profile.met_left)
         last += 1
         # Where it was placed may be taken by then; other places may do.
-        m = find_place(fleet, knobs, profile.met, job)
+        m = find_place(fleet, knobs, profile.met, profile.met_left, job)
     return m, (profile.time[first] + expected_run(fleet, knobs, job, m) if m > 0 else 0.0)
 
 
@@ -245,7 +254,7 @@ def hold(fleet, profile, job, m, first, until):
         if first == 0 and last == 0:
             last = part_present(profile)
     for b in range(first, last):
-        occupy(fleet, room_at(profile.rooms, b), job, m)
+        occupy(fleet, room_at(profile.rooms, b), profile.left[b], job, m)
     r = profile.counts[RESERVED]
     profile.until[r], profile.job[r] = until, job
     base = profile.part[r]
@@ -275,8 +284,10 @@ def insert(profile, at, instant):
     for b in range(profile.counts[SIZE], at, -1):
         profile.time[b] = profile.time[b - 1]
         copy_room(room_at(profile.rooms, b - 1), room_at(profile.rooms, b))
+        copy_left(profile.left[b - 1], profile.left[b])
     profile.time[at] = instant
     copy_room(room_at(profile.rooms, at - 1), room_at(profile.rooms, at))
+    copy_left(profile.left[at - 1], profile.left[at])
     profile.counts[SIZE] += 1
 
 

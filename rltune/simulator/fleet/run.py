@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from rltune.allocators.sharing_fragments import MEASURES, task_types
+from rltune.allocators.sharing_fragments import MEASURES, TaskTypes, task_types
 from rltune.allocators.sharing_rules import SHARING_RULES
 from rltune.cluster import Cluster
 from rltune.errors import InputError
@@ -18,10 +19,28 @@ from rltune.policies.learn import group_table
 from rltune.policies.orders import order, static_rank
 from rltune.policies.preemptive import PREEMPTIVE, PREEMPTIVE_ALIASES, Preemptive
 from rltune.simulator.fleet import keys
-from rltune.simulator.fleet.loop import FLEET_DISCIPLINES, LOG_FULL, advance_all, begin
-from rltune.simulator.fleet.options import Options, job_speed, job_weights, listed_events
+from rltune.simulator.fleet.joint import REST, Joint, JointAllocator
+from rltune.simulator.fleet.loop import FINISHED_ALL, LOG_FULL, advance_all, begin
+from rltune.simulator.fleet.options import (
+    Options,
+    check_quotas_suffice,
+    job_quotas,
+    job_speed,
+    job_weights,
+    listed_events,
+)
 from rltune.simulator.fleet.profile import RAN_OUT, Profile, build_profile
-from rltune.simulator.fleet.state import DROPPED, EVENTS, LOGGED, Fleet, Floats, Knobs, build_fleet, grown_log
+from rltune.simulator.fleet.state import (
+    DROPPED,
+    EVENTS,
+    FLEET_DISCIPLINES,
+    LOGGED,
+    Fleet,
+    Floats,
+    Knobs,
+    build_fleet,
+    grown_log,
+)
 from rltune.simulator.result import Result
 from rltune.simulator.runs import Runs, frozen_runs
 
@@ -44,14 +63,14 @@ def simulate_fleet(
     *,
     policy: str,
     discipline: str,
-    allocator: str,
+    allocator: str | JointAllocator,
     known_s: Floats | None,
     options: Options,
 ) -> Result:
     """Run every job; see `rltune.simulator.run.simulate_jobs`. ``known_s`` None: learned online."""
-    if allocator not in SHARING_RULES:
+    if isinstance(allocator, str) and allocator not in SHARING_RULES:
         raise InputError(
-            f"allocator {allocator!r} is not available in the detailed simulation; known are {', '.join(SHARING_RULES)}"
+            f"allocator {allocator!r} is not available in the detailed simulation; known are {', '.join(SHARING_RULES)}, milp"
         )
     online = known_s is None
     estimate = np.full(len(jobs), np.nan) if known_s is None else known_s
@@ -70,17 +89,36 @@ def simulate_fleet(
         listed=listed_events(options, cluster),
         thresholds=np.array(options.las_levels_gpu_s, np.float64),
         groups=group_table(jobs) if online else np.zeros((0, 0), np.int64),
-        types=task_types(jobs, cluster, allocator) if allocator in MEASURES else None,
+        types=_types(jobs, cluster, allocator),
+        quotas=job_quotas(options, jobs, cluster),
     )
+    check_quotas_suffice(jobs, fleet, options.quotas or ())
     profile = _profile(jobs, cluster, options, fleet, conservative=discipline == "conservative")
+    joint = None if isinstance(allocator, str) else Joint.of(allocator, jobs, cluster, fleet)
     begin(fleet, knobs)
-    while advance_all(fleet, knobs, profile) == LOG_FULL:
-        fleet = fleet._replace(log=grown_log(fleet.log))
-    return _result(jobs, cluster, fleet, profile, online, notes)
+    while (code := advance_all(fleet, knobs, profile)) != FINISHED_ALL:
+        if code == LOG_FULL:
+            fleet = fleet._replace(log=grown_log(fleet.log))
+        elif joint is not None:
+            joint.decide(fleet, knobs)
+    result = _result(jobs, cluster, fleet, profile, online, notes)
+    return result if joint is None else replace(result, allocator_stats=joint.allocator.stats.as_dict())
+
+
+def _types(jobs: JobTable, cluster: Cluster, allocator: str | JointAllocator) -> TaskTypes | None:
+    """The workload, where places are chosen by a measure of fragmentation."""
+    rule = allocator if isinstance(allocator, str) else REST
+    return task_types(jobs, cluster, rule) if rule in MEASURES else None
 
 
 def _policy_of(
-    jobs: JobTable, name: str, discipline: str, allocator: str, estimate: Floats, online: bool, options: Options
+    jobs: JobTable,
+    name: str,
+    discipline: str,
+    allocator: str | JointAllocator,
+    estimate: Floats,
+    online: bool,
+    options: Options,
 ) -> tuple[Knobs, Any, Any]:
     """Scalars of the simulation, static rank (n_jobs,) and flow (n_jobs,)."""
     n = len(jobs)
@@ -109,6 +147,12 @@ def _policy_of(
         raise InputError(f"{what} needs run times; use knowledge=known, requested, predicted or online")
     if (on_event or on_tick) and discipline != "skip":
         raise InputError(f"policy {name} suspends jobs, discipline={discipline} holds GPUs back; use discipline=skip")
+    joint = not isinstance(allocator, str)
+    if joint and (on_event or on_tick):
+        raise InputError(
+            f"policy {name} suspends jobs, allocator milp decides only who starts; use another policy, or an allocator of "
+            f"{', '.join(SHARING_RULES)}"
+        )
     last = float(jobs.submit_s[-1])
     if on_tick and last + options.quantum_s == last:
         raise InputError(
@@ -120,8 +164,8 @@ def _policy_of(
             f"{options.overhead_s:g}: jobs would never get on; use a longer quantum"
         )
     knobs = Knobs(
-        order=code, on_event=bool(on_event), on_tick=bool(on_tick), discipline=FLEET_DISCIPLINES[discipline],
-        rule=SHARING_RULES[allocator], quantum=float(options.quantum_s), suspend=float(options.suspend_s),
+        order=code, on_event=bool(on_event), on_tick=bool(on_tick), joint=joint, discipline=FLEET_DISCIPLINES[discipline],
+        rule=SHARING_RULES[REST if joint else str(allocator)], quantum=float(options.quantum_s), suspend=float(options.suspend_s),
         resume=float(options.resume_s), migrate=float(options.migrate_s), checkpoint=_or_never(options.checkpoint_s),
         node_mtbf=_or_never(options.node_mtbf_s), node_repair=float(options.node_repair_s),
         gpu_mtbf=_or_never(options.gpu_mtbf_s), retries=int(options.max_retries), half_life=float(options.half_life_s),
@@ -137,12 +181,14 @@ def _or_never(seconds: float | None) -> float:
 def _profile(jobs: JobTable, cluster: Cluster, options: Options, fleet: Fleet, *, conservative: bool) -> Profile:
     """Room for now, for every running job and for every reservation, as far as memory goes."""
     if not conservative:
-        return build_profile(cluster, 1, 0, 0, 0)
+        return build_profile(cluster, 1, 0, 0, 0, len(fleet.left))
     each = sum(getattr(fleet.room, name).nbytes for name in fleet.room._fields)
     reservations = min(len(jobs), options.reservations or len(jobs))
     wanted = 3 + len(fleet.active) + reservations
     breakpoints = max(64, min(wanted, PROFILE_BYTES // each))
-    return build_profile(cluster, breakpoints, reservations, int(fleet.work.part[-1]), len(fleet.waiting))
+    return build_profile(
+        cluster, breakpoints, reservations, int(fleet.work.part[-1]), len(fleet.waiting), len(fleet.left)
+    )
 
 
 def _result(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rltune.allocators.formulation import amounts
 from rltune.allocators.sharing import Demand, Place, Room, demand_of, idle_room, place_scratch
 from rltune.allocators.sharing_fragments import TaskTypes
 from rltune.cluster import Cluster, ClusterArrays, distinct_rows, eligibility
@@ -23,6 +24,9 @@ COUNTERS = 13
 FUTURE, WAITING, ON_GPUS, DONE, IMPOSSIBLE, ABANDONED = range(6)
 # Slots of ``Fleet.clocks``: now; the next quantum's end; virtual time of weighted fair queueing.
 NOW, TICK, VIRTUAL = range(3)
+# Values of ``Knobs.discipline``.
+STRICT, SKIP, EASY, CONSERVATIVE = range(4)
+FLEET_DISCIPLINES = {"strict": STRICT, "skip": SKIP, "easy": EASY, "conservative": CONSERVATIVE}
 # Kinds of listed cluster events.
 FAIL, REPAIR, DRAIN, REOPEN = range(4)
 
@@ -31,12 +35,14 @@ class Knobs(NamedTuple):
     """Scalars of one simulation; times in seconds, infinity = never.
 
     ``order``: code of `rltune.simulator.fleet.keys`; ``on_event, on_tick``: whether jobs may be suspended
-    when something happens, and when a quantum ends; ``retries``: failures a job survives.
+    when something happens, and when a quantum ends; ``joint``: whether starts are decided outside the
+    kernels (`rltune.simulator.fleet.joint`); ``retries``: failures a job survives.
     """
 
     order: int
     on_event: bool
     on_tick: bool
+    joint: bool
     discipline: int
     rule: int
     quantum: float
@@ -60,7 +66,8 @@ class Work(NamedTuple):
     ``run``: seconds on the recorded hardware; ``estimate``: what the scheduler believes of it (filled in at
     arrival where it learns online); ``rank``: position in a static order; ``weight``: tickets, shares;
     ``flow``: user or virtual cluster that fair share charges; ``cls``: class of equal demand, pools and speeds;
-    ``part`` (n_jobs + 1,): slots in ``Fleet.node`` and ``Fleet.grant``; ``groups`` (levels, n_jobs): of `learn`.
+    ``part`` (n_jobs + 1,): slots in ``Fleet.node`` and ``Fleet.grant``; ``groups`` (levels, n_jobs): of `learn`;
+    ``group``: quota that the job counts towards, -1 none; ``amount``: thousandths of GPUs it counts for there.
     """
 
     submit: Floats
@@ -73,6 +80,8 @@ class Work(NamedTuple):
     cls: Ints
     part: Ints
     groups: Ints
+    group: Ints
+    amount: Ints
     demand: Demand
 
 
@@ -109,7 +118,8 @@ class Fleet(NamedTuple):
     ``queue``: waiting jobs, ``order, spare_order``: work space of sorting; ``active, active_at``: heap by ``end``.
     Per class: ``waiting``, ``misfit`` (2, n): pass in which it did not fit. Per flow: ``used`` GPU-seconds, decayed,
     ``using`` GPUs, as of ``used_at``. Per node: ``change``: when the seeded process next fails or repairs it,
-    ``broken``, ``breaks``: how often. ``listed_*``: listed events. ``mean``: of `learn`.
+    ``broken``, ``breaks``: how often. ``listed_*``: listed events. ``mean``: of `learn`. Per quota, beside the room of the
+    same name: ``left, trial_left, spare_left``, thousandths of GPUs.
     """
 
     cluster: ClusterArrays
@@ -159,6 +169,9 @@ class Fleet(NamedTuple):
     listed_kind: Ints
     thresholds: Floats
     mean: Floats
+    left: Ints
+    trial_left: Ints
+    spare_left: Ints
     clocks: Floats
     counts: Ints
 
@@ -176,17 +189,21 @@ def build_fleet(
     thresholds: Floats,
     groups: Ints,
     types: TaskTypes | None,
+    quotas: tuple[Ints, Ints] | None = None,
 ) -> Fleet:
     """A state at time zero; ``speed`` (n_jobs, n_pools) relative to the recorded hardware, None: 1 everywhere.
 
-    ``types``: the workload, for placement by a measure of fragmentation.
+    ``types``: the workload, for placement by a measure of fragmentation; ``quotas``: the quota of each job (-1: none) and
+    the size of each, thousandths of GPUs.
     """
-    cls, choices = classes_by_speed(jobs, cluster, speed)
+    group, left = quotas or (np.full(len(jobs), -1), ints(0))
+    cls, choices = classes_by_speed(jobs, cluster, speed, group)
     arrays, n = cluster.arrays(), len(jobs)
     part = places_needed(jobs, arrays, cls, choices)
     # Of jobs that need no GPU any number may run at once.
     most = n if (jobs.gpu_milli == 0).any() else min(n, cluster.gpus * WHOLE)
     classes, flows, nodes = len(choices.ptr) - 1, int(np.max(flow, initial=0)) + 1, len(arrays.node_pool)
+    demand = demand_of(jobs, cluster)
     work = Work(
         submit=jobs.submit_s.copy(),
         run=jobs.duration_s.copy(),
@@ -198,7 +215,9 @@ def build_fleet(
         cls=cls,
         part=part,
         groups=groups,
-        demand=demand_of(jobs, cluster),
+        group=group,
+        amount=np.rint(WHOLE * amounts(demand, np.arange(n), arrays)).astype(np.int64),
+        demand=demand,
     )
     never = np.full(n, np.nan)
     return Fleet(
@@ -214,7 +233,8 @@ def build_fleet(
         misfit=np.zeros((2, classes), np.int64), used=floats(flows), using=floats(flows), used_at=floats(flows),
         change=np.full(nodes, np.inf), broken=np.zeros(nodes, np.int8), breaks=ints(nodes), node_heap=ints(nodes),
         node_at=ints(nodes), listed_at=listed[0], listed_node=listed[1], listed_kind=listed[2], thresholds=thresholds,
-        mean=np.full(int(groups.max(initial=-1)) + 1, np.nan), clocks=floats(3), counts=ints(COUNTERS),
+        mean=np.full(int(groups.max(initial=-1)) + 1, np.nan), left=left.copy(),
+        trial_left=left.copy(), spare_left=left.copy(), clocks=floats(3), counts=ints(COUNTERS),
     )  # fmt: skip
 
 
@@ -244,14 +264,11 @@ def grown_log(log: Log) -> Log:
     return larger
 
 
-def classes_by_speed(jobs: JobTable, cluster: Cluster, speed: Floats | None) -> tuple[Ints, Choices]:
-    """Classes of `rltune.cluster.eligibility`, split where speeds differ; pools of a class fastest first."""
+def classes_by_speed(jobs: JobTable, cluster: Cluster, speed: Floats | None, group: Ints) -> tuple[Ints, Choices]:
+    """Classes of `rltune.cluster.eligibility`, split where speeds or quotas differ; pools of a class fastest first."""
     base = eligibility(jobs, cluster)
-    if speed is None:
-        first, kind = distinct_rows([base.cls])
-    else:
-        columns = [np.unique(speed[:, p], return_inverse=True)[1] for p in range(speed.shape[1])]
-        first, kind = distinct_rows([base.cls, *columns])
+    columns = [] if speed is None else [np.unique(x, return_inverse=True)[1] for x in speed.T]
+    first, kind = distinct_rows([base.cls, *columns, *([group] if (group >= 0).any() else [])])
     ptr, pools, rates, stops = [0], [], [], []
     for row in first:
         mine = base.pools[base.ptr[base.cls[row]] : base.ptr[base.cls[row] + 1]]

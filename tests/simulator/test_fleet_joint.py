@@ -1,0 +1,267 @@
+"""The joint MILP and quotas in the detailed simulation."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from fleet_cases import POLICIES, Seen, check, clusters, option_sets, suspends, tables
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import rltune
+from rltune.allocators.milp import MilpAllocator
+from rltune.cluster import Cluster, Pool
+from rltune.jobs import JobTable
+from rltune.simulator.fleet import joint as fleet_joint
+
+FEW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+CALM = tuple(name for name in POLICIES if not suspends(name, {}))
+
+
+def mixed(n: int, seed: int) -> tuple[JobTable, Cluster]:
+    """Shares, gangs, jobs of CPU alone and MIG slices on two pools of unlike speed, busy enough to queue."""
+    rng = np.random.default_rng(seed)
+    kind = rng.choice(["whole", "gang", "share", "cpu", "mig"], n, p=[0.35, 0.15, 0.3, 0.1, 0.1])
+    jobs = JobTable.from_columns(
+        {
+            "submit_s": np.sort(rng.integers(0, 6 * n, n)).tolist(),
+            "duration_s": rng.integers(10, 200, n).tolist(),
+            "num_gpus": [int(rng.choice([2, 4, 8, 12])) if k == "gang" else 1 for k in kind],
+            "gpu_milli": [{"share": int(rng.choice([250, 300, 700])), "cpu": 0}.get(k, 1000) for k in kind],
+            "mig": ["3g.20gb" if k == "mig" else None for k in kind],
+            "cpus": rng.choice([0, 1, 2, 4], n).tolist(),
+            "memory_gb": rng.choice([0, 8, 16], n).tolist(),
+            "vc": rng.choice(["x", "y", "z"], n).tolist(),
+        }
+    )
+    pools = (
+        Pool("a", 3, 4, "A100-40GB", cpus=16, memory_gb=64, mig=True),
+        Pool("b", 4, 4, "V100", cpus=12, memory_gb=48),
+        Pool("c", 1, 2),
+    )
+    return jobs, Cluster("mixed", pools)
+
+
+def speeds(jobs: JobTable) -> np.ndarray:
+    return np.where(np.arange(len(jobs))[:, None] % 2, [2.0, 1.0, 0.5], [1.0, 1.0, 1.0])
+
+
+# --- the joint decision ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("discipline", ["skip", "strict", "easy"])
+def test_where_no_node_is_better_the_schedule_is_the_greedy_one(discipline: str) -> None:
+    """The MILP would change who starts when, where the policy alone is to decide that."""
+    rng = np.random.default_rng(1)
+    columns = {
+        "submit_s": np.sort(rng.integers(0, 300, 80)).tolist(),
+        "duration_s": rng.integers(1, 60, 80).tolist(),
+        "num_gpus": rng.choice([1, 1, 2, 3, 5], 80).tolist(),
+    }
+    jobs, cluster = JobTable.from_columns(columns), Cluster("ones", (Pool("a", 6, 1),))
+    joint, greedy = (
+        rltune.simulate(jobs, cluster, policy="sjf", discipline=discipline, allocator=allocator, max_retries=3)
+        for allocator in (MilpAllocator(), "best_fit")
+    )
+    assert np.array_equal(joint.start_s, greedy.start_s)
+    assert joint.summary()["allocator"]["calls"] > 0
+
+
+@pytest.mark.parametrize("discipline", ["skip", "strict", "easy"])
+@pytest.mark.parametrize("measure", ["quadratic", "demand"])
+def test_all_kinds_of_jobs_end_and_hold_what_they_asked_for(discipline: str, measure: str) -> None:
+    """A job would be lost, or hold GPUs, cores or slices that another has."""
+    jobs, cluster = mixed(150, 3)
+    demand = rltune.allocators.fragmentation.demand_of(jobs.num_gpus, cluster.arrays()) if measure == "demand" else None
+    seen = Seen(
+        jobs, cluster, policy="fifo", discipline=discipline, speed=speeds(jobs),
+        allocator=MilpAllocator(measure=measure, demand=demand, head=8),
+    )  # fmt: skip
+    check(seen, "fifo")
+    assert seen.result.finished.all()
+    stats = seen.result.summary()["allocator"]
+    assert stats["solves"] > 0 and stats["fallbacks"].keys() <= {"time_limit"}
+
+
+def check_any(policy: str, data: st.DataObject) -> None:
+    jobs, cluster = data.draw(tables()), data.draw(clusters())
+    options = data.draw(option_sets(policy, jobs, cluster)) | {"preemptive": None}
+    options["discipline"] = data.draw(st.sampled_from(["skip", "strict", "easy"]))
+    options.pop("reservations", None)
+    options["allocator"] = MilpAllocator(head=data.draw(st.sampled_from([1, 2, 5, 16])))
+    if data.draw(st.booleans()):
+        widest = {vc: float(jobs.num_gpus[jobs.vc.values() == vc].max(initial=1)) for vc in jobs.vc.names}
+        options["quotas"] = {vc: most + data.draw(st.sampled_from([0.0, 0.3, 4.0])) for vc, most in widest.items()}
+    seen = Seen(jobs, cluster, policy=policy, **options)
+    # With quotas a job may wait beside free GPUs.
+    with mock.patch.dict(seen.options, {"discipline": "strict"}) if "quotas" in options else mock.patch.dict({}):
+        check(seen, policy)
+    check_quotas(seen, options.get("quotas") or {})
+
+
+@FEW
+@given(st.sampled_from(CALM), st.data())
+def test_nothing_is_lost_and_nothing_held_twice(policy: str, data: st.DataObject) -> None:
+    """With failures, unlike speeds, quotas and any calm policy, a job would vanish or run where another does."""
+    check_any(policy, data)
+
+
+@pytest.mark.slow
+@MANY
+@given(st.sampled_from(CALM), st.data())
+def test_nothing_is_lost_and_nothing_held_twice_thoroughly(policy: str, data: st.DataObject) -> None:
+    """As above, in rarer combinations."""
+    check_any(policy, data)
+
+
+def promises(jobs: JobTable, cluster: Cluster, **options: Any) -> tuple[rltune.Result, list[tuple[int, float]]]:
+    """A simulation under EASY, and (job, when it was to start at the latest) of every reservation."""
+    made: list[tuple[int, float]] = []
+    inner = fleet_joint.prepare
+
+    def prepare(fleet: Any, knobs: Any, draft: Any) -> None:
+        inner(fleet, knobs, draft)
+        if draft.counts[fleet_joint.HELD] >= 0:
+            made.append((int(draft.counts[fleet_joint.HELD]), float(draft.shadow[0])))
+
+    with mock.patch.object(fleet_joint, "prepare", prepare):
+        return rltune.simulate(jobs, cluster, discipline="easy", **options), made
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("quotas", [None, {"x": 14.0, "y": 12.5}])
+@pytest.mark.parametrize("head", [2, 16])
+def test_a_reserved_job_starts_when_it_was_promised(seed: int, quotas: dict[str, float] | None, head: int) -> None:
+    """A wide job would starve behind jobs backfilled by the model."""
+    jobs, cluster = mixed(150, seed)
+    result, made = promises(
+        jobs, cluster, speed=speeds(jobs), quotas=quotas, allocator=MilpAllocator(head=head), max_retries=3
+    )
+    assert len(made) > 10 and result.finished.all()
+    late = [(job, shadow) for job, shadow in made if result.start_s[job] > shadow + 1e-6]
+    assert not late
+
+
+# --- quotas -----------------------------------------------------------------------------------
+
+
+def check_quotas(seen: Seen, quotas: dict[str, float]) -> None:
+    """At no instant more than its quota in the hands of a virtual cluster."""
+    vc, runs = seen.jobs.vc.values(), seen.result.runs
+    for name, most in quotas.items():
+        mine = np.flatnonzero((vc[runs.job] == name) & (runs.end_s > runs.start_s))
+        held = np.array([runs.milli[runs.ptr[r] : runs.ptr[r + 1]].sum() for r in mine])
+        for instant in runs.start_s[mine]:
+            assert held[(runs.start_s[mine] <= instant) & (runs.end_s[mine] > instant)].sum() <= 1000 * most + 1e-6
+
+
+@pytest.mark.parametrize("allocator", ["best_fit", "milp"])
+@pytest.mark.parametrize("discipline", ["skip", "strict", "easy", "conservative"])
+def test_quotas_are_never_exceeded(allocator: str, discipline: str) -> None:
+    """A virtual cluster would take what others were promised."""
+    if allocator == "milp" and discipline == "conservative":
+        pytest.skip("the MILP has no such discipline")
+    jobs, cluster = mixed(150, 5)
+    quotas = {"x": 12.0, "y": 12.5}
+    free = rltune.simulate(jobs, cluster, discipline=discipline, allocator="best_fit")
+    with pytest.raises(AssertionError):
+        check_quotas(mock.Mock(jobs=jobs, result=free), {"x": 8.0, "y": 8.0})
+    made = MilpAllocator() if allocator == "milp" else allocator
+    seen = Seen(jobs, cluster, policy="fifo", discipline=discipline, allocator=made, quotas=quotas)
+    check_quotas(seen, quotas)
+    assert seen.result.finished.all() and (seen.fleet.left == [12_000, 12_500]).all()
+
+
+@pytest.mark.parametrize("policy", ["srtf", "las"])
+def test_who_is_suspended_gives_back_its_part_of_the_quota(policy: str) -> None:
+    """Under a preemptive policy a quota would be exceeded, or leak away."""
+    jobs, cluster = mixed(150, 6)
+    quotas = {"x": 12.0, "y": 12.5}
+    seen = Seen(
+        jobs,
+        cluster,
+        policy=policy,
+        discipline="skip",
+        allocator="best_fit",
+        quotas=quotas,
+        quantum_s=30.0,
+        las_levels_gpu_s=(),
+    )
+    check_quotas(seen, quotas)
+    assert seen.result.summary()["runs"]["suspended"] > 0
+    assert seen.result.finished.all() and (seen.fleet.left == [12_000, 12_500]).all()
+
+
+@pytest.mark.parametrize("discipline", ["skip", "strict", "easy"])
+def test_a_quota_means_the_same_to_the_model_and_to_the_rules(discipline: str) -> None:
+    """The MILP would hold a virtual cluster to another quota than greedy placement."""
+    rng = np.random.default_rng(2)
+    columns = {
+        "submit_s": np.sort(rng.integers(0, 300, 80)).tolist(),
+        "duration_s": rng.integers(1, 60, 80).tolist(),
+        "num_gpus": [1] * 80,
+        "gpu_milli": rng.choice([1000, 500], 80).tolist(),
+        "vc": rng.choice(["x", "y"], 80).tolist(),
+    }
+    jobs, cluster = JobTable.from_columns(columns), Cluster("wide", (Pool("a", 40, 1),))
+    joint, greedy, free = (
+        rltune.simulate(jobs, cluster, discipline=discipline, allocator=allocator, quotas=quotas)
+        for allocator, quotas in ((MilpAllocator(), {"x": 2.5}), ("best_fit", {"x": 2.5}), ("best_fit", None))
+    )
+    assert np.array_equal(joint.start_s, greedy.start_s)
+    assert not np.array_equal(free.start_s, greedy.start_s)
+
+
+def test_a_job_over_its_quota_waits_for_its_own_and_others_pass_by_hand() -> None:
+    """A quota would hold up jobs of other virtual clusters, or none."""
+    columns = {"submit_s": [0, 1, 2, 3], "duration_s": [10] * 4, "num_gpus": [2, 2, 1, 1], "vc": ["x", "x", "y", "x"]}
+    jobs, cluster = JobTable.from_columns(columns), Cluster("c", (Pool("a", 2, 4),))
+    for allocator in ("best_fit", MilpAllocator()):
+        result = rltune.simulate(jobs, cluster, quotas={"x": 3}, allocator=allocator)
+        assert result.start_s.tolist() == [0, 10, 2, 3]
+        result = rltune.simulate(jobs, cluster, quotas={"x": 3}, allocator=allocator, discipline="strict")
+        assert result.start_s.tolist() == [0, 10, 10, 10]
+        # The last one runs till 13, when the second was to start at 10: it may not take the third GPU.
+        result = rltune.simulate(jobs, cluster, quotas={"x": 3}, allocator=allocator, discipline="easy")
+        assert result.start_s.tolist() == [0, 10, 2, 3]
+        result = rltune.simulate(jobs, cluster, quotas={"x": 2}, allocator=allocator, discipline="easy")
+        assert result.start_s.tolist() == [0, 10, 2, 20]
+
+
+# --- refusals ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"policy": "srtf"}, "policy srtf suspends jobs, allocator milp"),
+        ({"preemptive": True}, "policy fifo suspends jobs, allocator milp"),
+        ({"discipline": "conservative"}, "discipline=conservative .* use discipline=easy"),
+        ({"discipline": "blocking", "max_retries": 3}, "discipline=blocking"),
+        ({"quotas": {"nobody": 5}}, "quotas: virtual cluster 'nobody' is unknown; known are x, y"),
+        ({"quotas": {"x": -1}}, "quotas: virtual cluster x: -1; give a number"),
+        ({"quotas": {"x": float("nan")}}, "quotas: virtual cluster x: nan; give a number"),
+        ({"quotas": {"x": "many"}}, "quotas: virtual cluster x: 'many'; give a number"),
+        ({"quotas": [1]}, r"quotas=\[1\]; give GPUs by virtual cluster"),
+        ({"quotas": [("x", 5), ("x", 6)]}, "quotas: virtual cluster x is there twice"),
+        ({"quotas": {"x": 2}}, "quotas: job 2 .* wants 3 GPUs, virtual cluster x may hold 2: .* larger quota"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(options: dict[str, Any], message: str) -> None:
+    """A traceback, or a simulation of something else, would be the answer to a typo."""
+    columns = {"submit_s": [0, 1, 2, 3], "duration_s": [5] * 4, "num_gpus": [1, 2, 3, 1], "vc": ["x", "x", "x", "y"]}
+    jobs, cluster = JobTable.from_columns(columns), Cluster("c", (Pool("a", 2, 4),))
+    with pytest.raises(rltune.InputError, match=message) as refused:
+        rltune.simulate(jobs, cluster, **{"allocator": "milp", **options})
+    assert "\n" not in str(refused.value)
+
+
+def test_an_allocator_of_ones_own_is_refused_where_jobs_share_gpus() -> None:
+    """It would be asked about shares of GPUs, which a snapshot does not tell."""
+    jobs, cluster = mixed(5, 0)
+    with pytest.raises(rltune.InputError, match=r"allocators .*, milp only"):
+        rltune.simulate(jobs, cluster, allocator=mock.Mock(spec=["allocate"]))
