@@ -47,7 +47,7 @@ class MilpAllocator:
     (value, then each cost in the order of ``weights``). With ``decay`` <= 0.5 no earlier job is given up for later ones.
 
     ``measure``: of fragmentation: quadratic, partly_used, or of the workload ``demand``: demand (FGD) or stranding, see
-    `rltune.allocators.fragmentation`. ``time_limit_s, rows, near, spread, cache_size``: see `rltune.allocators.joint.JointSolver`;
+    `rltune.allocators.fragmentation`. ``time_limit_s, rows, near, cache_size``: see `rltune.allocators.joint.JointSolver`;
     only decisions that reach the time limit depend on the machine.
     """
 
@@ -61,7 +61,6 @@ class MilpAllocator:
     time_limit_s: float = 1.0
     rows: int = 4096
     near: int = 8
-    spread: int = 0
     cache_size: int = 20_000
     solver: JointSolver = field(init=False, repr=False)
     _bound_to: tuple[ClusterArrays, FloatArray, Measure] | None = field(default=None, init=False, repr=False)
@@ -73,8 +72,7 @@ class MilpAllocator:
             float(self.time_limit_s),
             int(self.rows),
             int(self.near),
-            int(self.spread),
-            int(self.cache_size),
+            cache_size=int(self.cache_size),
         )
 
     def _check(self) -> None:
@@ -85,7 +83,7 @@ class MilpAllocator:
         for option, known in (("mode", MODES), ("worth", WORTHS)):
             if getattr(self, option) not in known:
                 raise InputError(f"allocator milp: {option}={getattr(self, option)!r}; known are {', '.join(known)}")
-        for option, least in (("head", 1), ("rows", 16), ("near", 1), ("spread", 0), ("cache_size", 0)):
+        for option, least in (("head", 1), ("rows", 16), ("near", 1), ("cache_size", 0)):
             value = getattr(self, option)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise InputError(f"allocator milp: {option}={value!r}; a whole number of at least {least} is needed")
