@@ -17,10 +17,11 @@ import numpy.typing as npt
 
 from rltune.allocators.formulation import Instance
 from rltune.allocators.highs import Session
-from rltune.allocators.joint import JointSolver, Place
+from rltune.allocators.joint import JointSolver
 from rltune.allocators.measure import Measure
 from rltune.allocators.milp import MilpAllocator
 from rltune.allocators.model import Level, Problem
+from rltune.allocators.plan_terms import Place
 from rltune.allocators.sharing import Demand, Room, copy_room, demand_of, find, idle_room, place_scratch, take
 from rltune.allocators.sharing_fragments import task_types
 from rltune.allocators.sharing_rules import SHARING_RULES
@@ -152,7 +153,7 @@ def _timed(decide: Callable[[], tuple[float, dict[str, Any]]], solver: JointSolv
         problems.append((problem, levels))
         return solve(problem, levels, *rest)
 
-    session.solve = keeping  # type: ignore[method-assign]
+    session.solve = keeping  # type: ignore[method-assign, assignment]
     for _ in range(decisions + 3):
         before = solver.stats.solver_time_s
         seconds, report = decide()
@@ -160,7 +161,8 @@ def _timed(decide: Callable[[], tuple[float, dict[str, Any]]], solver: JointSolv
         in_solver.append(1e3 * (solver.stats.solver_time_s - before))
         states.append(report["states"])
     whole = [1e3 * Session().solve_whole(*problem) for problem in problems[3 : 3 + WHOLE_MODELS]]
-    return Timing(*(np.array(x[3:]) for x in (total, in_solver, states)), np.array(whole), solver.stats.as_dict())
+    figures = [np.array(x[3:], np.float64) for x in (total, in_solver, states)]
+    return Timing(figures[0], figures[1], figures[2], np.array(whole), solver.stats.as_dict())
 
 
 def _free_whole(rng: np.random.Generator, cap: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

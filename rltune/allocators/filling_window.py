@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from rltune.allocators.filling import Filling, rule_work, shuffled_requests
 from rltune.allocators.formulation import Instance
-from rltune.allocators.joint import JointSolver, Place
+from rltune.allocators.joint import JointSolver
 from rltune.allocators.measure import Measure
+from rltune.allocators.plan_terms import Place
 from rltune.allocators.sharing import Demand, Room, demand_of, find, idle_room, take
 from rltune.allocators.sharing import Place as Work
 from rltune.allocators.sharing_gradient import changed

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.columns import Items
+from rltune.allocators.rows import Items
 from rltune.allocators.sharing import Demand, Room
 from rltune.cluster import GRID, ClusterArrays
 from rltune.jobs import WHOLE
@@ -58,6 +58,14 @@ class Instance:
     prefix: bool = False
     all_start: bool = False
     near: Sequence[Ints] | None = None
+
+    def idle_instances(self) -> Ints:
+        """``idle``, zeros where none was given."""
+        return np.zeros(self.room.milli.shape, np.int64) if self.idle is None else self.idle
+
+    def later_room(self) -> tuple[Room, bool]:
+        """``spare`` and whether there is a reservation."""
+        return (self.room, False) if self.spare is None else (self.spare, True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +191,9 @@ def _items(listed: list[tuple[Any, ...]], most: Ints, n_pools: int) -> Items:
     pool = np.array(columns[0], np.int64)
     return Items(
         demand=Demand(
-            *(np.array(columns[k], np.int64) for k in (1, 2)), *(np.array(columns[k], np.float64) for k in (3, 4)),
-            np.array(columns[5], np.int64),
+            gpus=np.array(columns[1], np.int64), milli=np.array(columns[2], np.int64),
+            cpus=np.array(columns[3], np.float64), memory=np.array(columns[4], np.float64),
+            profile=np.array(columns[5], np.int64),
         ),
         lo=np.searchsorted(pool, np.arange(n_pools), "left").astype(np.int64),
         hi=np.searchsorted(pool, np.arange(n_pools), "right").astype(np.int64),

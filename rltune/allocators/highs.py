@@ -20,40 +20,43 @@ import numpy.typing as npt
 from highspy import HighsModelStatus
 
 from rltune.allocators.model import Level, Problem
+from rltune.allocators.plan_terms import EPS
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 OPTIMAL, TIME_LIMIT, INFEASIBLE, ERROR = "optimal", "time_limit", "infeasible", "error"
-STATUS: dict[HighsModelStatus, str] = {
-    HighsModelStatus.kOptimal: OPTIMAL,
-    HighsModelStatus.kModelEmpty: OPTIMAL,
-    HighsModelStatus.kTimeLimit: TIME_LIMIT,
-    HighsModelStatus.kIterationLimit: TIME_LIMIT,
-    HighsModelStatus.kSolutionLimit: TIME_LIMIT,
-    HighsModelStatus.kObjectiveBound: TIME_LIMIT,
-    HighsModelStatus.kObjectiveTarget: TIME_LIMIT,
-    HighsModelStatus.kInterrupt: TIME_LIMIT,
-    HighsModelStatus.kHighsInterrupt: TIME_LIMIT,
-    HighsModelStatus.kInfeasible: INFEASIBLE,
-    HighsModelStatus.kUnboundedOrInfeasible: INFEASIBLE,
-    HighsModelStatus.kUnbounded: ERROR,
-    HighsModelStatus.kMemoryLimit: ERROR,
-    HighsModelStatus.kNotset: ERROR,
-    HighsModelStatus.kLoadError: ERROR,
-    HighsModelStatus.kModelError: ERROR,
-    HighsModelStatus.kPresolveError: ERROR,
-    HighsModelStatus.kSolveError: ERROR,
-    HighsModelStatus.kPostsolveError: ERROR,
-    HighsModelStatus.kUnknown: ERROR,
+MEANING = {
+    "kOptimal": OPTIMAL,
+    "kModelEmpty": OPTIMAL,
+    "kTimeLimit": TIME_LIMIT,
+    "kIterationLimit": TIME_LIMIT,
+    "kSolutionLimit": TIME_LIMIT,
+    "kObjectiveBound": TIME_LIMIT,
+    "kObjectiveTarget": TIME_LIMIT,
+    "kInterrupt": TIME_LIMIT,
+    "kHighsInterrupt": TIME_LIMIT,
+    "kInfeasible": INFEASIBLE,
+    "kUnboundedOrInfeasible": INFEASIBLE,
+    "kUnbounded": ERROR,
+    "kMemoryLimit": ERROR,
+    "kNotset": ERROR,
+    "kLoadError": ERROR,
+    "kModelError": ERROR,
+    "kPresolveError": ERROR,
+    "kSolveError": ERROR,
+    "kPostsolveError": ERROR,
+    "kUnknown": ERROR,
 }
 """What an end of HiGHS means here. optimal, time_limit: use its solution if it has one; infeasible (the incumbent is
 feasible, so a fault) and error: the incumbent, reported as a fallback."""
+STATUS: dict[HighsModelStatus, str] = {
+    status: MEANING.get(name, ERROR) for name, status in HighsModelStatus.__members__.items()
+}
+"""The same by HiGHS' own values; a status that it may get one day is an error."""
 RESTRICTED = "restricted"
 """Solved, but not all columns were there: what was found is best among them, the bound says what may have been missed."""
 
-EPS = 1e-7
-"""Objectives closer than this are equal: costs differ by shares of jobs (about 1e-5), HiGHS errs by 1e-9."""
 INTEGRAL = 1e-6
 EXACT = 1e-9
 """Feasibility tolerance of HiGHS: below `EPS`, with which a level is held while the next one is solved."""

@@ -7,37 +7,27 @@ model's own objective, than the best of the known plans, at any time limit.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from rltune.allocators.columns import (
-    FULL,
-    Search,
-    build_search,
-    list_parts,
-    plan_cost,
-    search_columns,
-    single_costs,
-)
-from rltune.allocators.formulation import Floats, Formulation, Instance, Ints, amounts, formulate
-from rltune.allocators.highs import EPS, ERROR, INFEASIBLE, OPTIMAL, RESTRICTED, TIME_LIMIT, Session, Solved
+from rltune.allocators.columns import list_parts, search_columns, single_costs
+from rltune.allocators.formulation import Formulation, Instance, amounts, formulate
+from rltune.allocators.highs import ERROR, INFEASIBLE, OPTIMAL, RESTRICTED, TIME_LIMIT, Session, Solved
+from rltune.allocators.lower_bound import least_costs
 from rltune.allocators.measure import Measure
-from rltune.allocators.model import TERMS, Level, Problem
-from rltune.allocators.sharing import Demand, Room
-from rltune.allocators.sharing_fragments import GAPS, STARVED
-from rltune.allocators.sharing_rules import STRANDING
+from rltune.allocators.model import Level, Problem
+from rltune.allocators.plan_terms import EPS, Place, Plan, best_of, less, plan_terms, score, single_pools
+from rltune.allocators.realise import Answer, patterns_in_use, realise
+from rltune.allocators.rows import FULL, Search, build_search
 from rltune.allocators.states import Classes, classes_of
 
-Place = tuple[tuple[int, ...], tuple[int, ...]]
-"""(nodes, grants): node indices ascending; a grant names the node's GPUs and a MIG start (`rltune.allocators.sharing.Place`)."""
-Plan = Sequence[Place | None]
-"""A place for each job of an instance, None = does not start."""
-TRUNCATED = "truncated"
-"""Status and reason where the search left out patterns that only a known plan has."""
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(slots=True)
@@ -70,15 +60,6 @@ class Decision:
 
     places: list[Place | None]
     report: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Answer:
-    """What the solver chose, without names: ``patterns``: (class, how many nodes, ((item, grant), ...)); see `Solved`."""
-
-    solved: Solved
-    patterns: tuple[tuple[int, int, tuple[tuple[int, int], ...]], ...]
-    bounds: tuple[float, ...]
 
 
 @dataclass(slots=True)
@@ -117,12 +98,15 @@ class JointSolver:
             # Answers are of one measure on one cluster; an id may be given to another object later.
             self._answers.clear()
             self._measure = measure
-        search = self._space(instance)
         made = formulate(instance, self.spread)
+        search = self._space(instance, int(made.parts.sum()))
         self.stats.splits_left_out += made.left_out
-        single = _single_pools(instance, made) if by_gpu else np.zeros(len(instance.cluster.pool_cap), np.int64)
-        scored = {name: self.score(self.terms(instance, plan, measure, search, single)) for name, plan in known.items()}
-        winner = _best(scored)
+        single = single_pools(instance, made) if by_gpu else np.zeros(len(instance.cluster.pool_cap), np.int64)
+        scored = {
+            name: score(plan_terms(instance, plan, measure, search, single), self.levels)
+            for name, plan in known.items()
+        }
+        winner = best_of(scored)
         incumbent, places, reason = scored[winner], list(known[winner]), ""
         status, bounds, value, states = OPTIMAL, incumbent, incumbent, 0
         # Where a known plan starts everybody, who starts is settled; what is left is where.
@@ -137,10 +121,11 @@ class JointSolver:
             status, bounds = answer.solved.status, incumbent[:cut] + answer.bounds
             if answer.solved.s is not None:
                 found = realise(instance, made, classes, answer)
-                value = self.score(self.terms(instance, found, measure, search, single))
-                if _less(value, incumbent):
+                value = score(plan_terms(instance, found, measure, search, single), self.levels)
+                if less(value, incumbent):
                     self.stats.improved += 1
-                    winner, places = "milp", found
+                    # A better plan was found in time: the status tells that it may not be the best, but nothing stood in for it.
+                    winner, places, reason = "milp", found, ""
                 else:
                     value = incumbent
         else:
@@ -151,40 +136,6 @@ class JointSolver:
         self.stats.time_s += elapsed
         report = _report(status, winner, value, bounds, scored, reason)
         return Decision(places, report | {"states": states, "time_s": elapsed})
-
-    # --- the objective -------------------------------------------------------------------
-
-    def score(self, terms: Mapping[str, float]) -> tuple[float, ...]:
-        """Value of each level, to be minimised."""
-        return tuple(
-            sum(weight * (-terms[term] if term == "value" else terms[term]) for term, weight in level.items())
-            for level in self.levels
-        )
-
-    def terms(self, instance: Instance, plan: Plan, measure: Measure, search: Search, single: Ints) -> dict[str, float]:
-        """Every term of the objective for a plan, from its places."""
-        jobs, nodes, grants = [], [], []
-        value = slowdown = locality = 0.0
-        gpus = instance.demand.gpus[instance.jobs] * instance.demand.milli[instance.jobs] / 1000
-        for k, place in enumerate(plan):
-            if place is None:
-                continue
-            jobs += [int(instance.jobs[k])] * len(place[0])
-            nodes += place[0]
-            grants += place[1]
-            value += float(instance.value[k])
-            locality += len(place[0]) - 1
-            if instance.slow is not None:
-                pool = instance.cluster.node_pool[place[0][0]]
-                mine = instance.pools[instance.lo[k] : instance.hi[k]]
-                slowdown += float(gpus[k] * instance.slow[instance.lo[k] + int(np.argmax(mine == pool))])
-        idle = self._idle(instance)
-        answer, parts = np.zeros(2), _parts_demand(instance, jobs, nodes, grants)
-        plan_cost(
-            search, instance.cluster, instance.room, idle, single, parts, np.arange(len(jobs)),
-            np.array(nodes, np.int64), np.array(grants, np.int64), measure, answer,
-        )  # fmt: skip
-        return dict(zip(TERMS, (value, float(answer[0]), slowdown, float(locality), float(answer[1])), strict=True))
 
     # --- the model -----------------------------------------------------------------------
 
@@ -211,7 +162,13 @@ class JointSolver:
             node, gpu = np.concatenate([node[~cut], np.repeat(node[cut], caps)]), np.concatenate([gpu[~cut], gpus])
         spare = room if instance.spare is None else instance.spare
         return classes_of(
-            cluster, room, spare, self._idle(instance), node.astype(np.int64), gpu, reserved=instance.spare is not None
+            cluster,
+            room,
+            spare,
+            instance.idle_instances(),
+            node.astype(np.int64),
+            gpu,
+            reserved=instance.spare is not None,
         )
 
     def _answer(
@@ -228,8 +185,8 @@ class JointSolver:
         problem, rows = self._problem(instance, made, classes, allowed, measure, search)
         complete = whole and search.n[FULL] == 0
         self.stats.truncated += int(search.n[FULL] == 1)
-        least = _least(made, problem, measure, levels, complete=complete)
-        if all(a >= b - EPS for a, b in zip(incumbent, least, strict=True)) and not _less(least, incumbent):
+        least = least_costs(made, problem, measure, levels, complete=complete)
+        if all(a >= b - EPS for a, b in zip(incumbent, least, strict=True)) and not less(least, incumbent):
             self.stats.trivial += 1
             return Answer(Solved(OPTIMAL, tuple(incumbent), least), (), tuple(incumbent)), ""
         solved, reason = self._solve(problem, levels, incumbent, deadline)
@@ -239,7 +196,7 @@ class JointSolver:
         bounds = (
             tuple(solved.bounds) if complete else tuple(min(a, b) for a, b in zip(least, solved.bounds, strict=False))
         )
-        answer = Answer(solved, () if solved.z is None else _patterns(search, rows, solved.z), bounds)
+        answer = Answer(solved, () if solved.z is None else patterns_in_use(search, rows, solved.z), bounds)
         if solved.status == OPTIMAL and complete:
             self._answers[key] = answer
             if len(self._answers) > self.cache_size:
@@ -256,9 +213,9 @@ class JointSolver:
         if n * max(1, items) <= self.rows // 2 or n <= self.near:
             return np.ones((n, items), np.int8), True
         cost = np.full((n, items), np.inf)
-        spare, reserved = self._spare(instance)
+        spare, reserved = instance.later_room()
         single_costs(
-            search, instance.cluster, instance.room, spare, self._idle(instance), reserved, classes, made.items,
+            search, instance.cluster, instance.room, spare, instance.idle_instances(), reserved, classes, made.items,
             measure, self._weights(), cost,
         )  # fmt: skip
         allowed = np.isfinite(cost)
@@ -274,37 +231,37 @@ class JointSolver:
         self, instance: Instance, made: Formulation, classes: Classes, allowed: Any, measure: Measure, search: Search
     ) -> tuple[Problem, Ints]:
         """Columns by search, and the model's data; also the search's row of each column."""
-        spare, reserved = self._spare(instance)
+        spare, reserved = instance.later_room()
         used = search_columns(
-            search, instance.cluster, instance.room, spare, self._idle(instance), reserved, classes, made.items,
+            search, instance.cluster, instance.room, spare, instance.idle_instances(), reserved, classes, made.items,
             allowed, measure, self._weights(),
         )  # fmt: skip
         rows = np.flatnonzero(search.best[:used] == 1)
         root = search.root[rows]
-        triplets = np.zeros((3, 40 * len(rows) + 1), np.int64)
-        m = list_parts(search, rows, *triplets)
+        parts = np.zeros((3, 0), np.int64)
+        while (m := list_parts(search, rows, *parts)) > parts.shape[1]:
+            parts = np.zeros((3, m), np.int64)
         base = np.zeros(len(classes.first))
         roots = np.flatnonzero(search.parent[:used] < 0)
         base[search.root[roots]] = search.cost[roots]
         pool = instance.cluster.node_pool[classes.node[classes.first]]
         ways = made.ways
-        way_parts = [(w, i, n) for w, way in enumerate(ways) for i, n in way.parts]
+        listed = [(w, i, n) for w, way in enumerate(ways) for i, n in way.parts]
+        way_parts = np.array(listed, np.int64).reshape(-1, 3).T
         n = len(instance.jobs)
         none = np.full(n, -1, np.int64)
         problem = Problem(
             value=instance.value,
             kind=np.array(made.kind, np.int64),
             way_kind=np.array([way.kind for way in ways], np.int64),
-            way_parts=tuple(np.array(column, np.int64) for column in zip(*way_parts, strict=True))
-            if way_parts
-            else tuple(np.zeros(0, np.int64) for _ in range(3)),
+            way_parts=(way_parts[0], way_parts[1], way_parts[2]),
             slowdown=np.array([way.slowdown for way in ways], np.float64),
             locality=np.array([way.locality for way in ways], np.float64),
             column_class=root,
-            column_parts=(triplets[0, :m], triplets[1, :m], triplets[2, :m]),
+            column_parts=(parts[0, :m], parts[1, :m], parts[2, :m]),
             fragmentation=search.cost[rows] - base[root],
             reconfiguration=search.seconds[rows].copy(),
-            count=np.minimum(classes.count, made.parts[pool]),
+            count=np.minimum(classes.size, made.parts[pool]),
             n_items=len(made.items.most),
             group=none if instance.group is None else instance.group,
             amount=amounts(instance.demand, instance.jobs, instance.cluster),
@@ -336,24 +293,18 @@ class JointSolver:
 
     # --- small things --------------------------------------------------------------------
 
-    def _space(self, instance: Instance) -> Search:
-        shape = instance.room.milli.shape[1], instance.cluster.pool_cap.tobytes(), instance.cluster.pool_mig.tobytes()
-        if shape not in self._search:
+    def _space(self, instance: Instance, parts: int) -> Search:
+        """Work space for the cluster, with a row for every part of a plan at least."""
+        cluster = instance.cluster
+        shape = instance.room.milli.shape[1], cluster.pool_cap.tobytes(), cluster.pool_mig.tobytes()
+        if shape not in self._search or len(self._search[shape].root) <= parts:
             self._search.clear()
-            self._search[shape] = build_search(instance.cluster, instance.room, self.rows)
+            self._search[shape] = build_search(cluster, instance.room, max(self.rows, 2 * parts))
         return self._search[shape]
 
     def _weights(self) -> Floats:
         rows = [[level.get("fragmentation", 0.0), level.get("reconfiguration", 0.0)] for level in self.levels]
         return np.array([row for row in rows if any(row)] or [[0.0, 0.0]])
-
-    @staticmethod
-    def _idle(instance: Instance) -> Ints:
-        return np.zeros(instance.room.milli.shape, np.int64) if instance.idle is None else instance.idle
-
-    @staticmethod
-    def _spare(instance: Instance) -> tuple[Room, bool]:
-        return (instance.room, False) if instance.spare is None else (instance.spare, True)
 
 
 def _report(
@@ -377,50 +328,6 @@ def _report(
     }
 
 
-def _less(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether a is better, by the first level at which they differ."""
-    for x, y in zip(a, b, strict=False):
-        if abs(x - y) > EPS:
-            return x < y
-    return False
-
-
-def _best(scored: Mapping[str, Sequence[float]]) -> str:
-    """Name of the best plan, the first of equals."""
-    best = next(iter(scored))
-    for name, values in scored.items():
-        if _less(values, scored[best]):
-            best = name
-    return best
-
-
-def _least(
-    made: Formulation, problem: Problem, measure: Measure, levels: Sequence[Level], *, complete: bool
-) -> tuple[float, ...]:
-    """A value of each level that no plan undercuts, without a solver.
-
-    Every part at the least share of any column it is in: a feasible solution of the relaxation's dual. Where not all
-    columns are there, a part of g GPUs lowers fragmentation by g at most.
-    """
-    found = []
-    for level in levels:
-        cost_s, cost_x, cost_z = problem.costs(level)
-        if complete:
-            column, item, times = problem.column_parts
-            share = cost_z / np.bincount(column, times, len(cost_z)).clip(1)
-            least = np.full(problem.n_items, np.inf)
-            np.minimum.at(least, item, share[column])
-        else:
-            least = -level.get("fragmentation", 0.0) * _largest_fall(made, measure)
-        way, item, times = problem.way_parts
-        per_way = cost_x + np.bincount(way, np.where(np.isfinite(least[item]), least[item] * times, 1e12), len(cost_x))
-        per_kind = np.full(problem.n_kinds, 1e12)
-        np.minimum.at(per_kind, problem.way_kind, per_way)
-        each = cost_s + per_kind[problem.kind]
-        found.append(float(each.sum() if problem.all_start else np.minimum(0.0, each).sum()))
-    return tuple(found)
-
-
 def _allowed_near(near: Sequence[Ints], made: Formulation, classes: Classes) -> Any:
     """(n_classes, n_items) 1 where a node of the class is among those of a job that the item is part of."""
     of_node = np.full(int(classes.node.max(initial=-1)) + 1, -1)
@@ -435,38 +342,6 @@ def _allowed_near(near: Sequence[Ints], made: Formulation, classes: Classes) -> 
     return allowed
 
 
-def _single_pools(instance: Instance, made: Formulation) -> Ints:
-    """(n_pools,) 1 where all parts want one GPU or less and nothing else, so that nothing ties the GPUs of a node together."""
-    cluster, demand, answer = instance.cluster, made.items.demand, np.zeros(len(instance.cluster.pool_cap), np.int64)
-    for p, (a, b) in enumerate(zip(made.items.lo, made.items.hi, strict=True)):
-        free_of_cpu = np.isinf(cluster.pool_cpus[p]) and np.isinf(cluster.pool_memory[p])
-        answer[p] = b > a and free_of_cpu and bool(((demand.gpus[a:b] == 1) & (demand.milli[a:b] > 0)).all())
-    return answer
-
-
-def _largest_fall(made: Formulation, measure: Measure) -> Floats:
-    """(n_items,) GPUs by which one part can lower fragmentation at most."""
-    demand = made.items.demand
-    if measure.table.shape[0] == 0:
-        types = measure.types
-        most = 1.0 + STARVED if types.measure == STRANDING else 1.0
-        gaps = GAPS * float(types.gap.max()) / 1000 if types.measure == STRANDING else 0.0
-        return demand.gpus * np.where(demand.milli > 0, most * demand.milli / 1000 + gaps, 0.0)
-    spans = (measure.table.max(axis=1) - measure.table.min(axis=1))[: len(made.items.lo)]
-    return np.repeat(spans, made.items.hi - made.items.lo)
-
-
-def _parts_demand(instance: Instance, jobs: list[int], nodes: list[int], grants: list[int]) -> Demand:
-    """The demand of each part of a plan, as if it were a job."""
-    demand, rows = instance.demand, np.array(jobs, np.int64)
-    whole = (demand.milli[rows] == 1000) & (demand.profile[rows] < 0)
-    part = np.where(whole, np.bitwise_count(np.array(grants, np.int64) & 0xFFFFFFFF), 1).astype(np.int64)
-    share = np.where(whole, part / np.maximum(1, demand.gpus[rows]), 1.0)
-    return Demand(
-        part, demand.milli[rows], demand.cpus[rows] * share, demand.memory[rows] * share, demand.profile[rows]
-    )
-
-
 def _key(instance: Instance, made: Formulation, classes: Classes) -> Any:
     """Equal for decisions that differ in names only, by one measure on one cluster."""
     units = classes.first
@@ -475,64 +350,10 @@ def _key(instance: Instance, made: Formulation, classes: Classes) -> Any:
     room = instance.room
     parts = [
         pool, classes.gpu[units] >= 0, room.cpus[node], room.memory[node], classes.key[units],
-        np.minimum(classes.count, made.parts[pool]), instance.value,
+        np.minimum(classes.size, made.parts[pool]), instance.value,
     ]  # fmt: skip
     if instance.spare is not None:
         parts += [instance.spare.cpus[node], instance.spare.memory[node]]
     if instance.left is not None:
         parts.append(instance.left)
     return instance.all_start, made.signature, *(part.tobytes() for part in parts)
-
-
-def _patterns(search: Search, rows: Ints, z: Ints) -> tuple[tuple[int, int, tuple[tuple[int, int], ...]], ...]:
-    """The columns in use, each as its parts in the order of placing."""
-    found = []
-    for column in np.flatnonzero(z).tolist():
-        row, parts = int(rows[column]), []
-        while search.parent[row] >= 0:
-            parts.append((int(search.item[row]), int(search.grant[row])))
-            row = int(search.parent[row])
-        found.append((int(search.root[rows[column]]), int(z[column]), tuple(reversed(parts))))
-    return tuple(found)
-
-
-def realise(instance: Instance, made: Formulation, classes: Classes, answer: Answer) -> list[Place | None]:
-    """Names for what was counted: units of a class in order of their nodes, jobs in order of the queue."""
-    spots: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    units = {c: np.flatnonzero(classes.of == c).tolist() for c in {c for c, _, _ in answer.patterns}}
-    for c, times, parts in answer.patterns:
-        for u in units[c][:times]:
-            for item, grant in parts:
-                spots[item].append((int(classes.node[u]), _renamed(grant, classes.perm[u])))
-        del units[c][:times]
-    for places in spots.values():
-        places.sort(reverse=True)
-    solved = answer.solved
-    assert solved.s is not None and solved.X is not None
-    ways: dict[int, list[int]] = defaultdict(list)
-    for w, way in enumerate(made.ways):
-        ways[way.kind] += [w] * int(solved.X[w])
-    for mine in ways.values():
-        mine.sort(key=lambda w: (made.ways[w].slowdown, made.ways[w].locality, w), reverse=True)
-    found: list[Place | None] = []
-    for k, kind in enumerate(made.kind):
-        if not solved.s[k]:
-            found.append(None)
-            continue
-        taken: dict[int, int] = defaultdict(int)
-        for item, times in made.ways[ways[kind].pop()].parts:
-            for _ in range(times):
-                node, grant = spots[item].pop()
-                taken[node] |= grant
-        nodes, grants = zip(*sorted(taken.items()), strict=True)
-        found.append((nodes, grants))
-    return found
-
-
-def _renamed(grant: int, perm: Any) -> int:
-    """A grant by sorted position as one by the unit's own GPUs."""
-    gpus = 0
-    for at in range(len(perm)):
-        if grant >> at & 1:
-            gpus |= 1 << int(perm[at])
-    return gpus | grant >> 32 << 32

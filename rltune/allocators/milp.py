@@ -11,26 +11,31 @@ import numpy as np
 
 from rltune.allocators.formulation import Floats, Instance
 from rltune.allocators.fragmentation import MEASURES, OF_WORKLOAD, Demand, cost_table
-from rltune.allocators.greedy import GreedyAllocator, place_one, space_of
-from rltune.allocators.joint import JointSolver, Place, Stats
+from rltune.allocators.joint import JointSolver, Stats
 from rltune.allocators.measure import Measure
 from rltune.allocators.model import TERMS, Level
-from rltune.allocators.placement import BEST_FIT, LEAST_FRAGMENTATION, book, fits_pool, scratch
-from rltune.allocators.sharing import Demand as Requests
-from rltune.allocators.sharing import Room
+from rltune.allocators.placement import BEST_FIT, LEAST_FRAGMENTATION
 from rltune.allocators.sharing_fragments import no_types
+from rltune.allocators.whole_gpus import (
+    Held,
+    Placement,
+    counts_of,
+    fitting_now,
+    grants_of,
+    greedily,
+    own_pools,
+    requests_of,
+    reservation,
+    room_of,
+)  # fmt: skip
 from rltune.cluster import ClusterArrays
-from rltune.compiled import kernel
 from rltune.errors import InputError
-from rltune.jobs import WHOLE
 from rltune.plan import FloatArray, IntArray, Plan, Snapshot, Start
 
 MODES = ("starts_first", "weighted", "lexicographic")
 WORTHS = ("order", "gpus")
 WIDEST_VALUE_RANGE = 1e6
 """Of the first job's value over the last one's; beyond it the last ones drown in the solver's tolerances."""
-Placement = tuple[tuple[int, ...], tuple[int, ...]]
-"""(nodes, gpus): node indices ascending and the GPUs taken on each."""
 
 
 def default_weights() -> dict[str, float]:
@@ -153,23 +158,23 @@ class MilpAllocator:
         cluster, queue = snapshot.cluster, snapshot.queue
         cost = self.cost_of(cluster)
         order = np.asarray(order, np.int64)
-        fitting = _fitting(snapshot, order, cost)
+        fitting = fitting_now(snapshot, order, cost)
         if discipline == "blocking":
             stop = np.flatnonzero(~fitting)
             order = order[: stop[0]] if len(stop) else order
             fitting = fitting[: len(order)]
-        held = _reservation(snapshot, order, cost) if discipline == "easy" and not fitting.all() else None
+        held = reservation(snapshot, order, cost) if discipline == "easy" and not fitting.all() else None
         candidates = order[fitting]
         if held is not None:
             # Whoever waits for the reservation does not start, even where another order of placing would let it.
             candidates = candidates[candidates != held.job]
         head = candidates[: self.head]
         known = {
-            name: _grants(snapshot.free, greedily(snapshot, head, rule, cost, held, prefix=discipline == "blocking"))
+            name: grants_of(snapshot.free, greedily(snapshot, head, rule, cost, held, prefix=discipline == "blocking"))
             for name, rule in (("fgd", LEAST_FRAGMENTATION), ("best_fit", BEST_FIT))
         }
         decision = self.solver.decide(self._instance(snapshot, head, held, discipline), self._bind(cluster)[2], known)
-        placed = {int(k): _counts(place) for k, place in zip(head, decision.places, strict=True) if place is not None}
+        placed = {int(k): counts_of(place) for k, place in zip(head, decision.places, strict=True) if place is not None}
         left = np.array([k for k in candidates.tolist() if k not in placed], np.int64)
         rest = greedily(snapshot, left, LEAST_FRAGMENTATION, cost, held, placed=placed, prefix=discipline == "blocking")
         placed |= {int(k): place for k, place in zip(left, rest, strict=True) if place is not None}
@@ -181,7 +186,7 @@ class MilpAllocator:
         lo, hi = queue.pool_lo[head], queue.pool_hi[head]
         late = None
         if held is not None:
-            pools, lo, hi = _own_pools(queue.pools, lo, hi)
+            pools, lo, hi = own_pools(queue.pools, lo, hi)
             late = np.repeat((snapshot.now_s + queue.run_s[head] > held.shadow_s).astype(np.int64), hi - lo)
         return Instance(
             cluster=cluster,
@@ -223,148 +228,6 @@ class MilpAllocator:
             jobs=np.arange(len(by_width)), value=np.ones(len(by_width)), pools=pools, lo=pool_lo[by_width],
             hi=pool_hi[by_width], all_start=True,
         )  # fmt: skip
-        decision = self.solver.decide(instance, self._bind(cluster)[2], {"greedy": _grants(free, known)})
-        answer = {int(i): _counts(place) for i, place in zip(by_width, decision.places, strict=True) if place}
+        decision = self.solver.decide(instance, self._bind(cluster)[2], {"greedy": grants_of(free, known)})
+        answer = {int(i): counts_of(place) for i, place in zip(by_width, decision.places, strict=True) if place}
         return [answer[i] for i in range(len(num_gpus))], decision.report
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A reservation: queue position ``job`` is expected to start at ``shadow_s``; ``spare`` (n_nodes,) GPUs free then beside it.
-
-    Jobs that start now are not in ``spare`` yet: those that end later have to fit there too.
-    """
-
-    job: int
-    shadow_s: float
-    spare: IntArray
-
-
-def _reservation(snapshot: Snapshot, order: IntArray, cost: FloatArray) -> Held | None:
-    """As EASY reserves: all before the first job that does not fit start, placed by least fragmentation."""
-    cluster, queue = snapshot.cluster, snapshot.queue
-    greedy = GreedyAllocator("least_fragmentation", cost)
-    space, work = space_of(cluster, snapshot.free, cost), scratch(cluster)
-    started = []
-    for position in order.tolist():
-        start = place_one(cluster, space, queue, position, greedy.rule, work)
-        if start is None:
-            shadow, spare = greedy.reserve(snapshot, started, position, work)
-            free = spare.free.copy()
-            for k, s in started:
-                if snapshot.now_s + queue.run_s[k] > shadow:
-                    free[list(s.nodes)] += s.gpus
-            return Held(position, float(shadow), free)
-        started.append((position, start))
-    return None
-
-
-def greedily(
-    snapshot: Snapshot,
-    jobs: IntArray,
-    rule: int,
-    cost: FloatArray,
-    held: Held | None,
-    *,
-    prefix: bool,
-    placed: Mapping[int, Placement] | None = None,
-) -> list[Placement | None]:
-    """One job after the other where ``rule`` puts it, beside what is already ``placed`` and around the reservation."""
-    cluster, queue, work = snapshot.cluster, snapshot.queue, scratch(snapshot.cluster)
-    space = space_of(cluster, snapshot.free, cost)
-    spare = None if held is None else space_of(cluster, held.spare, cost)
-
-    def book_both(nodes: Any, gpus: Any, late: bool, *, now: bool) -> None:
-        nodes, gpus = np.array(nodes), np.array(gpus)
-        if now:
-            book(cluster, space, nodes, gpus, 0, len(nodes), -1)
-        if spare is not None and late:
-            book(cluster, spare, nodes, gpus, 0, len(nodes), -1)
-
-    def is_late(k: int) -> bool:
-        return held is not None and snapshot.now_s + float(queue.run_s[k]) > held.shadow_s
-
-    for k, (nodes, gpus) in (placed or {}).items():
-        book_both(nodes, gpus, is_late(k), now=True)
-    found: list[Placement | None] = []
-    for k in jobs.tolist():
-        start, late = None, is_late(k)
-        if space.total.any() and not (prefix and None in found):
-            if late and spare is not None:
-                both = space_of(cluster, np.minimum(space.free, spare.free), cost)
-                start = place_one(cluster, both, queue, k, rule, work)
-            else:
-                start = place_one(cluster, space, queue, k, rule, work)
-        found.append(None if start is None else (start.nodes, start.gpus))
-        if start is not None:
-            book_both(start.nodes, start.gpus, late, now=late and spare is not None)
-    return found
-
-
-def _fitting(snapshot: Snapshot, order: IntArray, cost: FloatArray) -> Any:
-    """(n,) whether each job of the order fits now, alone."""
-    cluster, queue = snapshot.cluster, snapshot.queue
-    answer = np.zeros(len(order), np.int64)
-    fit_alone(
-        cluster, space_of(cluster, snapshot.free, cost), queue.num_gpus[order], queue.pool_lo[order],
-        queue.pool_hi[order], queue.pools, answer,
-    )  # fmt: skip
-    return answer == 1
-
-
-@kernel
-def fit_alone(cluster, space, num_gpus, lo, hi, pools, answer):
-    """Fill ``answer`` (n,): 1 where the job fits in one of its pools now."""
-    for k in range(len(num_gpus)):
-        for i in range(lo[k], hi[k]):
-            if fits_pool(cluster, space, num_gpus[k], pools[i]):
-                answer[k] = 1
-
-
-def room_of(cluster: ClusterArrays, free: IntArray) -> Room:
-    """Free GPUs by node as a `Room`: the first GPUs of a node are the free ones."""
-    widest = int(cluster.pool_cap.max())
-    milli = np.where(np.arange(widest) < np.asarray(free)[:, None], WHOLE, 0).astype(np.int32)
-    free = np.asarray(free, np.int64)
-    zeros = np.zeros(len(free), np.int64)
-    return Room(
-        milli=milli, slices=np.zeros_like(milli), whole=free, loose=free * WHOLE, largest=np.where(free > 0, WHOLE, 0),
-        cpus=np.full(len(free), np.inf), memory=np.full(len(free), np.inf), closed=zeros,
-        pods=np.zeros((len(free), widest + 2), np.int32), scale=np.ones(3), turn=zeros,
-    )  # fmt: skip
-
-
-def requests_of(num_gpus: IntArray) -> Requests:
-    """Jobs of so many whole GPUs, and nothing else."""
-    n = len(num_gpus)
-    return Requests(num_gpus.astype(np.int64), np.full(n, WHOLE), np.zeros(n), np.zeros(n), np.full(n, -1))
-
-
-def _own_pools(pools: IntArray, lo: IntArray, hi: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """The same lists of pools, each job's its own, so that what differs by job can stand beside them."""
-    length = hi - lo
-    end = np.cumsum(length)
-    where = np.arange(end[-1] if len(end) else 0) + np.repeat(lo - (end - length), length)
-    return pools[where], end - length, end
-
-
-def _grants(free: IntArray, places: Sequence[Placement | None]) -> list[Place | None]:
-    """GPUs by number instead of how many: the next free ones of each node (`room_of`)."""
-    next_gpu: dict[int, int] = {}
-    found: list[Place | None] = []
-    for place in places:
-        if place is None:
-            found.append(None)
-            continue
-        grants = []
-        for node, gpus in zip(*place, strict=True):
-            begin = next_gpu.get(node, 0)
-            next_gpu[node] = begin + gpus
-            grants.append(((1 << gpus) - 1) << begin)
-        found.append((place[0], tuple(grants)))
-    return found
-
-
-def _counts(place: Place) -> Placement:
-    """(nodes, how many GPUs on each)."""
-    return place[0], tuple(grant.bit_count() for grant in place[1])

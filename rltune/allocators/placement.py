@@ -432,3 +432,12 @@ def _keep_smaller(cluster, best, m, work):
             work.gpus[i] = work.try_gpus[i]
         return m
     return best
+
+
+@kernel
+def fit_alone(cluster, space, num_gpus, lo, hi, pools, answer):
+    """Fill ``answer`` (n,): 1 where the job fits in one of its pools now."""
+    for k in range(len(num_gpus)):
+        for i in range(lo[k], hi[k]):
+            if fits_pool(cluster, space, num_gpus[k], pools[i]):
+                answer[k] = 1

@@ -23,7 +23,7 @@ Ints = npt.NDArray[np.int64]
 class Classes(NamedTuple):
     """``node, gpu`` (n_units,): the unit, gpu -1 = the whole node; ``of`` (n_units,): its class; ``perm`` (n_units, widest).
 
-    ``key`` (n_units, widest, 2): states of its GPUs, sorted; ``first, count`` (n_classes,): first unit, and how many.
+    ``key`` (n_units, widest, 2): states of its GPUs, sorted; ``first, size`` (n_classes,): first unit, and how many.
     """
 
     node: Ints
@@ -32,7 +32,7 @@ class Classes(NamedTuple):
     perm: npt.NDArray[np.int8]
     key: Ints
     first: Ints
-    count: Ints
+    size: Ints
 
 
 def classes_of(

@@ -1,0 +1,136 @@
+"""What a plan is worth by the model's objective, told from its places: the same for the model's plans and for greedy ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from rltune.allocators.formulation import Formulation, Instance
+from rltune.allocators.measure import Measure, node_cost
+from rltune.allocators.model import TERMS, Level
+from rltune.allocators.rows import Search, load_unit, remake_on
+from rltune.allocators.sharing import Demand, take
+from rltune.allocators.sharing_mig import INDICES, START_BIT, lowest
+from rltune.compiled import kernel
+
+Ints = npt.NDArray[np.int64]
+EPS = 1e-7
+"""Objectives closer than this are equal: costs differ by shares of jobs (about 1e-5), HiGHS errs by 1e-9."""
+Place = tuple[tuple[int, ...], tuple[int, ...]]
+"""(nodes, grants): node indices ascending; a grant names the node's GPUs and a MIG start (`rltune.allocators.sharing.Place`)."""
+Plan = Sequence[Place | None]
+"""A place for each job of an instance, None = does not start."""
+
+
+def score(terms: Mapping[str, float], levels: Sequence[Level]) -> tuple[float, ...]:
+    """Value of each level, to be minimised."""
+    return tuple(
+        sum(weight * (-terms[term] if term == "value" else terms[term]) for term, weight in level.items())
+        for level in levels
+    )
+
+
+def plan_terms(instance: Instance, plan: Plan, measure: Measure, search: Search, single: Ints) -> dict[str, float]:
+    """Every term of the objective for a plan, from its places."""
+    jobs: list[int] = []
+    nodes: list[int] = []
+    grants: list[int] = []
+    value = slowdown = locality = 0.0
+    gpus = instance.demand.gpus[instance.jobs] * instance.demand.milli[instance.jobs] / 1000
+    for k, place in enumerate(plan):
+        if place is None:
+            continue
+        jobs += [int(instance.jobs[k])] * len(place[0])
+        nodes += place[0]
+        grants += place[1]
+        value += float(instance.value[k])
+        locality += len(place[0]) - 1
+        if instance.slow is not None:
+            pool = instance.cluster.node_pool[place[0][0]]
+            mine = instance.pools[instance.lo[k] : instance.hi[k]]
+            slowdown += float(gpus[k] * instance.slow[instance.lo[k] + int(np.argmax(mine == pool))])
+    idle = instance.idle_instances()
+    answer, parts = np.zeros(2), parts_demand(instance, jobs, nodes, grants)
+    plan_cost(
+        search, instance.cluster, instance.room, idle, single, parts, np.arange(len(jobs)),
+        np.array(nodes, np.int64), np.array(grants, np.int64), measure, answer,
+    )  # fmt: skip
+    return dict(zip(TERMS, (value, float(answer[0]), slowdown, float(locality), float(answer[1])), strict=True))
+
+
+@kernel
+def plan_cost(search, cluster, room, idle, classes_by_gpu, demand, job, node, grant, measure, answer):
+    """What the parts ``job, node, grant`` (n_parts,) of a plan add: ``answer`` = (fragmentation, seconds).
+
+    ``classes_by_gpu`` (n_pools,): 1 where fragmentation is counted GPU by GPU. Rows of ``search`` are the touched
+    nodes (or GPUs) before and after; there must be two for each part.
+    """
+    answer[0], answer[1] = 0.0, 0.0
+    used = 0
+    for k in range(len(job)):
+        p = cluster.node_pool[node[k]]
+        gpu = lowest(grant[k] & INDICES) if classes_by_gpu[p] else -1
+        row = -1
+        for other in range(used):
+            # ``parent`` and ``item`` of these rows are the node and GPU they stand for.
+            if search.parent[other] == node[k] and search.item[other] == gpu:
+                row = other
+        if row < 0:
+            row = used
+            used += 1
+            search.parent[row], search.item[row] = node[k], gpu
+            search.cluster.node_pool[row] = p
+            load_unit(search, row, room, idle, node[k], gpu)
+            search.cost[row], search.seconds[row] = node_cost(search.cluster, search.room, measure, row), 0.0
+        here = grant[k] if gpu < 0 else (grant[k] >> START_BIT << START_BIT) | 1
+        if grant[k] & INDICES == 0:
+            here = np.int64(0)
+        kind = cluster.pool_mig[p]
+        if kind >= 0:
+            for at in range(search.idle.shape[1]):
+                if here >> at & 1 == 1:
+                    remake_on(search, row, at, here >> START_BIT, demand.profile[job[k]], kind)
+        search.at[0], search.at[1] = row, here
+        take(search.cluster, search.room, demand, job[k], search.at[:1], search.at[1:], 0, 1, -1)
+    for row in range(used):
+        answer[0] += node_cost(search.cluster, search.room, measure, row) - search.cost[row]
+        answer[1] += search.seconds[row]
+
+
+def parts_demand(instance: Instance, jobs: list[int], nodes: list[int], grants: list[int]) -> Demand:
+    """The demand of each part of a plan, as if it were a job."""
+    demand, rows = instance.demand, np.array(jobs, np.int64)
+    whole = (demand.milli[rows] == 1000) & (demand.profile[rows] < 0)
+    part = np.where(whole, np.bitwise_count(np.array(grants, np.int64) & 0xFFFFFFFF), 1).astype(np.int64)
+    share = np.where(whole, part / np.maximum(1, demand.gpus[rows]), 1.0)
+    return Demand(
+        part, demand.milli[rows], demand.cpus[rows] * share, demand.memory[rows] * share, demand.profile[rows]
+    )
+
+
+def single_pools(instance: Instance, made: Formulation) -> Ints:
+    """(n_pools,) 1 where all parts want one GPU or less and nothing else, so that nothing ties the GPUs of a node together."""
+    cluster, demand, answer = instance.cluster, made.items.demand, np.zeros(len(instance.cluster.pool_cap), np.int64)
+    for p, (a, b) in enumerate(zip(made.items.lo, made.items.hi, strict=True)):
+        free_of_cpu = np.isinf(cluster.pool_cpus[p]) and np.isinf(cluster.pool_memory[p])
+        answer[p] = b > a and free_of_cpu and bool(((demand.gpus[a:b] == 1) & (demand.milli[a:b] > 0)).all())
+    return answer
+
+
+def less(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether a is better, by the first level at which they differ."""
+    for x, y in zip(a, b, strict=False):
+        if abs(x - y) > EPS:
+            return x < y
+    return False
+
+
+def best_of(scored: Mapping[str, Sequence[float]]) -> str:
+    """Name of the best plan, the first of equals."""
+    best = next(iter(scored))
+    for name, values in scored.items():
+        if less(values, scored[best]):
+            best = name
+    return best
