@@ -23,6 +23,7 @@ from rltune.simulator.fleet.state import (
     IMPOSSIBLE,
     LOGGED,
     NOW,
+    OF_ROOM,
     ON_GPUS,
     QUEUED,
     RUNNING,
@@ -47,7 +48,7 @@ def start_run(fleet, knobs, job, m):
         fleet.grant[base + i] = fleet.place.grant[i]
     fleet.nodes[job] = m
     take(fleet.cluster, fleet.room, fleet.work.demand, job, fleet.node, fleet.grant, base, m, -1)
-    charge_quota(fleet, fleet.left, job, -1)
+    charge_quota(fleet, fleet.left[OF_ROOM], job, -1)
     fleet.status[job] = ON_GPUS
     fleet.since[job], fleet.ready[job] = now, now + overhead
     fleet.rate[job] = rate_on(fleet, job, fleet.node[base])
@@ -77,7 +78,7 @@ def stop_run(fleet, knobs, job, outcome):
     fleet.counts[RUNNING] -= 1
     fleet.counts[HELD] -= m
     take(fleet.cluster, fleet.room, fleet.work.demand, job, fleet.node, fleet.grant, base, m, 1)
-    charge_quota(fleet, fleet.left, job, 1)
+    charge_quota(fleet, fleet.left[OF_ROOM], job, 1)
     charge(fleet, knobs, job, -1.0)
     fleet.service[job] += (now - fleet.since[job]) * size_of(fleet, job)
     useful = max(0.0, now - fleet.ready[job]) * fleet.rate[job]

@@ -40,6 +40,9 @@ from rltune.simulator.fleet.placing import charge_quota, copy_left, find_place, 
 from rltune.simulator.fleet.state import (
     EASY,
     NOW,
+    OF_ROOM,
+    OF_SPARE,
+    OF_TRIAL,
     PASSES,
     QUEUED,
     STRICT,
@@ -147,14 +150,14 @@ class Joint:
 
     def _instance(self, fleet: Fleet, knobs: Knobs) -> Instance:
         draft, n = self.draft, int(self.draft.counts[JOBS])
-        jobs, ways, limited = draft.job[:n], int(draft.hi[n - 1]), len(fleet.left) > 0
+        jobs, ways, limited = draft.job[:n], int(draft.hi[n - 1]), fleet.left.shape[1] > 0
         reserved = draft.shadow[0] < np.inf
         gpus = np.maximum(amounts(fleet.work.demand, jobs, fleet.cluster), 1 / WHOLE)
         return Instance(
             cluster=fleet.cluster, room=fleet.room, demand=fleet.work.demand, jobs=jobs,
             value=self.allocator.values(gpus), pools=draft.pool[:ways], lo=draft.lo[:n], hi=draft.hi[:n],
             slow=draft.slow[:ways], late=draft.late[:ways] if reserved else None, spare=fleet.spare if reserved else None,
-            group=fleet.work.group[jobs] if limited else None, left=fleet.left / WHOLE if limited else None,
+            group=fleet.work.group[jobs] if limited else None, left=fleet.left[OF_ROOM] / WHOLE if limited else None,
             prefix=knobs.discipline == STRICT,
         )  # fmt: skip
 
@@ -210,17 +213,17 @@ def prepare(fleet, knobs, draft):
 def place_first(fleet, knobs, draft):
     """Place the queue in order into ``fleet.trial`` up to the first job that does not fit: how many, at most a draft's."""
     copy_room(fleet.room, fleet.trial)
-    copy_left(fleet.left, fleet.trial_left)
+    copy_left(fleet.left[OF_ROOM], fleet.left[OF_TRIAL])
     n = 0
     while n < len(draft.job) and n < fleet.counts[QUEUED]:
         job = fleet.queue[n]
-        m = find_place(fleet, knobs, fleet.trial, fleet.trial_left, job)
+        m = find_place(fleet, knobs, fleet.trial, fleet.left[OF_TRIAL], job)
         if m == 0:
             break
         draft.job[n] = job
         draft.end[n] = fleet.clocks[NOW] + longest_run(fleet, knobs, job, rate_on(fleet, job, fleet.place.node[0]))
         write_place(fleet, draft, n, m)
-        occupy(fleet, fleet.trial, fleet.trial_left, job, m)
+        occupy(fleet, fleet.trial, fleet.left[OF_TRIAL], job, m)
         n += 1
     return n
 
@@ -233,7 +236,7 @@ def list_fitting(fleet, knobs, draft, n):
         job = fleet.queue[at]
         if n == len(draft.job):
             break
-        fitting = not misfits(fleet, job, PRESENT) and job_fits(fleet, fleet.room, fleet.left, job)
+        fitting = not misfits(fleet, job, PRESENT) and job_fits(fleet, fleet.room, fleet.left[OF_ROOM], job)
         if fitting and contests_quota(fleet, knobs, draft, job):
             draft.counts[SKIPPED] = 1
         elif fitting:
@@ -303,7 +306,7 @@ def reserve_beside(fleet, knobs, draft, n):
     """
     held, running, at = draft.counts[HELD], sort_by_expected_end(fleet), 0
     copy_room(fleet.trial, fleet.spare)
-    copy_left(fleet.trial_left, fleet.spare_left)
+    copy_left(fleet.left[OF_TRIAL], fleet.left[OF_SPARE])
     draft.freed[:n] = 0
     while True:
         shadow = fleet.key[fleet.order[at]] if at < running else np.inf
@@ -313,13 +316,13 @@ def reserve_beside(fleet, knobs, draft, n):
         if shadow == np.inf:
             return shadow
         while at < running and fleet.key[fleet.order[at]] <= shadow:
-            free_in(fleet, fleet.spare, fleet.spare_left, fleet.order[at])
+            free_in(fleet, fleet.spare, fleet.left[OF_SPARE], fleet.order[at])
             at += 1
         free_drafted(fleet, draft, n, shadow)
-        m = find_place(fleet, knobs, fleet.spare, fleet.spare_left, held)
+        m = find_place(fleet, knobs, fleet.spare, fleet.left[OF_SPARE], held)
         if m > 0:
             avoid_gpus(fleet, fleet.spare, fleet.trial, held, m)
-            occupy(fleet, fleet.spare, fleet.spare_left, held, m)
+            occupy(fleet, fleet.spare, fleet.left[OF_SPARE], held, m)
             free_drafted(fleet, draft, n, np.inf)
             return shadow
 
@@ -332,7 +335,7 @@ def free_drafted(fleet, draft, n, instant):
             draft.freed[k] = 1
             base, m = draft.part[k], draft.part[k + 1] - draft.part[k]
             take(fleet.cluster, fleet.spare, fleet.work.demand, draft.job[k], draft.node, draft.grant, base, m, 1)
-            charge_quota(fleet, fleet.spare_left, draft.job[k], 1)
+            charge_quota(fleet, fleet.left[OF_SPARE], draft.job[k], 1)
 
 
 # --- plans ------------------------------------------------------------------------------
@@ -361,7 +364,7 @@ def plan_greedily(fleet, knobs, draft, fixed):
     """Place the draft's jobs one after the other, around the reservation; the first ``fixed`` stay where they are."""
     reserved, stopped = draft.shadow[0] < np.inf, False
     copy_room(fleet.room, fleet.trial)
-    copy_left(fleet.left, fleet.trial_left)
+    copy_left(fleet.left[OF_ROOM], fleet.left[OF_TRIAL])
     if reserved:
         copy_room(fleet.spare, draft.beside)
     for k in range(draft.counts[JOBS]):
@@ -374,7 +377,7 @@ def plan_greedily(fleet, knobs, draft, fixed):
         write_place(fleet, draft, k, m)
         stopped = stopped or (m == 0 and knobs.discipline == STRICT)
         if m > 0:
-            occupy(fleet, fleet.trial, fleet.trial_left, job, m)
+            occupy(fleet, fleet.trial, fleet.left[OF_TRIAL], job, m)
             if reserved and placed_late(fleet, knobs, draft, job):
                 take(fleet.cluster, draft.beside, fleet.work.demand, job, fleet.place.node, fleet.place.grant, 0, m, -1)
 
@@ -382,12 +385,12 @@ def plan_greedily(fleet, knobs, draft, fixed):
 @inner
 def find_around(fleet, knobs, draft, job):
     """Places in ``fleet.trial``, for a job that ends late also in ``draft.beside``: how many."""
-    m = find_place(fleet, knobs, fleet.trial, fleet.trial_left, job)
+    m = find_place(fleet, knobs, fleet.trial, fleet.left[OF_TRIAL], job)
     if m == 0 or draft.shadow[0] == np.inf:
         return m
     if placed_late(fleet, knobs, draft, job):
         meet(fleet.trial, draft.beside, draft.met)
-        return find_place(fleet, knobs, draft.met, fleet.trial_left, job)
+        return find_place(fleet, knobs, draft.met, fleet.left[OF_TRIAL], job)
     avoid_gpus(fleet, fleet.trial, draft.beside, job, m)
     return m
 
@@ -405,7 +408,7 @@ def start_decided(fleet, knobs, draft):
             left += 1
             continue
         if reserved and placed_late(fleet, knobs, draft, job):
-            occupy(fleet, fleet.spare, fleet.spare_left, job, m)
+            occupy(fleet, fleet.spare, fleet.left[OF_SPARE], job, m)
         start_waiting(fleet, knobs, job, m)
     # Room has only shrunk: where all that fitted were decided on and start, nobody is left who fits.
     all_seen = left == 0 and draft.counts[JOBS] < len(draft.job) and draft.counts[SKIPPED] == 0
@@ -434,18 +437,18 @@ def start_around(fleet, knobs, draft):
         job = fleet.queue[k]
         if job == draft.counts[HELD] or fleet.status[job] != WAITING or misfits(fleet, job, PRESENT):
             continue
-        m = find_place(fleet, knobs, fleet.room, fleet.left, job)
+        m = find_place(fleet, knobs, fleet.room, fleet.left[OF_ROOM], job)
         if m == 0:
             set_misfit(fleet, job, PRESENT)
             continue
         if placed_late(fleet, knobs, draft, job):
             if misfits(fleet, job, BESIDE):
                 continue
-            m = find_place(fleet, knobs, fleet.trial, fleet.trial_left, job)
+            m = find_place(fleet, knobs, fleet.trial, fleet.left[OF_TRIAL], job)
             if m == 0:
                 set_misfit(fleet, job, BESIDE)
                 continue
-            occupy(fleet, fleet.spare, fleet.spare_left, job, m)
+            occupy(fleet, fleet.spare, fleet.left[OF_SPARE], job, m)
         elif draft.shadow[0] < np.inf:
             avoid_gpus(fleet, fleet.room, fleet.spare, job, m)
         start_waiting(fleet, knobs, job, m)

@@ -21,7 +21,7 @@ from rltune.simulator.fleet.placing import (
     job_fits,
     occupy,
 )
-from rltune.simulator.fleet.state import NOW, ON_GPUS, PASSES, QUEUED, RUNNING, WAITING
+from rltune.simulator.fleet.state import NOW, OF_ROOM, OF_SPARE, OF_TRIAL, ON_GPUS, PASSES, QUEUED, RUNNING, WAITING
 from rltune.simulator.runs import SUSPENDED
 
 PRESENT, BESIDE = 0, 1
@@ -81,7 +81,7 @@ def start_in_order(fleet, knobs, stops):
         job = fleet.queue[k]
         if misfits(fleet, job, PRESENT):
             continue
-        m = find_place(fleet, knobs, fleet.room, fleet.left, job)
+        m = find_place(fleet, knobs, fleet.room, fleet.left[OF_ROOM], job)
         if m > 0:
             start_waiting(fleet, knobs, job, m)
             left -= 1
@@ -119,18 +119,18 @@ def sort_by_expected_end(fleet):
 def reserve(fleet, knobs, head):
     """When ``head`` will fit by the expected ends (infinity: never); ``fleet.spare`` is what it leaves free then."""
     copy_room(fleet.room, fleet.spare)
-    copy_left(fleet.left, fleet.spare_left)
+    copy_left(fleet.left[OF_ROOM], fleet.left[OF_SPARE])
     n = sort_by_expected_end(fleet)
     k = 0
     while k < n:
         shadow = fleet.key[fleet.order[k]]
         while k < n and fleet.key[fleet.order[k]] <= shadow:
-            free_in(fleet, fleet.spare, fleet.spare_left, fleet.order[k])
+            free_in(fleet, fleet.spare, fleet.left[OF_SPARE], fleet.order[k])
             k += 1
-        m = find_place(fleet, knobs, fleet.spare, fleet.spare_left, head)
+        m = find_place(fleet, knobs, fleet.spare, fleet.left[OF_SPARE], head)
         if m > 0:
             avoid_gpus(fleet, fleet.spare, fleet.room, head, m)
-            occupy(fleet, fleet.spare, fleet.spare_left, head, m)
+            occupy(fleet, fleet.spare, fleet.left[OF_SPARE], head, m)
             return shadow
     return np.inf
 
@@ -177,7 +177,7 @@ def meet_left(a, b, target):
 def meet_spare(fleet):
     """``fleet.trial``: what is free now and beside the reservation."""
     meet(fleet.room, fleet.spare, fleet.trial)
-    meet_left(fleet.left, fleet.spare_left, fleet.trial_left)
+    meet_left(fleet.left[OF_ROOM], fleet.left[OF_SPARE], fleet.left[OF_TRIAL])
 
 
 @inner
@@ -208,7 +208,7 @@ def anybody_fits(fleet):
     for k in range(fleet.counts[QUEUED]):
         job = fleet.queue[k]
         if not misfits(fleet, job, PRESENT):
-            if job_fits(fleet, fleet.room, fleet.left, job):
+            if job_fits(fleet, fleet.room, fleet.left[OF_ROOM], job):
                 return True
             set_misfit(fleet, job, PRESENT)
     return False
@@ -216,7 +216,7 @@ def anybody_fits(fleet):
 
 @inner
 def first_fits(fleet):
-    return job_fits(fleet, fleet.room, fleet.left, fleet.queue[0])
+    return job_fits(fleet, fleet.room, fleet.left[OF_ROOM], fleet.queue[0])
 
 
 @inner
@@ -226,7 +226,7 @@ def start_easy(fleet, knobs):
     n = fleet.counts[QUEUED]
     k = 0
     while k < n:
-        m = find_place(fleet, knobs, fleet.room, fleet.left, fleet.queue[k])
+        m = find_place(fleet, knobs, fleet.room, fleet.left[OF_ROOM], fleet.queue[k])
         if m == 0:
             break
         start_waiting(fleet, knobs, fleet.queue[k], m)
@@ -239,7 +239,7 @@ def start_easy(fleet, knobs):
         job = fleet.queue[at]
         if misfits(fleet, job, PRESENT):
             continue
-        m = find_place(fleet, knobs, fleet.room, fleet.left, job)
+        m = find_place(fleet, knobs, fleet.room, fleet.left[OF_ROOM], job)
         if m == 0:
             set_misfit(fleet, job, PRESENT)
             continue
@@ -248,16 +248,16 @@ def start_easy(fleet, knobs):
             shadow = reserve(fleet, knobs, head)
             meet_spare(fleet)
             met = True
-            m = find_place(fleet, knobs, fleet.room, fleet.left, job)
+            m = find_place(fleet, knobs, fleet.room, fleet.left[OF_ROOM], job)
         if fleet.clocks[NOW] + expected_run(fleet, knobs, job, m) > shadow:
             if misfits(fleet, job, BESIDE):
                 continue
-            m = find_place(fleet, knobs, fleet.trial, fleet.trial_left, job)
+            m = find_place(fleet, knobs, fleet.trial, fleet.left[OF_TRIAL], job)
             if m == 0:
                 set_misfit(fleet, job, BESIDE)
                 continue
             # On faster GPUs in between it might end in time, but it holds what it has found.
-            occupy(fleet, fleet.spare, fleet.spare_left, job, m)
+            occupy(fleet, fleet.spare, fleet.left[OF_SPARE], job, m)
         else:
             avoid_gpus(fleet, fleet.room, fleet.spare, job, m)
         start_waiting(fleet, knobs, job, m)
@@ -281,9 +281,9 @@ def preempting(fleet, knobs, may_suspend):
         job = fleet.order[k]
         if fleet.status[job] != WAITING or misfits(fleet, job, PRESENT):
             continue
-        m = find_place(fleet, knobs, fleet.room, fleet.left, job)
+        m = find_place(fleet, knobs, fleet.room, fleet.left[OF_ROOM], job)
         if m == 0 and may_suspend and make_room(fleet, knobs, k, n):
-            m = find_place(fleet, knobs, fleet.room, fleet.left, job)
+            m = find_place(fleet, knobs, fleet.room, fleet.left[OF_ROOM], job)
         if m > 0:
             start_waiting(fleet, knobs, job, m)
         else:
@@ -312,7 +312,7 @@ def make_room(fleet, knobs, k, n):
     """Suspend as few jobs behind position k as let job k start; False, and nothing happens, if all are too few."""
     job = fleet.order[k]
     copy_room(fleet.room, fleet.trial)
-    copy_left(fleet.left, fleet.trial_left)
+    copy_left(fleet.left[OF_ROOM], fleet.left[OF_TRIAL])
     at, enough = n, False
     while at > k + 1 and not enough:
         at -= 1
@@ -320,8 +320,8 @@ def make_room(fleet, knobs, k, n):
         fleet.marked[victim] = 0
         if can_be_suspended(fleet, job, victim):
             fleet.marked[victim] = 1
-            free_in(fleet, fleet.trial, fleet.trial_left, victim)
-            enough = job_fits(fleet, fleet.trial, fleet.trial_left, job)
+            free_in(fleet, fleet.trial, fleet.left[OF_TRIAL], victim)
+            enough = job_fits(fleet, fleet.trial, fleet.left[OF_TRIAL], job)
     if not enough:
         return False
     for back in range(at, n):
@@ -329,9 +329,9 @@ def make_room(fleet, knobs, k, n):
         if fleet.marked[victim] == 1:
             base, m = fleet.work.part[victim], fleet.nodes[victim]
             take(fleet.cluster, fleet.trial, fleet.work.demand, victim, fleet.node, fleet.grant, base, m, -1)
-            charge_quota(fleet, fleet.trial_left, victim, -1)
-            if not job_fits(fleet, fleet.trial, fleet.trial_left, job):
-                free_in(fleet, fleet.trial, fleet.trial_left, victim)
+            charge_quota(fleet, fleet.left[OF_TRIAL], victim, -1)
+            if not job_fits(fleet, fleet.trial, fleet.left[OF_TRIAL], job):
+                free_in(fleet, fleet.trial, fleet.left[OF_TRIAL], victim)
                 stop_run(fleet, knobs, victim, SUSPENDED)
             fleet.marked[victim] = 0
     return True

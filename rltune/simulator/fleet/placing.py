@@ -9,7 +9,7 @@ from rltune.simulator.fleet.chance import PLACEMENT, draw
 
 @inner
 def within_quota(fleet, left, job):
-    """Whether the job's virtual cluster may hold so much more; ``left``: as `Fleet.left`."""
+    """Whether the job's virtual cluster may hold so much more; ``left``: a row of `Fleet.left`."""
     group = fleet.work.group[job]
     return group < 0 or fleet.work.amount[job] <= left[group]
 

@@ -37,7 +37,7 @@ from rltune.simulator.fleet.placing import (
     job_fits,
     occupy,
 )
-from rltune.simulator.fleet.state import NOW, PASSES, QUEUED
+from rltune.simulator.fleet.state import NOW, OF_ROOM, PASSES, QUEUED
 
 OVERDUE_S = 1.0
 """How long a job that has outlived its estimate is believed to go on."""
@@ -148,7 +148,7 @@ def lay_out(fleet, profile):
     """The present; later breakpoints come as they are needed."""
     fleet.counts[PASSES] += 1
     copy_room(fleet.room, room_at(profile.rooms, 0))
-    copy_left(fleet.left, profile.left[0])
+    copy_left(fleet.left[OF_ROOM], profile.left[0])
     profile.time[0] = fleet.clocks[NOW]
     profile.counts[SIZE] = 1
     profile.counts[RUNS] = sort_by_expected_end(fleet)

@@ -181,13 +181,13 @@ def _or_never(seconds: float | None) -> float:
 def _profile(jobs: JobTable, cluster: Cluster, options: Options, fleet: Fleet, *, conservative: bool) -> Profile:
     """Room for now, for every running job and for every reservation, as far as memory goes."""
     if not conservative:
-        return build_profile(cluster, 1, 0, 0, 0, len(fleet.left))
+        return build_profile(cluster, 1, 0, 0, 0, fleet.left.shape[1])
     each = sum(getattr(fleet.room, name).nbytes for name in fleet.room._fields)
     reservations = min(len(jobs), options.reservations or len(jobs))
     wanted = 3 + len(fleet.active) + reservations
     breakpoints = max(64, min(wanted, PROFILE_BYTES // each))
     return build_profile(
-        cluster, breakpoints, reservations, int(fleet.work.part[-1]), len(fleet.waiting), len(fleet.left)
+        cluster, breakpoints, reservations, int(fleet.work.part[-1]), len(fleet.waiting), fleet.left.shape[1]
     )
 
 

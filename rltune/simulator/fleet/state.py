@@ -24,6 +24,8 @@ COUNTERS = 13
 FUTURE, WAITING, ON_GPUS, DONE, IMPOSSIBLE, ABANDONED = range(6)
 # Slots of ``Fleet.clocks``: now; the next quantum's end; virtual time of weighted fair queueing.
 NOW, TICK, VIRTUAL = range(3)
+# Rows of ``Fleet.left``: the quotas that go with the room of that name.
+OF_ROOM, OF_TRIAL, OF_SPARE = range(3)
 # Values of ``Knobs.discipline``.
 STRICT, SKIP, EASY, CONSERVATIVE = range(4)
 FLEET_DISCIPLINES = {"strict": STRICT, "skip": SKIP, "easy": EASY, "conservative": CONSERVATIVE}
@@ -118,8 +120,8 @@ class Fleet(NamedTuple):
     ``queue``: waiting jobs, ``order, spare_order``: work space of sorting; ``active, active_at``: heap by ``end``.
     Per class: ``waiting``, ``misfit`` (2, n): pass in which it did not fit. Per flow: ``used`` GPU-seconds, decayed,
     ``using`` GPUs, as of ``used_at``. Per node: ``change``: when the seeded process next fails or repairs it,
-    ``broken``, ``breaks``: how often. ``listed_*``: listed events. ``mean``: of `learn`. Per quota, beside the room of the
-    same name: ``left, trial_left, spare_left``, thousandths of GPUs.
+    ``broken``, ``breaks``: how often. ``listed_*``: listed events. ``mean``: of `learn`. ``left`` (3, n_quotas):
+    thousandths of GPUs left of each quota, beside ``room``, ``trial`` and ``spare``.
     """
 
     cluster: ClusterArrays
@@ -170,8 +172,6 @@ class Fleet(NamedTuple):
     thresholds: Floats
     mean: Floats
     left: Ints
-    trial_left: Ints
-    spare_left: Ints
     clocks: Floats
     counts: Ints
 
@@ -233,8 +233,8 @@ def build_fleet(
         misfit=np.zeros((2, classes), np.int64), used=floats(flows), using=floats(flows), used_at=floats(flows),
         change=np.full(nodes, np.inf), broken=np.zeros(nodes, np.int8), breaks=ints(nodes), node_heap=ints(nodes),
         node_at=ints(nodes), listed_at=listed[0], listed_node=listed[1], listed_kind=listed[2], thresholds=thresholds,
-        mean=np.full(int(groups.max(initial=-1)) + 1, np.nan), left=left.copy(),
-        trial_left=left.copy(), spare_left=left.copy(), clocks=floats(3), counts=ints(COUNTERS),
+        mean=np.full(int(groups.max(initial=-1)) + 1, np.nan), left=np.repeat(left[None], 3, 0),
+        clocks=floats(3), counts=ints(COUNTERS),
     )  # fmt: skip
 
 
