@@ -251,7 +251,7 @@ def compared(
             **figures(result, jobs, cluster), "wait_ci95": ci95(waits[label], day),
             "fragments_ci95": ci95(over_time), "fragments_by_hour": [round(float(x), 4) for x in over_time],
             "seconds": round(seconds, 1), "stats": counted(result.summary().get("allocator", {})),
-            "against": {base: reduction(waits[label], waits[base], pairs=day) for base in labels if not base.startswith("milp") and base != label},
+            "against": {base: reduction(waits[label], waits[base], pairs=day) for base in labels if base != label and "milp" not in base},
         }  # fmt: skip
 
 

@@ -275,7 +275,7 @@ def learned_rows(
 def report_fallbacks(name: str, stats: dict[str, Any]) -> None:
     """A line on the screen where the MILP gave way to greedy placement, or to a reservation."""
     for reason, times in stats.get("fallbacks", {}).items():
-        say(f"note: {name}: {times} of {stats['groups']} joint placements fell back to greedy ({reason})")
+        say(f"note: {name}: {times} of {stats['calls']} joint decisions fell back to a known plan ({reason})")
     if stats.get("kept_for_reservation"):
         say(f"note: {name}: {stats['kept_for_reservation']} joint placements gave way to a reservation")
 
