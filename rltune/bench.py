@@ -28,6 +28,7 @@ import rltune
 from rltune.allocators.milp import MilpAllocator
 from rltune.allocators.placement import BEST_FIT
 from rltune.config import CONF
+from rltune.deciding import Timing, mig_fleet, shared_gpus, whole_gpus
 from rltune.policies.orders import order, static_rank
 from rltune.report.console import say
 from rltune.rl.env import VectorSchedulingEnv, spaces
@@ -40,6 +41,8 @@ from rltune.scaling import LOAD, exponent, in_own_process
 from rltune.simulator.disciplines import DISCIPLINES, run_to_end
 from rltune.simulator.state import build
 from rltune.traces import Trace
+from rltune.traces.folder import need, traces_folder
+from rltune.traces.openb import read_openb_nodes, read_openb_requests
 
 EXPERIMENTS = CONF.parent / "experiments"
 COMMAND = "python -m rltune.bench"
@@ -140,6 +143,103 @@ def bench_scaling() -> list[dict[str, Any]]:
         note = f"{case['runs']:,} runs, mean wait {case['mean_wait_s']:,} s, quantum 600 s"
         at = drawn.replace(str(LOAD), str(SLICING_LOAD))
         rows.append(row(f"slicing_s_{policy}_100000_jobs_1k_gpus", case["seconds"], "s", 60, at, note, most=True))
+    return rows
+
+
+def bench_allocator() -> list[dict[str, Any]]:
+    """Milliseconds of one joint decision by size of cluster, head and states; HiGHS' part, and models given to it as they are."""
+    drawn = "states drawn anew for every decision (rltune.deciding), nothing cached"
+    cases: list[tuple[str, Callable[[], Timing], str, float | None]] = [
+        ("36_nodes", lambda: whole_gpus([(16, 2), (20, 8)], 128, 16, 300), "median", 3),
+        ("1000_nodes", lambda: whole_gpus([(1000, 8)], 128, 32, 200), "p95", 50),
+        ("10000_nodes", lambda: whole_gpus([(10_000, 8)], 128, 32, 100), "p95", 250),
+        ("mig_1000_gpus", lambda: shared_gpus(*mig_fleet(1000), 32, 100), "p95", 100),
+    ]
+    rows, medians = [], {}
+    for name, run, figure, aim in cases:
+        timing = run()
+        rows += timing_rows(name, timing, figure, aim, drawn)
+        medians[name] = float(np.median(timing.total))
+    growth = np.log(medians["10000_nodes"] / medians["1000_nodes"]) / np.log(10)
+    rows.append(
+        row("milp_growth_nodes", growth, "exponent", 1.1, drawn, "ms ~ nodes^b, 1,000 to 10,000 nodes", most=True)
+    )
+    by_head = {head: float(np.median(whole_gpus([(1000, 8)], 256, head, 100).total)) for head in (8, 16, 32, 64)}
+    told = ", ".join(f"{head}: {ms:.2f} ms" for head, ms in by_head.items())
+    growth = np.log(by_head[64] / by_head[8]) / np.log(8)
+    rows.append(row("milp_growth_head", growth, "exponent", None, drawn, f"ms ~ K^b; {told}"))
+    return rows + bench_states()
+
+
+def bench_states() -> list[dict[str, Any]]:
+    """Shares with CPU and memory on openb's cluster, and how time grows with the number of distinct states."""
+    try:
+        folder = "alibaba_openb_2023"
+        lists = [need(traces_folder(), (f"{folder}/{name}",), "openb", "see traces/README.md") for name in OPENB]
+    except rltune.InputError as error:
+        say(f"skipped: joint decisions on openb ({error})")
+        return []
+    cluster, jobs = read_openb_nodes(lists[0]), read_openb_requests(lists[1])
+    label = "real: Alibaba openb, 1,213 nodes, its pods' mix; rltune.deciding"
+    rows, points = [], []
+    for states in (50, 200, None):
+        timing = shared_gpus(cluster, jobs, 32, 40, states=states)
+        name = "openb" if states is None else f"openb_{states}_states"
+        rows += timing_rows(name, timing, "p95", None, label)
+        points.append((float(np.median(timing.states)), float(np.median(timing.total))))
+    x, y = np.log(np.array(points)).T
+    growth = np.polyfit(x, y, 1)[0]
+    told = ", ".join(f"{states:.0f}: {ms:.1f} ms" for states, ms in points)
+    return [
+        *rows,
+        row("milp_growth_states", float(growth), "exponent", 1.1, label, f"ms ~ states^b; {told}", most=True),
+    ]
+
+
+OPENB = ("openb_node_list_gpu_node.csv", "openb_pod_list_default.csv.gz")
+
+
+def timing_rows(name: str, timing: Timing, figure: str, aim: float | None, trace: str) -> list[dict[str, Any]]:
+    """The figure with an aim, the other one, HiGHS' part, and what is not HiGHS over it."""
+    quantile = {"median": 50, "p95": 95}
+    stats = timing.stats
+    note = (
+        f"{len(timing.total)} decisions, median of {np.median(timing.states):.0f} distinct states; "
+        f"{stats['solves']} solved, {stats['branchings']} branched, {stats['improved']} better than every known plan, "
+        f"{stats['restricted']} with some columns only, fallbacks {stats['fallbacks'] or 0}"
+    )
+    rows = [
+        row(
+            f"milp_ms_{figure}_{name}",
+            float(np.percentile(timing.total, quantile[figure])),
+            "ms",
+            aim,
+            trace,
+            note,
+            most=True,
+        )
+    ]
+    other = "p95" if figure == "median" else "median"
+    rows.append(row(f"milp_ms_{other}_{name}", float(np.percentile(timing.total, quantile[other])), "ms", None, trace))
+    solver = f"median in HiGHS; p95 {np.percentile(timing.solver, 95):.2f}"
+    rows.append(row(f"milp_highs_ms_{name}", float(np.median(timing.solver)), "ms", None, trace, solver))
+    rows.append(
+        row(
+            f"milp_overhead_{name}",
+            timing.overhead,
+            "ratio",
+            0.5,
+            trace,
+            "what is not HiGHS over what is, medians",
+            most=True,
+        )
+    )
+    if len(timing.whole):
+        whole = float(np.median(timing.whole))
+        told = "the same models given to HiGHS as they are, median"
+        rows.append(row(f"milp_whole_highs_ms_{name}", whole, "ms", None, trace, told))
+        built = "stating the same models in Pyomo, unsolved, median"
+        rows.append(row(f"milp_pyomo_build_ms_{name}", float(np.median(timing.pyomo)), "ms", None, trace, built))
     return rows
 
 
@@ -270,10 +370,10 @@ def machine() -> dict[str, Any]:
     return {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.platform(terse=True)}
 
 
-def write(rows: list[dict[str, Any]], out: Path) -> None:
-    """bench.json (a list of rows) and a line a figure appended to the history."""
+def write(rows: list[dict[str, Any]], out: Path, earlier: list[dict[str, Any]]) -> None:
+    """bench.json (a list of rows, after the ``earlier`` ones) and a line a new figure appended to the history."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(rows, indent=1) + "\n")
+    out.write_text(json.dumps([*earlier, *rows], indent=1) + "\n")
     history = out.parent / "benchmarks.md"
     if not history.exists():
         columns = "| date | version | figure | value | unit | aim | met |"
@@ -293,6 +393,7 @@ def shown(value: float | None) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=EXPERIMENTS / "bench.json")
+    parser.add_argument("--only", choices=("allocator",), help="measure this part; the other rows of the record stay")
     parser.add_argument("--iterations", type=int, default=6, help="PPO epochs of each side")
     arguments = parser.parse_args(argv)
     if os.environ.get("OMP_NUM_THREADS") != "1":
@@ -305,7 +406,13 @@ def main(argv: list[str] | None = None) -> int:
     tune(1)
     helios = rltune.load_trace("helios")
     say(f"trace: {helios.label}; machine: {machine()}")
-    rows = bench_simulator(helios) + bench_scaling()
+    rows = (
+        bench_allocator()
+        if arguments.only == "allocator"
+        else bench_simulator(helios) + bench_scaling() + bench_allocator()
+    )
+    if arguments.only == "allocator":
+        return finish(rows, arguments.out, keep=True)
     try:
         rows += bench_environment(rltune.load_trace("rltune_helios"))
     except rltune.InputError as error:
@@ -313,13 +420,20 @@ def main(argv: list[str] | None = None) -> int:
         rows += not_measured(str(error))
     rows += bench_ppo(helios, arguments.iterations)
     rows.append(row("peak_memory_mb", peak_rss_mb(), "MB", None, helios.label, "this whole benchmark, in one process"))
+    return finish(rows, arguments.out)
+
+
+def finish(rows: list[dict[str, Any]], out: Path, *, keep: bool = False) -> int:
+    """Record the rows and show them; ``keep``: beside those of an earlier record that bear other names."""
     for r in rows:
         r["machine"] = machine()
-    write(rows, arguments.out)
+    names = {r["name"] for r in rows}
+    earlier = json.loads(out.read_text()) if keep and out.exists() else []
+    write(rows, out, [r for r in earlier if r["name"] not in names])
     for r in rows:
         met = {True: "met", False: "NOT MET", None: ""}[r["met"]]
         print(f"{r['name']:<48}{shown(r['value']):>14} {r['unit']:<8} aim {shown(r['aim']):<8} {met}")
-    print(arguments.out)
+    print(out)
     return 0
 
 

@@ -20,13 +20,14 @@ from rltune.allocators.highs import Session
 from rltune.allocators.joint import JointSolver
 from rltune.allocators.measure import Measure
 from rltune.allocators.milp import MilpAllocator
-from rltune.allocators.model import Level, Problem
+from rltune.allocators.model import Level, Problem, pyomo_model
 from rltune.allocators.plan_terms import Place
 from rltune.allocators.sharing import Demand, Room, copy_room, demand_of, find, idle_room, place_scratch, take
 from rltune.allocators.sharing_fragments import task_types
 from rltune.allocators.sharing_rules import SHARING_RULES
 from rltune.cluster import Cluster, ClusterArrays, Eligibility, eligibility
 from rltune.jobs import JobTable
+from rltune.mig_profiles import NAMES
 from rltune.plan import Queue, Running, Snapshot
 
 Ints = npt.NDArray[np.int64]
@@ -34,6 +35,8 @@ WHOLE_MODELS = 30
 """Models of a case that are also given to HiGHS as they are, for comparison."""
 SIZES, SIZE_SHARES = (1, 2, 4, 8, 16, 32), (0.62, 0.12, 0.10, 0.12, 0.03, 0.01)
 """GPUs of a job: about the published mix of Helios (Hu et al., SC 2021, figure 4), small jobs first."""
+MIG_SHARES = (0.4, 0.1, 0.2, 0.15, 0.05, 0.1)
+"""Of the profiles of an A100, smallest first, in the drawn mix of slices."""
 FREE = (0.02, 0.30)
 """Share of the GPUs that are free, drawn evenly."""
 K32_DECAY = 0.65
@@ -44,13 +47,15 @@ K32_DECAY = 0.65
 class Timing:
     """Of n decisions, (n,): milliseconds in all, ``solver``: of them in HiGHS, ``states``: classes of equal nodes.
 
-    ``whole`` (n_solved,): milliseconds that HiGHS takes for the same models as they are, branch and bound from the start.
+    ``whole`` (n_solved,): milliseconds that HiGHS takes for the same models as they are, branch and bound from the start;
+    ``pyomo`` (n_solved,): that Pyomo takes to build them, unsolved.
     """
 
     total: npt.NDArray[np.float64]
     solver: npt.NDArray[np.float64]
     states: npt.NDArray[np.float64]
     whole: npt.NDArray[np.float64]
+    pyomo: npt.NDArray[np.float64]
     stats: dict[str, Any]
 
     @property
@@ -58,6 +63,20 @@ class Timing:
         """What is not HiGHS over what is, medians."""
         solver = float(np.median(self.solver))
         return (float(np.median(self.total)) - solver) / max(solver, 1e-9)
+
+
+def mig_fleet(gpus: int) -> tuple[Cluster, JobTable]:
+    """A100s in nodes of eight, cut by MIG, and two thousand slices asked for, small ones more often."""
+    rng = np.random.default_rng(0)
+    pool = {"nodes": gpus // 8, "gpus_per_node": 8, "gpu_type": "A100-80GB", "mig": True}
+    profiles = rng.choice([*NAMES["A100-80GB"].values()], 2000, p=MIG_SHARES)
+    columns = {
+        "submit_s": np.arange(2000),
+        "duration_s": np.ones(2000),
+        "num_gpus": np.ones(2000, np.int64),
+        "mig": profiles,
+    }
+    return Cluster.from_spec({"name": "mig", "pools": [pool]}), JobTable.from_columns(columns)
 
 
 def whole_gpus(shapes: list[tuple[int, int]], queue: int, head: int, decisions: int, seed: int = 0) -> Timing:
@@ -161,8 +180,16 @@ def _timed(decide: Callable[[], tuple[float, dict[str, Any]]], solver: JointSolv
         in_solver.append(1e3 * (solver.stats.solver_time_s - before))
         states.append(report["states"])
     whole = [1e3 * Session().solve_whole(*problem) for problem in problems[3 : 3 + WHOLE_MODELS]]
+    pyomo = [_build_ms(*problem) for problem in problems[3 : 3 + WHOLE_MODELS]]
     figures = [np.array(x[3:], np.float64) for x in (total, in_solver, states)]
-    return Timing(figures[0], figures[1], figures[2], np.array(whole), solver.stats.as_dict())
+    return Timing(figures[0], figures[1], figures[2], np.array(whole), np.array(pyomo), solver.stats.as_dict())
+
+
+def _build_ms(problem: Problem, levels: Any) -> float:
+    """Milliseconds to state the problem in Pyomo."""
+    begun = time.perf_counter()
+    pyomo_model(problem, levels[0])
+    return 1e3 * (time.perf_counter() - begun)
 
 
 def _free_whole(rng: np.random.Generator, cap: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
