@@ -20,8 +20,9 @@ from rltune.allocators.highs import Session
 from rltune.allocators.joint import JointSolver
 from rltune.allocators.measure import Measure
 from rltune.allocators.milp import MilpAllocator
-from rltune.allocators.model import Level, Problem, pyomo_model
+from rltune.allocators.model import pyomo_model
 from rltune.allocators.plan_terms import Place
+from rltune.allocators.problem import Level, Problem
 from rltune.allocators.sharing import Demand, Room, copy_room, demand_of, find, idle_room, place_scratch, take
 from rltune.allocators.sharing_fragments import task_types
 from rltune.allocators.sharing_rules import SHARING_RULES

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import highspy
@@ -19,13 +18,21 @@ import numpy as np
 import numpy.typing as npt
 from highspy import HighsModelStatus
 
-from rltune.allocators.model import Level, Problem
-from rltune.allocators.plan_terms import EPS
+from rltune.allocators.problem import (
+    EPS,
+    ERROR,
+    INFEASIBLE,
+    OPTIMAL,
+    TIME_LIMIT,
+    Level,
+    Problem,
+    Solved,
+    solved,
+)  # fmt: skip
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-OPTIMAL, TIME_LIMIT, INFEASIBLE, ERROR = "optimal", "time_limit", "infeasible", "error"
 MEANING = {
     "kOptimal": OPTIMAL,
     "kModelEmpty": OPTIMAL,
@@ -48,14 +55,11 @@ MEANING = {
     "kPostsolveError": ERROR,
     "kUnknown": ERROR,
 }
-"""What an end of HiGHS means here. optimal, time_limit: use its solution if it has one; infeasible (the incumbent is
-feasible, so a fault) and error: the incumbent, reported as a fallback."""
+"""What an end of HiGHS means here, see `rltune.allocators.problem`."""
 STATUS: dict[HighsModelStatus, str] = {
     status: MEANING.get(name, ERROR) for name, status in HighsModelStatus.__members__.items()
 }
 """The same by HiGHS' own values; a status that it may get one day is an error."""
-RESTRICTED = "restricted"
-"""Solved, but not all columns were there: what was found is best among them, the bound says what may have been missed."""
 
 INTEGRAL = 1e-6
 EXACT = 1e-9
@@ -76,19 +80,6 @@ class Matrix(NamedTuple):
     upper: Floats
     row_lower: Floats
     row_upper: Floats
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Solved:
-    """``status``; ``s, X, z`` whole numbers, None where nothing was found; ``values, bounds``: of the levels solved."""
-
-    status: str
-    values: tuple[float, ...]
-    bounds: tuple[float, ...]
-    s: Ints | None = None
-    X: Ints | None = None
-    z: Ints | None = None
-    branchings: int = 0
 
 
 def matrix_of(problem: Problem) -> Matrix:
@@ -201,7 +192,7 @@ class Session:
             ahead = ahead and value > cutoff - EPS
             if status != OPTIMAL:
                 break
-        return _solved(problem, status, values, bounds, x, branched)
+        return solved(problem, status, values, bounds, x, branched)
 
     def _level(
         self, matrix: Matrix, cost: Floats, columns: npt.NDArray[np.int32], cutoff: float, deadline: float
@@ -336,14 +327,3 @@ def _grain(cost: Floats) -> float:
     if np.abs(scaled - whole).max(initial=0.0) > 1e-4 or np.abs(whole).max(initial=0.0) > 2.0**52:
         return 0.0
     return float(np.gcd.reduce(whole.astype(np.int64))) / FINEST
-
-
-def _solved(
-    problem: Problem, status: str, values: list[float], bounds: list[float], x: Floats | None, branched: int
-) -> Solved:
-    if x is None:
-        return Solved(status, tuple(values), tuple(bounds), branchings=branched)
-    n, ways = len(problem.value), len(problem.slowdown)
-    whole = np.rint(x).astype(np.int64)
-    parts = whole[:n], whole[n : n + ways], whole[n + ways :]
-    return Solved(status, tuple(values), tuple(bounds), *parts, branchings=branched)

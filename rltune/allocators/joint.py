@@ -10,21 +10,34 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rltune.allocators.columns import list_parts, search_columns, single_costs
 from rltune.allocators.formulation import Formulation, Instance, amounts, formulate
-from rltune.allocators.highs import ERROR, INFEASIBLE, OPTIMAL, RESTRICTED, TIME_LIMIT, Session, Solved
+from rltune.allocators.highs import Session
 from rltune.allocators.lower_bound import least_costs
 from rltune.allocators.measure import Measure
-from rltune.allocators.model import Level, Problem
-from rltune.allocators.plan_terms import EPS, Place, Plan, best_of, less, plan_terms, score, single_pools
+from rltune.allocators.plan_terms import Place, Plan, best_of, less, plan_terms, score, single_pools
+from rltune.allocators.problem import (
+    EPS,
+    ERROR,
+    INFEASIBLE,
+    OPTIMAL,
+    RESTRICTED,
+    TIME_LIMIT,
+    Level,
+    Problem,
+    Solved,
+)  # fmt: skip
 from rltune.allocators.realise import Answer, patterns_in_use, realise
 from rltune.allocators.rows import FULL, Search, build_search
 from rltune.allocators.states import Classes, classes_of
+
+if TYPE_CHECKING:
+    from rltune.allocators.model import PyomoSession
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -68,7 +81,8 @@ class JointSolver:
 
     ``levels``: of the objective, see `rltune.allocators.model`; ``rows``: patterns searched at most; ``near``: where the
     states are too many for that, each part is tried on so many cheapest states only; ``spread``: nodes a gang may use beyond the
-    fewest; ``time_limit_s``: of the solver, for one decision; ``cache_size``: optimal answers kept, the latest used.
+    fewest; ``time_limit_s``: of the solver, for one decision; ``cache_size``: optimal answers kept, the latest used;
+    ``interface``: highs, or pyomo (`rltune.allocators.model`, slower).
     """
 
     levels: tuple[Level, ...]
@@ -77,11 +91,15 @@ class JointSolver:
     near: int = 8
     spread: int = 0
     cache_size: int = 20_000
+    interface: str = "highs"
     stats: Stats = field(default_factory=Stats, init=False)
-    session: Session = field(default_factory=Session, init=False, repr=False)
+    session: Session | PyomoSession = field(init=False, repr=False)
     _search: dict[Any, Search] = field(default_factory=dict, init=False, repr=False)
     _answers: OrderedDict[Any, Answer] = field(default_factory=OrderedDict, init=False, repr=False)
     _measure: Measure | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.session = self._fresh_session()
 
     def decide(
         self, instance: Instance, measure: Measure, known: Mapping[str, Plan], *, by_gpu: bool = False
@@ -285,7 +303,7 @@ class JointSolver:
         except Exception as fault:
             # Whatever a foreign solver raises, scheduling goes on, and the report and the counter tell.
             # The state of a persistent solver after a fault is unknown.
-            self.session = Session()
+            self.session = self._fresh_session()
             return Solved(ERROR, (), ()), f"{ERROR}: {type(fault).__name__}"
         self.stats.solver_time_s += self.session.solver_s - before
         self.stats.branchings += solved.branchings
@@ -301,6 +319,14 @@ class JointSolver:
             self._search.clear()
             self._search[shape] = build_search(cluster, instance.room, max(self.rows, 2 * parts))
         return self._search[shape]
+
+    def _fresh_session(self) -> Session | PyomoSession:
+        if self.interface == "pyomo":
+            # Pyomo takes a second to import; only those who ask for it wait.
+            from rltune.allocators.model import PyomoSession
+
+            return PyomoSession()
+        return Session()
 
     def _weights(self) -> Floats:
         rows = [[level.get("fragmentation", 0.0), level.get("reconfiguration", 0.0)] for level in self.levels]

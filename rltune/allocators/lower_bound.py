@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from rltune.allocators.formulation import Formulation
 from rltune.allocators.measure import Measure
-from rltune.allocators.model import Level, Problem
+from rltune.allocators.problem import Level, Problem
 from rltune.allocators.sharing_fragments import GAPS, STARVED
 from rltune.allocators.sharing_rules import STRANDING
 

@@ -13,8 +13,8 @@ from rltune.allocators.formulation import Floats, Instance
 from rltune.allocators.fragmentation import MEASURES, OF_WORKLOAD, Demand, cost_table
 from rltune.allocators.joint import JointSolver, Stats
 from rltune.allocators.measure import Measure
-from rltune.allocators.model import TERMS, Level
 from rltune.allocators.placement import BEST_FIT, LEAST_FRAGMENTATION
+from rltune.allocators.problem import TERMS, Level
 from rltune.allocators.sharing_fragments import no_types
 from rltune.allocators.whole_gpus import (
     Held,
@@ -34,6 +34,7 @@ from rltune.plan import FloatArray, IntArray, Plan, Snapshot, Start
 
 MODES = ("starts_first", "weighted", "lexicographic")
 WORTHS = ("order", "gpus")
+INTERFACES = ("highs", "pyomo")
 WIDEST_VALUE_RANGE = 1e6
 """Of the first job's value over the last one's; beyond it the last ones drown in the solver's tolerances."""
 
@@ -52,7 +53,7 @@ class MilpAllocator:
     (value, then each cost in the order of ``weights``). With ``decay`` <= 0.5 no earlier job is given up for later ones.
 
     ``measure``: of fragmentation: quadratic, partly_used, or of the workload ``demand``: demand (FGD) or stranding, see
-    `rltune.allocators.fragmentation`. ``time_limit_s, rows, near, cache_size``: see `rltune.allocators.joint.JointSolver`;
+    `rltune.allocators.fragmentation`. ``time_limit_s, rows, near, cache_size, interface``: see `rltune.allocators.joint.JointSolver`;
     only decisions that reach the time limit depend on the machine.
     """
 
@@ -67,6 +68,7 @@ class MilpAllocator:
     rows: int = 4096
     near: int = 8
     cache_size: int = 20_000
+    interface: str = "highs"
     solver: JointSolver = field(init=False, repr=False)
     _bound_to: tuple[ClusterArrays, FloatArray, Measure] | None = field(default=None, init=False, repr=False)
 
@@ -78,6 +80,7 @@ class MilpAllocator:
             int(self.rows),
             int(self.near),
             cache_size=int(self.cache_size),
+            interface=self.interface,
         )
 
     def _check(self) -> None:
@@ -85,7 +88,7 @@ class MilpAllocator:
             raise InputError(
                 f"allocator milp: measure={self.measure!r}; known are {', '.join(MEASURES)} ({' and '.join(OF_WORKLOAD)} with demand=...)"
             )
-        for option, known in (("mode", MODES), ("worth", WORTHS)):
+        for option, known in (("mode", MODES), ("worth", WORTHS), ("interface", INTERFACES)):
             if getattr(self, option) not in known:
                 raise InputError(f"allocator milp: {option}={getattr(self, option)!r}; known are {', '.join(known)}")
         for option, least in (("head", 1), ("rows", 16), ("near", 1), ("cache_size", 0)):

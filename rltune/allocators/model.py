@@ -10,74 +10,59 @@
     s binary; X, z integer >= 0
 
 Capacity of every resource, legal MIG starts and the reservation are in the patterns: a pattern exists only where its
-parts fit together, now and, those that may run on, beside the reserved job. docs/allocator.md explains each set. The
-statement below is the only use of Pyomo. Decisions are solved from the same `Problem` by `rltune.allocators.highs`, which
-hands HiGHS the matrix directly, since Pyomo takes longer to build it than HiGHS to solve it; a test holds both to the
-same optimum and, row by row, to the same matrix.
+parts fit together, now and, those that may run on, beside the reserved job. docs/allocator.md explains each set.
+
+Decisions are solved from the same `Problem` by `rltune.allocators.highs`, which hands HiGHS the matrix directly, since Pyomo
+takes longer to build it than HiGHS to solve it; with ``interface: pyomo`` they go through this statement and Pyomo's
+persistent interface. A test holds both to the same optimum and, row by row, to the same matrix.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import pyomo.environ as pyo
+from pyomo.contrib.solver.common.results import SolutionStatus, TerminationCondition
+from pyomo.contrib.solver.solvers.highs import Highs
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-TERMS = ("value", "fragmentation", "slowdown", "locality", "reconfiguration")
-"""Terms of the objective; the first is to be large, the others small."""
-Level = dict[str, float]
-"""Weight of each term of one level; only among what is best by all levels before does a level choose."""
+from rltune.allocators.problem import (
+    EPS,
+    ERROR,
+    INFEASIBLE,
+    OPTIMAL,
+    TIME_LIMIT,
+    Floats,
+    Ints,
+    Level,
+    Problem,
+    Solved,
+    solved,
+)  # fmt: skip
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Problem:
-    """The model's data; names as in docs/allocator.md.
-
-    ``value, kind, amount, group`` (n_jobs,); ``way_kind, slowdown, locality`` (n_ways,); ``way_parts``: triplets
-    (way, item, how many); ``column_class, fragmentation, reconfiguration`` (n_columns,); ``column_parts``: triplets
-    (column, item, how many); ``count`` (n_classes,); ``left`` (n_groups,); ``n_items``.
-    """
-
-    value: Floats
-    kind: Ints
-    way_kind: Ints
-    way_parts: tuple[Ints, Ints, Ints]
-    slowdown: Floats
-    locality: Floats
-    column_class: Ints
-    column_parts: tuple[Ints, Ints, Ints]
-    fragmentation: Floats
-    reconfiguration: Floats
-    count: Ints
-    n_items: int
-    group: Ints
-    amount: Floats
-    left: Floats
-    prefix: bool = False
-    all_start: bool = False
-
-    @property
-    def n_kinds(self) -> int:
-        return int(self.kind.max(initial=-1)) + 1
-
-    def costs(self, level: Level) -> tuple[Floats, Floats, Floats]:
-        """Objective of one level, to be minimised: coefficients of s, X and z."""
-        weight = {term: level.get(term, 0.0) for term in TERMS}
-        return (
-            -weight["value"] * self.value,
-            weight["slowdown"] * self.slowdown + weight["locality"] * self.locality,
-            weight["fragmentation"] * self.fragmentation + weight["reconfiguration"] * self.reconfiguration,
-        )
+STATUS: dict[TerminationCondition, str] = {
+    TerminationCondition.convergenceCriteriaSatisfied: OPTIMAL,
+    TerminationCondition.maxTimeLimit: TIME_LIMIT,
+    TerminationCondition.iterationLimit: TIME_LIMIT,
+    TerminationCondition.objectiveLimit: TIME_LIMIT,
+    TerminationCondition.interrupted: TIME_LIMIT,
+    TerminationCondition.provenInfeasible: INFEASIBLE,
+    TerminationCondition.locallyInfeasible: INFEASIBLE,
+    TerminationCondition.infeasibleOrUnbounded: INFEASIBLE,
+    TerminationCondition.unbounded: ERROR,
+    TerminationCondition.minStepLength: ERROR,
+    TerminationCondition.error: ERROR,
+    TerminationCondition.licensingProblems: ERROR,
+    TerminationCondition.emptyModel: ERROR,
+    TerminationCondition.unknown: ERROR,
+}
+"""What an end of Pyomo's interface means here."""
 
 
 def pyomo_model(problem: Problem, level: Level) -> Any:
     """The problem as a Pyomo model that minimises one level."""
-    import pyomo.environ as pyo
-
     jobs, ways, columns = range(len(problem.value)), range(len(problem.slowdown)), range(len(problem.column_class))
     groups = range(len(problem.left))
     jobs_of = _lists(problem.kind, problem.n_kinds)
@@ -133,24 +118,56 @@ def _by_item(parts: tuple[Ints, Ints, Ints], n_items: int) -> list[list[tuple[in
     return found
 
 
-def solve_with_pyomo(problem: Problem, levels: Sequence[Level]) -> list[float]:
-    """The best value of each level, through Pyomo's own persistent interface to HiGHS: the reference for tests."""
-    import pyomo.environ as pyo
-    from pyomo.contrib.solver.solvers.highs import Highs
+class PyomoSession:
+    """Decisions through the statement above: `rltune.allocators.highs.Session`'s solve, slower, for who wants to read or change it."""
 
-    solver = Highs()
-    solver.config.rel_gap, solver.config.abs_gap, solver.config.threads = 0.0, 1e-9, 1
-    found: list[float] = []
-    for k, level in enumerate(levels):
-        model = pyomo_model(problem, level)
-        model.held = pyo.ConstraintList()
-        for before, value in zip(levels[:k], found, strict=True):
-            costs = zip(problem.costs(before), (model.s, model.X, model.z), strict=True)
-            total = [
-                float(c) * v for cost, variable in costs for c, v in zip(cost, variable.values(), strict=True) if c
-            ]
-            if total:
-                model.held.add(sum(total) <= value + 1e-6)
-        solver.solve(model)
-        found.append(float(pyo.value(model.objective)))
-    return found
+    def __init__(self) -> None:
+        self.solver_s = 0.0
+
+    def solve(self, problem: Problem, levels: Sequence[Level], incumbent: Sequence[float], deadline: float) -> Solved:
+        """The best solution by ``levels``; the known plan's ``incumbent`` is not used. Whatever the solver raises passes through."""
+        values: list[float] = []
+        bounds: list[float] = []
+        x: Floats | None = None
+        for k, level in enumerate(levels):
+            model = pyomo_model(problem, level)
+            _hold(model, problem, levels[:k], values)
+            status, bound, found = self._run(model, deadline)
+            bounds.append(bound)
+            if found is None:
+                return solved(problem, status, values, bounds, x, 0)
+            x = found
+            values.append(float(np.concatenate(problem.costs(level)) @ np.rint(x)))
+            if status != OPTIMAL:
+                return solved(problem, status, values, bounds, x, 0)
+        return solved(problem, OPTIMAL, values, bounds, x, 0)
+
+    def _run(self, model: Any, deadline: float) -> tuple[str, float, Floats | None]:
+        """Status, bound and the variables s, X, z one after the other."""
+        begun = time.perf_counter()
+        if deadline <= begun:
+            return TIME_LIMIT, -np.inf, None
+        solver = Highs()
+        # By default a time limit raises although an incumbent exists, and no incumbent raises on loading.
+        solver.config.raise_exception_on_nonoptimal_result = False
+        solver.config.load_solutions = False
+        solver.config.threads, solver.config.rel_gap, solver.config.abs_gap = 1, 0.0, EPS / 10
+        results = solver.solve(model, time_limit=min(deadline - begun, 1e6))
+        self.solver_s += time.perf_counter() - begun
+        status = STATUS[results.termination_condition]
+        bound = -np.inf if results.objective_bound is None else float(results.objective_bound)
+        if results.solution_status not in (SolutionStatus.optimal, SolutionStatus.feasible):
+            return status, bound, None
+        results.solution_loader.load_vars()
+        # A variable that no row and no cost mentions never reaches the solver.
+        return status, bound, np.array([v.value or 0.0 for each in (model.s, model.X, model.z) for v in each.values()])
+
+
+def _hold(model: Any, problem: Problem, levels: Sequence[Level], values: Sequence[float]) -> None:
+    """Only solutions as good as ``values`` by the levels before."""
+    model.held = pyo.ConstraintList()
+    for level, value in zip(levels, values, strict=True):
+        costs = zip(problem.costs(level), (model.s, model.X, model.z), strict=True)
+        total = [float(c) * v for cost, variable in costs for c, v in zip(cost, variable.values(), strict=True) if c]
+        if total:
+            model.held.add(pyo.quicksum(total) <= value + 10 * EPS)

@@ -9,15 +9,13 @@ import numpy.typing as npt
 
 from rltune.allocators.formulation import Formulation, Instance
 from rltune.allocators.measure import Measure, node_cost
-from rltune.allocators.model import TERMS, Level
+from rltune.allocators.problem import EPS, TERMS, Level
 from rltune.allocators.rows import Search, load_unit, remake_on
 from rltune.allocators.sharing import Demand, take
 from rltune.allocators.sharing_mig import INDICES, START_BIT, lowest
 from rltune.compiled import kernel
 
 Ints = npt.NDArray[np.int64]
-EPS = 1e-7
-"""Objectives closer than this are equal: costs differ by shares of jobs (about 1e-5), HiGHS errs by 1e-9."""
 Place = tuple[tuple[int, ...], tuple[int, ...]]
 """(nodes, grants): node indices ascending; a grant names the node's GPUs and a MIG start (`rltune.allocators.sharing.Place`)."""
 Plan = Sequence[Place | None]

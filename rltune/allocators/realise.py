@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.allocators.formulation import Formulation, Instance
-from rltune.allocators.highs import Solved
 from rltune.allocators.plan_terms import Place
+from rltune.allocators.problem import Solved
 from rltune.allocators.rows import Search
 from rltune.allocators.states import Classes
 

@@ -12,14 +12,17 @@ from highspy import HighsModelStatus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joint_cases import best_by_search, is_even, make_cluster, make_snapshot, random_case, worth
+from pyomo.contrib.solver.common.results import TerminationCondition
 
 import rltune
 from rltune.allocators import milp, whole_gpus
 from rltune.allocators.fragmentation import Demand, demand_cost, partly_used_cost, quadratic_cost
 from rltune.allocators.greedy import GreedyAllocator
-from rltune.allocators.highs import MEANING, Session, Solved
+from rltune.allocators.highs import MEANING, Session
 from rltune.allocators.milp import MilpAllocator
+from rltune.allocators.model import STATUS
 from rltune.allocators.placement import scratch
+from rltune.allocators.problem import Solved
 from rltune.errors import InputError
 from rltune.plan import IntArray, Plan, Snapshot, check_plan
 
@@ -249,7 +252,8 @@ def test_a_decision_without_a_choice_never_reaches_the_solver(monkeypatch: pytes
 
 
 def test_every_solver_status_has_a_meaning() -> None:
-    """A status that a new HiGHS may report fails here, not in a run."""
+    """A status that a new HiGHS or Pyomo may report fails here, not in a run."""
+    assert set(STATUS) == set(TerminationCondition)
     assert set(HighsModelStatus.__members__) <= set(MEANING)
 
 
