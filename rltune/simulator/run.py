@@ -55,7 +55,7 @@ def simulate_jobs(
         discipline: blocking (RLTune's protocol, exact), strict (as blocking, but the head is chosen anew at every
             instant: Helios' protocol), skip, easy, or conservative.
         allocator: lexicographic, best_fit, least_fragmentation; detailed: first_fit, best_fit, least_loaded, random,
-            dot_prod, gpu_clustering, gpu_packing; or an object with ``allocate`` (detailed: a `MilpAllocator` only).
+            dot_prod, gpu_clustering, gpu_packing, fgd, stranding; or an object with ``allocate`` (detailed: a `MilpAllocator` only).
         knowledge: known, requested, predicted, online, none, or (n_jobs,) run times in seconds as the scheduler believes.
         oversized: what to do with jobs that no idle pool can hold: refuse (an InputError naming the
             first) or drop (they count as unfinished). Default: refuse; under ``blocking`` drop with
