@@ -112,27 +112,32 @@ class _Windows:
         return [next(found) if row in inside else None for row in rows.tolist()], decision.report["winner"]
 
     def nearest(self, row: int, near: int) -> Ints:
-        """Nodes where the request fits and the measure rises least, at most ``near``."""
+        """Nodes where the request fits and the measure rises least, at most ``near``; all of a pool where it is a gang of several."""
         work = self.rules[self.rule]
         if self._find(row, self.rule) == 0:
             return np.zeros(0, np.int64)
         # Asking has brought the rises of the request's kind up to date on all nodes of its pools.
         c = self.classes.cls[row]
         pools = self.classes.pools[self.classes.ptr[c] : self.classes.ptr[c + 1]]
-        nodes = np.concatenate([np.arange(self.cluster.pool_lo[p], self.cluster.pool_hi[p]) for p in pools])
+        ranges = [np.arange(self.cluster.pool_lo[p], self.cluster.pool_hi[p]) for p in pools]
+        wide = self.demand.gpus[row] > self.cluster.pool_cap[pools]
+        gangs = [nodes for nodes, several in zip(ranges, wide, strict=True) if several]
+        nodes = np.concatenate(
+            [np.zeros(0, np.int64), *(n for n, several in zip(ranges, wide, strict=True) if not several)]
+        )
         rise = work.memo.rise[work.memo.kind[row], nodes]
         best = np.lexsort((self.room.turn[nodes], rise))[:near]
-        return np.sort(nodes[best[np.isfinite(rise[best])]])
+        return np.sort(np.concatenate([nodes[best[np.isfinite(rise[best])]], *gangs]))
 
     def greedily(self, rows: Ints, rule: str) -> list[Place | None]:
         """The rule's own places, one request after the other; nothing stays booked."""
         places: list[Place | None] = []
         for row in rows.tolist():
-            if self._find(row, rule) == 0:
+            m, work = self._find(row, rule), self.rules[rule]
+            if m == 0:
                 places.append(None)
                 continue
-            work = self.rules[rule]
-            place = (int(work.node[0]),), (int(work.grant[0]),)
+            place = tuple(work.node[:m].tolist()), tuple(work.grant[:m].tolist())
             self.book(row, place, -1)
             places.append(place)
         for row, taken in zip(rows.tolist(), places, strict=True):
