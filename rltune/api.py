@@ -31,7 +31,7 @@ def simulate(workload: Trace | JobTable, cluster: Cluster | str, **options: Any)
     if isinstance(cluster, str):
         cluster = load_cluster(cluster)
     if options.get("allocator") == "milp":
-        # Pyomo takes a second to import; only those who ask for the MILP wait for it.
+        # The solver takes a while to import; only those who ask for the MILP wait for it.
         from rltune.allocators.milp import MilpAllocator
 
         options["allocator"] = MilpAllocator()

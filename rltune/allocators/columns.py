@@ -15,14 +15,12 @@ import numpy as np
 
 from rltune.allocators.measure import node_cost
 from rltune.allocators.rows import EACH, FULL, USED, book, load_root, same_gpu, seen_before, state_of
-from rltune.allocators.sharing_mig import START_BIT, bits
+from rltune.allocators.sharing_mig import START_BIT
 from rltune.allocators.states import mixed
 from rltune.compiled import inner, kernel
 from rltune.jobs import WHOLE
 from rltune.mig_profiles import SIZE, STARTS, STARTS_MOST
 
-MOST_UNLIKE = 8
-"""Free GPUs of a node among which every set is tried for a job of whole GPUs, where they are not alike."""
 FRAGMENTATION, SECONDS = 0, 1
 """Columns of the weights by which two arrangements of the same parts are compared."""
 
@@ -111,47 +109,63 @@ def place_everywhere(search, row, item, reserved, items, measure, weights):
 
 @inner
 def place_whole(search, row, item, cap, late, reserved, items, measure, weights):
-    """A child for each set of wholly free GPUs that is not just like one tried before.
+    """A child for each set of wholly free GPUs that is not just like another.
 
-    They mostly are alike, and there is one set. Where idle instances or the reservation tell them apart, every set of
-    the first `MOST_UNLIKE` is tried.
+    They mostly are alike, and there is one set. Where idle instances or the reservation tell kinds of them apart, the sets
+    are all ways to take so many of each kind, in the order of an odometer.
     """
-    wanted, free, first, alike = items.demand.gpus[item], np.int64(0), -1, True
+    wanted, kinds, free = items.demand.gpus[item], 0, 0
+    first, count, chosen = search.kind_first, search.kind_count, search.kind_chosen
     for gpu in range(cap):
-        if search.room.milli[row, gpu] == WHOLE and not (late and search.spare.milli[row, gpu] != WHOLE):
-            free |= np.int64(1) << gpu
-            first = gpu if first < 0 else first
-            alike = alike and same_gpu(search, row, first, gpu, reserved)
-    if bits(free) < wanted:
+        search.kind[gpu] = -1
+        if search.room.milli[row, gpu] != WHOLE or (late and search.spare.milli[row, gpu] != WHOLE):
+            continue
+        free += 1
+        k = 0
+        while k < kinds and not same_gpu(search, row, first[k], gpu, reserved):
+            k += 1
+        if k == kinds:
+            first[k], count[k] = gpu, 0
+            kinds += 1
+        search.kind[gpu] = k
+        count[k] += 1
+    if free < wanted:
         return
-    if not alike:
-        for chosen in range(1, np.int64(1) << min(cap, MOST_UNLIKE)):
-            if chosen & free == chosen and bits(chosen) == wanted and is_first(search, row, chosen, free, reserved):
-                push(search, row, item, np.int64(chosen), reserved, items, measure, weights)
-        if cap <= MOST_UNLIKE:
+    fill_from(count, chosen, 0, kinds, wanted)
+    while True:
+        push(search, row, item, set_of_gpus(search, cap), reserved, items, measure, weights)
+        # The last kind that can give one to those behind it.
+        k, behind, room = kinds - 1, 0, 0
+        while k >= 0 and (chosen[k] == 0 or room == 0):
+            behind += chosen[k]
+            room += count[k] - chosen[k]
+            k -= 1
+        if k < 0:
             return
-    while bits(free) > wanted:
-        free &= ~(np.int64(1) << (63 - leading_zeros(free)))
-    push(search, row, item, free, reserved, items, measure, weights)
+        chosen[k] -= 1
+        fill_from(count, chosen, k + 1, kinds, behind + 1)
 
 
 @inner
-def leading_zeros(mask):
-    at = 62
-    while mask >> at & 1 == 0:
-        at -= 1
-    return 63 - at
+def fill_from(count, chosen, k, kinds, wanted):
+    """Take ``wanted`` GPUs of the kinds from k on, the first ones first."""
+    for kind in range(k, kinds):
+        chosen[kind] = min(count[kind], wanted)
+        wanted -= chosen[kind]
 
 
 @inner
-def is_first(search, row, chosen, free, reserved):
-    """Whether the set takes the first of each kind of free GPU."""
-    for gpu in range(MOST_UNLIKE):
-        if chosen >> gpu & 1 == 0 and free >> gpu & 1 == 1:
-            for later in range(gpu + 1, MOST_UNLIKE):
-                if chosen >> later & 1 == 1 and same_gpu(search, row, gpu, later, reserved):
-                    return False
-    return True
+def set_of_gpus(search, cap):
+    """The first GPUs of each kind, as many as are chosen of it, as a grant."""
+    grant = np.int64(0)
+    for kind in range(len(search.kind_used)):
+        search.kind_used[kind] = 0
+    for gpu in range(cap):
+        k = search.kind[gpu]
+        if k >= 0 and search.kind_used[k] < search.kind_chosen[k]:
+            search.kind_used[k] += 1
+            grant |= np.int64(1) << gpu
+    return grant
 
 
 @inner

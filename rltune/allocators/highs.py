@@ -162,7 +162,8 @@ class Session:
     def solve(self, problem: Problem, levels: Sequence[Level], incumbent: Sequence[float], deadline: float) -> Solved:
         """The best solution by ``levels``; ``incumbent``: values of a known plan, most important level first.
 
-        ``deadline``: `time.perf_counter` second. Whatever HiGHS raises passes through.
+        Optimal without a solution: nothing is better than the known plan. ``deadline``: `time.perf_counter` second.
+        Whatever HiGHS raises passes through.
         """
         matrix, cost = self._pass(problem, levels[0], 0), np.concatenate(problem.costs(levels[0]))
         columns = np.arange(len(cost), dtype=np.int32)
@@ -181,15 +182,13 @@ class Session:
             status, value, bound, found, did = self._level(matrix, cost, columns, cutoff, deadline)
             branched += did
             bounds.append(bound)
-            if found is None and status == OPTIMAL:
+            if found is not None:
+                # Better than the incumbent at this level: from here on it is no measure.
+                x, ahead = found, False
+                values.append(value)
+            elif status == OPTIMAL:
                 # Nothing is better than the incumbent here: go on among what is as good.
                 values.append(cutoff)
-                continue
-            if found is None:
-                break
-            x = found
-            values.append(value)
-            ahead = ahead and value > cutoff - EPS
             if status != OPTIMAL:
                 break
         return solved(problem, status, values, bounds, x, branched)
@@ -197,7 +196,7 @@ class Session:
     def _level(
         self, matrix: Matrix, cost: Floats, columns: npt.NDArray[np.int32], cutoff: float, deadline: float
     ) -> tuple[str, float, float, Floats | None, int]:
-        """(status, value, bound, solution or None, whether it branched); None with optimal: not better than ``cutoff``."""
+        """(status, value, bound, solution or None, whether it branched); None with optimal: none is better than ``cutoff``."""
         status = self._run(deadline)
         if status != OPTIMAL:
             return status, np.inf, -np.inf, None, 0
@@ -206,27 +205,34 @@ class Session:
         bound = float(cost @ x)
         if _fraction(x) <= INTEGRAL:
             value = float(cost @ np.rint(x))
-            return OPTIMAL, value, min(bound, value), x, 0
+            return (
+                (OPTIMAL, value, min(bound, value), x, 0)
+                if value < cutoff - EPS
+                else (OPTIMAL, np.inf, cutoff, None, 0)
+            )
         grain = _grain(cost)
-        if bound > cutoff - grain + EPS:
+        limit = _limit(cutoff, grain)
+        if bound > limit:
             return OPTIMAL, np.inf, cutoff, None, 0
-        closed = columns[(x <= INTEGRAL) & (matrix.lower == 0) & (bound + reduced > cutoff - grain + EPS)]
+        closed = columns[(x <= INTEGRAL) & (matrix.lower == 0) & (bound + reduced > limit)]
         upper = matrix.upper.copy()
         upper[closed] = 0.0
         self.highs.changeColsBounds(len(closed), closed, np.zeros(len(closed)), np.zeros(len(closed)))
         try:
-            tree = self._search_tree(matrix.lower, upper, cost, x, cutoff, grain, deadline)
-            if tree is not None:
-                value, found = tree
-                return (OPTIMAL, np.inf, cutoff, None, 1) if found is None else (OPTIMAL, value, value, found, 1)
-            return self._branch(cost, columns, bound, cutoff, deadline)
+            best, found, finished = self._search_tree(matrix.lower, upper, cost, x, cutoff, grain, deadline)
+            status, low = OPTIMAL, best
+            if not finished:
+                status, low, better = self._branch(cost, columns, bound, best, deadline)
+                if better is not None:
+                    best, found = float(cost @ np.rint(better)), better
+            return status, np.inf if found is None else best, min(low, best), found, 1
         finally:
             self.highs.changeColsBounds(len(closed), closed, matrix.lower[closed], matrix.upper[closed])
 
     def _search_tree(
         self, lower: Floats, upper: Floats, cost: Floats, x: Floats, cutoff: float, grain: float, deadline: float
-    ) -> tuple[float, Floats | None] | None:
-        """(value, solution) of the best below ``cutoff``, or (inf, None) if there is none; None: the tree is too large.
+    ) -> tuple[float, Floats | None, bool]:
+        """Value and solution of the best below ``cutoff``, ``cutoff`` and None if there is none; whether the tree is finished.
 
         Depth first, nearest side first: each relaxation differs from the last in a few bounds, and starts from its basis.
         """
@@ -237,7 +243,7 @@ class Session:
         try:
             for _ in range(SMALL_TREE):
                 if not stack:
-                    return (best, found) if found is not None else (np.inf, None)
+                    return best, found, True
                 node = stack.pop()
                 shared = sum(1 for a, b in zip(applied, node, strict=False) if a == b)
                 for column, _, _ in applied[shared:]:
@@ -250,16 +256,17 @@ class Session:
                 if status == INFEASIBLE:
                     continue
                 if status != OPTIMAL:
-                    return None
+                    break
                 x = np.array(self.highs.getSolution().col_value)
                 value = float(cost @ x)
-                if value > best - grain + EPS:
+                if value > _limit(best, grain):
                     continue
                 if _fraction(x) <= INTEGRAL:
-                    best, found = float(cost @ np.rint(x)), x
+                    value = float(cost @ np.rint(x))
+                    best, found = (value, x) if value < best - EPS else (best, found)
                     continue
                 self._divide(x, lower, upper, node, stack)
-            return None
+            return best, found, False
         finally:
             for column, _, _ in applied:
                 self.highs.changeColBounds(column, lower[column], upper[column])
@@ -281,8 +288,8 @@ class Session:
 
     def _branch(
         self, cost: Floats, columns: npt.NDArray[np.int32], bound: float, cutoff: float, deadline: float
-    ) -> tuple[str, float, float, Floats | None, int]:
-        """HiGHS' own branch and bound, as `_level`."""
+    ) -> tuple[str, float, Floats | None]:
+        """HiGHS' own branch and bound: status, bound, and a solution if one is better than ``cutoff``."""
         try:
             self.highs.changeColsIntegrality(len(columns), columns, np.full(len(columns), 1, np.uint8))
             status = self._run(deadline)
@@ -292,12 +299,12 @@ class Session:
         finally:
             self.highs.changeColsIntegrality(len(columns), columns, np.full(len(columns), 0, np.uint8))
         if status == INFEASIBLE and np.isfinite(cutoff):
-            # All that is left is worse than the incumbent.
-            return OPTIMAL, np.inf, cutoff, None, 1
+            # All that is left is worse than what is known.
+            return OPTIMAL, cutoff, None
         if x is None or status in (INFEASIBLE, ERROR):
-            return status, np.inf, bound, None, 1
+            return status, bound, None
         value = float(cost @ np.rint(x))
-        return status, value, max(bound, min(best, value)), x, 1
+        return status, max(bound, min(best, value)), x if value < cutoff - EPS else None
 
     def _fix(self, cost: Floats, value: float) -> None:
         """From here on only solutions at least as good by the level before."""
@@ -316,8 +323,15 @@ class Session:
 
 
 def _fraction(x: Floats) -> float:
-    """How far the least whole of the numbers is from a whole one."""
+    """The largest distance of any of the numbers from a whole one."""
     return float(np.abs(x - np.rint(x)).max(initial=0.0))
+
+
+def _limit(cutoff: float, grain: float) -> float:
+    """The most that a solution better than ``cutoff`` can cost: less by `EPS`, and a multiple of ``grain``."""
+    if grain == 0 or not np.isfinite(cutoff):
+        return cutoff - EPS
+    return float((np.ceil((cutoff - EPS) / grain) - 1) * grain + EPS)
 
 
 def _grain(cost: Floats) -> float:

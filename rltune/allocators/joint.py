@@ -94,7 +94,7 @@ class JointSolver:
     interface: str = "highs"
     stats: Stats = field(default_factory=Stats, init=False)
     session: Session | PyomoSession = field(init=False, repr=False)
-    _search: dict[Any, Search] = field(default_factory=dict, init=False, repr=False)
+    _search: tuple[Any, Search] | None = field(default=None, init=False, repr=False)
     _answers: OrderedDict[Any, Answer] = field(default_factory=OrderedDict, init=False, repr=False)
     _measure: Measure | None = field(default=None, init=False, repr=False)
 
@@ -110,14 +110,14 @@ class JointSolver:
         pools where the jobs too want single GPUs and no CPU or memory is declared are counted GPU by GPU.
         """
         begun = time.perf_counter()
-        deadline = begun + self.time_limit_s
         self.stats.calls += 1
         if measure is not self._measure:
             # Answers are of one measure on one cluster; an id may be given to another object later.
             self._answers.clear()
             self._measure = measure
         made = formulate(instance, self.spread)
-        search = self._space(instance, int(made.parts.sum()))
+        placed = (sum(len(place[0]) for place in plan if place is not None) for plan in known.values())
+        search = self._space(instance, max(int(made.parts.sum()), *placed))
         self.stats.splits_left_out += made.left_out
         single = single_pools(instance, made) if by_gpu else np.zeros(len(instance.cluster.pool_cap), np.int64)
         scored = {
@@ -135,7 +135,7 @@ class JointSolver:
             classes = self._classes(instance, made, single)
             states = len(classes.first)
             cut = len(self.levels) - len(levels)
-            answer, reason = self._answer(instance, made, classes, measure, search, levels, incumbent[cut:], deadline)
+            answer, reason = self._answer(instance, made, classes, measure, search, levels, incumbent[cut:])
             status, bounds = answer.solved.status, incumbent[:cut] + answer.bounds
             if answer.solved.s is not None:
                 found = realise(instance, made, classes, answer)
@@ -191,26 +191,30 @@ class JointSolver:
 
     def _answer(
         self, instance: Instance, made: Formulation, classes: Classes, measure: Measure, search: Search,
-        levels: Sequence[Level], incumbent: Sequence[float], deadline: float,
+        levels: Sequence[Level], incumbent: Sequence[float],
     ) -> tuple[Answer, str]:  # fmt: skip
         """From the cache, else from the solver: the answer, and why it is empty."""
         key = _key(instance, made, classes)
-        if key in self._answers:
+        # "Nothing is better than the known plan" holds for other known plans only if they are as good.
+        if key in self._answers and (
+            self._answers[key].solved.s is not None or not less(self._answers[key].bounds, incumbent)
+        ):
             self.stats.cache_hits += 1
             self._answers.move_to_end(key)
             return self._answers[key], ""
         allowed, whole = self._allowed(instance, made, classes, measure, search)
         problem, rows = self._problem(instance, made, classes, allowed, measure, search)
-        complete = whole and search.n[FULL] == 0
+        complete = whole and search.n[FULL] == 0 and made.left_out == 0
         self.stats.truncated += int(search.n[FULL] == 1)
         least = least_costs(made, problem, measure, levels, complete=complete)
         if all(a >= b - EPS for a, b in zip(incumbent, least, strict=True)) and not less(least, incumbent):
             self.stats.trivial += 1
             return Answer(Solved(OPTIMAL, tuple(incumbent), least), (), tuple(incumbent)), ""
-        solved, reason = self._solve(problem, levels, incumbent, deadline)
+        solved, reason = self._solve(problem, levels, incumbent)
         if not complete and solved.status in (OPTIMAL, INFEASIBLE):
-            # Among some columns only there may be nothing as good as the known plan: no fault of the solver's.
-            solved, reason = replace(solved, status=RESTRICTED), ""
+            # Among some columns only there may be nothing as good as the known plan: no fault of the solver's, but told.
+            reason = RESTRICTED if solved.status == INFEASIBLE else ""
+            solved = replace(solved, status=RESTRICTED)
         bounds = (
             tuple(solved.bounds) if complete else tuple(min(a, b) for a, b in zip(least, solved.bounds, strict=False))
         )
@@ -227,6 +231,7 @@ class JointSolver:
         """(n_classes, n_items) where each item is tried, and whether that is everywhere."""
         n, items = len(classes.first), len(made.items.most)
         if instance.near is not None:
+            self.stats.restricted += 1
             return _allowed_near(instance.near, made, classes), False
         if n * max(1, items) <= self.rows // 2 or n <= self.near:
             return np.ones((n, items), np.int8), True
@@ -289,12 +294,11 @@ class JointSolver:
         )
         return problem, rows
 
-    def _solve(
-        self, problem: Problem, levels: Sequence[Level], incumbent: Sequence[float], deadline: float
-    ) -> tuple[Solved, str]:
+    def _solve(self, problem: Problem, levels: Sequence[Level], incumbent: Sequence[float]) -> tuple[Solved, str]:
         """The solver's answer, and the reason if it has none."""
         nothing = Solved(TIME_LIMIT, (), ())
-        if time.perf_counter() >= deadline:
+        deadline = time.perf_counter() + self.time_limit_s
+        if self.time_limit_s == 0:
             return nothing, TIME_LIMIT
         self.stats.solves += 1
         before = self.session.solver_s
@@ -315,10 +319,9 @@ class JointSolver:
         """Work space for the cluster, with a row for every part of a plan at least."""
         cluster = instance.cluster
         shape = instance.room.milli.shape[1], cluster.pool_cap.tobytes(), cluster.pool_mig.tobytes()
-        if shape not in self._search or len(self._search[shape].root) <= parts:
-            self._search.clear()
-            self._search[shape] = build_search(cluster, instance.room, max(self.rows, 2 * parts))
-        return self._search[shape]
+        if self._search is None or self._search[0] != shape or len(self._search[1].root) <= parts:
+            self._search = shape, build_search(cluster, instance.room, max(self.rows, 2 * parts))
+        return self._search[1]
 
     def _fresh_session(self) -> Session | PyomoSession:
         if self.interface == "pyomo":

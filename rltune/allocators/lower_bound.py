@@ -12,6 +12,7 @@ from rltune.allocators.measure import Measure
 from rltune.allocators.problem import Level, Problem
 from rltune.allocators.sharing_fragments import GAPS, STARVED
 from rltune.allocators.sharing_rules import STRANDING
+from rltune.jobs import WHOLE
 
 Floats = npt.NDArray[np.float64]
 NEVER = 1e12
@@ -51,7 +52,9 @@ def _largest_fall(made: Formulation, measure: Measure) -> Floats:
     if measure.table.shape[0] == 0:
         types = measure.types
         most = 1.0 + STARVED if types.measure == STRANDING else 1.0
-        gaps = GAPS * float(types.gap.max()) / 1000 if types.measure == STRANDING else 0.0
-        return np.where(demand.milli > 0, demand.gpus * (most * demand.milli / 1000 + gaps), 0.0)
+        # A slice of a cut GPU lowers the loss by its own thousandths, each at the first's rate.
+        most_gap = max(float(types.gap.max()), WHOLE * float(types.gap[1]))
+        gaps = GAPS * most_gap / WHOLE if types.measure == STRANDING else 0.0
+        return np.where(demand.milli > 0, demand.gpus * (most * demand.milli / WHOLE + gaps), 0.0)
     spans = (measure.table.max(axis=1) - measure.table.min(axis=1))[: len(made.items.lo)]
     return np.asarray(np.repeat(spans, made.items.hi - made.items.lo), np.float64)

@@ -34,6 +34,8 @@ from rltune.plan import FloatArray, IntArray, Plan, Snapshot, Start
 
 MODES = ("starts_first", "weighted", "lexicographic")
 WORTHS = ("order", "gpus")
+WEIGHTS = (1e-3, 1e6)
+"""Least and largest weight; beyond them costs drown in the solver's tolerances, or drown everything else."""
 INTERFACES = ("highs", "pyomo")
 WIDEST_VALUE_RANGE = 1e6
 """Of the first job's value over the last one's; beyond it the last ones drown in the solver's tolerances."""
@@ -50,7 +52,8 @@ class MilpAllocator:
 
     Of n jobs, job k is worth ``decay ** (k - (n - 1))`` (the last one 1), rounded, times its GPUs with ``worth`` = gpus. ``mode``:
     starts_first (who starts by value alone, then where by the ``weights``), weighted (one sum of both), lexicographic
-    (value, then each cost in the order of ``weights``). With ``decay`` <= 0.5 no earlier job is given up for later ones.
+    (value, then each cost in the order of ``weights``). With ``decay`` <= 0.5 and ``worth`` order no earlier job is given up for
+    later ones, but in the mode weighted.
 
     ``measure``: of fragmentation: quadratic, partly_used, or of the workload ``demand``: demand (FGD) or stranding, see
     `rltune.allocators.fragmentation`. ``time_limit_s, rows, near, cache_size, interface``: see `rltune.allocators.joint.JointSolver`;
@@ -100,7 +103,7 @@ class MilpAllocator:
                 raise InputError(f"allocator milp: {option}={value!r}; a number of at least 0 is needed")
         if not 0 < self.decay <= 1:
             raise InputError(f"allocator milp: decay={self.decay}; more than 0 and at most 1 is possible")
-        if self.decay ** (1 - self.head) > WIDEST_VALUE_RANGE:
+        if (1 - self.head) * math.log(self.decay) > math.log(WIDEST_VALUE_RANGE):
             raise InputError(
                 f"allocator milp: head={self.head} with decay={self.decay} makes the first job worth over "
                 f"{WIDEST_VALUE_RANGE:g} times the last; take a smaller head or a larger decay"
@@ -112,8 +115,11 @@ class MilpAllocator:
             )
             raise InputError(f"allocator milp: {what}; known are weights.{', weights.'.join(costs)}")
         for name, value in self.weights.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-                raise InputError(f"allocator milp: weights.{name}={value!r}; a number of at least 0 is needed")
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not (value == 0 or WEIGHTS[0] <= value <= WEIGHTS[1]):
+                raise InputError(
+                    f"allocator milp: weights.{name}={value!r}; 0 or a number from {WEIGHTS[0]:g} to {WEIGHTS[1]:g} is needed"
+                )
 
     def _levels(self) -> tuple[Level, ...]:
         costs = {name: float(weight) for name, weight in self.weights.items() if weight > 0}

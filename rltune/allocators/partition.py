@@ -1,7 +1,7 @@
 """MIG instances that stand idle on a GPU, and what it costs to make a slice: reuse, create, or destroy and create.
 
-The idle instances of a GPU are one integer: four bits for each memory slice at which one begins, holding 1 + its size
-in memory slices times 8 + ... see `instance`; 0 = none begins there. Instances in use are not among them. A slice may
+The idle instances of a GPU are one integer: four bits for each memory slice, 1 + the kind of the instance that begins there
+(`rltune.mig_profiles.KIND`), 0 = none. Instances in use are not among them. A slice may
 be placed on an idle instance of its own profile and start at no cost; otherwise every idle instance it overlaps is
 destroyed and the slice created, one after the other, as the driver does on one GPU. What runs beside is not touched.
 """

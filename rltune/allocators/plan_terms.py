@@ -13,7 +13,9 @@ from rltune.allocators.problem import EPS, TERMS, Level
 from rltune.allocators.rows import Search, load_unit, remake_on
 from rltune.allocators.sharing import Demand, take
 from rltune.allocators.sharing_mig import INDICES, START_BIT, lowest
+from rltune.cluster import GRID
 from rltune.compiled import kernel
+from rltune.jobs import WHOLE
 
 Ints = npt.NDArray[np.int64]
 Place = tuple[tuple[int, ...], tuple[int, ...]]
@@ -36,7 +38,7 @@ def plan_terms(instance: Instance, plan: Plan, measure: Measure, search: Search,
     nodes: list[int] = []
     grants: list[int] = []
     value = slowdown = locality = 0.0
-    gpus = instance.demand.gpus[instance.jobs] * instance.demand.milli[instance.jobs] / 1000
+    gpus = instance.demand.gpus[instance.jobs] * instance.demand.milli[instance.jobs] / WHOLE
     for k, place in enumerate(plan):
         if place is None:
             continue
@@ -100,12 +102,15 @@ def plan_cost(search, cluster, room, idle, classes_by_gpu, demand, job, node, gr
 def parts_demand(instance: Instance, jobs: list[int], nodes: list[int], grants: list[int]) -> Demand:
     """The demand of each part of a plan, as if it were a job."""
     demand, rows = instance.demand, np.array(jobs, np.int64)
-    whole = (demand.milli[rows] == 1000) & (demand.profile[rows] < 0)
-    part = np.where(whole, np.bitwise_count(np.array(grants, np.int64) & 0xFFFFFFFF), 1).astype(np.int64)
-    share = np.where(whole, part / np.maximum(1, demand.gpus[rows]), 1.0)
-    return Demand(
-        part, demand.milli[rows], demand.cpus[rows] * share, demand.memory[rows] * share, demand.profile[rows]
+    whole = (demand.milli[rows] == WHOLE) & (demand.profile[rows] < 0)
+    part = np.where(whole, np.bitwise_count(np.array(grants, np.int64) & INDICES), demand.gpus[rows]).astype(np.int64)
+    cpus, memory = (
+        np.where(
+            part == demand.gpus[rows], amount, np.floor(amount * part / np.maximum(1, demand.gpus[rows]) * GRID) / GRID
+        )
+        for amount in (demand.cpus[rows], demand.memory[rows])
     )
+    return Demand(part, demand.milli[rows], cpus, memory, demand.profile[rows])
 
 
 def single_pools(instance: Instance, made: Formulation) -> Ints:

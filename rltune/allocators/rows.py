@@ -47,6 +47,7 @@ class Search(NamedTuple):
     ``root``: class; ``parent``; ``item, grant``: the last part and its GPUs by sorted position; ``run``: how often that
     item so far; ``code``: of its parts, ``state``: of its GPUs; ``cost``: fragmentation of the unit, GPUs;
     ``seconds``: of reconfiguration; ``best``: 1 where no row has the same parts for less.
+    ``seen, cheapest``: hash tables; ``at, kind*``: work space.
     """
 
     cluster: ClusterArrays
@@ -67,6 +68,11 @@ class Search(NamedTuple):
     cheapest: Ints
     at: Ints
     n: Ints
+    kind: Ints
+    kind_first: Ints
+    kind_count: Ints
+    kind_chosen: Ints
+    kind_used: Ints
 
 
 def build_search(cluster: ClusterArrays, room: Room, rows: int) -> Search:
@@ -88,6 +94,7 @@ def build_search(cluster: ClusterArrays, room: Room, rows: int) -> Search:
         cluster=cluster._replace(node_pool=ints()), room=blank(), spare=blank(), idle=np.zeros((rows, widest), np.int64),
         root=ints(), parent=ints(), item=ints(), grant=ints(), run=ints(), code=ints(), state=ints(), cost=np.zeros(rows),
         seconds=np.zeros(rows), best=np.zeros(rows, np.int8), seen=ints(slots), cheapest=ints(slots), at=ints(2), n=ints(3),
+        kind=ints(widest), kind_first=ints(widest), kind_count=ints(widest), kind_chosen=ints(widest), kind_used=ints(widest),
     )  # fmt: skip
 
 

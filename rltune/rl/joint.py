@@ -96,8 +96,7 @@ class JointPlacement:
 def settled(batch, i, cost, parts, floor, choice, tries):
     """Whether the provisional places of the jobs that row i started at this instant cannot be bettered.
 
-    The same proof as `rltune.allocators.enumeration.proves_best`, without leaving compiled code; for
-    clusters of one pool. ``parts, floor, choice, tries``: work space.
+    By trying every way (`rltune.allocators.enumeration`); for clusters of one pool. ``parts, floor, choice, tries``: work space.
     """
     if len(batch.cluster.pool_cap) != 1:
         return False

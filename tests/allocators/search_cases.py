@@ -16,7 +16,7 @@ import numpy as np
 from rltune.allocators.formulation import Instance
 from rltune.allocators.measure import Measure, nodes_cost
 from rltune.allocators.partition import with_idle
-from rltune.allocators.sharing import Demand, Room, copy_room, idle_room, take
+from rltune.allocators.sharing import Demand, Room, idle_room, take
 from rltune.cluster import Cluster
 from rltune.mig_profiles import CREATE_S, DESTROY_S, KIND, PROFILES, SIZE, SIZE_OF_KIND, STARTS, TYPES
 
@@ -175,7 +175,7 @@ def best_by_search(case: Case, measure: Measure, levels: tuple[Weights, ...]) ->
     i = case.instance
     start = nodes_of(case)
     before = fragmentation(case, start, measure)
-    amount = [_amount(i, k) for k in range(len(i.jobs))]
+    amount = [amount_of(i, k) for k in range(len(i.jobs))]
     memo: dict[Any, float] = {}
 
     def final(nodes: tuple[Node, ...], terms: dict[str, float]) -> tuple[float, ...]:
@@ -222,7 +222,7 @@ def best_by_search(case: Case, measure: Measure, levels: tuple[Weights, ...]) ->
     return best[0]
 
 
-def _amount(i: Instance, k: int) -> float:
+def amount_of(i: Instance, k: int) -> float:
     job = int(i.jobs[k])
     if i.demand.profile[job] >= 0:
         shares = [SIZE[i.demand.profile[job], t] / SIZE[:, t].max() for t in range(len(TYPES))]
@@ -252,7 +252,7 @@ def replayed(case: Case, places: Any) -> tuple[tuple[Node, ...], dict[str, float
         terms["reconfiguration"] += seconds
         if i.group is not None and i.group[k] >= 0:
             assert left is not None
-            left[i.group[k]] -= _amount(i, k)
+            left[i.group[k]] -= amount_of(i, k)
             assert left[i.group[k]] > -1e-9
     return nodes, terms
 
@@ -356,6 +356,3 @@ def _leave_idle(rng: np.random.Generator, cluster: Cluster, room: Room, idle: An
                 if not taken & mask and rng.random() < 0.7:
                     taken |= mask
                     idle[n, g] = with_idle(int(idle[n, g]), int(profile), kind, start)
-
-
-__all__ = ["Case", "best_by_search", "copy_room", "fragmentation", "random_case", "replayed"]

@@ -44,7 +44,7 @@ def test_windows_hold_no_more_than_there_is_and_more_than_one_by_one_on_average(
     gains = []
     for seed in range(6):
         alone = fill_cluster(jobs, cluster, "stranding", seed).allocated[-1]
-        together, stats = fill_by_window(jobs, cluster, JointSolver(LEVELS, cache_size=0), "stranding", seed, window=8)
+        together, _ = fill_by_window(jobs, cluster, JointSolver(LEVELS, cache_size=0), "stranding", seed, window=8)
         assert together.allocated[-1] <= 1.0
         gains.append(together.allocated[-1] - alone)
     assert np.mean(gains) >= 0

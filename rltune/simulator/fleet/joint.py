@@ -139,9 +139,12 @@ class Joint:
 
     def _plan(self, fleet: Fleet, knobs: Knobs) -> list[Any]:
         known = {}
-        for name in dict.fromkeys((REST, "best_fit")):
-            # Jobs before the reserved one stay where the reservation has them: so all of them start.
-            fixed = int(self.draft.counts[BEFORE]) if name == REST else 0
+        held = int(self.draft.counts[HELD])
+        contested = held >= 0 and int(fleet.work.group[held]) >= 0
+        for name in (REST, "best_fit"):
+            # Jobs before the reserved one stay where the reservation has them: so all of them start, and hold no longer
+            # what they have of a quota than it counts on.
+            fixed = int(self.draft.counts[BEFORE]) if name == REST or contested else 0
             plan_greedily(fleet, knobs._replace(rule=SHARING_RULES[name]), self.draft, fixed)
             known[name] = self._read()
         return self.allocator.solver.decide(
@@ -260,6 +263,15 @@ def contests_quota(fleet, knobs, draft, job):
 
 
 @inner
+def would_hold_quota(fleet, knobs, draft, k, rate):
+    """Whether job k, placed before the reserved one, would only at this speed still count towards its quota then."""
+    held, job = draft.counts[HELD], draft.job[k]
+    if held < 0 or fleet.work.group[held] < 0 or fleet.work.group[job] != fleet.work.group[held]:
+        return False
+    return draft.end[k] <= draft.shadow[0] and ends_late(fleet, knobs, draft, job, rate)
+
+
+@inner
 def list_pools(fleet, knobs, draft):
     """Pools of every job, how much longer it runs there than on its fastest, and whether into the reservation."""
     at = 0
@@ -269,6 +281,8 @@ def list_pools(fleet, knobs, draft):
         draft.lo[k] = at
         for q in range(fleet.choices.ptr[c], fleet.choices.ptr[c + 1]):
             rate = fleet.choices.rate[q]
+            if k < draft.counts[BEFORE] and would_hold_quota(fleet, knobs, draft, k, rate):
+                continue
             draft.pool[at] = fleet.choices.pool[q]
             draft.slow[at] = fleet.choices.rate[fleet.choices.ptr[c]] / rate - 1.0
             draft.late[at] = 1 if ends_late(fleet, knobs, draft, job, rate) else 0
