@@ -67,7 +67,7 @@ def random_plan(rng: np.random.Generator, case: Case) -> list[Any]:
     return plan
 
 
-def compare(seed: int, kind: str, cases: int) -> None:
+def check_against_search(seed: int, kind: str, cases: int) -> None:
     """The solver's value equals the best of all plans, and its plan is one of them; whatever plans were known, and in turn."""
     rng = np.random.default_rng(seed)
     solvers: dict[Any, JointSolver] = {}
@@ -97,7 +97,7 @@ def compare(seed: int, kind: str, cases: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_decisions_equal_exhaustive_search(kind: str) -> None:
     """Who starts, where, on which GPUs and slices, after which reconfigurations: nothing better exists."""
-    compare(1, kind, 150)
+    check_against_search(1, kind, 150)
 
 
 @pytest.mark.parametrize("kind", ("whole", "shares", "mig:A100-80GB"))
@@ -141,4 +141,4 @@ def test_wide_nodes_whose_gpus_differ_lose_no_pattern() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_decisions_equal_exhaustive_search_on_many_cases(kind: str) -> None:
     """The same on seven thousand other cases in all."""
-    compare(2, kind, 1000)
+    check_against_search(2, kind, 1000)

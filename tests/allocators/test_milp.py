@@ -37,7 +37,7 @@ def in_two_pools() -> tuple[Any, np.ndarray, list[Any]]:
     return make_cluster([(1, 4), (1, 4)]), np.array([2, 3]), [(2, (0, 1)), (2, (0,))]
 
 
-def compare_with_search(seed: int, cases: int, discipline: str) -> None:
+def check_against_search(seed: int, cases: int, discipline: str) -> None:
     """Plans are as good as exhaustive search; better only by an uneven split, which the search leaves out."""
     rng = np.random.default_rng(seed)
     allocator = MilpAllocator("demand", DEMAND, time_limit_s=60, weights=ONLY)
@@ -61,14 +61,14 @@ def compare_with_search(seed: int, cases: int, discipline: str) -> None:
 @pytest.mark.parametrize("discipline", ["skip", "blocking"])
 def test_plans_equal_exhaustive_search(discipline: str) -> None:
     """The earliest jobs start that can, with the least fragmentation, over all subsets, pools and nodes."""
-    compare_with_search(1, 1200, discipline)
+    check_against_search(1, 1200, discipline)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("discipline", ["skip", "blocking"])
 def test_plans_equal_exhaustive_search_on_many_cases(discipline: str) -> None:
     """The same on eight thousand other cases."""
-    compare_with_search(2, 8000, discipline)
+    check_against_search(2, 8000, discipline)
 
 
 def test_a_job_with_a_choice_makes_way_for_one_without() -> None:
