@@ -137,6 +137,10 @@ class Session:
             self.highs.setOptionValue(option, value)
         self.solver_s = 0.0
 
+    def __reduce__(self) -> tuple[type[Session], tuple[()]]:
+        """To another process a fresh one is sent: HiGHS itself cannot be pickled, and nothing of it is worth keeping."""
+        return Session, ()
+
     def solve_whole(self, problem: Problem, levels: Sequence[Level]) -> float:
         """Seconds for the model as it is, by branch and bound from the start, level by level: what there is to save."""
         begun = time.perf_counter()

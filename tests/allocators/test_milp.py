@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,16 @@ def test_a_failing_solver_falls_back_to_greedy_and_says_so(
     assert (report["winner"], report["status"], report["fallback"]) == ("fgd", status, True)
     assert report["reason"] == reason
     assert allocator.stats.fallbacks == {reason: 1}
+
+
+def test_an_allocator_can_be_sent_to_another_process() -> None:
+    """Training hands it to Ray's workers; HiGHS' own objects cannot be pickled."""
+    cluster, free, jobs = in_two_pools()
+    snapshot = make_snapshot(cluster, free, jobs)
+    here = MilpAllocator("demand", DEMAND)
+    plan = here.allocate(snapshot, np.arange(2), "skip")
+    there = pickle.loads(pickle.dumps(here))
+    assert there.allocate(snapshot, np.arange(2), "skip").starts == plan.starts
 
 
 def test_a_failed_solve_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
