@@ -135,7 +135,7 @@ def month() -> Iterator[dict[str, Any]]:
     for policy, discipline in (("fifo", "skip"), ("sjf", "skip"), ("saf", "easy")):
         labels = ("best_fit", "least_fragmentation", "milp, quadratic", "milp, demand")
         yield from compared("whole GPUs", test.jobs, cluster, policy, discipline, labels, about, {})
-    shared = with_shares(test.jobs, 6_000)
+    shared = with_shares(test.jobs)
     speeds = {"speed": Throughput.of_ratios(PAI_SPEED, "PAI types", reference="P100", missing="one")}
     about = about | {
         "jobs": len(shared),
@@ -146,10 +146,9 @@ def month() -> Iterator[dict[str, Any]]:
         yield from compared("shares and unlike speeds", shared, cluster, policy, discipline, labels, about, speeds)
 
 
-def with_shares(jobs: JobTable, most: int) -> JobTable:
-    """The first jobs, those of one GPU asking for what PAI's tasks of at most one GPU ask for."""
+def with_shares(jobs: JobTable) -> JobTable:
+    """The jobs, those of one GPU asking for what PAI's tasks of at most one GPU ask for."""
     rng = np.random.default_rng(0)
-    jobs = jobs.take(slice(0, most))
     weights = np.array([*PLAN_GPU.values()], float)
     milli = rng.choice([*PLAN_GPU], len(jobs), p=weights / weights.sum())
     columns = {name: np.asarray(getattr(jobs, name)) for name in ("submit_s", "duration_s", "num_gpus")}
