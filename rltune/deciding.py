@@ -20,7 +20,7 @@ from rltune.allocators.highs import Session
 from rltune.allocators.joint import JointSolver
 from rltune.allocators.measure import Measure
 from rltune.allocators.milp import MilpAllocator
-from rltune.allocators.model import pyomo_model
+from rltune.allocators.model import PyomoSession
 from rltune.allocators.plan_terms import Place
 from rltune.allocators.problem import Level, Problem
 from rltune.allocators.sharing import Demand, Room, copy_room, demand_of, find, idle_room, place_scratch, take
@@ -40,8 +40,6 @@ MIG_SHARES = (0.4, 0.1, 0.2, 0.15, 0.05, 0.1)
 """Of the profiles of an A100, smallest first, in the drawn mix of slices."""
 FREE = (0.02, 0.30)
 """Share of the GPUs that are free, drawn evenly."""
-K32_DECAY = 0.65
-"""With 0.5 the first of 32 jobs would be worth over a million times the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class Timing:
     """Of n decisions, (n,): milliseconds in all, ``solver``: of them in HiGHS, ``states``: classes of equal nodes.
 
     ``whole`` (n_solved,): milliseconds that HiGHS takes for the same models as they are, branch and bound from the start;
-    ``pyomo`` (n_solved,): that Pyomo takes to build them, unsolved.
+    ``pyomo`` (n_solved,): for the same models through Pyomo's interface, stating them included.
     """
 
     total: npt.NDArray[np.float64]
@@ -64,6 +62,11 @@ class Timing:
         """What is not HiGHS over what is, medians."""
         solver = float(np.median(self.solver))
         return (float(np.median(self.total)) - solver) / max(solver, 1e-9)
+
+
+def decay_of(head: int) -> float:
+    """0.5, or what keeps the first of so many jobs from being worth over a million times the last."""
+    return max(0.5, float(5e5 ** (-1 / max(1, head - 1))))
 
 
 def mig_fleet(gpus: int) -> tuple[Cluster, JobTable]:
@@ -85,7 +88,7 @@ def whole_gpus(shapes: list[tuple[int, int]], queue: int, head: int, decisions: 
     rng = np.random.default_rng(seed)
     pools = [{"nodes": nodes, "gpus_per_node": gpus} for nodes, gpus in shapes]
     cluster = Cluster.from_spec({"name": "bench", "pools": pools}).arrays()
-    allocator = MilpAllocator(head=head, decay=0.5 if head <= 16 else K32_DECAY, time_limit_s=10.0, cache_size=0)
+    allocator = MilpAllocator(head=head, decay=decay_of(head), time_limit_s=10.0, cache_size=0)
     allowed = np.tile(np.arange(len(shapes)), queue)
     none = np.zeros(0, np.int64)
 
@@ -153,7 +156,7 @@ def shared_gpus(
         begun = time.perf_counter()
         known = {rule: greedily(rows, rule) for rule in ("fgd", "best_fit")}
         instance = Instance(
-            arrays, room, demand, rows, np.rint(K32_DECAY ** (np.arange(head) - head + 1.0)), classes.pools,
+            arrays, room, demand, rows, np.rint(decay_of(head) ** (np.arange(head) - head + 1.0)), classes.pools,
             classes.ptr[classes.cls[rows]], classes.ptr[classes.cls[rows] + 1],
         )  # fmt: skip
         report = solver.decide(instance, table, known, by_gpu=by_gpu).report
@@ -181,15 +184,15 @@ def _timed(decide: Callable[[], tuple[float, dict[str, Any]]], solver: JointSolv
         in_solver.append(1e3 * (solver.stats.solver_time_s - before))
         states.append(report["states"])
     whole = [1e3 * Session().solve_whole(*problem) for problem in problems[3 : 3 + WHOLE_MODELS]]
-    pyomo = [_build_ms(*problem) for problem in problems[3 : 3 + WHOLE_MODELS]]
+    pyomo = [_through_pyomo_ms(*problem) for problem in problems[3 : 3 + WHOLE_MODELS]]
     figures = [np.array(x[3:], np.float64) for x in (total, in_solver, states)]
     return Timing(figures[0], figures[1], figures[2], np.array(whole), np.array(pyomo), solver.stats.as_dict())
 
 
-def _build_ms(problem: Problem, levels: Any) -> float:
-    """Milliseconds to state the problem in Pyomo."""
+def _through_pyomo_ms(problem: Problem, levels: Any) -> float:
+    """Milliseconds to state and solve the problem in Pyomo."""
     begun = time.perf_counter()
-    pyomo_model(problem, levels[0])
+    PyomoSession().solve(problem, levels, [np.inf] * len(levels), np.inf)
     return 1e3 * (time.perf_counter() - begun)
 
 
