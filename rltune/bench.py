@@ -394,7 +394,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=EXPERIMENTS / "bench.json")
     parser.add_argument(
-        "--only", choices=("allocator", "environment"), help="measure this part; the other rows of the record stay"
+        "--only", choices=("allocator", "environment", "ppo"), help="measure this part; the other rows of the record stay"
     )
     parser.add_argument("--iterations", type=int, default=6, help="PPO epochs of each side")
     arguments = parser.parse_args(argv)
@@ -408,7 +408,10 @@ def main(argv: list[str] | None = None) -> int:
     tune(1)
     helios = rltune.load_trace("helios")
     say(f"trace: {helios.label}; machine: {machine()}")
-    parts = {"allocator": bench_allocator, "environment": environment_rows}
+    parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "allocator": bench_allocator, "environment": environment_rows,
+        "ppo": lambda: bench_ppo(helios, arguments.iterations),
+    }  # fmt: skip
     if arguments.only is not None:
         return finish(parts[arguments.only](), arguments.out, keep=True)
     rows = bench_simulator(helios) + bench_scaling() + bench_allocator() + environment_rows()
