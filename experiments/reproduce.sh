@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every learned figure under experiments/, from scratch: under an hour on two cores. Needs RLTUNE_TRACES (real logs).
+# Every learned figure under experiments/, from scratch: about two hours on two cores. Needs RLTUNE_TRACES (real logs).
 # Without the logs the same commands run on the calibrated generator, and every table says so.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -55,4 +55,9 @@ evaluate rltune_helios_public +trace=rltune_helios allocator=lexicographic windo
 
 # The simulator beside published results, and every policy on one month.
 export OMP_NUM_THREADS=1
-for script in openb_fragmentation helios_table3 policies_helios; do "$python" "experiments/$script.py"; done
+for script in helios_table3 policies_helios; do "$python" "experiments/$script.py"; done
+for script in openb_fragmentation openb_window; do "$python" "experiments/$script.py" --processes 2; done
+
+# The same orders under several allocators, and training with the MILP in the loop and without.
+for part in golden month hard; do "$python" experiments/allocators.py "$part"; done
+"$python" experiments/milp_in_training.py --epochs 50
