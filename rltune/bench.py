@@ -394,7 +394,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=EXPERIMENTS / "bench.json")
     parser.add_argument(
-        "--only", choices=("allocator", "environment", "ppo"), help="measure this part; the other rows of the record stay"
+        "--only",
+        choices=("allocator", "environment", "ppo"),
+        help="measure this part; the other rows of the record stay",
     )
     parser.add_argument("--iterations", type=int, default=6, help="PPO epochs of each side")
     arguments = parser.parse_args(argv)
