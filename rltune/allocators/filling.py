@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.sharing import Place, demand_of, find, idle_room, place_scratch, take
+from rltune.allocators.sharing import Demand, Place, Room, demand_of, find, idle_room, place_scratch, take
 from rltune.allocators.sharing_fragments import MEASURES, fragments, task_types, type_of
 from rltune.allocators.sharing_gradient import changed, memo
 from rltune.allocators.sharing_rules import SHARING_RULES
-from rltune.cluster import Cluster, eligibility
+from rltune.cluster import Cluster, ClusterArrays, Eligibility, eligibility
 from rltune.compiled import kernel
 from rltune.errors import InputError
 from rltune.jobs import WHOLE, JobTable
@@ -34,6 +35,30 @@ class Filling:
     requested: npt.NDArray[np.float64]
     allocated: npt.NDArray[np.float64]
     fragmented: npt.NDArray[np.float64]
+
+
+class Stage(NamedTuple):
+    """An empty cluster and who asks for it: ``amount`` (n_jobs,) thousandths of GPUs, ``order``: rows in turn.
+
+    ``rng`` has drawn the order of requests and of nodes, and nothing else.
+    """
+
+    cluster: ClusterArrays
+    room: Room
+    demand: Demand
+    classes: Eligibility
+    amount: npt.NDArray[np.int64]
+    order: npt.NDArray[np.int64]
+    rng: np.random.Generator
+
+
+def set_stage(jobs: JobTable, cluster: Cluster, seed: int, requested: float) -> Stage:
+    """The same for every way to fill the cluster until ``requested`` of its GPUs have been asked for."""
+    demand, room, rng = demand_of(jobs, cluster), idle_room(cluster), np.random.default_rng(seed)
+    amount = demand.gpus * demand.milli
+    order = shuffled_requests(amount, requested * cluster.gpus * WHOLE, rng)
+    room.turn[:] = rng.permutation(cluster.nodes)
+    return Stage(cluster.arrays(), room, demand, eligibility(jobs, cluster), amount, order, rng)
 
 
 def fill_cluster(
@@ -57,16 +82,7 @@ def fill_cluster(
         raise InputError(f"rule {rule!r} is unknown; known are {', '.join(SHARING_RULES)}")
     if not points or (np.diff([0.0, *points]) <= 0).any():
         raise InputError(f"points {tuple(points)}: give shares of the cluster's GPUs, ascending from above 0")
-    demand, classes, arrays, room = (
-        demand_of(jobs, cluster),
-        eligibility(jobs, cluster),
-        cluster.arrays(),
-        idle_room(cluster),
-    )
-    amount = demand.gpus * demand.milli
-    rng = np.random.default_rng(seed)
-    order = shuffled_requests(amount, points[-1] * cluster.gpus * WHOLE, rng)
-    room.turn[:] = rng.permutation(cluster.nodes)
+    arrays, room, demand, classes, amount, order, rng = set_stage(jobs, cluster, seed, points[-1])
     draws = rng.integers(0, 2**63, len(order), dtype=np.uint64)
     asked = np.cumsum(amount[order])
     types = task_types(jobs, cluster) if measure_fragments else None

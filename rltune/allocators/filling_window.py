@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.filling import Filling, rule_work, shuffled_requests
+from rltune.allocators.filling import MOST_KNOWN, Filling, rule_work, set_stage
 from rltune.allocators.formulation import Instance
 from rltune.allocators.joint import JointSolver
 from rltune.allocators.measure import Measure
 from rltune.allocators.plan_terms import Place
-from rltune.allocators.sharing import Demand, Room, demand_of, find, idle_room, take
+from rltune.allocators.sharing import Demand, Room, find, take
 from rltune.allocators.sharing import Place as Work
+from rltune.allocators.sharing_fragments import MEASURES
 from rltune.allocators.sharing_gradient import changed
 from rltune.allocators.sharing_rules import SHARING_RULES
-from rltune.cluster import Cluster, ClusterArrays, Eligibility, eligibility
+from rltune.cluster import Cluster, ClusterArrays, Eligibility
 from rltune.errors import InputError
 from rltune.jobs import WHOLE, JobTable
 
@@ -48,17 +49,15 @@ def fill_by_window(
     """
     if window < 1:
         raise InputError(f"window={window}; at least 1 request is needed")
-    demand, classes, arrays, room = (
-        demand_of(jobs, cluster),
-        eligibility(jobs, cluster),
-        cluster.arrays(),
-        idle_room(cluster),
-    )
-    amount = demand.gpus * demand.milli
-    rng = np.random.default_rng(seed)
-    order = shuffled_requests(amount, requested * cluster.gpus * WHOLE, rng)
-    room.turn[:] = rng.permutation(cluster.nodes)
+    if measure not in MEASURES:
+        raise InputError(f"measure {measure!r} is unknown; known are {', '.join(MEASURES)}")
+    arrays, room, demand, classes, amount, order, _ = set_stage(jobs, cluster, seed, requested)
     rules = {name: rule_work(jobs, cluster, name) for name in (measure, *known)}
+    if not len(rules[measure].memo.version):
+        raise InputError(
+            f"{cluster.nodes} nodes and {len(rules[measure].types.share)} kinds of requests: over {MOST_KNOWN} pairs to remember; "
+            "use a smaller cluster or fewer kinds"
+        )
     for work in rules.values():
         for node in range(cluster.nodes):
             changed(arrays, room, work, node)

@@ -55,3 +55,10 @@ def test_an_empty_window_is_refused() -> None:
     jobs, cluster = workload()
     with pytest.raises(InputError, match="window=0"):
         fill_by_window(jobs, cluster, JointSolver(LEVELS), "stranding", 0, window=0)
+
+
+def test_a_rule_without_a_measure_is_refused() -> None:
+    """best_fit knows no fragmentation: its plans would be weighed by nothing."""
+    jobs, cluster = workload()
+    with pytest.raises(InputError, match="best_fit"):
+        fill_by_window(jobs, cluster, JointSolver(LEVELS), "best_fit", 0)
