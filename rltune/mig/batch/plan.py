@@ -1,0 +1,178 @@
+"""A plan of a batch, and the independent check that a GPU could follow it as written.
+
+Nothing here knows how a plan was found: the checker looks at instances, their creation and destruction, and runs only.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from rltune.errors import InputError
+from rltune.mig.batch.tasks import Tasks
+from rltune.mig.geometry import Placement, geometry
+
+EPS = 1e-6
+"""Seconds by which sums of floating-point times may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A GPU instance in a plan; all times in seconds from the arrival of the batch.
+
+    It is created from ``create_s`` to ``ready_s`` (both None: it was there before) and destroyed from ``destroy_s``
+    to ``gone_s`` (None: it stays). ``busy_until_s``: an earlier batch runs in it until then.
+    """
+
+    gpu: int
+    placement: Placement
+    create_s: float | None
+    ready_s: float | None
+    destroy_s: float | None = None
+    gone_s: float | None = None
+    busy_until_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Task index ``task`` runs in ``Plan.instances[instance]`` from ``start_s`` to ``end_s``."""
+
+    task: int
+    instance: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a GPU holds when a batch arrives: instances that were there, and until when its reconfiguration is taken."""
+
+    instances: tuple[Instance, ...] = ()
+    reconfiguring_until_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``gpus`` their models; instances and runs on them; ``method`` who planned it."""
+
+    gpus: tuple[str, ...]
+    instances: tuple[Instance, ...]
+    runs: tuple[Run, ...]
+    method: str
+    left: tuple[Left, ...] = field(default=())
+
+    @property
+    def makespan_s(self) -> float:
+        """End of the last task, seconds from the arrival of the batch."""
+        return max(run.end_s for run in self.runs)
+
+    @property
+    def reconfigurations(self) -> int:
+        """Instances created and destroyed."""
+        return sum((i.create_s is not None) + (i.destroy_s is not None) for i in self.instances)
+
+    def leaves(self, later_s: float) -> tuple[Left, ...]:
+        """What each GPU holds for a batch that arrives ``later_s`` seconds after this one."""
+        ends = [i.busy_until_s for i in self.instances]
+        for run in self.runs:
+            ends[run.instance] = max(ends[run.instance], run.end_s)
+        found = []
+        for gpu in range(len(self.gpus)):
+            mine = [index for index, i in enumerate(self.instances) if i.gpu == gpu]
+            stay = [index for index in mine if self.instances[index].destroy_s is None]
+            busy = [self.left[gpu].reconfiguring_until_s if self.left else 0.0]
+            for index in mine:
+                busy += [t for t in (self.instances[index].ready_s, self.instances[index].gone_s) if t is not None]
+            kept = tuple(
+                Instance(gpu, self.instances[i].placement, None, None, busy_until_s=max(0.0, ends[i] - later_s))
+                for i in stay
+            )
+            found.append(Left(kept, max(0.0, max(busy) - later_s)))
+        return tuple(found)
+
+
+def check_plan(tasks: Tasks, plan: Plan) -> None:
+    """Raise InputError unless a GPU could follow the plan: every task once and whole, no overlap, costs charged.
+
+    Reconfigurations of a GPU are serial and never touch an instance in which something runs.
+    """
+    ran = sorted(run.task for run in plan.runs)
+    if ran != list(range(len(tasks))):
+        raise InputError(f"the plan runs tasks {ran}; every one of {len(tasks)} must run once")
+    for run in plan.runs:
+        _check_run(tasks, plan, run)
+    for index in range(len(plan.instances)):
+        _check_apart((f"runs in instance {index}", r.start_s, r.end_s) for r in plan.runs if r.instance == index)
+    for gpu, model in enumerate(plan.gpus):
+        mine = [i for i in plan.instances if i.gpu == gpu]
+        _check_reconfigurations(model, mine, plan.left[gpu] if plan.left else Left())
+        _check_states(model, mine)
+
+
+def _check_run(tasks: Tasks, plan: Plan, run: Run) -> None:
+    instance = plan.instances[run.instance]
+    takes = tasks.seconds[plan.gpus[instance.gpu]][run.task, instance.placement.profile]
+    if not math.isfinite(takes) or abs(run.end_s - run.start_s - takes) > EPS:
+        raise InputError(f"task {tasks.names[run.task]!r} takes {takes} s there, not {run.end_s - run.start_s} s")
+    from_s = max(instance.ready_s or 0.0, instance.busy_until_s)
+    if run.start_s < from_s - EPS:
+        raise InputError(
+            f"task {tasks.names[run.task]!r} starts at {run.start_s} s, its instance is free from {from_s} s"
+        )
+    if instance.destroy_s is not None and run.end_s > instance.destroy_s + EPS:
+        raise InputError(
+            f"task {tasks.names[run.task]!r} runs to {run.end_s} s, its instance goes at {instance.destroy_s} s"
+        )
+
+
+def _check_apart(spans: Iterable[tuple[str, float, float]]) -> None:
+    ordered = sorted(spans, key=lambda span: span[1:])
+    for (what, _, end), (other, begin, _) in itertools.pairwise(ordered):
+        if begin < end - EPS:
+            raise InputError(f"{what} until {end} s, but {other} from {begin} s")
+
+
+def _check_reconfigurations(model: str, instances: Sequence[Instance], left: Left) -> None:
+    table = geometry(model)
+    spans = [("reconfiguring for an earlier batch", -math.inf, left.reconfiguring_until_s)]
+    for instance in instances:
+        profile = table.profiles[instance.placement.profile]
+        if instance.create_s is None:
+            there = any(i.placement == instance.placement for i in left.instances)
+            if not there or instance.ready_s is not None:
+                raise InputError(f"{profile.name} at {instance.placement.start} was neither there nor created")
+        elif instance.ready_s is None or abs(instance.ready_s - instance.create_s - profile.create_s) > EPS:
+            raise InputError(f"creating {profile.name} takes {profile.create_s} s")
+        else:
+            spans.append((f"creating {profile.name}", instance.create_s, instance.ready_s))
+        if instance.destroy_s is None:
+            continue
+        if instance.gone_s is None or abs(instance.gone_s - instance.destroy_s - profile.destroy_s) > EPS:
+            raise InputError(f"destroying {profile.name} takes {profile.destroy_s} s")
+        if instance.destroy_s < max(instance.busy_until_s, instance.ready_s or 0.0) - EPS:
+            raise InputError(f"{profile.name} at {instance.placement.start} is destroyed while it is in use")
+        spans.append((f"destroying {profile.name}", instance.destroy_s, instance.gone_s))
+    for old in left.instances:
+        kept = [i for i in instances if i.create_s is None and i.placement == old.placement]
+        if len(kept) != 1 or kept[0].busy_until_s != old.busy_until_s:
+            raise InputError(f"an instance that was there ({old.placement}) is missing, doubled or cut short")
+    _check_apart(spans)
+
+
+def _check_states(model: str, instances: Sequence[Instance]) -> None:
+    """At the beginning of every creation, what is there and the new instance form a legal state."""
+    table = geometry(model)
+    for new in instances:
+        if new.create_s is None:
+            continue
+        beside = [
+            other.placement
+            for other in instances
+            if other is not new
+            and (other.create_s is None or other.create_s < new.create_s)
+            and (other.gone_s is None or other.gone_s > new.create_s + EPS)
+        ]
+        table.check((*beside, new.placement))
+    table.check(i.placement for i in instances if i.create_s is None)

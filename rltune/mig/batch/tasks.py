@@ -1,0 +1,209 @@
+"""Tasks of a batch: how long each takes on each profile of each GPU model; and the CSV they come in."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from rltune.errors import InputError
+from rltune.mig.geometry import Geometry, geometry
+
+OWN_COLUMNS = ("task", "model", "memory_gb", "batch", "arrival_s")
+"""Columns of the CSV that are no profile."""
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """One batch.
+
+    ``names`` (n_tasks,); ``seconds``: GPU model -> (n_tasks, n_profiles) run times in the order of
+    ``geometry(model).profiles``, infinite where a task cannot run; ``arrival_s`` when the batch becomes known.
+    """
+
+    names: tuple[str, ...]
+    seconds: Mapping[str, npt.NDArray[np.float64]]
+    arrival_s: float = 0.0
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise InputError("the batch has no tasks; give at least one")
+        for model, table in self.seconds.items():
+            if table.shape != (len(self.names), len(geometry(model).profiles)):
+                raise InputError(f"times on {model} have shape {table.shape}; give a row a task and a column a profile")
+            if np.isnan(table).any() or (table <= 0).any():
+                raise InputError(f"times on {model} must be positive seconds, or infinite where a task cannot run")
+            table.setflags(write=False)
+        runs = np.any([np.isfinite(table).any(1) for table in self.seconds.values()], axis=0)
+        if not runs.all():
+            raise InputError(
+                f"task {self.names[int(np.argmin(runs))]!r} fits no slice of {', '.join(self.seconds)}; give it a time "
+                "on a larger profile, a GPU model with more memory, or leave it out"
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def tasks_of(model: str, columns: Mapping[str, Sequence[float]], names: Sequence[str] | None = None) -> Tasks:
+    """A batch from columns of seconds: ``tasks_of("a100-80gb", {"1g": [...], "7g": [...]})``.
+
+    A profile without a column cannot be used; nor may a task whose time is infinite, NaN or None use it.
+    """
+    table = geometry(model)
+    length = len(next(iter(columns.values()), ()))
+    seconds = np.full((length, len(table.profiles)), np.inf)
+    for name, values in columns.items():
+        if len(values) != length:
+            raise InputError(f"column {name!r} has {len(values)} times, others {length}; give one a task")
+        column = np.array([np.inf if value is None else value for value in values], np.float64)
+        seconds[:, table.profile(name)] = np.where(np.isnan(column), np.inf, column)
+    return Tasks(tuple(names or (f"task-{i}" for i in range(length))), {table.model: seconds})
+
+
+def read_tasks(path: str | Path, models: Iterable[str]) -> list[Tasks]:
+    """Batches of a CSV, in order of arrival.
+
+    Columns: ``task``; a column a profile (``1g``, ``1g double``, ``3g.40gb``, ...) with seconds, empty where the task cannot
+    run; optionally ``memory_gb``, by which profiles with less are ruled out (and ``1g double``, without a column of its
+    own, takes as long as 1g); ``model``, a row a task and GPU model; ``batch``, a label; ``arrival_s``.
+
+    Raises InputError naming file, line and remedy.
+    """
+    path = Path(path)
+    tables = {table.model: table for table in map(geometry, models)}
+    rows = _rows(path, tables)
+    batches: dict[str, dict[str, list[_Row]]] = {}
+    for row in rows:
+        batches.setdefault(row.batch, {}).setdefault(row.task, []).append(row)
+    found = [_batch(path, label, members, tables) for label, members in batches.items()]
+    return sorted(found, key=lambda batch: batch.arrival_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    line: int
+    task: str
+    batch: str
+    model: str
+    arrival_s: float
+    seconds: npt.NDArray[np.float64]
+
+
+def _rows(path: Path, tables: Mapping[str, Geometry]) -> list[_Row]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            used = _profile_columns(path, columns, tables)
+            return [row for line in reader for row in [_row(path, reader.line_num, line, used, tables)]]
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give a CSV with columns task,1g,2g,3g,4g,7g (seconds)") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{path}: cannot be read as CSV ({' '.join(str(error).split())}); save it as UTF-8 CSV"
+        ) from None
+
+
+def _profile_columns(path: Path, columns: list[str], tables: Mapping[str, Geometry]) -> dict[str, dict[str, int]]:
+    """GPU model -> column -> profile. A column that is no profile of any model is an error."""
+    if "task" not in columns:
+        raise InputError(f"{path}: line 1: no column 'task'; the header is task,1g,2g,3g,4g,7g or alike")
+    if len(set(columns)) < len(columns):
+        raise InputError(f"{path}: line 1: a column stands twice; name each once")
+    if len(tables) > 1 and "model" not in columns:
+        raise InputError(f"{path}: several GPU models need a column 'model'; a row a task and model")
+    used: dict[str, dict[str, int]] = {model: {} for model in tables}
+    refusal = ""
+    for column in columns:
+        if column in OWN_COLUMNS:
+            continue
+        known = False
+        for model, table in tables.items():
+            try:
+                index = table.profile(column)
+            except InputError as error:
+                refusal = str(error)
+                continue
+            if index in used[model].values():
+                raise InputError(f"{path}: line 1: {column!r} names a profile that another column names too; keep one")
+            used[model][column] = index
+            known = True
+        if not known:
+            raise InputError(f"{path}: line 1: column {column!r}: {refusal}; or {', '.join(OWN_COLUMNS)}")
+    return used
+
+
+def _row(
+    path: Path,
+    line: int,
+    cells: Mapping[str, str],
+    used: Mapping[str, Mapping[str, int]],
+    tables: Mapping[str, Geometry],
+) -> _Row:
+    if None in cells or None in cells.values():
+        raise InputError(f"{path}: line {line}: as many cells as the header has columns are needed; check the commas")
+    task = cells["task"].strip()
+    if not task:
+        raise InputError(f"{path}: line {line}: the task has no name; give one")
+    model = geometry(cells["model"]).model if cells.get("model", "").strip() else next(iter(tables))
+    if model not in tables:
+        raise InputError(f"{path}: line {line}: model {model} is not among the GPUs asked for ({', '.join(tables)})")
+    table = tables[model]
+    seconds = np.full(len(table.profiles), np.inf)
+    for column, profile in used[model].items():
+        seconds[profile] = _number(path, line, column, cells[column], np.inf)
+    memory = _number(path, line, "memory_gb", cells.get("memory_gb", ""), 0.0)
+    by_kind = {profile.kind: index for index, profile in enumerate(table.profiles)}
+    double = by_kind.get("1g double")
+    if memory and double is not None and double not in used[model].values():
+        seconds[double] = seconds[by_kind["1g"]]
+    seconds[[profile.memory_gb < memory for profile in table.profiles]] = np.inf
+    arrival = _number(path, line, "arrival_s", cells.get("arrival_s", ""), 0.0, least=0.0)
+    return _Row(line, task, cells.get("batch", "").strip(), model, arrival, seconds)
+
+
+def _number(path: Path, line: int, column: str, text: str, empty: float, least: float | None = None) -> float:
+    text = text.strip()
+    if not text:
+        return empty
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or (value <= 0 if least is None else value < least):
+        raise InputError(
+            f"{path}: line {line}: {column}={text!r} is no positive number; give seconds (or GB), or leave it empty"
+        )
+    return value
+
+
+def _batch(path: Path, label: str, members: Mapping[str, list[_Row]], tables: Mapping[str, Geometry]) -> Tasks:
+    names = tuple(members)
+    seconds = {model: np.full((len(names), len(table.profiles)), np.inf) for model, table in tables.items()}
+    arrivals = set()
+    for index, rows in enumerate(members.values()):
+        for at, row in enumerate(rows):
+            if any(row.model == other.model for other in rows[:at]):
+                raise InputError(
+                    f"{path}: line {row.line}: task {row.task!r} stands twice; give every task its own name"
+                )
+            seconds[row.model][index] = row.seconds
+            arrivals.add(row.arrival_s)
+        if not any(np.isfinite(table[index]).any() for table in seconds.values()):
+            raise InputError(
+                f"{path}: line {rows[0].line}: task {rows[0].task!r} fits no slice of {', '.join(tables)}; "
+                "check memory_gb, give a time on a larger profile, or another GPU model"
+            )
+    if len(arrivals) > 1:
+        raise InputError(f"{path}: batch {label!r}: its tasks have different arrival_s; a batch arrives at once")
+    if not names:
+        raise InputError(f"{path}: no tasks; give a row a task")
+    return Tasks(names, seconds, arrivals.pop(), label)
