@@ -51,18 +51,19 @@ class Tasks:
         return len(self.names)
 
 
-def tasks_of(model: str, columns: Mapping[str, Sequence[float]], names: Sequence[str] | None = None) -> Tasks:
+def tasks_of(model: str, columns: Mapping[str, npt.ArrayLike], names: Sequence[str] | None = None) -> Tasks:
     """A batch from columns of seconds: ``tasks_of("a100-80gb", {"1g": [...], "7g": [...]})``.
 
     A profile without a column cannot be used; nor may a task whose time is infinite, NaN or None use it.
     """
     table = geometry(model)
-    length = len(next(iter(columns.values()), ()))
+    # None becomes NaN.
+    given = {name: np.asarray(values, np.float64) for name, values in columns.items()}
+    length = len(next(iter(given.values()), ()))
     seconds = np.full((length, len(table.profiles)), np.inf)
-    for name, values in columns.items():
-        if len(values) != length:
-            raise InputError(f"column {name!r} has {len(values)} times, others {length}; give one a task")
-        column = np.array([np.inf if value is None else value for value in values], np.float64)
+    for name, column in given.items():
+        if column.shape != (length,):
+            raise InputError(f"column {name!r} has shape {column.shape}, the first ({length},); give one time a task")
         seconds[:, table.profile(name)] = np.where(np.isnan(column), np.inf, column)
     return Tasks(tuple(names or (f"task-{i}" for i in range(length))), {table.model: seconds})
 
