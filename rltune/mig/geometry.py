@@ -163,8 +163,7 @@ class Geometry:
 
     def maximal(self, kinds: Iterable[str] = PLAIN) -> tuple[State, ...]:
         """Every maximal state of these kinds: the partitions that fixed-partition schedulers choose from."""
-        wanted = tuple(kinds)
-        return tuple(state for state in self.states(wanted) if self.is_maximal(state, wanted))
+        return _maximal(self, tuple(kinds))
 
     def multiset(self, state: State) -> tuple[str, ...]:
         """Kinds of a state, largest first: what two states that differ in places only have in common."""
@@ -193,6 +192,11 @@ class Geometry:
                 raise InputError(f"{word!r} is no placement; write kind@start, such as 3g@4")
             placements.append(Placement(self.profile(kind), int(start)))
         return self.check(placements)
+
+
+@cache
+def _maximal(table: Geometry, kinds: tuple[str, ...]) -> tuple[State, ...]:
+    return tuple(state for state in table.states(kinds) if table.is_maximal(state, kinds))
 
 
 @cache
