@@ -1,8 +1,9 @@
 """GPU types: the names a pool or a job may carry, and what one GPU of the type can do and draws.
 
 Memory, speed and board power are the vendor's data sheets (K80: half a board of two GPUs; P100: PCIe; V100, A100,
-H100, H200: SXM; B200, B300, RTX-PRO-6000: memory of the whole GPU's MIG profile). ``12GB`` and ``24GB`` are the two unnamed types of the Philly machine list, ``MISC`` the unnamed
-ones of Alibaba PAI, ``G1``, ``G2``, ``G3`` the undisclosed ones of Alibaba openb; ``any`` stands in a pool whose trace publishes no type.
+H100, H200: SXM; of B200, B300 and RTX-PRO-6000 the memory of the whole GPU's MIG profile). ``12GB`` and ``24GB`` are the
+two unnamed types of the Philly machine list, ``MISC`` the unnamed ones of Alibaba PAI, ``G1``, ``G2``, ``G3`` the
+undisclosed ones of Alibaba openb; ``any`` stands in a pool whose trace publishes no type.
 
 Power under load is a measured share of the board's limit: Zeus (You, Chung, Chowdhury, NSDI 2023; ml-energy/zeus,
 trace/summary_power_*.csv) gives the average power of BERT, ResNet-50, ShuffleNetV2, DeepSpeech2 and NCF in training,

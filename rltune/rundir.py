@@ -107,6 +107,15 @@ def _refusal(error: OSError, path: Path) -> InputError:
 
 def manifest(trace: Any, seeds: Any, ranges: dict[str, Any]) -> dict[str, Any]:
     """Where a result comes from: code, packages, machine, trace, stretches."""
+    return _code_and_machine() | {"seeds": seeds, "trace": describe_trace(trace), "ranges": ranges}
+
+
+def manifest_of_file(path: Path, seeds: Any) -> dict[str, Any]:
+    """The same of a result that comes from one file of the user's."""
+    return _code_and_machine() | {"seeds": seeds, "file": {"path": str(path), "sha256": sha256_of(path)}}
+
+
+def _code_and_machine() -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now().isoformat(timespec="seconds"),
@@ -114,9 +123,6 @@ def manifest(trace: Any, seeds: Any, ranges: dict[str, Any]) -> dict[str, Any]:
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "packages": {name: _version(name) for name in PACKAGES},
         "machine": {"python": platform.python_version(), "system": platform.system(), "cores": os.cpu_count()},
-        "seeds": seeds,
-        "trace": describe_trace(trace),
-        "ranges": ranges,
     }
 
 

@@ -1,0 +1,1 @@
+"""Commands of ``python -m rltune.mig``: short mains, from options to a run directory."""
