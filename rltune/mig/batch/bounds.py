@@ -47,15 +47,26 @@ class Bounds:
         return max(self.area, self.longest, self.relaxed, self.proved or 0.0)
 
 
-def area_bound(tasks: Tasks, gpus: Sequence[str]) -> float:
+def area_bound(tasks: Tasks, gpus: Sequence[str], left: Sequence[Left] | None = None) -> float:
     """Seconds: sum over tasks of least compute slices x seconds, over the slices of all GPUs.
 
-    With several models a slice counts as the largest part of a GPU that it is on any, which keeps it a bound.
+    Where an earlier batch holds slices, the level to which that area fills up what it leaves. With several models a
+    slice is the part of its GPU that it is, and a task counts where that is least.
     """
-    tables = {geometry(model).model: geometry(model) for model in gpus}
-    compute = {model: np.array([p.compute for p in table.profiles]) / table.compute for model, table in tables.items()}
-    part = np.min([(tasks.seconds[model] * compute[model]).min(1) for model in tables], axis=0)
-    return float(part.sum() / len(gpus))
+    tables = [geometry(model) for model in gpus]
+    compute = {t.model: np.array([p.compute for p in t.profiles]) / t.compute for t in tables}
+    area = np.min([(tasks.seconds[model] * compute[model]).min(1) for model in compute], axis=0).sum()
+    free_s, width = [], []
+    for gpu, table in enumerate(tables):
+        held = left[gpu].instances if left else ()
+        for s in range(table.compute):
+            free_s.append(max([0.0, *(i.busy_until_s for i in held if table.mask(i.placement) >> s & 1)]))
+            width.append(1.0 / table.compute)
+    order = np.argsort(free_s)
+    begins, widths = np.array(free_s)[order], np.cumsum(np.array(width)[order])
+    # With the first k slices to come free: level x widths - what is held of them = area.
+    levels = (area + np.cumsum(begins * np.array(width)[order])) / widths
+    return float(levels.min())
 
 
 def bounds(tasks: Tasks, gpus: Sequence[str], prove_s: float = 0.0, left: Sequence[Left] | None = None) -> Bounds:
@@ -68,7 +79,7 @@ def bounds(tasks: Tasks, gpus: Sequence[str], prove_s: float = 0.0, left: Sequen
     longest = float(np.max(np.min(times[:, used] + _cheapest_create(boxes, used), axis=1)))
     relaxed = _program(times, boxes, np.inf, proof=False)
     proved = _program(times, boxes, prove_s, proof=True) if prove_s > 0 else None
-    return Bounds(area_bound(tasks, models), longest, relaxed, proved)
+    return Bounds(area_bound(tasks, models, left), longest, relaxed, proved)
 
 
 def _cheapest_create(boxes: Boxes, columns: Ints) -> Floats:

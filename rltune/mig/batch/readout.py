@@ -50,6 +50,25 @@ def plan_of(
     return Plan(tuple(gpus), tuple(instances), tuple(runs), method, tuple(left))
 
 
+def merged(where: Ints, boxes: Boxes) -> Ints:
+    """The same with the tasks of two boxes in one where the second would only make the first one's instance anew."""
+    where = where.copy()
+    held = np.bincount(where, minlength=boxes.n) > 0
+    for gpu in range(len(boxes.clock)):
+        last: dict[int, int] = {}
+        for box in range(boxes.first[gpu], boxes.first[gpu + 1]):
+            if not (held[box] or boxes.made[box]):
+                continue
+            slices = range(boxes.start[box], boxes.start[box] + boxes.size[box])
+            before = {last.get(s, -1) for s in slices}
+            other = before.pop() if len(before) == 1 else -1
+            if other >= 0 and boxes.column[other] == boxes.column[box] and boxes.start[other] == boxes.start[box]:
+                where[where == box] = other
+            else:
+                last |= dict.fromkeys(slices, box)
+    return where
+
+
 def boxes_in(plan: Plan, boxes: Boxes) -> Ints | None:
     """(n_tasks,) box of each task of a plan made by whatever method; None where a placement has no box.
 

@@ -18,7 +18,7 @@ from rltune.errors import InputError
 from rltune.mig.batch.anneal import Moving, anneal, keep_as_best, moving_of, set_plan
 from rltune.mig.batch.boxes import Boxes, Floats, Ints, boxes_of, times_of
 from rltune.mig.batch.plan import Left, Plan
-from rltune.mig.batch.readout import boxes_in, makespan_of, plan_of
+from rltune.mig.batch.readout import boxes_in, makespan_of, merged, plan_of
 from rltune.mig.batch.seeds import Seed, all_seeds
 from rltune.mig.batch.tasks import Tasks
 from rltune.mig.batch.timetable import Work, work_of
@@ -84,6 +84,7 @@ def search(
     run.search(begun + seconds if steps is None else np.inf, steps)
     first = seeds[int(np.argmin(ends))]
     candidates = [
+        plan_of(merged(run.best, boxes), times, boxes, work, models, left, "search"),
         plan_of(run.best, times, boxes, work, models, left, "search"),
         plan_of(first.where, times, boxes, work, models, left, first.name, first.rule),
         *plans,
