@@ -1,0 +1,1 @@
+"""What ``python -m rltune.mig <command>`` runs."""
