@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rltune.mig.batch.families import FAMILIES, family_batch
+from rltune.mig.batch.families import FAMILIES, SIZES, family_batch
 from rltune.mig.batch.tasks import Tasks
+from rltune.mig.geometry import geometry
 from rltune.rl.mig.env import Episode
 
 POOL = 4000
 """Tasks of each family that training batches are drawn from: drawing afresh would take as long as learning."""
-VALIDATION = 1
-"""Added to a seed to make that of the validation batches."""
 
 
 @dataclass(frozen=True)
@@ -70,3 +69,8 @@ def drawn(families: Sequence[str], each: int, tasks: int, model: str, seed: Sequ
     """``each`` fresh batches of every family."""
     rng = np.random.default_rng(list(seed))
     return {family: [family_batch(family, tasks, rng, model) for _ in range(each)] for family in families}
+
+
+def family_profiles(model: str) -> tuple[int, ...]:
+    """Profiles that the families have times for."""
+    return tuple(sorted(geometry(model).profile(f"{size}g") for size in SIZES))

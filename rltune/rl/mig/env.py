@@ -22,7 +22,7 @@ from rltune.mig.geometry import Placement, geometry
 from rltune.rl.mig.kernels import (
     ASSIGNED,
     CLOCKS,
-    COUNTS,
+    MARKS,
     GPU_FEATURES,
     INSTANCES,
     OVER,
@@ -126,7 +126,7 @@ class VectorBatchEnv(VectorEnv):
             episode = self.source(self._rng)
         n = len(episode.seconds)
         self.rows.seconds[i, :n] = episode.seconds
-        self.rows.count[i, TASKS], self.rows.count[i, WINDOW] = n, episode.window
+        self.rows.marks[i, TASKS], self.rows.marks[i, WINDOW] = n, episode.window
         begin(self.rows, i, self.layout)
         first_look(self.rows, i, self.layout, self.seen)
         self._over[i] = False
@@ -141,7 +141,7 @@ class VectorBatchEnv(VectorEnv):
         if self.source is not None:
             for i in np.flatnonzero(self._over):
                 self._begin(int(i), None)
-        ended = (self.rows.count[:, OVER] == 1) & active
+        ended = (self.rows.marks[:, OVER] == 1) & active
         self._over = self._over | ended
         return self._observation(), self._rewards.copy(), ended, np.zeros(self.num_envs, bool), {}
 
@@ -159,7 +159,7 @@ class VectorBatchEnv(VectorEnv):
         rows, layout = self.rows, self.layout
         profiles = geometry(self.setup.model).profiles
         instances = []
-        for record in range(int(rows.count[i, INSTANCES])):
+        for record in range(int(rows.marks[i, INSTANCES])):
             at = rows.placement[i, record]
             placement = Placement(int(layout.profile[at]), int(layout.start[at]))
             created, gone = float(rows.created[i, record]), float(rows.destroyed[i, record])
@@ -167,7 +167,7 @@ class VectorBatchEnv(VectorEnv):
             ends = (None, None) if np.isnan(gone) else (gone, gone + costs.destroy_s)
             instances.append(Instance(0, placement, created, created + costs.create_s, *ends))
         runs = []
-        for task in range(int(rows.count[i, ASSIGNED])):
+        for task in range(int(rows.marks[i, ASSIGNED])):
             record, start = int(rows.ran_in[i, task]), float(rows.begun[i, task])
             takes = float(rows.seconds[i, task, instances[record].placement.profile])
             runs.append(Run(task, record, start, start + takes))
@@ -206,5 +206,5 @@ def make_rows(n_envs: int, setup: Setup, layout: Layout) -> Rows:
         ran_in=ints(n),
         begun=floats(n),
         clock=floats(CLOCKS),
-        count=ints(COUNTS),
+        marks=ints(MARKS),
     )

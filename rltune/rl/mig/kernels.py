@@ -26,8 +26,8 @@ NOW, RECONFIGURING, BOUND, REACHED, HORIZON = range(5)
 reached so far (all tasks); what the visible state says is left."""
 CLOCKS = 5
 TASKS, WINDOW, NEXT, ASSIGNED, INSTANCES, OVER = range(6)
-"""Slots of ``Rows.count``; NEXT: the first task not yet visible."""
-COUNTS = 6
+"""Slots of ``Rows.marks``; NEXT: the first task not yet visible."""
+MARKS = 6
 FIXED, N_SLOTS = len(FIXED_FEATURES), len(SLOTS)
 TASK_FEATURES = (
     *(f"fits {slot}" for slot in SLOTS),
@@ -59,7 +59,7 @@ class Rows(NamedTuple):
     (n_envs, P): an instance exists, nothing ran in it yet; ``free_at`` (n_envs, P) seconds when it is idle; ``record``
     (n_envs, P) its number below; ``placement``, ``created``, ``destroyed`` (n_envs, M) all instances that ever were,
     seconds when creation and destruction begin (NaN: never); ``ran_in``, ``begun`` (n_envs, N) instance and start of
-    every task; ``clock``, ``count``: see the slots above.
+    every task; ``clock``, ``marks``: see the slots above.
     """
 
     seconds: npt.NDArray[np.float64]
@@ -79,7 +79,7 @@ class Rows(NamedTuple):
     ran_in: npt.NDArray[np.int64]
     begun: npt.NDArray[np.float64]
     clock: npt.NDArray[np.float64]
-    count: npt.NDArray[np.int64]
+    marks: npt.NDArray[np.int64]
 
 
 class Seen(NamedTuple):
@@ -93,13 +93,13 @@ class Seen(NamedTuple):
 
 @kernel
 def begin(rows, i, layout):
-    """Start row i: its ``seconds``, and TASKS and WINDOW of ``count``, are set; the GPU is empty."""
-    n, visible = rows.count[i, TASKS], rows.shown.shape[1]
+    """Start row i: its ``seconds``, and TASKS and WINDOW of ``marks``, are set; the GPU is empty."""
+    n, visible = rows.marks[i, TASKS], rows.shown.shape[1]
     area = 0.0
     for task in range(n):
         measure_task(rows, i, task, layout)
         area += rows.least[i, task]
-    shown = min(n, rows.count[i, WINDOW], visible)
+    shown = min(n, rows.marks[i, WINDOW], visible)
     for v in range(visible):
         rows.shown[i, v] = v if v < shown else -1
     rows.there[i, :] = False
@@ -109,10 +109,10 @@ def begin(rows, i, layout):
     rows.clock[i, :] = 0.0
     rows.clock[i, BOUND] = area / layout.total[0]
     rows.clock[i, REACHED] = rows.clock[i, BOUND]
-    rows.count[i, NEXT] = shown
-    rows.count[i, ASSIGNED] = 0
-    rows.count[i, INSTANCES] = 0
-    rows.count[i, OVER] = 0
+    rows.marks[i, NEXT] = shown
+    rows.marks[i, ASSIGNED] = 0
+    rows.marks[i, INSTANCES] = 0
+    rows.marks[i, OVER] = 0
 
 
 @inner
@@ -192,11 +192,11 @@ def assign(rows, i, layout, v, p):
     rows.run_from[i, p] = start
     rows.free_at[i, p] = start + rows.seconds[i, task, layout.profile[p]]
     rows.fresh[i, p] = False
-    rows.count[i, ASSIGNED] += 1
+    rows.marks[i, ASSIGNED] += 1
     rows.shown[i, v] = -1
-    if rows.count[i, NEXT] < rows.count[i, TASKS]:
-        rows.shown[i, v] = rows.count[i, NEXT]
-        rows.count[i, NEXT] += 1
+    if rows.marks[i, NEXT] < rows.marks[i, TASKS]:
+        rows.shown[i, v] = rows.marks[i, NEXT]
+        rows.marks[i, NEXT] += 1
 
 
 @inner
@@ -208,8 +208,8 @@ def create(rows, i, layout, p):
             rows.destroyed[i, rows.record[i, q]] = clock
             rows.there[i, q] = False
             clock += layout.destroy_s[q]
-    made = rows.count[i, INSTANCES]
-    rows.count[i, INSTANCES] += 1
+    made = rows.marks[i, INSTANCES]
+    rows.marks[i, INSTANCES] += 1
     rows.record[i, p] = made
     rows.placement[i, made] = p
     rows.created[i, made] = clock
@@ -249,12 +249,12 @@ def reached(rows, i, layout):
     What runs and the least area of all other tasks, spread over the whole GPU from now on; or the last end.
     """
     area, last = committed(rows, i, layout)
-    if rows.count[i, ASSIGNED] == rows.count[i, TASKS]:
+    if rows.marks[i, ASSIGNED] == rows.marks[i, TASKS]:
         return rows.clock[i, NOW] + last
     for v in range(rows.shown.shape[1]):
         if rows.shown[i, v] >= 0:
             area += rows.least[i, rows.shown[i, v]]
-    for task in range(rows.count[i, NEXT], rows.count[i, TASKS]):
+    for task in range(rows.marks[i, NEXT], rows.marks[i, TASKS]):
         area += rows.least[i, task]
     return rows.clock[i, NOW] + max(area / layout.total[0], last)
 
@@ -264,8 +264,8 @@ def settle(rows, i, layout, mask):
     """After an action: pass over instants at which one can only wait, and mark the end of the episode."""
     while True:
         legal = mark_legal(rows, i, layout, mask)
-        if rows.count[i, ASSIGNED] == rows.count[i, TASKS]:
-            rows.count[i, OVER] = 1
+        if rows.marks[i, ASSIGNED] == rows.marks[i, TASKS]:
+            rows.marks[i, OVER] = 1
             # Observed once more before the next episode begins: something has to be legal.
             mask[i, mask.shape[1] - 1] = 1
             return
@@ -286,7 +286,7 @@ def horizon(rows, i, layout):
             last = max(last, rows.fastest[i, task])
             waiting += 1
     if waiting > 0:
-        hidden = rows.count[i, TASKS] - rows.count[i, NEXT]
+        hidden = rows.marks[i, TASKS] - rows.marks[i, NEXT]
         area += seen * (waiting + hidden) / waiting
     return max(area / layout.total[0], last, 1e-9)
 
@@ -370,7 +370,7 @@ def observe_gpu(rows, i, layout, long, gpu):
     gpu[i, 1] = min(area / (layout.total[0] * long), 1.0)
     gpu[i, 2] = share
     gpu[i, 3] = min(waiting / MANY, 1.0)
-    gpu[i, 4] = min((rows.count[i, TASKS] - rows.count[i, NEXT]) / MANY, 1.0)
+    gpu[i, 4] = min((rows.marks[i, TASKS] - rows.marks[i, NEXT]) / MANY, 1.0)
     gpu[i, 5] = min(earliest / long, 1.0)
     gpu[i, 6] = min(last / long, 1.0)
     gpu[i, 7] = min(longest / long, 1.0)

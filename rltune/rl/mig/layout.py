@@ -7,7 +7,7 @@ to their fraction of the GPU, so that one policy serves all types.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +46,8 @@ class Layout(NamedTuple):
     fixed: npt.NDArray[np.float32]
 
 
-def make_layout(model: str, profiles: Iterable[int] | None = None) -> Layout:
+@cache
+def make_layout(model: str, profiles: tuple[int, ...] | None = None) -> Layout:
     """The layout of a GPU type with these profiles (default: all), indices into ``geometry(model).profiles``."""
     table = geometry(model)
     chosen = sorted(set(range(len(table.profiles)) if profiles is None else profiles))

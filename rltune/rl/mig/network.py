@@ -68,8 +68,9 @@ class BatchNetwork(nn.Module):
         self.assign = nn.Linear(hidden, pair)
         self.create = nn.Linear(hidden, 1)
         self.wait = nn.Linear(hidden, 1)
-        self.value = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
-        for last in (self.assign, self.create, self.wait, self.value[-1]):
+        value_out = nn.Linear(hidden, 1)
+        self.value = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), value_out)
+        for last in (self.assign, self.create, self.wait, value_out):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 

@@ -60,3 +60,11 @@ def network_of(algorithm: Algorithm) -> BatchNetwork:
     net = algorithm.get_module().net
     assert isinstance(net, BatchNetwork)
     return net
+
+
+def load_weights(algorithm: Algorithm, network: BatchNetwork) -> None:
+    """Start an algorithm from given weights of the same architecture."""
+    module = algorithm.get_module()
+    module.net.load_state_dict(network.state_dict())
+    algorithm.learner_group.set_state({"learner": {"rl_module": {"default_policy": module.get_state()}}})
+    algorithm.env_runner_group.sync_weights(from_worker_or_learner_group=algorithm.learner_group)
