@@ -108,7 +108,7 @@ def _train(cfg: dict[str, Any], network: NetworkConfig, parent: Agent | None) ->
         return VectorBatchEnv(setup, int(context.get("num_envs", 1)), sampler)
 
     start_ray()
-    algorithm = build_ppo(vector_env, network, cfg["algo"], cfg["steps_per_epoch"], seed)
+    algorithm = build_ppo(vector_env, network, cfg["algo"], cfg["steps_per_epoch"], cfg["epochs"], seed)
     if parent is not None:
         load_weights(algorithm, parent.network)
     with progress_bar("training", cfg["epochs"], cfg["progress"]) as update:

@@ -22,9 +22,9 @@ from rltune.mig.geometry import Placement, geometry
 from rltune.rl.mig.kernels import (
     ASSIGNED,
     CLOCKS,
-    MARKS,
     GPU_FEATURES,
     INSTANCES,
+    MARKS,
     OVER,
     PLACE_FEATURES,
     TASK_FEATURES,

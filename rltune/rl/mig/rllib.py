@@ -33,15 +33,17 @@ class BatchModule(TorchRLModule, ValueFunctionAPI):
         return self.net(batch[Columns.OBS])[1] if embeddings is None else embeddings
 
 
-def build_ppo(vector_env: Any, network: NetworkConfig, options: Mapping[str, Any], batch: int, seed: int) -> Algorithm:
-    """PPO (Schulman et al., 2017). ``options``: ``algo`` of conf/mig_train.yaml; ``batch``: environment steps an epoch."""
+def build_ppo(
+    vector_env: Any, network: NetworkConfig, options: Mapping[str, Any], batch: int, epochs: int, seed: int
+) -> Algorithm:
+    """PPO (Schulman et al., 2017). ``options``: ``algo`` of conf/mig_train.yaml; ``batch``: environment steps each of ``epochs``."""
     torch.manual_seed(seed)
     # `common` only asks an architecture for its fields.
     config = common(PPOConfig(), vector_env, cast(Any, network), BatchModule, options, seed)
     config = config.training(
         gamma=1.0,
         lambda_=float(options["lambda"]),
-        lr=[[0, float(options["lr"])], [int(options["lr_steps"]), float(options["lr_end"])]],
+        lr=[[0, float(options["lr"])], [batch * epochs, float(options["lr_end"])]],
         clip_param=float(options["clip"]),
         entropy_coeff=float(options["entropy"]),
         vf_loss_coeff=float(options["value_loss"]),
