@@ -40,24 +40,13 @@ def train(cfg: dict[str, Any]) -> str:
     network = NetworkConfig(**cfg["network"]) if parent is None else parent.network.config
     name = cfg["name"] or f"mig-{cfg['family']}-s{cfg['seed']}-{datetime.now():%m%d-%H%M%S}"
     with RunDirectory(cfg["runs"], str(name)) as run:
-        outcome = _train(cfg, network, parent)
+        outcome = _train(cfg, network, parent, run)
         say(f"kept      {outcome.kept}: makespan / area bound {outcome.ratio:.4f} (prior {outcome.prior_ratio:.4f})")
-        origin = {
-            "options": {k: v for k, v in cfg.items() if k not in ("name", "runs", "progress", "checkpoint")},
-            "parent": None if parent is None else parent.origin,
-            "kept": outcome.kept,
-            "steps": outcome.rows[-1]["steps"],
-            "validation_ratio": outcome.ratio,
-            "prior_ratio": outcome.prior_ratio,
-        }
-        save_agent(run.file("policy.safetensors"), Agent(outcome.network, origin))
-        outcome.write_curve(run.file("curve.csv"))
         learning_curve(run.file("curve.csv"), run.file("learning_curve.png"), outcome.prior_ratio)
         run.write_text("config.yaml", yaml.safe_dump(cfg, sort_keys=False))
-        wall_s = time.perf_counter() - begun
-        runtime = {"wall_s": round(wall_s, 1), "peak_rss_mb": round(peak_rss_mb(), 1)}
-        summary = {"schema_version": SCHEMA_VERSION, "command": "mig train", "training": origin, "runtime": runtime}
-        run.write_json("summary.json", summary)
+        runtime = {"wall_s": round(time.perf_counter() - begun, 1), "peak_rss_mb": round(peak_rss_mb(), 1)}
+        summary = {"schema_version": SCHEMA_VERSION, "command": "mig train", "runtime": runtime}
+        run.write_json("summary.json", summary | {"training": _keep(cfg, parent, outcome, run)})
     return str(run.final)
 
 
@@ -89,7 +78,22 @@ def check_options(cfg: dict[str, Any]) -> None:
         check_text("checkpoint", cfg["checkpoint"])
 
 
-def _train(cfg: dict[str, Any], network: NetworkConfig, parent: Agent | None) -> Outcome:
+def _keep(cfg: dict[str, Any], parent: Agent | None, outcome: Outcome, run: RunDirectory) -> dict[str, Any]:
+    """Write what has been learned so far, policy and curve; returns how it came about."""
+    origin = {
+        "options": {k: v for k, v in cfg.items() if k not in ("name", "runs", "progress", "checkpoint")},
+        "parent": None if parent is None else parent.origin,
+        "kept": outcome.kept,
+        "steps": outcome.rows[-1]["steps"],
+        "validation_ratio": outcome.ratio,
+        "prior_ratio": outcome.prior_ratio,
+    }
+    save_agent(run.file("policy.safetensors"), Agent(outcome.network, origin))
+    outcome.write_curve(run.file("curve.csv"))
+    return origin
+
+
+def _train(cfg: dict[str, Any], network: NetworkConfig, parent: Agent | None, run: RunDirectory) -> Outcome:
     model, seed = geometry(cfg["gpu"]).model, int(cfg["seed"])
     families = tuple(FAMILIES) if cfg["family"] == "all" else (cfg["family"],)
     mixture = Mixture(
@@ -113,8 +117,11 @@ def _train(cfg: dict[str, Any], network: NetworkConfig, parent: Agent | None) ->
         load_weights(algorithm, parent.network)
     with progress_bar("training", cfg["epochs"], cfg["progress"]) as update:
 
-        def on_epoch(row: dict[str, Any]) -> None:
-            judged = row["validation_ratio"]
+        def on_epoch(outcome: Outcome) -> None:
+            judged = outcome.rows[-1]["validation_ratio"]
+            if judged is not None:
+                # A run that is cut off leaves what it had, in its hidden directory.
+                _keep(cfg, parent, outcome, run)
             update(1, None if judged is None else f"makespan / area bound on validation {judged:.4f}")
 
         outcome = train_epochs(algorithm, validator, cfg["epochs"], cfg["validate_every"], on_epoch)

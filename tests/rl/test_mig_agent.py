@@ -110,6 +110,16 @@ def test_a_window_of_one_plans_in_the_order_of_the_batch() -> None:
     assert all(later >= earlier - 1.0 for earlier, later in itertools.pairwise(starts))
 
 
+def test_online_plans_begin_alike_whatever_is_hidden() -> None:
+    """An online plan would be made with knowledge that a user does not have yet."""
+    table = family_batch("mix_scaling_soft", 16, np.random.default_rng(4), MODEL).seconds[MODEL]
+    other = table.copy()
+    other[8:] *= 3.0
+    plans = [shaken().plan(Tasks(tuple(map(str, range(16))), {MODEL: t}), MODEL, window=5) for t in (table, other)]
+    early = [sorted((r.start_s, r.end_s, r.task) for r in plan.runs)[:4] for plan in plans]
+    assert early[0] == early[1]
+
+
 @pytest.mark.parametrize(
     ("call", "what"),
     [

@@ -21,10 +21,10 @@ import numpy.typing as npt
 from rltune.compiled import inner, kernel
 from rltune.rl.mig.layout import FIXED_FEATURES, SLOTS
 
-NOW, RECONFIGURING, BOUND, REACHED, HORIZON = range(5)
+NOW, RECONFIGURING, BOUND, REACHED = range(4)
 """Slots of ``Rows.clock``, seconds: time; until when the GPU reconfigures; the area bound; the bound on the makespan
-reached so far (all tasks); what the visible state says is left."""
-CLOCKS = 5
+reached so far."""
+CLOCKS = 4
 TASKS, WINDOW, NEXT, ASSIGNED, INSTANCES, OVER = range(6)
 """Slots of ``Rows.marks``; NEXT: the first task not yet visible."""
 MARKS = 6
@@ -56,10 +56,10 @@ class Rows(NamedTuple):
     ``seconds`` (n_envs, N, K), infinite where a task cannot run; ``slot_s`` (n_envs, N, 6) the least by slot;
     ``least`` (n_envs, N) least compute x seconds; ``fastest`` (n_envs, N) least seconds; ``shown`` (n_envs, V) task at
     a visible position, -1: none; ``useful`` (n_envs, K) whether a visible task can use a profile; ``there``, ``fresh``
-    (n_envs, P): an instance exists, nothing ran in it yet; ``free_at`` (n_envs, P) seconds when it is idle; ``record``
-    (n_envs, P) its number below; ``placement``, ``created``, ``destroyed`` (n_envs, M) all instances that ever were,
-    seconds when creation and destruction begin (NaN: never); ``ran_in``, ``begun`` (n_envs, N) instance and start of
-    every task; ``clock``, ``marks``: see the slots above.
+    (n_envs, P): an instance exists, nothing ran in it yet; ``free_at`` (n_envs, P) seconds when it is idle,
+    ``run_from`` when its last task begins; ``record`` (n_envs, P) its number below; ``placement``, ``created``,
+    ``destroyed`` (n_envs, M) all instances that ever were, seconds when creation and destruction begin (NaN: never);
+    ``ran_in``, ``begun`` (n_envs, N) instance and start of every task; ``clock``, ``marks``: see the slots above.
     """
 
     seconds: npt.NDArray[np.float64]
@@ -295,7 +295,6 @@ def horizon(rows, i, layout):
 def observe(rows, i, layout, seen):
     """Fill the features of row i. All times are in horizons, so that seconds and hours look alike."""
     long = horizon(rows, i, layout)
-    rows.clock[i, HORIZON] = long
     observe_tasks(rows, i, layout, long, seen.tasks)
     observe_places(rows, i, layout, long, seen)
     observe_gpu(rows, i, layout, long, seen.gpu)

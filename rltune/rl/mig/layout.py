@@ -78,13 +78,16 @@ def make_layout(model: str, profiles: tuple[int, ...] | None = None) -> Layout:
     )
 
 
-def profiles_for(tasks: Tasks, model: str) -> tuple[int, ...]:
-    """Profiles worth a placement: some task can run there, and with media engines faster than without."""
+def profiles_for(tasks: Tasks, model: str, online: bool = False) -> tuple[int, ...]:
+    """Profiles worth a placement: some task can run there, and with media engines faster than without.
+
+    ``online``: which profiles have times at all is known beforehand, how long hidden tasks take on them is not.
+    """
     table, seconds = geometry(model), tasks.seconds[geometry(model).model]
     kept = []
     for index, profile in enumerate(table.profiles):
         plain = table.profile(profile.kind.removesuffix("+me"))
-        redundant = profile.media and bool(np.all(seconds[:, plain] <= seconds[:, index]))
+        redundant = not online and profile.media and bool(np.all(seconds[:, plain] <= seconds[:, index]))
         if np.isfinite(seconds[:, index]).any() and not redundant:
             kept.append(index)
     return tuple(kept)

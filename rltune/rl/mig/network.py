@@ -86,14 +86,16 @@ class BatchNetwork(nn.Module):
         u = torch.relu(self.task_in(tasks) + self.gpu_in(gpu).unsqueeze(1)) * visible
         w = torch.relu(self.place_in(places) + self.gpu_to_place(gpu).unsqueeze(1))
         count = visible.sum(1).clamp(min=1.0)
-        context = self.context(torch.cat([u.sum(1) / count, w.mean(1), gpu], -1))
+        # Placements that no visible task can use count for nothing: profiles without times change no score.
+        useful = (by_slot[..., 0].amax(1, keepdim=True) @ slot).transpose(1, 2)
+        around = (w * useful).sum(1) / useful.sum(1).clamp(min=1.0)
+        context = self.context(torch.cat([u.sum(1) / count, around, gpu], -1))
 
         # (batch, V, 6, pair): every task in every slot it fits; its scores are products with units of the placement.
         of_task = self.pair_task(u) + self.pair_context(context).unsqueeze(1)
         x = torch.relu(of_task.unsqueeze(2) + self.pair_slot(by_slot)) * by_slot[..., :1]
         pooled = torch.cat([x.sum(1) / count.unsqueeze(1), x.amax(1)], -1)
-        around = torch.cat([w, context.unsqueeze(1).expand_as(w), slot.transpose(1, 2) @ pooled], -1)
-        y = self.place_hidden(around)
+        y = self.place_hidden(torch.cat([w, context.unsqueeze(1).expand_as(w), slot.transpose(1, 2) @ pooled], -1))
         of_place = (places[..., :N_SLOTS, None] * self.assign(y).unsqueeze(2)).flatten(2)
         assign = assign + x.flatten(2) @ of_place.transpose(1, 2)
         create = create + self.create(y).squeeze(-1)

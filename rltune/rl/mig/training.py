@@ -58,9 +58,12 @@ def train_epochs(
     validator: Validator,
     epochs: int,
     validate_every: int,
-    on_epoch: Callable[[dict[str, Any]], None],
+    on_epoch: Callable[[Outcome], None],
 ) -> Outcome:
-    """Train and keep the average of the weights that validates best; the prior where none is better."""
+    """Train and keep the average of the weights that validates best; the prior where none is better.
+
+    ``on_epoch`` is told, after each, how things stand.
+    """
     average = copy.deepcopy(network_of(algorithm))
     prior = validator.ratio(average)
     outcome = Outcome(copy.deepcopy(average), PRIOR, prior, prior)
@@ -83,7 +86,7 @@ def train_epochs(
                 outcome.network, outcome.kept = copy.deepcopy(average), f"epoch {epoch}"
                 outcome.ratio = row["validation_ratio"]
         outcome.rows.append(row)
-        on_epoch(row)
+        on_epoch(outcome)
     return outcome
 
 
