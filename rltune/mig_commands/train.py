@@ -41,8 +41,8 @@ def train(cfg: dict[str, Any]) -> str:
     name = cfg["name"] or f"mig-{cfg['family']}-s{cfg['seed']}-{datetime.now():%m%d-%H%M%S}"
     with RunDirectory(cfg["runs"], str(name)) as run:
         outcome = _train(cfg, network, parent, run)
-        say(f"kept      {outcome.kept}: makespan / area bound {outcome.ratio:.4f} (prior {outcome.prior_ratio:.4f})")
-        learning_curve(run.file("curve.csv"), run.file("learning_curve.png"), outcome.prior_ratio)
+        say(f"kept      {outcome.kept}: makespan / area bound {outcome.ratio:.4f} (at first {outcome.start_ratio:.4f})")
+        learning_curve(run.file("curve.csv"), run.file("learning_curve.png"), outcome.start_ratio)
         run.write_text("config.yaml", yaml.safe_dump(cfg, sort_keys=False))
         runtime = {"wall_s": round(time.perf_counter() - begun, 1), "peak_rss_mb": round(peak_rss_mb(), 1)}
         summary = {"schema_version": SCHEMA_VERSION, "command": "mig train", "runtime": runtime}
@@ -86,7 +86,7 @@ def _keep(cfg: dict[str, Any], parent: Agent | None, outcome: Outcome, run: RunD
         "kept": outcome.kept,
         "steps": outcome.rows[-1]["steps"],
         "validation_ratio": outcome.ratio,
-        "prior_ratio": outcome.prior_ratio,
+        "start_ratio": outcome.start_ratio,
     }
     save_agent(run.file("policy.safetensors"), Agent(outcome.network, origin))
     outcome.write_curve(run.file("curve.csv"))
@@ -129,12 +129,12 @@ def _train(cfg: dict[str, Any], network: NetworkConfig, parent: Agent | None, ru
     return outcome
 
 
-def learning_curve(csv: Path, png: Path, prior: float) -> None:
-    """Makespan / area bound on the validation batches by environment steps, with the prior as a line; from curve.csv."""
+def learning_curve(csv: Path, png: Path, start: float) -> None:
+    """Makespan / area bound on the validation batches by environment steps, with where training began as a line; from curve.csv."""
     judged = pd.read_csv(csv).dropna(subset=["validation_ratio"])
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     axes.plot(judged.steps, judged.validation_ratio, "o-", ms=3, label="agent, greedy")
-    axes.axhline(prior, color="grey", ls="--", label="untrained: the prior")
+    axes.axhline(start, color="grey", ls="--", label="where training began")
     axes.set_xlabel("environment steps")
     axes.set_ylabel("makespan / area bound, validation batches")
     axes.legend(frameon=False)

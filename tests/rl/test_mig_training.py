@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -17,43 +18,42 @@ from rltune.errors import InputError
 from rltune.mig_commands.train import check_options
 from rltune.rl.mig.agent import load
 
-SMALL = (
-    "epochs=2", "steps_per_epoch=256", "validate_every=1", "validation_batches=1", "validation_tasks=6", "algo.envs=4",
-    "algo.minibatch=128", "algo.passes=1", "tasks=[3,6]", "online_tasks=[6,8]", "family=wide_times", "progress=false",
-)  # fmt: skip
-COMMAND = "from rltune.entry import run_main; from rltune.mig_commands.train import train; run_main(train, 'mig_train')"
-
-
-def train(*options: str, runs: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", COMMAND, *options, f"runs={runs}"]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+SMALL = {
+    "epochs": 2, "steps_per_epoch": 256, "validate_every": 1, "validation_batches": 1, "validation_tasks": 6,
+    "tasks": [3, 6], "online_tasks": [6, 8], "family": "wide_times", "progress": False,
+}  # fmt: skip
+SCRIPT = """
+import json, sys, yaml
+from rltune.config import CONF
+from rltune.mig_commands.train import train
+given, runs = json.loads(sys.argv[1]), sys.argv[2]
+cfg = yaml.safe_load((CONF / "mig_train.yaml").read_text()) | given | {"runs": runs}
+cfg["algo"] |= {"envs": 4, "minibatch": 128, "passes": 1}
+for name, checkpoint in (("one", None), ("two", None), ("more", f"{runs}/one")):
+    print(train(cfg | {"name": name, "checkpoint": checkpoint}))
+"""
 
 
 @pytest.mark.ray
 def test_a_small_training_leaves_an_agent_and_its_curve_and_can_be_gone_on_from(tmp_path: Path) -> None:
-    """A user would train for an hour and find nothing to plan with."""
-    done = train(*SMALL, "name=one", runs=tmp_path)
+    """A user would train for an hour and find nothing to plan with, or not get the same again."""
+    command = [sys.executable, "-c", SCRIPT, json.dumps(SMALL), str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == str(tmp_path / "one")
+    assert done.stdout.split() == [str(tmp_path / name) for name in ("one", "two", "more")]
     assert {p.name for p in (tmp_path / "one").iterdir()} >= {
         "policy.safetensors", "curve.csv", "learning_curve.png", "config.yaml", "summary.json",
     }  # fmt: skip
-    agent = load(tmp_path / "one")
-    assert agent.origin["options"]["family"] == "wide_times"
     with (tmp_path / "one" / "curve.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert all(float(row["validation_ratio"]) >= 1 for row in rows)
-    again = train(*SMALL, "name=two", runs=tmp_path)
-    assert again.returncode == 0, again.stderr
-    for name, tensor in agent.network.state_dict().items():
-        assert torch.equal(tensor, load(tmp_path / "two").network.state_dict()[name]), (
-            "the same seed gave another agent"
-        )
-    further = train(*SMALL, "name=more", f"checkpoint={tmp_path / 'one'}", runs=tmp_path)
-    assert further.returncode == 0, further.stderr
-    assert load(tmp_path / "more").origin["parent"]["kept"] == agent.origin["kept"]
+    one, two, more = (load(tmp_path / name) for name in ("one", "two", "more"))
+    assert one.origin["options"]["family"] == "wide_times"
+    for name, tensor in one.network.state_dict().items():
+        assert torch.equal(tensor, two.network.state_dict()[name]), "the same seed gave another agent"
+    assert more.origin["parent"]["kept"] == one.origin["kept"]
 
 
 BAD = {

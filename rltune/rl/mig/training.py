@@ -21,8 +21,8 @@ from rltune.rl.mig.rollout import play
 
 AVERAGING = 0.1
 """Share of the newest weights in the running average that is validated and kept (Polyak and Juditsky, 1992)."""
-PRIOR = "prior"
-"""What training keeps when no epoch was better: the untrained network."""
+START = "start"
+"""What training keeps when no epoch was better: the network it began with, the prior or a given checkpoint."""
 
 
 class Validator:
@@ -38,12 +38,12 @@ class Validator:
 
 @dataclass
 class Outcome:
-    """What training leaves: the network kept, what it is (an epoch or the prior), its mean ratio, and the curve."""
+    """What training leaves: the network kept, what it is (an epoch or the start), its mean ratio, and the curve."""
 
     network: BatchNetwork
     kept: str
     ratio: float
-    prior_ratio: float
+    start_ratio: float
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def write_curve(self, path: Path) -> None:
@@ -60,13 +60,13 @@ def train_epochs(
     validate_every: int,
     on_epoch: Callable[[Outcome], None],
 ) -> Outcome:
-    """Train and keep the average of the weights that validates best; the prior where none is better.
+    """Train and keep the average of the weights that validates best; what it began with where none is better.
 
     ``on_epoch`` is told, after each, how things stand.
     """
     average = copy.deepcopy(network_of(algorithm))
-    prior = validator.ratio(average)
-    outcome = Outcome(copy.deepcopy(average), PRIOR, prior, prior)
+    start = validator.ratio(average)
+    outcome = Outcome(copy.deepcopy(average), START, start, start)
     begun = time.perf_counter()
     for epoch in range(1, epochs + 1):
         result = algorithm.train()
