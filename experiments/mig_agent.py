@@ -176,7 +176,30 @@ def report(record: Mapping[str, Any]) -> str:
     median = {p: np.median([r["ms"] for r in rows if r["planner"] == p and "ms" in r]) for p in record["planners"]}
     lines += ["", "Time to plan a batch, median: " + ", ".join(f"{p} {ms:.0f} ms" for p, ms in median.items()) + "."]
     lines += [f"Environment alone: {record['steps_per_s']:,.0f} steps/s on one thread, 64 episodes side by side."]
+    lines += [
+        "",
+        "## Training",
+        "",
+        "| steps | epochs | tasks | learning rate | kept | validation at first | of the kept |",
+        "|---" * 7 + "|",
+    ]
+    lines += [training_line(origin) for origin in line_of(record["training"])]
     return "\n".join(lines) + "\n"
+
+
+def line_of(origin: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """Trainings that led to an agent, the first one first."""
+    return [] if origin is None else [*line_of(origin["parent"]), origin]
+
+
+def training_line(origin: Mapping[str, Any]) -> str:
+    """One training; ratios are on its own validation batches."""
+    options = origin["options"]
+    algo = options["algo"]
+    return (
+        f"| {origin['steps']:,} | {options['epochs']} | {options['tasks']} | {algo['lr']:g} to {algo['lr_end']:g} "
+        f"| {origin['kept']} | {origin['start_ratio']:.4f} | {origin['validation_ratio']:.4f} |"
+    )
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, safe_open, save_file
 
 from rltune.errors import InputError
-from rltune.mig.batch.families import family_batch
+from rltune.mig.batch.families import FAMILIES, family_batch
 from rltune.mig.batch.plan import check_plan
 from rltune.mig.batch.tasks import Tasks, tasks_of
 from rltune.mig_profiles import TYPES
@@ -108,6 +108,15 @@ def test_a_window_of_one_plans_in_the_order_of_the_batch() -> None:
     starts = [run.start_s for run in sorted(plan.runs, key=lambda run: run.task)]
     # A later task may begin before an earlier one only by the wait for the earlier one's instance to be ready.
     assert all(later >= earlier - 1.0 for earlier, later in itertools.pairwise(starts))
+
+
+def test_the_shipped_agent_is_better_than_the_rule_it_started_from() -> None:
+    """A checkpoint that no longer fits the features or the network would plan worse than no training."""
+    agent = load(Path(__file__).parents[2] / "experiments" / "policies" / "mig_batch_s0.safetensors")
+    rng = np.random.default_rng(77)
+    batches = [family_batch(family, 14, rng, MODEL) for family in FAMILIES for _ in range(3)]
+    trained, prior = (np.mean([a.plan(t, MODEL).makespan_s for t in batches]) for a in (agent, untrained()))
+    assert trained < 0.97 * prior
 
 
 def test_online_plans_begin_alike_whatever_is_hidden() -> None:
