@@ -4,6 +4,14 @@ Makespan / area bound of the greedy rule that training starts from (the prior) a
 greedily and as the best of that and drawn plans: on the 50 recorded batches of every family (golden/mig beside the
 traces; nothing was trained or chosen on them), on 50 fresh ones, on larger and on online batches, on other GPU types,
 and on the Rodinia times of an A30. Writes results/mig_agent.{json,md}.
+
+The checkpoint came of two trainings, 25 and 14 minutes on one core (curves in results/training):
+
+    python -m rltune.mig train name=first
+    python -m rltune.mig train name=second checkpoint=runs/first seed=1 epochs=115 steps_per_epoch=16384 tasks=[8,20] \\
+        algo.lr=1e-3 algo.lr_end=5e-5 algo.minibatch=1024 algo.entropy=0.002
+
+It was preferred to that of the first alone on batches of a seed of their own, neither recorded nor among those here.
 """
 
 from __future__ import annotations
