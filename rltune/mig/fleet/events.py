@@ -58,7 +58,9 @@ def _from_csv(path: Path, text: str) -> list[Event]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
-        raise InputError(f"{path}, line 1: column {missing[0]!r} is missing; columns are time_s, event, tenant, profile")
+        raise InputError(
+            f"{path}, line 1: column {missing[0]!r} is missing; columns are time_s, event, tenant, profile"
+        )
     return [_row(row, f"{path}, line {reader.line_num}") for row in reader]
 
 

@@ -130,7 +130,7 @@ class Fleet:
         self._admit(tenant, request, wanted)
         scorer = self.ledger.policy.scorer(self.ledger.view())
         slot, moves, provisioned = self._best_slot(wanted, scorer), list[Move](), False
-        if slot is None and (allowed := self._migrations_left()):
+        if slot is None and (allowed := self._migrations_left(wanted)) > 0:
             slot, moves = self._slot_by_migration(wanted, scorer, allowed)
         if slot is None:
             slot, provisioned = self._new_gpu(wanted, profile), True
@@ -275,9 +275,13 @@ class Fleet:
                 found.append((not ready, gpu, placement.start, Slot(pool, gpu, placement)))
         return min(found, key=lambda entry: entry[:3])[3] if found else None
 
-    def _migrations_left(self) -> int:
-        allowed = int(self.options.migrate * (self.totals.requests + 1)) - self.totals.migrations
-        return min(allowed, self.options.chain)
+    def _migrations_left(self, wanted: Wanted) -> int:
+        """Migrations that this request may cause."""
+        # Where demand has ever needed more GPUs than there are, a GPU more is no waste, and a migration would be.
+        if self.gpus < max(self.ledger.needed, *(self.ledger.bound_with(pool, index) for pool, index in wanted)):
+            return 0
+        earned = max(int(self.options.migrate * (self.totals.requests + 1)), self.options.migrate_credit)
+        return min(earned - self.totals.migrations, self.options.chain)
 
     def _slot_by_migration(self, wanted: Wanted, scorer: Scorer, allowed: int) -> tuple[Slot | None, list[Move]]:
         found = make_room(self.ledger, wanted, scorer, allowed)

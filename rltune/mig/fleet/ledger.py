@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from rltune.mig.fleet.bounds import ROUNDING, dual_weights
 from rltune.mig.fleet.demand import Demand
 from rltune.mig.fleet.journal import Record
 from rltune.mig.fleet.options import FleetOptions
 from rltune.mig.fleet.policies import Policy, View
 from rltune.mig.fleet.pool import Gpu, Key, Pool
-from rltune.mig.fleet.states import state_table
+from rltune.mig.fleet.states import VALUED, state_table
 from rltune.mig.fleet.value import Learned
 from rltune.mig.geometry import Placement, geometry
 
@@ -60,6 +61,9 @@ class Ledger:
             self.pools[table.geometry.model] = Pool(table, growth.limit)
             kinds |= set(table.kinds)
         self.demand = Demand(tuple(kinds), options.half_life)
+        self._weights = dual_weights(tuple(pool.table.geometry for pool in self.pools.values()))
+        self.live = np.zeros(len(VALUED))
+        self.needed = 0.0
         for model, count in options.initial.items():
             for _ in range(count):
                 self._provision(self.pools[geometry(model).model], self.next_gpu)
@@ -103,9 +107,16 @@ class Ledger:
         self._moved(record["moves"])
         self._occupy(pool, pool.gpus[record["gpu"]], placement, key)
         self.totals.requests += 1
+        self.needed = max(self.needed, self.bound_with(pool, placement.profile, 0))
         self.demand.asked(pool.table.geometry.profiles[placement.profile].kind)
         if before is not None:
             self.policy.placed(before, self.view(), record["provisioned"])
+
+    def bound_with(self, pool: Pool, profile: int, more: int = 1) -> float:
+        """GPUs that the live requests need at least, with ``more`` of a profile."""
+        live = self.live.copy()
+        live[_kind(pool, profile)] += more
+        return float(np.ceil((self._weights @ live).max() - ROUNDING))
 
     def _copied_view(self) -> View:
         view = self.view()
@@ -144,6 +155,7 @@ class Ledger:
             self.totals.created += 1
             self.totals.create_s += table.geometry.profiles[placement.profile].create_s
         gpu.held[placement] = key
+        self.live[_kind(pool, placement.profile)] += 1
         pool.change(gpu, table.beside(gpu.state, placement))
         self.held[key] = held = Held(pool, gpu.number, placement)
         self.tenants.setdefault(key[0], {})[key[1]] = held
@@ -157,6 +169,7 @@ class Ledger:
 
     def _empty(self, pool: Pool, gpu: Gpu, placement: Placement, lazy: bool) -> None:
         del gpu.held[placement]
+        self.live[_kind(pool, placement.profile)] -= 1
         pool.change(gpu, pool.table.without(gpu.state, placement))
         pool.keep_idle(gpu, placement)
         if not lazy:
@@ -197,6 +210,11 @@ class Ledger:
             found["instances"] += 1
             found["slices"] += held.pool.table.geometry.profiles[held.placement.profile].compute
         return found
+
+
+def _kind(pool: Pool, profile: int) -> int:
+    """Index of a profile among the valued kinds; one with the media engines takes the room of its plain kind."""
+    return VALUED.index(pool.table.geometry.profiles[profile].kind.removesuffix("+me"))
 
 
 def in_the_way(pool: Pool, gpu: Gpu, placement: Placement) -> list[Placement]:

@@ -42,7 +42,8 @@ class FleetOptions:
     the one that comes with the package); ``quotas`` by tenant, ``*`` for everyone else;
     ``lazy`` keep instances that nobody holds until their room is wanted, to hand them out again at no cost;
     ``media`` offer profiles with the media engines too; ``half_life`` of the demand estimate in requests;
-    ``migrate`` most migrations, as a share of requests so far; ``chain`` most migrations for one request;
+    ``migrate`` most migrations, as a share of requests so far, of which ``migrate_credit`` may be spent before they are
+    earned; ``chain`` most migrations for one request;
     ``spares`` empty GPUs to keep (None: never give one back by itself), of those empty for ``idle_s`` seconds or longer;
     ``seed`` of the random policy.
     """
@@ -57,6 +58,7 @@ class FleetOptions:
     media: bool = False
     half_life: float = 500.0
     migrate: float = 0.0
+    migrate_credit: int = 0
     chain: int = 2
     spares: int | None = None
     idle_s: float = 0.0
@@ -73,6 +75,7 @@ class FleetOptions:
         self._check("learn", not self.learn or self.policy == "learned", "true with policy=learned only")
         self._check("half_life", self.half_life > 0, "requests above 0")
         self._check("migrate", 0 <= self.migrate <= 1, "a share of the requests from 0 to 1, such as 0.01")
+        self._check("migrate_credit", self.migrate_credit >= 0, "a number of migrations, 0 or more")
         self._check("chain", 1 <= self.chain <= 3, "1, 2 or 3 migrations")
         self._check("spares", self.spares is None or self.spares >= 0, "a number of GPUs, or null")
         self._check("idle_s", self.idle_s >= 0, "seconds, 0 or more")
