@@ -278,7 +278,8 @@ class Fleet:
     def _migrations_left(self, wanted: Wanted) -> int:
         """Migrations that this request may cause."""
         # Where demand has ever needed more GPUs than there are, a GPU more is no waste, and a migration would be.
-        if self.gpus < max(self.ledger.needed, *(self.ledger.bound_with(pool, index) for pool, index in wanted)):
+        needed = max(self.ledger.needed, *(self.ledger.bound_with(pool, index) for pool, index in wanted))
+        if self.gpus + 1 <= needed + self.options.slack:
             return 0
         earned = max(int(self.options.migrate * (self.totals.requests + 1)), self.options.migrate_credit)
         return min(earned - self.totals.migrations, self.options.chain)

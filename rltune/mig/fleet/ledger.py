@@ -102,6 +102,9 @@ class Ledger:
         before = self._copied_view() if learning else None
         pool, key = self.pools[record["model"]], (record["tenant"], record["request"])
         placement = Placement(*record["placement"])
+        # The fleet never asks for these; a journal that was tampered with may.
+        if key in self.held or (record["provisioned"] and record["gpu"] != self.next_gpu):
+            raise ValueError(f"{key} holds an instance already, or GPU {record['gpu']} is not the next")
         if record["provisioned"]:
             self._provision(pool, record["gpu"])
         self._moved(record["moves"])

@@ -43,7 +43,8 @@ class FleetOptions:
     ``lazy`` keep instances that nobody holds until their room is wanted, to hand them out again at no cost;
     ``media`` offer profiles with the media engines too; ``half_life`` of the demand estimate in requests;
     ``migrate`` most migrations, as a share of requests so far, of which ``migrate_credit`` may be spent before they are
-    earned; ``chain`` most migrations for one request;
+    earned, and only where a GPU more would leave more than ``slack`` GPUs above the lower bound of demand so far (an
+    early migration only puts a GPU off; the fewer GPUs, the more requests need another); ``chain`` most for one request;
     ``spares`` empty GPUs to keep (None: never give one back by itself), of those empty for ``idle_s`` seconds or longer;
     ``seed`` of the random policy.
     """
@@ -59,7 +60,8 @@ class FleetOptions:
     half_life: float = 500.0
     migrate: float = 0.0
     migrate_credit: int = 0
-    chain: int = 2
+    slack: int = 1
+    chain: int = 3
     spares: int | None = None
     idle_s: float = 0.0
     seed: int = 0
@@ -76,6 +78,7 @@ class FleetOptions:
         self._check("half_life", self.half_life > 0, "requests above 0")
         self._check("migrate", 0 <= self.migrate <= 1, "a share of the requests from 0 to 1, such as 0.01")
         self._check("migrate_credit", self.migrate_credit >= 0, "a number of migrations, 0 or more")
+        self._check("slack", self.slack >= 0, "a number of GPUs, 0 or more")
         self._check("chain", 1 <= self.chain <= 3, "1, 2 or 3 migrations")
         self._check("spares", self.spares is None or self.spares >= 0, "a number of GPUs, or null")
         self._check("idle_s", self.idle_s >= 0, "seconds, 0 or more")
