@@ -16,8 +16,10 @@ from rltune.mig.fleet.options import FleetOptions, Growth, Quota
 from rltune.mig.fleet.replay import replay
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, sha256_of
 
-PLAIN = ("policy", "weights", "learn", "lazy", "media", "half_life", "migrate", "migrate_credit", "slack", "chain")
-PLAIN = (*PLAIN, "spares", "idle_s", "seed")
+PLAIN = (
+    *("policy", "weights", "learn", "lazy", "media", "half_life"),
+    *("migrate", "migrate_credit", "slack", "chain", "spares", "idle_s", "seed"),
+)
 """Options that a fleet takes as they stand in conf/mig_fleet.yaml."""
 
 

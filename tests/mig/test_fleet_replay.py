@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -112,7 +113,7 @@ def test_commands(tmp_path):
     """serve-trace leaves its three files; serve goes on with the journal it left, and says so of a torn line."""
     (tmp_path / "e.csv").write_text("event,tenant,profile\nacquire,u,3g\nacquire,v,4g\nrelease,u,\n")
     run = serve_trace(config(tmp_path, events=str(tmp_path / "e.csv"), quotas={"*": {"instances": 1}}, name="r"))
-    assert json.loads(open(f"{run}/summary.json").read())["gpus_peak"] == 1
+    assert json.loads(Path(run, "summary.json").read_text())["gpus_peak"] == 1
     assert len(pd.read_parquet(f"{run}/events.parquet")) == len(pd.read_parquet(f"{run}/steps.parquet")) == 3
     cfg = config(tmp_path, journal=str(tmp_path / "j.jsonl"), gpu="a30:1")
     for line, wanted in [

@@ -21,10 +21,10 @@ def answer(fleet: Fleet, line: str) -> str:
     words = line.split()
     try:
         if words[:1] == ["acquire"] and len(words) in (3, 4):
-            lease = fleet.acquire(words[1], words[2], *words[3:])
+            lease = fleet.acquire(words[1], words[2], words[3] if words[3:] else "")
             return f"{lease.gpu} {lease.configuration}"
         if words[:1] == ["release"] and len(words) in (2, 3):
-            return f"released {len(fleet.release(words[1], *words[2:]))}"
+            return f"released {len(fleet.release(words[1], words[2] if words[2:] else None))}"
     except InputError as error:
         return f"error: {' '.join(str(error).split())}"
     return f"error: {line.strip()!r} is no request; {ACCEPTED}"

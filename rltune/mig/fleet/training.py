@@ -196,7 +196,8 @@ def as_weights(x: Floats, trained_on: dict[str, object]) -> Weights:
     weight[N_SLOTS:] = -np.exp(x[n]), x[n + 1]
     reach[list(SLOTS[:m])] = 1 / (1 + np.exp(-x[n + 2 : n + 2 + m]))
     tau[list(SLOTS)] = np.exp(x[n + 2 + m :])
-    return Weights(*(tuple(np.round(part, 6).tolist()) for part in (weight, tau, reach)), trained_on)
+    rounded = [tuple(np.round(part, 6).tolist()) for part in (weight, tau, reach)]
+    return Weights(rounded[0], rounded[1], rounded[2], trained_on)
 
 
 def as_point(weights: Weights) -> Floats:
