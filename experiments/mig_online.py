@@ -4,8 +4,8 @@ OMP_NUM_THREADS=1 python experiments/mig_online.py [--fresh 40] [--golden FILE] 
 
 Writes mig_online.json and .md beside the other results. Published streams (2,000 events, 5 of each workload) and fresh ones
 of the generator modelled on them, from seed 50,000,000 upwards. Nothing was chosen on either: weights, the look-ahead's
-horizon and the rule for migration come from generated streams with other seeds (2,000 to 3,100, 10,000 to 910,000, 2,000,000
-and above).
+horizon and the rule for migration come from generated streams with other seeds (2,000 to 1,000,000 and 2,000,000 to
+2,072,800).
 """
 
 from __future__ import annotations

@@ -65,15 +65,15 @@ class LookAhead:
     were chosen on generated sequences.
     """
 
-    def __init__(self, horizon: float = 1.0, reach: float = 0.3, power: float = 1.0) -> None:
-        self.horizon, self.reach, self.power = horizon, (reach,) * len(VALUED), power
+    def __init__(self, horizon: float = 4.0, reach: float = 0.3) -> None:
+        self.horizon, self.reach = horizon, (reach,) * len(VALUED)
 
     def scorer(self, view: View) -> Scorer:
         prices = np.zeros(N_FEATURES)
         slots = per_gpu(view, self.reach)[:N_SLOTS] * view.gpus
         mean = self.horizon * view.gpus * np.maximum(np.tile(view.mix, 2), 1e-9)
         # The incomplete gamma function is P(Poisson(mean) > c), and defined between whole numbers too.
-        prices[:N_SLOTS] = special.gammainc(slots + 1.0, mean) * np.tile(COMPUTE_SHARE**self.power, 2)
+        prices[:N_SLOTS] = special.gammainc(slots + 1.0, mean) * np.tile(COMPUTE_SHARE, 2)
         return _priced(prices, self.reach)
 
     def placed(self, before: View, after: View, provisioned: bool) -> None:
