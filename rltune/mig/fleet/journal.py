@@ -1,0 +1,70 @@
+"""The journal of a fleet: one JSON line an accepted event, on disk before it takes effect."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rltune.errors import InputError
+
+Record = dict[str, Any]
+
+
+class Journal:
+    """Appends records to a file; a record that cannot be written whole is taken back, and InputError says why."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            # Append mode: two services on one journal would still not overwrite each other's lines.
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  (open as long as the fleet)
+        except OSError as error:
+            raise InputError(f"{self.path}: the journal cannot be opened ({error.strerror})") from None
+
+    def append(self, record: Record) -> None:
+        """Write one line, whole or not at all."""
+        line = (json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n").encode()
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(28, "No space left on device")
+        except OSError as error:
+            self._file.truncate(end)
+            raise InputError(
+                f"{self.path}: the journal cannot be written ({error.strerror}); nothing changed"
+            ) from None
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_journal(path: str | Path) -> tuple[list[Record], str | None]:
+    """Records of a journal, and a note if its last line was half-written: that one is cut off the file.
+
+    InputError for a file that is none, or a broken line before the last.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: the journal cannot be read ({error.strerror})") from None
+    whole, newline, rest = content.rpartition(b"\n")
+    records = [_parsed(path, number, line) for number, line in enumerate(whole.splitlines(), start=1)]
+    if not records or records[0].get("event") != "fleet":
+        raise InputError(f"{path}: not a fleet's journal; its first line must be the event 'fleet'")
+    if not rest:
+        return records, None
+    os.truncate(path, len(whole) + len(newline))
+    return records, f"{path}: the last line, {len(rest)} bytes, was half-written; it never took effect and was cut off"
+
+
+def _parsed(path: Path, number: int, line: bytes) -> Record:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        raise InputError(f"{path}, line {number}: not a JSON record; restore the journal from a copy") from None
+    if not isinstance(record, dict) or "event" not in record:
+        raise InputError(f"{path}, line {number}: not an event of a fleet")
+    return record

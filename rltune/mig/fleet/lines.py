@@ -1,0 +1,38 @@
+"""The line protocol of RMS: ``acquire user-1 3g`` -> ``0 5`` (GPU number, configuration number), ``release user-1``.
+
+Beyond it: ``acquire user-1 3g req-2`` names a second request, ``release user-1 req-2`` gives back that one alone
+(``release user-1`` all), which is answered with ``released`` and the number of instances. Any line that cannot be done is
+answered with one line that begins with ``error:`` and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TextIO
+
+from rltune.errors import InputError
+from rltune.mig.fleet.fleet import Fleet
+
+ACCEPTED = "accepted are: acquire TENANT PROFILE [REQUEST], release TENANT [REQUEST]"
+
+
+def answer(fleet: Fleet, line: str) -> str:
+    """The answer to one line."""
+    words = line.split()
+    try:
+        if words[:1] == ["acquire"] and len(words) in (3, 4):
+            lease = fleet.acquire(words[1], words[2], words[3] if words[3:] else "")
+            return f"{lease.gpu} {lease.configuration}"
+        if words[:1] == ["release"] and len(words) in (2, 3):
+            return f"released {len(fleet.release(words[1], words[2] if words[2:] else None))}"
+    except InputError as error:
+        return f"error: {' '.join(str(error).split())}"
+    return f"error: {line.strip()!r} is no request; {ACCEPTED}"
+
+
+def serve(fleet: Fleet, lines: Iterable[str], out: TextIO) -> None:
+    """Answer every line at once until the lines end; empty ones are passed over."""
+    for line in lines:
+        if line.strip():
+            out.write(answer(fleet, line) + "\n")
+            out.flush()

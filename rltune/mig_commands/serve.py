@@ -1,0 +1,95 @@
+"""``serve-trace``: a stream of acquire and release through a fleet, with a report; ``serve``: the line protocol."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from rltune.errors import InputError
+from rltune.mig.fleet.events import read_events
+from rltune.mig.fleet.fleet import Fleet
+from rltune.mig.fleet.lines import serve
+from rltune.mig.fleet.options import FleetOptions, Growth, Quota
+from rltune.mig.fleet.replay import replay
+from rltune.rundir import SCHEMA_VERSION, RunDirectory, sha256_of
+
+PLAIN = (
+    *("policy", "weights", "learn", "lazy", "media", "half_life"),
+    *("migrate", "migrate_credit", "slack", "chain", "spares", "idle_s", "seed"),
+)
+"""Options that a fleet takes as they stand in conf/mig_fleet.yaml."""
+
+
+def fleet_options(cfg: Mapping[str, Any]) -> FleetOptions:
+    """The fleet that a configuration describes; InputError names the option."""
+    given = cfg["gpu"] if isinstance(cfg["gpu"], list) else str(cfg["gpu"]).split(",")
+    growth = tuple(_growth(str(word)) for word in given)
+    return FleetOptions(
+        growth=growth,
+        initial={str(model): _whole(f"initial.{model}", count) for model, count in _mapping(cfg, "initial").items()},
+        quotas={str(tenant): _quota(tenant, quota) for tenant, quota in _mapping(cfg, "quotas").items()},
+        **{name: cfg[name] for name in PLAIN},
+    )
+
+
+def _mapping(cfg: Mapping[str, Any], name: str) -> Mapping[Any, Any]:
+    found = cfg[name] or {}
+    if not isinstance(found, Mapping):
+        raise InputError(f"{name}={found!r}: accepted is a mapping, such as {{a: 2}}")
+    return found
+
+
+def _growth(word: str) -> Growth:
+    model, colon, limit = word.strip().partition(":")
+    return Growth(model, _whole(f"gpu={word}", limit) if colon else None)
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not str(value).strip().isdecimal():
+        raise InputError(f"{name}: {value!r} is no number of GPUs; accepted are 0, 1, 2, ...")
+    return int(value)
+
+
+def _quota(tenant: Any, found: Any) -> Quota:
+    if not isinstance(found, Mapping) or not set(found) <= {"instances", "slices"}:
+        raise InputError(f"quotas.{tenant}={found!r}: accepted is {{instances: 4, slices: 14}}, or one of the two")
+    return Quota(
+        **{name: None if most is None else _whole(f"quotas.{tenant}.{name}", most) for name, most in found.items()}
+    )
+
+
+def serve_trace(cfg: dict[str, Any]) -> str:
+    """Replay ``cfg["events"]``; returns the run directory with summary.json, events.parquet, steps.parquet."""
+    if not cfg["events"]:
+        raise InputError("events is not set; name a file, such as events=events.csv")
+    path = Path(str(cfg["events"]))
+    events = read_events(path, cfg["workload"], _whole("sequence", cfg["sequence"]))
+    fleet = Fleet(fleet_options(cfg))
+    done = replay(fleet, events)
+    name = cfg["name"] or f"{datetime.now():%Y%m%d-%H%M%S}-fleet-{path.name.partition('.')[0]}-{cfg['policy']}"
+    with RunDirectory(cfg["runs"], str(name)) as run:
+        head = {"schema_version": SCHEMA_VERSION, "source": {"events": str(path), "sha256": sha256_of(path)}}
+        run.write_json("summary.json", {**head, **done.summary, "options": fleet.options.as_json()})
+        done.events.to_parquet(run.file("events.parquet"), index=False)
+        done.steps.to_parquet(run.file("steps.parquet"), index=False)
+    return str(run.final)
+
+
+def serve_lines(cfg: dict[str, Any], lines: Iterable[str] | None = None, out: TextIO | None = None) -> None:
+    """Answer the line protocol on standard input and output; goes on with ``cfg["journal"]`` if that exists."""
+    journal = cfg["journal"]
+    if journal and Path(str(journal)).exists() and Path(str(journal)).stat().st_size:
+        fleet = Fleet.restore(str(journal))
+        if fleet.options != fleet_options(cfg):
+            print("note: the journal's own options hold, not those given", file=sys.stderr)
+    else:
+        fleet = Fleet(fleet_options(cfg), journal=journal and str(journal))
+    for note in fleet.notes:
+        print(f"note: {note}", file=sys.stderr)
+    try:
+        serve(fleet, sys.stdin if lines is None else lines, sys.stdout if out is None else out)
+    finally:
+        fleet.close()
