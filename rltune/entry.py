@@ -19,18 +19,18 @@ from rltune.config import CONF
 from rltune.errors import InputError
 
 
-def run_main(task: Callable[[dict[str, Any]], str], config_name: str) -> None:
+def run_main(task: Callable[[dict[str, Any]], str | None], config_name: str) -> None:
     """Compose ``conf/<config_name>.yaml`` with the command line and run ``task`` on it, once or as a multirun.
 
     ``task`` gets plain values and returns the run directory, which is printed as
-    the last line of standard output.
+    the last line of standard output; None where it leaves none.
     """
     sys.argv[1:] = [_spelled(word, (CONF / f"{config_name}.yaml").read_text()) for word in sys.argv[1:]]
     # Without this Hydra prints its own shortened traceback and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
-    def main(cfg: DictConfig) -> str:
+    def main(cfg: DictConfig) -> str | None:
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
         try:
             path = task(plain)
@@ -39,7 +39,8 @@ def run_main(task: Callable[[dict[str, Any]], str], config_name: str) -> None:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 fail(error)
             raise
-        print(path, flush=True)
+        if path is not None:
+            print(path, flush=True)
         return path
 
     try:

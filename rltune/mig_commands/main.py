@@ -1,4 +1,4 @@
-"""``python -m rltune.mig batch|states|serve-trace|serve|train|profiles``."""
+"""``python -m rltune.mig batch|serve-trace|serve|train|profiles|states``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from collections.abc import Callable
 
 from rltune.entry import fail, run_main
 from rltune.errors import InputError
-from rltune.mig_commands.batch import plan_batches
-from rltune.mig_commands.states import print_states
 
 USAGE = """usage: python -m rltune.mig COMMAND ...
 
-  batch tasks.csv gpu=a100-80gb      plan tasks on MIG GPUs: least makespan       (--help: options)
-  states gpu=a100-80gb               partitions of a GPU and their numbers"""
+  batch tasks.csv gpu=a100-80gb           plan tasks on MIG GPUs for the least makespan
+  serve-trace events.csv gpu=a100-80gb    replay acquire and release on a fleet, and report
+  serve gpu=a100-80gb journal=FILE        answer acquire and release, line by line on standard input
+  train family=all                        train the agent that plans batches
+  profiles [model]                        measured speeds of slices
+  states gpu=a100-80gb [all=true]         partitions of a GPU and their configuration numbers
+
+Options and their meanings: python -m rltune.mig COMMAND --help, or conf/mig_*.yaml."""
 
 
 def main() -> None:
@@ -22,7 +26,14 @@ def main() -> None:
     if command in ("-h", "--help"):
         print(USAGE)
         return
-    commands: dict[str, Callable[[list[str]], None]] = {"batch": _batch, "states": print_states}
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "batch": _batch,
+        "serve-trace": _serve_trace,
+        "serve": _serve,
+        "train": _train,
+        "profiles": _profiles,
+        "states": _states,
+    }
     if command not in commands:
         fail(InputError(f"command {command!r} is unknown; known are {', '.join(commands)} (see --help)"))
     try:
@@ -31,9 +42,47 @@ def main() -> None:
         fail(error)
 
 
+# Each command loads what it needs: PyTorch and Ray take seconds, and only one of them trains.
+
+
 def _batch(words: list[str]) -> None:
+    from rltune.mig_commands.batch import plan_batches
+
     sys.argv[1:] = positional(words, "tasks")
     run_main(plan_batches, "mig_batch")
+
+
+def _serve_trace(words: list[str]) -> None:
+    from rltune.mig_commands.serve import serve_trace
+
+    sys.argv[1:] = positional(words, "events")
+    run_main(serve_trace, "mig_fleet")
+
+
+def _serve(words: list[str]) -> None:
+    from rltune.mig_commands.serve import serve_lines
+
+    sys.argv[1:] = positional(words, "journal")
+    run_main(serve_lines, "mig_fleet")
+
+
+def _train(words: list[str]) -> None:
+    from rltune.mig_commands.train import train
+
+    sys.argv[1:] = words
+    run_main(train, "mig_train")
+
+
+def _profiles(words: list[str]) -> None:
+    from rltune.mig_commands.profiles import print_profiles
+
+    print_profiles(words)
+
+
+def _states(words: list[str]) -> None:
+    from rltune.mig_commands.states import print_states
+
+    print_states(words)
 
 
 def positional(words: list[str], option: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rltune.errors import InputError
+from rltune.mig.configurations import configurations
 from rltune.mig.geometry import geometry
 
 
@@ -18,6 +19,6 @@ def print_states(words: list[str]) -> None:
         starts = ",".join(map(str, profile.starts))
         print(f"  {profile.name:<14} size {profile.size}  starts {starts:<13}  at most {profile.most}"
               f"  create {profile.create_s:.2f} s  destroy {profile.destroy_s:.2f} s")  # fmt: skip
-    states = tuple(table.states()) if given.get("all") == "true" else table.maximal()
+    states = configurations(table) if given.get("all") == "true" else table.maximal()
     for number, state in enumerate(states):
         print(f"{number:>4}  {table.describe(state)}")
