@@ -114,7 +114,8 @@ def _program(times: Floats, boxes: Boxes, limit_s: float, proof: bool) -> float:
     half of the order alone: a bound needs no order. Without ``proof`` it is the linear relaxation without costs, which
     takes n_tasks rows instead of n_tasks x n_boxes, and relaxed costs are next to nothing.
     """
-    n, slices = len(times), 8
+    # Eight memory slices, and the media engines as a ninth.
+    n, slices = len(times), 9
     task, box = np.nonzero(np.isfinite(times[:, boxes.column]) & (boxes.after == 0))
     y, z = len(task), len(task) + boxes.n
     m = z + len(boxes.clock) * slices
@@ -127,7 +128,7 @@ def _program(times: Floats, boxes: Boxes, limit_s: float, proof: bool) -> float:
     seconds = times[task, boxes.column[box]]
     for slot in range(len(boxes.clock) * slices):
         gpu, s = divmod(slot, slices)
-        over = (boxes.gpu == gpu) & (boxes.start <= s) & (s < boxes.start + boxes.size) & (boxes.after == 0)
+        over = (boxes.gpu == gpu) & (boxes.mask >> s & 1 > 0) & (boxes.after == 0)
         if not over.any():
             continue
         held, new = np.flatnonzero(over[box]), np.flatnonzero(over & (boxes.made == 0))

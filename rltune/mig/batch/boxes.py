@@ -24,13 +24,18 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
+MEDIA = 1 << 8
+"""The media engines of a GPU, as if they were one more memory slice: who holds them excludes others that would."""
+
+
 class Boxes(NamedTuple):
     """Boxes of all GPUs; those of a GPU stand together, in the order their instances may follow one another.
 
     (n_gpus + 1,) ``first`` box of each GPU; (n_gpus,) ``clock``: seconds until its reconfiguration is free.
     (n_boxes,): ``gpu``; ``column`` of the table of times; ``profile``, ``start``, ``size`` in memory slices; seconds to
     ``create`` and ``destroy``; ``made``: 1 where the instance is there already, ``busy`` seconds with an earlier batch;
-    ``after``: 1 in the second half of the order; ``share`` of the GPU's slices that it takes.
+    ``after``: 1 in the second half of the order; ``share`` of the GPU's slices that it takes;
+    ``mask``: its memory slices as bits, and `MEDIA` where it holds the media engines, which a GPU has once.
     """
 
     first: Ints
@@ -46,6 +51,7 @@ class Boxes(NamedTuple):
     busy: Floats
     after: Ints
     share: Floats
+    mask: Ints
 
     @property
     def n(self) -> int:
@@ -97,6 +103,7 @@ def boxes_of(tasks: Tasks, gpus: Sequence[str], left: Sequence[Left]) -> Boxes:
         busy_,
         after_,
         _share(gpus, gpu_, start, size),
+        np.array([(((1 << kind.size) - 1) << p.start) | (MEDIA if kind.media else 0) for _, _, p, kind, *_ in rows]),
     )
 
 
@@ -107,15 +114,13 @@ def _share(gpus: Sequence[str], gpu: Ints, start: Ints, size: Ints) -> Floats:
 
 
 def _chosen(table: Geometry, usable: list[bool]) -> list[Placement]:
-    """Placements some task can use, each before those it contains. One start alone for a profile with media engines."""
+    """Placements some task can use, each before those it contains."""
     order = sorted(range(len(table.profiles)), key=lambda i: (-table.profiles[i].size, -table.profiles[i].compute))
     found = []
     for index in order:
         profile = table.profiles[index]
         if usable[index]:
-            # With two starts two instances could hold the media engines, which a GPU has once.
-            starts = profile.starts[-1:] if profile.media else profile.starts
-            found += [Placement(index, start) for start in starts]
+            found += [Placement(index, start) for start in profile.starts]
     return found
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rltune.errors import InputError
-from rltune.mig.batch.boxes import Boxes, Floats, boxes_of, times_of
+from rltune.mig.batch.boxes import MEDIA, Boxes, Floats, boxes_of, times_of
 from rltune.mig.batch.plan import Left
 from rltune.mig.batch.tasks import Tasks
 from rltune.mig.geometry import geometry
@@ -67,7 +67,7 @@ class _Grouping:
         self.order = np.argsort(-least).tolist()
         # Area of the tasks still to be placed, as a part of the GPU.
         self.rest = np.r_[np.cumsum(least[self.order][::-1])[::-1], 0.0].tolist()
-        self.masks = [((1 << int(n)) - 1) << int(s) for s, n in zip(self.boxes.start, self.boxes.size, strict=True)]
+        self.masks = self.boxes.mask.tolist()
         self._place(0)
         return self.best
 
@@ -109,7 +109,7 @@ class _Grouping:
         """Whether an exchange of two parts that look alike so far turns this placement into one that came before."""
         for first, second, size in TWINS[self.slices]:
             one, other = ((1 << size) - 1) << first, ((1 << size) - 1) << second
-            if mask & ~other == 0 and all(
+            if mask & ~(other | MEDIA) == 0 and all(
                 bool(i.mask & one) == bool(i.mask & other) and (i.mask & (one | other) in (0, one | other))
                 for i in self.opened
             ):

@@ -67,7 +67,9 @@ def tree_of(table: Geometry, times: Floats, boxes: Boxes) -> Tree:
     return Tree(
         np.array([_compute(table, boxes, c) for c in columns], np.int64),
         np.array(columns, np.int64),
-        np.array([np.argsort(-times[:, c], kind="stable") for c in columns], np.int64).reshape(len(columns), -1),
+        np.array([np.argsort(-times[:, c], kind="stable") for c in columns], np.int64).reshape(
+            len(columns), len(times)
+        ),
         np.array(nodes, np.int64),
         np.array([columns.index(int(boxes.column[b])) for b in nodes], np.int64),
         np.array([number[above[b]] if b in above else -1 for b in nodes], np.int64),
@@ -306,5 +308,7 @@ def far_boxes(table: Geometry, times: Floats, boxes: Boxes, work: Work, rounds: 
     """FAR's makespan (s) and (n_tasks,) box of each task; infinite when some task fits no plain profile."""
     tree = tree_of(table, times, boxes)
     node, trial = np.zeros((2, len(times)), np.int64)
+    if not len(tree.box):
+        return np.inf, node
     end = far(rounds, times, tree, boxes, scratch_of(tree, boxes), work, node, trial)
     return float(end), tree.box[node]

@@ -59,7 +59,7 @@ def merged(where: Ints, boxes: Boxes) -> Ints:
         for box in range(boxes.first[gpu], boxes.first[gpu + 1]):
             if not (held[box] or boxes.made[box]):
                 continue
-            slices = range(boxes.start[box], boxes.start[box] + boxes.size[box])
+            slices = [s for s in range(9) if boxes.mask[box] >> s & 1]
             before = {last.get(s, -1) for s in slices}
             other = before.pop() if len(before) == 1 else -1
             if other >= 0 and boxes.column[other] == boxes.column[box] and boxes.start[other] == boxes.start[box]:

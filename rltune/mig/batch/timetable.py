@@ -56,11 +56,9 @@ def _used(gpu, boxes, count, work):
         work.box[m] = b
         work.before[m] = 0
         work.behind[m] = 0
-        mine = ((1 << boxes.size[b]) - 1) << boxes.start[b]
-        open_slices = mine
+        open_slices = boxes.mask[b]
         for k in range(m - 1, -1, -1):
-            other = work.box[k]
-            theirs = ((1 << boxes.size[other]) - 1) << boxes.start[other]
+            theirs = boxes.mask[work.box[k]]
             if open_slices & theirs:
                 work.before[m] |= 1 << k
                 work.behind[k] |= 1 << m
