@@ -83,6 +83,8 @@ def read_tasks(path: str | Path, models: Iterable[str]) -> list[Tasks]:
     batches: dict[str, dict[str, list[_Row]]] = {}
     for row in rows:
         batches.setdefault(row.batch, {}).setdefault(row.task, []).append(row)
+    if not batches:
+        raise InputError(f"{path}: no tasks; give a row a task below the header")
     found = [_batch(path, label, members, tables) for label, members in batches.items()]
     return sorted(found, key=lambda batch: batch.arrival_s)
 
@@ -205,6 +207,4 @@ def _batch(path: Path, label: str, members: Mapping[str, list[_Row]], tables: Ma
             )
     if len(arrivals) > 1:
         raise InputError(f"{path}: batch {label!r}: its tasks have different arrival_s; a batch arrives at once")
-    if not names:
-        raise InputError(f"{path}: no tasks; give a row a task")
     return Tasks(names, seconds, arrivals.pop(), label)
