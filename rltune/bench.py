@@ -25,6 +25,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 import rltune
+from rltune import planning
 from rltune.allocators.milp import MilpAllocator
 from rltune.allocators.placement import BEST_FIT
 from rltune.config import CONF
@@ -194,6 +195,32 @@ def bench_states() -> list[dict[str, Any]]:
         *rows,
         row("milp_growth_states", float(growth), "exponent", 1.1, label, f"ms ~ states^b; {told}", most=True),
     ]
+
+
+def bench_mig() -> list[dict[str, Any]]:
+    """Batches on one A100 and tenants on a fleet, both generated."""
+    drawn = "generated: the published families, 20 batches of 14 tasks each (rltune.planning)"
+    rows = []
+    for family, aim in planning.AIMS_100_MS.items():
+        ratio = planning.batch_ratio(family, 0.1)
+        told = "makespan / area bound, 100 ms of search"
+        rows.append(row(f"mig_batch_ratio_100ms_{family}", ratio, "ratio", aim, drawn, told, most=True))
+    rows.append(row("mig_batch_steps_per_s", planning.steps_per_s(), "steps/s", None, drawn))
+    told = "seconds ~ tasks^b, 1,000 to 10,000 tasks, 200,000 steps and everything around them"
+    rows.append(row("mig_batch_growth_tasks", planning.growth_in_tasks(), "exponent", 1.1, drawn, told, most=True))
+    drawn = "generated: 20 streams of 2,000 acquires and releases (rltune.planning)"
+    for workload in planning.LIVE:
+        for policy in ("learned", "fragmentation", "first_fit"):
+            provisioned = planning.online_ratio(workload, policy)
+            wanted = 1.05 if policy == "learned" else None
+            told = f"GPUs provisioned / lower bound, {policy}, no migration"
+            name = f"mig_online_ratio_{workload}" + ("" if policy == "learned" else f"_{policy}")
+            rows.append(row(name, provisioned, "ratio", wanted, drawn, told, most=True))
+    for policy in ("learned", "lookahead"):
+        median, gpus = planning.decision_us(policy)
+        told = f"median of an acquire, {gpus:,} GPUs"
+        rows.append(row(f"mig_online_decision_us_{policy}", median, "us", 1000, drawn, told, most=True))
+    return rows
 
 
 OPENB = ("openb_node_list_gpu_node.csv", "openb_pod_list_default.csv.gz")
@@ -395,7 +422,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=EXPERIMENTS / "bench.json")
     parser.add_argument(
         "--only",
-        choices=("allocator", "environment", "ppo"),
+        choices=("allocator", "environment", "ppo", "mig"),
         help="measure this part; the other rows of the record stay",
     )
     parser.add_argument("--iterations", type=int, default=6, help="PPO epochs of each side")
@@ -412,11 +439,11 @@ def main(argv: list[str] | None = None) -> int:
     say(f"trace: {helios.label}; machine: {machine()}")
     parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "allocator": bench_allocator, "environment": environment_rows,
-        "ppo": lambda: bench_ppo(helios, arguments.iterations),
+        "ppo": lambda: bench_ppo(helios, arguments.iterations), "mig": bench_mig,
     }  # fmt: skip
     if arguments.only is not None:
         return finish(parts[arguments.only](), arguments.out, keep=True)
-    rows = bench_simulator(helios) + bench_scaling() + bench_allocator() + environment_rows()
+    rows = bench_simulator(helios) + bench_scaling() + bench_allocator() + bench_mig() + environment_rows()
     rows += bench_ppo(helios, arguments.iterations)
     rows.append(row("peak_memory_mb", peak_rss_mb(), "MB", None, helios.label, "this whole benchmark, in one process"))
     return finish(rows, arguments.out)
