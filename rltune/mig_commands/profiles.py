@@ -75,7 +75,10 @@ def print_table(rows: pd.DataFrame, names: list[str], by_model: bool) -> None:
     else:
         for task, group in rows.groupby("task"):
             table.add_row(str(task), str(len(group)), *(_number(group[name].median()) for name in names))
-    Console().print(table)
+    console = Console()
+    # A pipe or a narrow terminal would break numbers apart.
+    console.width = max(console.width, 140)
+    console.print(table)
 
 
 def _text(value: object) -> str:

@@ -75,7 +75,18 @@ def serve_trace(cfg: dict[str, Any]) -> str:
         run.write_json("summary.json", {**head, **done.summary, "options": fleet.options.as_json()})
         done.events.to_parquet(run.file("events.parquet"), index=False)
         done.steps.to_parquet(run.file("steps.parquet"), index=False)
+    print_report(done.summary)
     return str(run.final)
+
+
+def print_report(found: Mapping[str, Any]) -> None:
+    """What a user asks first: GPUs beside what nobody could do without, and what it cost."""
+    print(
+        f"{found['events']:,} events: {found['acquired']:,} acquired, {found['refused']:,} refused\n"
+        f"GPUs at the peak {found['gpus_peak']:,}, lower bound {found['lower_bound']:,}\n"
+        f"migrations {found['migrations']:,}; creating took {found['create_s']:,.1f} s, destroying {found['destroy_s']:,.1f} s\n"
+        f"a decision takes {found['decision_us_median']:,.0f} us (median), {found['decision_us_p99']:,.0f} us (p99)"
+    )
 
 
 def serve_lines(cfg: dict[str, Any], lines: Iterable[str] | None = None, out: TextIO | None = None) -> None:
