@@ -30,6 +30,8 @@ HOT, COLD = 0.7, 0.028
 """Temperatures at the ends of a cycle, in units of the mean time for which a task must hold a GPU (least area / slices)."""
 THRIFT = (0.3, 3.0)
 """Weights of the area, cycle by cycle: the larger finds frugal plans, the smaller short ones."""
+THRIFT_FEW, FEW = (0.3, 3.0, 0.0), 8
+"""The same for batches of at most so many tasks: one long task may be worth any number of slices (generated batches)."""
 PIECE = 2000
 """Steps between two looks at the clock: about a millisecond."""
 
@@ -130,11 +132,11 @@ class _Run:
         return float(set_plan(where, self.times, self.boxes, self.moving, self.work))
 
     def search(self, deadline: float, steps: int | None) -> None:
-        cycle = 0
+        cycle, thrift = 0, THRIFT_FEW if len(self.times) <= FEW else THRIFT
         while (steps is None or self.steps < steps) and time.perf_counter() < deadline:
             # Odd cycles go on from the best plan, even ones from the seeds in turn: intensify, diversify.
             self._set(self.best.copy() if cycle % 2 else self.starts[cycle // 2 % len(self.starts)])
-            self._cycle(THRIFT[cycle // 2 % len(THRIFT)], deadline, steps)
+            self._cycle(thrift[cycle // 2 % len(thrift)], deadline, steps)
             cycle += 1
 
     def _cycle(self, thrift: float, deadline: float, steps: int | None) -> None:
