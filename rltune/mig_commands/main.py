@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from rltune.entry import fail, run_main
 from rltune.errors import InputError
@@ -18,6 +20,14 @@ USAGE = """usage: python -m rltune.mig COMMAND ...
   states gpu=a100-80gb [all=true]         partitions of a GPU and their configuration numbers
 
 Options and their meanings: python -m rltune.mig COMMAND --help, or conf/mig_*.yaml."""
+
+PROFILES = """usage: python -m rltune.mig profiles [MODEL] [gpu=a100-80gb] [task=train|infer] [folder=TRACES]
+       [out=tasks.csv tasks=14 seed=0]
+
+Measured throughput of slices over the whole GPU; with out= a batch of workloads drawn from them."""
+STATES = """usage: python -m rltune.mig states [gpu=a100-80gb] [all=true|false]
+
+Profiles, maximal partitions and their configuration numbers; all=true: every state."""
 
 
 def main() -> None:
@@ -74,22 +84,40 @@ def _train(words: list[str]) -> None:
 
 
 def _profiles(words: list[str]) -> None:
+    if {"-h", "--help"} & set(words):
+        print(PROFILES)
+        return
     from rltune.mig_commands.profiles import print_profiles
 
     print_profiles(words)
 
 
 def _states(words: list[str]) -> None:
+    if {"-h", "--help"} & set(words):
+        print(STATES)
+        return
     from rltune.mig_commands.states import print_states
 
     print_states(words)
 
 
 def positional(words: list[str], option: str) -> list[str]:
-    """Words as Hydra wants them: one without ``=`` and dashes is the value of ``option``, quoted."""
-    return [word if word.startswith("-") or "=" in word else f"{option}={quoted(word)}" for word in words]
+    """Words as Hydra wants them: one that is no option (``name=value``) or flag is the value of ``option``, quoted.
+
+    InputError for two of them.
+    """
+    files = [word for word in words if not OPTION.match(word) or Path(word).exists()]
+    if len(files) > 1:
+        raise InputError(f"{files[0]!r} and {files[1]!r}: one file at a time; put them into one, or run twice")
+    return [f"{option}={quoted(word)}" if word in files else word for word in words]
+
+
+OPTION = re.compile(r"^(-|[+~]*[\w.@/]+=)")
+"""A flag, or an option of Hydra's."""
 
 
 def quoted(text: str) -> str:
-    """As a value of the command line that may hold anything: spaces, commas, quotes."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    """As a value of the command line that may hold anything: spaces, commas, quotes, interpolations."""
+    # A backslash escapes only before a quote (at the end: ours) and before an interpolation.
+    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
+    return "'" + escaped.replace("${", "\\${") + "'"

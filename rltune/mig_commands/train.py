@@ -59,6 +59,7 @@ def check_options(cfg: dict[str, Any]) -> None:
         check_text(option, cfg[option])
     for option in ("epochs", "steps_per_epoch", "validate_every", "validation_batches", "validation_tasks", "window"):
         check_whole(option, cfg[option], 1)
+    check_whole("seed", cfg["seed"], 0)
     for option in ("threads", "envs", "minibatch", "passes"):
         check_whole(f"algo.{option}", cfg["algo"][option], 1)
     for option in ("tasks", "online_tasks"):

@@ -40,7 +40,7 @@ def gantt(runs_parquet: Path, instances_parquet: Path, png: Path, title: str) ->
         handles=handles, ncols=len(handles), frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1)
     )
     more = f" (the first {len(shown)} of {len(gpus)} GPUs)" if len(gpus) > len(shown) else ""
-    figure.suptitle(title + more, fontsize=10, x=0.01, ha="left")
+    figure.suptitle(title + more, fontsize=10, x=0.01, ha="left", parse_math=False)
     figure.savefig(png, dpi=130)
     plt.close(figure)
 
@@ -57,7 +57,9 @@ def _one_gpu(axes: Axes, runs: pd.DataFrame, instances: pd.DataFrame, end: float
         letters = int(width / end / 0.0075)
         if letters >= min(3, len(name)):
             shown = name if len(name) <= letters else name[: letters - 1] + "…"
-            axes.text(begin_s + width / 2, low + high / 2, shown, ha="center", va="center", fontsize=7)
+            axes.text(
+                begin_s + width / 2, low + high / 2, shown, ha="center", va="center", fontsize=7, parse_math=False
+            )
     for begin, until in (("create_s", "ready_s"), ("destroy_s", "gone_s")):
         done = instances[instances[begin].notna()]
         width = done[until] - done[begin]

@@ -15,7 +15,7 @@ from rltune.errors import InputError
 from rltune.mig.batch.files import plans_as_json, read_plans
 from rltune.mig.batch.plan import Instance, Left, Plan, Run, check_plan
 from rltune.mig.batch.search import search
-from rltune.mig.batch.tasks import read_tasks, tasks_of
+from rltune.mig.batch.tasks import Tasks, read_tasks, tasks_of
 from rltune.mig.geometry import Placement, geometry
 from rltune.mig.profiles import measure_tasks, read_profiles, tasks_from, write_tasks
 from rltune.mig_commands.main import positional
@@ -73,7 +73,9 @@ BAD = [
     ("task,1g,model\na,1,h100-80gb\n", "line 2: model H100-80GB is not among"),
     ("task,1g,model\na,1,v100\n", "has no MIG table"),
     ("task,1g,arrival_s\na,1,0\nb,1,5\n", "different arrival_s"),
-    ("task,1g,arrival_s\na,1,-1\n", "line 2: arrival_s='-1'"),
+    ("task,1g,arrival_s\na,1,-1\n", "line 2: arrival_s='-1' is no time"),
+    ("task,1g\na,1e300\n", "is no positive number from"),
+    ("task,1g,batch\na,1,x\nb,1,\n", "label all of them"),
 ]
 
 
@@ -135,6 +137,21 @@ def test_no_plan(tmp_path, text):
         read_plans(tmp_path / "plan.json")
 
 
+def test_a_profile_the_model_lacks(tmp_path):
+    """A time in a column that the row's own model cannot use is refused, not dropped."""
+    path = written(tmp_path, "task,model,1g,7g\na,a30,5,3\n")
+    with pytest.raises(InputError, match="line 2: A30 has no profile '7g'"):
+        read_tasks(path, ["a30", "a100-80gb"])
+
+
+def test_a_task_for_a_gpu_that_is_not_there():
+    """A task that fits only a model that was left out is named, instead of a plan that never ends."""
+    tasks = tasks_of("a30", {"1g": [1.0]})
+    both = Tasks(tasks.names, dict(tasks.seconds) | {"A100-80GB": np.full((1, 7), np.inf)})
+    with pytest.raises(InputError, match="fits no slice of A100-80GB"):
+        search(both, ("A100-80GB",), steps=10)
+
+
 def plan_with(instances, runs, left=()):
     return Plan(("A30",), tuple(instances), tuple(runs), "by hand", left)
 
@@ -185,6 +202,12 @@ WRONG = {
         [Run(0, 0, 0.11, 10.11), Run(1, 1, 0.22, 5.22)],
         (Left((Instance(0, Placement(ONE, 3), None, None, busy_until_s=2.0),)),),
     ),
+    "without an end": plan_with(
+        [Instance(0, Placement(ONE, 0), 0.0, 0.11, None, 12.0), SECOND], [Run(0, 0, 0.11, 10.11), Run(1, 1, 0.22, 5.22)]
+    ),
+    "runs in instance -1": plan_with([FIRST, SECOND], [Run(0, 0, 0.11, 10.11), Run(1, -1, 0.22, 5.22)]),
+    "is on GPU 1": plan_with([FIRST, Instance(1, Placement(ONE, 1), 0.11, 0.22)], [Run(0, 0, 0.11, 10.11)]),
+    "a time that is no number": plan_with([FIRST, SECOND], [Run(0, 0, 0.11, 10.11), Run(1, 1, np.nan, np.nan)]),
     "reconfiguring for an earlier batch": plan_with(
         [FIRST, SECOND], [Run(0, 0, 0.11, 10.11), Run(1, 1, 0.22, 5.22)], (Left((), 1.0),)
     ),
@@ -243,13 +266,21 @@ def test_careless_commands(words, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_positional_words():
-    """A file name may hold what Hydra would take apart."""
-    assert positional(["it's, a (file).csv", "gpu=a30", "--help"], "tasks") == [
-        r"tasks='it\'s, a (file).csv'",
-        "gpu=a30",
-        "--help",
-    ]
+@pytest.mark.parametrize(
+    "name", ["plain.csv", "it's, a (file).csv", "a=b.csv", "$_{$.csv", "${seed}.csv", "b\\s.csv", "ü ñ.csv"]
+)
+def test_any_file_name(name, tmp_path):
+    """A file name may hold what Hydra or the figure would take apart: the file of that name is planned."""
+    (tmp_path / name).write_text(GOOD.replace("\na,", "\n$x^{,"))
+    done = command("batch", name, "gpu=a30", "steps=500", "prove_s=0", "runs=r", "name=n", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "r" / "n" / "manifest.json").read_text())["file"]["path"] == name
+
+
+def test_two_files_are_refused():
+    """Of two files none is dropped in silence."""
+    with pytest.raises(InputError, match="one file at a time"):
+        positional(["a.csv", "b.csv"], "tasks")
 
 
 def test_measured_profiles(real_traces, tmp_path):

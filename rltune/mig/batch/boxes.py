@@ -6,6 +6,9 @@ later: a schedule is which task is in which placement, and nothing else. A *box*
 that order; a GPU's boxes are the instances it already holds, the placements from large to small, and, where it holds
 something and its slices come free at different times, once more from small to large. An instance is made for each box
 with tasks. When instances are created and destroyed follows (`rltune.mig.batch.timetable`).
+
+Profiles with the media engines are not nested in this sense, since any two of them exclude each other: for tasks that need
+them the order is one of several, plans are legal, and the bounds hold all the same.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import numpy.typing as npt
 
 from rltune.mig.batch.plan import Left
 from rltune.mig.batch.tasks import Tasks
-from rltune.mig.geometry import Geometry, Placement, geometry
+from rltune.mig.geometry import PLAIN, Geometry, Placement, geometry
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -129,7 +132,7 @@ def parents(table: Geometry, boxes: Boxes, gpu: int) -> dict[int, int]:
 
     Boxes of instances that are there, of the second half of the order, and of profiles beyond 1g to 7g are no nodes.
     """
-    plain = {i for i, p in enumerate(table.profiles) if p.kind in ("7g", "4g", "3g", "2g", "1g")}
+    plain = {i for i, p in enumerate(table.profiles) if p.kind in PLAIN}
     span = range(boxes.first[gpu], boxes.first[gpu + 1])
     nodes = [b for b in span if boxes.profile[b] in plain and not boxes.made[b] and not boxes.after[b]]
     above: dict[int, int] = {}

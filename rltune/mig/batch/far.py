@@ -6,7 +6,8 @@
    or, when none is left, splits. Reconfigurations are serial on a GPU.
 3. *Refinement* of the best candidate: tasks move or swap from the instance that ends last to one of its size that ends first.
 
-Several GPUs of one model are several trees. Its fourth step, one batch after the other, is `rltune.mig.batch.search`'s.
+A leaf that closes pays no destruction, since nothing follows it. Several GPUs of one model are several trees. Its fourth
+step, one batch after the other, is `rltune.mig.batch.sequence`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from rltune.compiled import inner, kernel
 from rltune.mig.batch.boxes import Boxes, Floats, Ints, parents
 from rltune.mig.batch.timetable import IN_ORDER, Work, span_of
-from rltune.mig.geometry import Geometry
+from rltune.mig.geometry import PLAIN, Geometry
 
 ROUNDS = 100
 """Of refinement, as published."""
@@ -77,7 +78,7 @@ def tree_of(table: Geometry, times: Floats, boxes: Boxes) -> Tree:
 
 
 def _nodes(table: Geometry, boxes: Boxes, above: Mapping[int, int]) -> list[int]:
-    plain = {i for i, p in enumerate(table.profiles) if p.kind in ("7g", "4g", "3g", "2g", "1g")}
+    plain = {i for i, p in enumerate(table.profiles) if p.kind in PLAIN}
     return [b for b in range(boxes.n) if boxes.profile[b] in plain and not boxes.made[b] and not boxes.after[b]]
 
 

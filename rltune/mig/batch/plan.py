@@ -15,7 +15,7 @@ from rltune.mig.batch.tasks import Tasks
 from rltune.mig.geometry import Placement, geometry
 
 EPS = 1e-6
-"""Seconds by which sums of floating-point times may differ."""
+"""Seconds by which sums of floating-point times may differ; as much of a time, where that is more than a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,7 @@ def check_plan(tasks: Tasks, plan: Plan) -> None:
 
     Reconfigurations of a GPU are serial and never touch an instance in which something runs.
     """
+    _check_form(plan)
     ran = sorted(run.task for run in plan.runs)
     if ran != list(range(len(tasks))):
         raise InputError(f"the plan runs tasks {ran}; every one of {len(tasks)} must run once")
@@ -111,17 +112,43 @@ def check_plan(tasks: Tasks, plan: Plan) -> None:
         _check_states(model, mine)
 
 
+def _eps(*times: float) -> float:
+    """Seconds by which these times may be off."""
+    return EPS * max(1.0, *(abs(time) for time in times))
+
+
+def _check_form(plan: Plan) -> None:
+    """Indices name something, times are numbers, and a creation or destruction has both its ends."""
+    if plan.left and len(plan.left) != len(plan.gpus):
+        raise InputError(f"the plan says what is left on {len(plan.left)} GPUs, but has {len(plan.gpus)}")
+    for instance in (*plan.instances, *(i for left in plan.left for i in left.instances)):
+        if not 0 <= instance.gpu < len(plan.gpus):
+            raise InputError(f"an instance is on GPU {instance.gpu}; there are {len(plan.gpus)}")
+        if not 0 <= instance.placement.profile < len(geometry(plan.gpus[instance.gpu]).profiles):
+            raise InputError(f"an instance has profile number {instance.placement.profile}, which its GPU has not")
+        pairs = ((instance.create_s, instance.ready_s), (instance.destroy_s, instance.gone_s))
+        if any((begin is None) != (end is None) for begin, end in pairs):
+            raise InputError("a creation or destruction has a beginning without an end, or an end without a beginning")
+        if not all(math.isfinite(t) for pair in pairs for t in pair if t is not None):
+            raise InputError("an instance is created or destroyed at a time that is no number")
+    for run in plan.runs:
+        if not 0 <= run.instance < len(plan.instances):
+            raise InputError(f"task {run.task} runs in instance {run.instance}; there are {len(plan.instances)}")
+        if not (math.isfinite(run.start_s) and math.isfinite(run.end_s)):
+            raise InputError(f"task {run.task} starts or ends at a time that is no number")
+
+
 def _check_run(tasks: Tasks, plan: Plan, run: Run) -> None:
     instance = plan.instances[run.instance]
     takes = tasks.seconds[plan.gpus[instance.gpu]][run.task, instance.placement.profile]
-    if not math.isfinite(takes) or abs(run.end_s - run.start_s - takes) > EPS:
+    if not math.isfinite(takes) or abs(run.end_s - run.start_s - takes) > _eps(run.end_s):
         raise InputError(f"task {tasks.names[run.task]!r} takes {takes} s there, not {run.end_s - run.start_s} s")
     from_s = max(instance.ready_s or 0.0, instance.busy_until_s)
-    if run.start_s < from_s - EPS:
+    if run.start_s < from_s - _eps(from_s):
         raise InputError(
             f"task {tasks.names[run.task]!r} starts at {run.start_s} s, its instance is free from {from_s} s"
         )
-    if instance.destroy_s is not None and run.end_s > instance.destroy_s + EPS:
+    if instance.destroy_s is not None and run.end_s > instance.destroy_s + _eps(run.end_s):
         raise InputError(
             f"task {tasks.names[run.task]!r} runs to {run.end_s} s, its instance goes at {instance.destroy_s} s"
         )
@@ -130,7 +157,7 @@ def _check_run(tasks: Tasks, plan: Plan, run: Run) -> None:
 def _check_apart(spans: Iterable[tuple[str, float, float]]) -> None:
     ordered = sorted(spans, key=lambda span: span[1:])
     for (what, _, end), (other, begin, _) in itertools.pairwise(ordered):
-        if begin < end - EPS:
+        if begin < end - (_eps(end) if math.isfinite(end) else 0.0):
             raise InputError(f"{what} until {end} s, but {other} from {begin} s")
 
 
@@ -143,15 +170,19 @@ def _check_reconfigurations(model: str, instances: Sequence[Instance], left: Lef
             there = any(i.placement == instance.placement for i in left.instances)
             if not there or instance.ready_s is not None:
                 raise InputError(f"{profile.name} at {instance.placement.start} was neither there nor created")
-        elif instance.ready_s is None or abs(instance.ready_s - instance.create_s - profile.create_s) > EPS:
+        elif instance.ready_s is None or abs(instance.ready_s - instance.create_s - profile.create_s) > _eps(
+            instance.ready_s
+        ):
             raise InputError(f"creating {profile.name} takes {profile.create_s} s")
         else:
             spans.append((f"creating {profile.name}", instance.create_s, instance.ready_s))
         if instance.destroy_s is None:
             continue
-        if instance.gone_s is None or abs(instance.gone_s - instance.destroy_s - profile.destroy_s) > EPS:
+        if instance.gone_s is None or abs(instance.gone_s - instance.destroy_s - profile.destroy_s) > _eps(
+            instance.gone_s
+        ):
             raise InputError(f"destroying {profile.name} takes {profile.destroy_s} s")
-        if instance.destroy_s < max(instance.busy_until_s, instance.ready_s or 0.0) - EPS:
+        if instance.destroy_s < max(instance.busy_until_s, instance.ready_s or 0.0) - _eps(instance.destroy_s):
             raise InputError(f"{profile.name} at {instance.placement.start} is destroyed while it is in use")
         spans.append((f"destroying {profile.name}", instance.destroy_s, instance.gone_s))
     for old in left.instances:
@@ -172,7 +203,7 @@ def _check_states(model: str, instances: Sequence[Instance]) -> None:
             for other in instances
             if other is not new
             and (other.create_s is None or other.create_s < new.create_s)
-            and (other.gone_s is None or other.gone_s > new.create_s + EPS)
+            and (other.gone_s is None or other.gone_s > new.create_s + _eps(new.create_s))
         ]
         table.check((*beside, new.placement))
     table.check(i.placement for i in instances if i.create_s is None)

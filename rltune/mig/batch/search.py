@@ -74,6 +74,12 @@ def search(
     missing = sorted(set(models) - set(tasks.seconds))
     if missing:
         raise InputError(f"the tasks have no times on {', '.join(missing)}; give some, or leave those GPUs out")
+    somewhere = np.any([np.isfinite(tasks.seconds[model]).any(1) for model in models], axis=0)
+    if not somewhere.all():
+        task = tasks.names[int(np.argmin(somewhere))]
+        raise InputError(
+            f"task {task!r} fits no slice of {', '.join(dict.fromkeys(models))}; add a GPU that it can use"
+        )
     warm_up()
     begun = time.perf_counter()
     times, _ = times_of(tasks)

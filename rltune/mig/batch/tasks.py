@@ -17,6 +17,9 @@ from rltune.mig.geometry import Geometry, geometry
 OWN_COLUMNS = ("task", "model", "memory_gb", "batch", "arrival_s")
 """Columns of the CSV that are no profile."""
 
+RANGE = (1e-6, 1e9)
+"""Seconds (and GB) that a file may give: beyond them lies a mistaken unit."""
+
 
 @dataclass(frozen=True)
 class Tasks:
@@ -83,6 +86,8 @@ def read_tasks(path: str | Path, models: Iterable[str]) -> list[Tasks]:
     batches: dict[str, dict[str, list[_Row]]] = {}
     for row in rows:
         batches.setdefault(row.batch, {}).setdefault(row.task, []).append(row)
+    if "" in batches and len(batches) > 1:
+        raise InputError(f"{path}: some rows have no batch, others have; label all of them")
     if not batches:
         raise InputError(f"{path}: no tasks; give a row a task below the header")
     found = [_batch(path, label, members, tables) for label, members in batches.items()]
@@ -156,13 +161,19 @@ def _row(
     task = cells["task"].strip()
     if not task:
         raise InputError(f"{path}: line {line}: the task has no name; give one")
-    model = geometry(cells["model"]).model if cells.get("model", "").strip() else next(iter(tables))
+    try:
+        model = geometry(cells["model"]).model if cells.get("model", "").strip() else next(iter(tables))
+    except InputError as error:
+        raise InputError(f"{path}: line {line}: {error}") from None
     if model not in tables:
         raise InputError(f"{path}: line {line}: model {model} is not among the GPUs asked for ({', '.join(tables)})")
     table = tables[model]
     seconds = np.full(len(table.profiles), np.inf)
     for column, profile in used[model].items():
         seconds[profile] = _number(path, line, column, cells[column], np.inf)
+    lost = [c for c in cells if c not in OWN_COLUMNS and c not in used[model] and cells[c].strip()]
+    if lost:
+        raise InputError(f"{path}: line {line}: {model} has no profile {lost[0]!r}; leave that cell of the row empty")
     memory = _number(path, line, "memory_gb", cells.get("memory_gb", ""), 0.0)
     by_kind = {profile.kind: index for index, profile in enumerate(table.profiles)}
     double = by_kind.get("1g double")
@@ -181,9 +192,12 @@ def _number(path: Path, line: int, column: str, text: str, empty: float, least: 
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value) or (value <= 0 if least is None else value < least):
+    if least is not None and not least <= value <= RANGE[1]:
+        raise InputError(f"{path}: line {line}: {column}={text!r} is no time; give seconds from 0, or leave it empty")
+    if least is None and not RANGE[0] <= value <= RANGE[1]:
         raise InputError(
-            f"{path}: line {line}: {column}={text!r} is no positive number; give seconds (or GB), or leave it empty"
+            f"{path}: line {line}: {column}={text!r} is no positive number from {RANGE[0]:g} to {RANGE[1]:g}; "
+            "give seconds (or GB), or leave it empty"
         )
     return value
 
