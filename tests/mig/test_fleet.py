@@ -1,6 +1,7 @@
 """The fleet: what a tenant is answered, what it pays, what is refused, and that refusals change nothing."""
 
 import json
+import math
 
 import pytest
 
@@ -172,6 +173,19 @@ def test_configuration_numbers():
         {"migrate": 2.0},
         {"chain": 0},
         {"half_life": 0},
+        {"half_life": math.inf},
+        {"half_life": "500"},
+        {"migrate": math.nan},
+        {"migrate_credit": -1},
+        {"slack": None},
+        {"chain": 1.5},
+        {"spares": True},
+        {"idle_s": math.inf},
+        {"seed": 0.5},
+        {"lazy": "yes"},
+        {"weights": 3},
+        {"initial": {"a100-80gb": 1.5}},
+        {"growth": (Growth("a30", 1),), "initial": {"a30": 2}},
     ],
 )
 def test_bad_options(options):

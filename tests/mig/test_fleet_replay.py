@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from rltune.config import CONF
 from rltune.errors import InputError
@@ -20,7 +22,7 @@ from rltune.mig.fleet.states import VALUED, state_table
 from rltune.mig.fleet.training import Problem, first_guess, train
 from rltune.mig.fleet.value import Weights
 from rltune.mig.geometry import geometry
-from rltune.mig_commands.serve import serve_lines, serve_trace
+from rltune.mig_commands.serve import fleet_options, serve_lines, serve_trace
 
 A100 = (Growth("a100-80gb"),)
 
@@ -134,6 +136,14 @@ def test_bad_configuration(tmp_path, wrong):
     (tmp_path / "e.csv").write_text("event,tenant,profile\nacquire,u,1g\n")
     with pytest.raises(InputError):
         serve_trace(config(tmp_path, **{"events": str(tmp_path / "e.csv"), **wrong}))
+
+
+def test_mappings_from_the_command_line():
+    """Hydra refuses new keys below an empty mapping, so that quotas and initial GPUs could not be given on a command line."""
+    with initialize_config_dir(str(CONF), version_base=None):
+        cfg = compose("mig_fleet", ["initial={a100-80gb: 2}", "quotas={*: {instances: 4}}"])
+    options = fleet_options(OmegaConf.to_container(cfg, resolve=False))
+    assert options.initial == {"a100-80gb": 2} and options.quotas["*"].instances == 4
 
 
 def test_trainer_plays_as_the_fleet_does():
