@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from rltune.errors import InputError
 from rltune.mig.fleet.events import read_events
 from rltune.mig.fleet.fleet import Fleet
+from rltune.mig.fleet.journal import torn_head
 from rltune.mig.fleet.lines import serve
 from rltune.mig.fleet.options import FleetOptions, Growth, Quota
 from rltune.mig.fleet.replay import replay
@@ -92,7 +93,7 @@ def print_report(found: Mapping[str, Any]) -> None:
 def serve_lines(cfg: dict[str, Any], lines: Iterable[str] | None = None, out: TextIO | None = None) -> None:
     """Answer the line protocol on standard input and output; goes on with ``cfg["journal"]`` if that exists."""
     journal = cfg["journal"]
-    if journal and Path(str(journal)).exists() and Path(str(journal)).stat().st_size:
+    if journal and Path(str(journal)).is_file() and not torn_head(Path(str(journal)).read_bytes()):
         fleet = Fleet.restore(str(journal))
         if fleet.options != fleet_options(cfg):
             print("note: the journal's own options hold, not those given", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -47,9 +48,8 @@ class Totals:
 class Ledger:
     """GPUs, who holds what, demand, totals. ``apply`` takes an accepted event as the journal has it."""
 
-    def __init__(self, options: FleetOptions, policy: Policy) -> None:
-        self.options, self.policy = options, policy
-        self.clock = 0.0
+    def __init__(self, options: FleetOptions, policy: Policy, clock: float = 0.0) -> None:
+        self.options, self.policy, self.clock = options, policy, clock
         self.next_gpu = 0
         self.held: dict[Key, Held] = {}
         self.tenants: dict[str, dict[str, Held]] = {}
@@ -86,7 +86,11 @@ class Ledger:
 
     def apply(self, record: Record) -> None:
         """Change the state by one accepted event."""
-        self.clock = record["at"]
+        at = record["at"]
+        # The fleet's clock never does this; that of a journal that was tampered with may.
+        if isinstance(at, bool) or not math.isfinite(at) or at < self.clock:
+            raise ValueError(f"at={at!r} after {self.clock}")
+        self.clock = at
         if record["event"] == "acquire":
             self._acquired(record)
         elif record["event"] == "release":
@@ -94,6 +98,8 @@ class Ledger:
                 self._vacate((record["tenant"], request), self.options.lazy)
         elif record["event"] == "migrate":
             self._moved(record["moves"])
+        elif record["event"] != "deprovision":
+            raise ValueError(f"unknown event {record['event']!r}")
         for number in record.get("gone", ()):
             self._give_back(number)
 
@@ -143,6 +149,8 @@ class Ledger:
 
     def _give_back(self, number: int) -> None:
         pool = next(pool for pool in self.pools.values() if number in pool.gpus)
+        if pool.gpus[number].held:
+            raise ValueError(f"GPU {number} is given back while a tenant holds an instance of it")
         for placement in sorted(pool.gpus[number].idle):
             self._destroy(pool, pool.gpus[number], placement)
         pool.remove(number)
