@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -50,7 +52,7 @@ def _growth(word: str) -> Growth:
 
 def _whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not str(value).strip().isdecimal():
-        raise InputError(f"{name}: {value!r} is no number of GPUs; accepted are 0, 1, 2, ...")
+        raise InputError(f"{name}: {value!r} is no whole number; accepted are 0, 1, 2, ...")
     return int(value)
 
 
@@ -98,9 +100,14 @@ def serve_lines(cfg: dict[str, Any], lines: Iterable[str] | None = None, out: Te
         if fleet.options != fleet_options(cfg):
             print("note: the journal's own options hold, not those given", file=sys.stderr)
     else:
-        fleet = Fleet(fleet_options(cfg), journal=journal and str(journal))
+        fleet = Fleet(fleet_options(cfg), journal=str(journal) if journal else None, at=time.time())
     for note in fleet.notes:
         print(f"note: {note}", file=sys.stderr)
+    if lines is None and isinstance(sys.stdin, io.TextIOWrapper):
+        # A byte that is no UTF-8 is one tenant's bad line, not the end of the service.
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    if out is None and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         serve(fleet, sys.stdin if lines is None else lines, sys.stdout if out is None else out)
     finally:

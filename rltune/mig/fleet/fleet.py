@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -115,7 +116,7 @@ class Fleet:
         records, note = read_journal(journal)
         try:
             options = FleetOptions.from_json(records[0]["options"])
-            weights, at = records[0]["weights"], records[0]["at"]
+            weights, at = records[0]["weights"], _seconds(records[0]["at"])
         except DAMAGED as error:
             raise InputError(f"{journal}, line 1: no fleet's options ({error!r}); restore it from a copy") from None
         except InputError as error:
@@ -165,9 +166,11 @@ class Fleet:
             slot, moves = self._slot_by_migration(wanted, scorer, allowed)
         if slot is None:
             slot, provisioned = self._new_gpu(wanted, profile), True
+        now = self._now(at)
+        used = {slot.gpu, *(move.gpu for move in moves)}
         record = {
             "event": "acquire",
-            "at": self._now(at),
+            "at": now,
             "tenant": tenant,
             "request": request,
             "model": slot.pool.table.geometry.model,
@@ -175,6 +178,7 @@ class Fleet:
             "placement": list(slot.placement),
             "provisioned": provisioned,
             "moves": [move.as_json() for move in moves],
+            "gone": self._unneeded(now, used=used),
         }
         before = (self.totals.create_s + self.totals.destroy_s, self.totals.reused)
         self._commit(record)
@@ -241,11 +245,17 @@ class Fleet:
             for number in pool.members.get(0, ()):
                 yield number, pool.gpus[number].empty_since
 
-    def _unneeded(self, now: float, touched: set[int], leaving: set[Key]) -> list[int]:
-        """Empty GPUs beyond the spares, counting those that this release empties."""
+    def _unneeded(
+        self,
+        now: float,
+        touched: AbstractSet[int] = frozenset(),
+        leaving: AbstractSet[Key] = frozenset(),
+        used: AbstractSet[int] = frozenset(),
+    ) -> list[int]:
+        """Empty GPUs beyond the spares, counting those that this release empties, and not those that are to be used."""
         if self.options.spares is None:
             return []
-        since = dict(self._empty_gpus())
+        since = {number: begin for number, begin in self._empty_gpus() if number not in used}
         for pool in self.ledger.pools.values():
             for number in touched & pool.gpus.keys():
                 if set(pool.gpus[number].held.values()) <= leaving:
@@ -275,6 +285,8 @@ class Fleet:
     def _admit(self, tenant: str, request: str, wanted: Wanted) -> None:
         if not tenant or tenant.split() != [tenant] or (request and request.split() != [request]):
             raise InputError(f"tenant {tenant!r}, request {request!r}: names are words without spaces")
+        if not encodable(tenant + request):
+            raise InputError(f"tenant {tenant!r}, request {request!r}: names must be UTF-8 text")
         if (tenant, request) in self.ledger.held:
             what = f"request {request!r}" if request else "an instance"
             raise InputError(f"tenant {tenant!r} holds {what} already; name another request, or release it first")
@@ -342,6 +354,15 @@ class Fleet:
         if self._journal is not None:
             self._journal.append(record)
         self.ledger.apply(record)
+
+
+def encodable(text: str) -> bool:
+    """Whether a text can be written as UTF-8; one read from bytes that were none cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _seconds(at: float) -> float:

@@ -31,13 +31,14 @@ class Held:
 
 @dataclass(slots=True)
 class Totals:
-    """Counted since the fleet began: accepted requests, GPUs ever provisioned and most at a time, migrations,
-    instances handed out again, instances made and unmade, and the seconds that took."""
+    """Counted since the fleet began: accepted requests, GPUs ever provisioned and most at a time, migrations by
+    the fleet itself, those a caller asked for, instances handed out again, instances made and unmade, and the seconds that took."""
 
     requests: int = 0
     provisioned: int = 0
     peak: int = 0
     migrations: int = 0
+    asked_migrations: int = 0
     reused: int = 0
     created: int = 0
     destroyed: int = 0
@@ -98,6 +99,7 @@ class Ledger:
                 self._vacate((record["tenant"], request), self.options.lazy)
         elif record["event"] == "migrate":
             self._moved(record["moves"])
+            self.totals.asked_migrations += len(record["moves"])
         elif record["event"] != "deprovision":
             raise ValueError(f"unknown event {record['event']!r}")
         for number in record.get("gone", ()):
@@ -114,6 +116,7 @@ class Ledger:
         if record["provisioned"]:
             self._provision(pool, record["gpu"])
         self._moved(record["moves"])
+        self.totals.migrations += len(record["moves"])
         self._occupy(pool, pool.gpus[record["gpu"]], placement, key)
         self.totals.requests += 1
         self.needed = max(self.needed, self.bound_with(pool, placement.profile, 0))
@@ -139,7 +142,6 @@ class Ledger:
             # The new instance stands before the old one goes: the tenant is never without.
             self._occupy(pool, pool.gpus[move["gpu"]], Placement(*move["placement"]), key)
             self._empty(old.pool, old.pool.gpus[old.gpu], old.placement, lazy=False)
-            self.totals.migrations += 1
 
     def _provision(self, pool: Pool, number: int) -> None:
         pool.add(number, self.clock)
@@ -209,6 +211,7 @@ class Ledger:
                 for model, pool in self.pools.items()
                 for number, gpu in sorted(pool.gpus.items())
             },
+            "needed": self.needed,
             "demand": self.demand.weight.tolist(),
             "totals": asdict(self.totals),
             "learned": learned and [learned.weight.tolist(), learned.offset],
