@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, TextIO
 from rltune.errors import InputError
 from rltune.mig.fleet.events import read_events
 from rltune.mig.fleet.fleet import Fleet
+from rltune.mig.fleet.journal import torn_head
 from rltune.mig.fleet.lines import serve
 from rltune.mig.fleet.options import FleetOptions, Growth, Quota
 from rltune.mig.fleet.replay import replay
@@ -49,7 +52,7 @@ def _growth(word: str) -> Growth:
 
 def _whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not str(value).strip().isdecimal():
-        raise InputError(f"{name}: {value!r} is no number of GPUs; accepted are 0, 1, 2, ...")
+        raise InputError(f"{name}: {value!r} is no whole number; accepted are 0, 1, 2, ...")
     return int(value)
 
 
@@ -92,14 +95,19 @@ def print_report(found: Mapping[str, Any]) -> None:
 def serve_lines(cfg: dict[str, Any], lines: Iterable[str] | None = None, out: TextIO | None = None) -> None:
     """Answer the line protocol on standard input and output; goes on with ``cfg["journal"]`` if that exists."""
     journal = cfg["journal"]
-    if journal and Path(str(journal)).exists() and Path(str(journal)).stat().st_size:
+    if journal and Path(str(journal)).is_file() and not torn_head(Path(str(journal)).read_bytes()):
         fleet = Fleet.restore(str(journal))
         if fleet.options != fleet_options(cfg):
             print("note: the journal's own options hold, not those given", file=sys.stderr)
     else:
-        fleet = Fleet(fleet_options(cfg), journal=journal and str(journal))
+        fleet = Fleet(fleet_options(cfg), journal=str(journal) if journal else None, at=time.time())
     for note in fleet.notes:
         print(f"note: {note}", file=sys.stderr)
+    if lines is None and isinstance(sys.stdin, io.TextIOWrapper):
+        # A byte that is no UTF-8 is one tenant's bad line, not the end of the service.
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    if out is None and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         serve(fleet, sys.stdin if lines is None else lines, sys.stdout if out is None else out)
     finally:

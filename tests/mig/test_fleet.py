@@ -1,13 +1,15 @@
 """The fleet: what a tenant is answered, what it pays, what is refused, and that refusals change nothing."""
 
+import io
 import json
+import math
 
 import pytest
 
 from rltune.errors import InputError
 from rltune.mig.configurations import configuration_number, configurations
 from rltune.mig.fleet import Fleet, FleetOptions, Growth, Quota
-from rltune.mig.fleet.lines import answer
+from rltune.mig.fleet.lines import answer, serve
 from rltune.mig.fleet.options import POLICIES
 from rltune.mig.geometry import geometry
 
@@ -112,6 +114,43 @@ def test_migration_makes_room():
         assert len(f.leases("b")) == len(f.leases("d")) == 1
 
 
+def test_asked_migrations_cost_no_budget():
+    """An operator who moves tenants by hand must not use up what the fleet may migrate of itself."""
+    f = fleet(policy="first_fit", migrate=0.4, slack=0)
+    f.acquire("a", "7g")
+    f.acquire("b", "1g")
+    f.acquire("c", "7g")
+    f.release("a")
+    f.acquire("d", "1g")
+    f.release("c")
+    f.acquire("e", "7g")
+    for _ in range(5):
+        f.migrate("d")
+    assert f.acquire("f", "7g").migrations == 1
+    assert (f.totals.migrations, f.totals.asked_migrations) == (1, 5)
+
+
+def test_service_gives_back_idle_gpus(tmp_path):
+    """By the service's clock a GPU empty for idle_s seconds goes at the next request, be it an acquire; also after a restart."""
+    options = FleetOptions(A100, initial={"a100-80gb": 3}, spares=0, idle_s=10.0, policy="first_fit")
+    f = Fleet(options, tmp_path / "j", at=1000.0)
+    seconds = iter([1001.0, 1005.0, 1009.0, 990.0, 1010.0])
+    serve(
+        f,
+        ["acquire a 7g", "acquire b 7g", "release b", "acquire c 1g", "acquire d 1g"],
+        io.StringIO(),
+        lambda: next(seconds),
+    )
+    assert f.gpus == 2
+    f.close()
+    again = Fleet.restore(tmp_path / "j")
+    assert again.ledger.state() == f.ledger.state() and again.ledger.clock == 1010.0
+    again.release("c", at=1011.0)
+    again.release("d", at=1012.0)
+    again.release("a", at=1023.0)
+    assert again.gpus == 1
+
+
 BAD = [
     "acquire u 5g",
     "acquire u 3g",
@@ -172,6 +211,19 @@ def test_configuration_numbers():
         {"migrate": 2.0},
         {"chain": 0},
         {"half_life": 0},
+        {"half_life": math.inf},
+        {"half_life": "500"},
+        {"migrate": math.nan},
+        {"migrate_credit": -1},
+        {"slack": None},
+        {"chain": 1.5},
+        {"spares": True},
+        {"idle_s": math.inf},
+        {"seed": 0.5},
+        {"lazy": "yes"},
+        {"weights": 3},
+        {"initial": {"a100-80gb": 1.5}},
+        {"growth": (Growth("a30", 1),), "initial": {"a30": 2}},
     ],
 )
 def test_bad_options(options):

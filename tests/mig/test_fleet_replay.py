@@ -3,12 +3,16 @@
 import gzip
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from rltune.config import CONF
 from rltune.errors import InputError
@@ -20,7 +24,7 @@ from rltune.mig.fleet.states import VALUED, state_table
 from rltune.mig.fleet.training import Problem, first_guess, train
 from rltune.mig.fleet.value import Weights
 from rltune.mig.geometry import geometry
-from rltune.mig_commands.serve import serve_lines, serve_trace
+from rltune.mig_commands.serve import fleet_options, serve_lines, serve_trace
 
 A100 = (Growth("a100-80gb"),)
 
@@ -109,6 +113,35 @@ def test_bad_files(tmp_path, name, text, told):
         read_events(tmp_path / name)
 
 
+def test_untidy_files(tmp_path):
+    """A spreadsheet's byte-order mark and spaces in the header are read over; damage of any kind is one line's error."""
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfevent, tenant ,profile\nacquire,u,1g\n")
+    assert read_events(tmp_path / "a.csv") == [Event(True, "u", "1g")]
+    packed = bytearray(gzip.compress(b"event,tenant,profile\n" * 50))
+    packed[12] ^= 0xFF
+    (tmp_path / "z.csv.gz").write_bytes(packed)
+    (tmp_path / "long.csv").write_text(f"event,tenant,profile\nacquire,{'u' * 200_000},1g\n")
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    for name, told in (("z.csv.gz", "cannot be read"), ("long.csv", "not CSV"), ("deep.json", "not JSON")):
+        with pytest.raises(InputError, match=told):
+            read_events(tmp_path / name)
+    (tmp_path / "w.json").write_text('{"workloads": {"3": []}}')
+    for workload, told in ((3, "workload=3: accepted"), (["3"], "accepted is a workload"), ("3", "has no sequences")):
+        with pytest.raises(InputError, match=told):
+            read_events(tmp_path / "w.json", workload)
+    with pytest.raises(InputError, match="sequence: -1 is no whole number"):
+        serve_trace(config(tmp_path, events=str(tmp_path / "w.json"), sequence=-1))
+
+
+def test_serve_outlives_bad_bytes(tmp_path):
+    """One tenant's bytes that are no UTF-8 must not end the service for the others."""
+    command = [sys.executable, "-c", "from rltune.mig_commands.serve import *; serve_lines(eval(sys.argv[1]))"]
+    asked = b"acquire \xff 1g\nacquire u \xff\nacquire v 7g\n"
+    done = subprocess.run([*command, repr(config(tmp_path))], input=asked, capture_output=True, check=True, timeout=60)
+    first, second, third = done.stdout.decode().splitlines()
+    assert first.startswith("error: ") and second.startswith("error: ") and third == "0 0"
+
+
 def test_commands(tmp_path):
     """serve-trace leaves its three files; serve goes on with the journal it left, and says so of a torn line."""
     (tmp_path / "e.csv").write_text("event,tenant,profile\nacquire,u,3g\nacquire,v,4g\nrelease,u,\n")
@@ -134,6 +167,14 @@ def test_bad_configuration(tmp_path, wrong):
     (tmp_path / "e.csv").write_text("event,tenant,profile\nacquire,u,1g\n")
     with pytest.raises(InputError):
         serve_trace(config(tmp_path, **{"events": str(tmp_path / "e.csv"), **wrong}))
+
+
+def test_mappings_from_the_command_line():
+    """Hydra refuses new keys below an empty mapping, so that quotas and initial GPUs could not be given on a command line."""
+    with initialize_config_dir(str(CONF), version_base=None):
+        cfg = compose("mig_fleet", ["initial={a100-80gb: 2}", "quotas={*: {instances: 4}}"])
+    options = fleet_options(OmegaConf.to_container(cfg, resolve=False))
+    assert options.initial == {"a100-80gb": 2} and options.quotas["*"].instances == 4
 
 
 def test_trainer_plays_as_the_fleet_does():

@@ -1,6 +1,7 @@
 """Random streams: no tenant loses its instance, nothing overlaps, restarts change nothing, as an independent audit sees it."""
 
 import json
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -118,11 +119,53 @@ def test_broken_journals(tmp_path):
     with pytest.raises(InputError, match="there is a journal already"):
         Fleet(FleetOptions((Growth("a30"),)), journal)
     head, line = journal.read_text().splitlines()
+    place, moves, at = json.dumps(json.loads(line)["placement"], separators=(",", ":")), "[]", "0.0,"
     for content, told in [
         (f"{head}\n{{oops\n{line}\n", "line 2: not a JSON"),
         (f"{line}\n", "first line"),
         (f"{head}\n{line}\n{line}\n", "line 3: does not follow"),
+        (head.replace('"half_life"', '"halved"') + "\n", "line 1: no fleet's options"),
+        (f"{head}\n{line.replace('acquire', 'lend')}\n", "line 2: .*unknown event 'lend'"),
+        (f"{head}\n{line.replace(place, '[99,0]')}\n", "line 2: does not follow"),
+        (f"{head}\n{line.replace(moves, '[3]')}\n", "line 2: does not follow"),
+        (f"{head}\n{line.replace(at, 'NaN,')}\n", "line 2: .*at=nan"),
+        (f"{head}\n{line.replace(at, '-1,')}\n", "line 2: .*at=-1"),
+        (f'{head}\n{line}\n{{"event":"deprovision","at":0.0,"gone":[0]}}\n', "line 3: .*while a tenant holds"),
+        ("once upon a time", "not a fleet's journal"),
+        (head[:30], "no whole line"),
     ]:
         journal.write_text(content)
         with pytest.raises(InputError, match=told):
             Fleet.restore(journal)
+
+
+def test_one_journal_one_service(tmp_path):
+    """Two services on one journal would hand out one slice twice: the second is refused until the first has closed."""
+    journal, options = tmp_path / "journal.jsonl", FleetOptions((Growth("a30"),))
+    first = Fleet(options, journal)
+    for begin in (lambda: Fleet.restore(journal), lambda: Fleet(options, journal)):
+        with pytest.raises(InputError, match="another process uses"):
+            begin()
+    first.acquire("a", "1g")
+    first.close()
+    assert Fleet.restore(journal).leases("a")
+
+
+def test_torn_head(tmp_path):
+    """A service killed in its first write has accepted nothing: the file is begun anew, with a note."""
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text('{"event":"fl')
+    fleet = Fleet(FleetOptions((Growth("a30"),)), journal)
+    assert "first line was half-written" in fleet.notes[0]
+    fleet.close()
+    assert Fleet.restore(journal).notes == []
+
+
+@pytest.mark.parametrize("at", [math.nan, math.inf, "noon", True])
+def test_clock_is_a_number(at):
+    """NaN as time would stop the clock for good: it is refused, and the state stays."""
+    fleet = Fleet(FleetOptions((Growth("a30"),)))
+    before = json.dumps(fleet.ledger.state())
+    with pytest.raises(InputError, match="at="):
+        fleet.acquire("a", "1g", at=at)
+    assert json.dumps(fleet.ledger.state()) == before

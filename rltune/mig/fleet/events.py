@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,8 +40,8 @@ def read_events(path: str | Path, workload: str | None = None, sequence: int = 0
     path = Path(path)
     try:
         content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
     name = path.name.removesuffix(".gz")
     if name.endswith(".csv"):
@@ -56,12 +57,17 @@ def read_events(path: str | Path, workload: str | None = None, sequence: int = 0
 
 def _from_csv(path: Path, text: str) -> list[Event]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+    try:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        rows = [(row, reader.line_num) for row in reader]
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
+    missing = [name for name in COLUMNS if name not in reader.fieldnames]
     if missing:
         raise InputError(
             f"{path}, line 1: column {missing[0]!r} is missing; columns are time_s, event, tenant, profile"
         )
-    return [_row(row, f"{path}, line {reader.line_num}") for row in reader]
+    return [_row(row, f"{path}, line {line}") for row, line in rows]
 
 
 def _row(row: dict[str, Any], where: str) -> Event:
@@ -89,7 +95,11 @@ def _from_json(path: Path, text: str, workload: str | None, sequence: int) -> li
         found = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {error.lineno}: not JSON ({error.msg}); {ACCEPTED}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}); {ACCEPTED}") from None
     where = str(path)
+    if workload is not None and not isinstance(workload, str):
+        raise InputError(f"workload={workload!r}: accepted is a workload's name; quote one that looks like a number")
     if isinstance(found, dict):
         workloads = found.get("workloads")
         if not isinstance(workloads, dict) or workload not in workloads:
@@ -98,7 +108,8 @@ def _from_json(path: Path, text: str, workload: str | None, sequence: int) -> li
         sequences = workloads[workload]
         if not isinstance(sequences, list) or not 0 <= sequence < len(sequences):
             count = len(sequences) if isinstance(sequences, list) else 0
-            raise InputError(f"{path}: sequence={sequence}; workload {workload} has sequences 0 to {count - 1}")
+            has = f"has sequences 0 to {count - 1}" if count else "has no sequences"
+            raise InputError(f"{path}: sequence={sequence}; workload {workload} {has}")
         found, where = sequences[sequence], f"{path}, workload {workload}, sequence {sequence}"
     if not isinstance(found, list):
         raise InputError(f"{path}: not a list of events; {ACCEPTED}")

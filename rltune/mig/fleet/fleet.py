@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +25,8 @@ from rltune.mig.geometry import Placement
 
 TIE = 1e-9
 """Scores closer than this are equal: states that mirror each other differ by rounding only."""
+DAMAGED = (LookupError, ValueError, AttributeError, TypeError, OverflowError, StopIteration)
+"""What a damaged record raises."""
 Wanted = list[tuple[Pool, int]]
 """The pools that have a profile, with its index in each."""
 
@@ -61,24 +65,33 @@ class Fleet:
     """``Fleet(options)``, then `acquire` and `release`; with a ``journal`` every accepted event is on disk first.
 
     A request that cannot be met raises InputError and changes nothing. ``policy`` a placement policy of your own instead
-    of the one that the options name.
+    of the one that the options name; ``at`` the caller's clock now, in seconds.
     """
 
-    def __init__(self, options: FleetOptions, journal: str | Path | None = None, policy: Policy | None = None) -> None:
+    def __init__(
+        self,
+        options: FleetOptions,
+        journal: str | Path | None = None,
+        policy: Policy | None = None,
+        at: float = 0.0,
+    ) -> None:
         self.options = options
-        self.ledger = Ledger(options, policy or make_policy(options))
+        self.ledger = Ledger(options, policy or make_policy(options), _seconds(at))
         self.notes: list[str] = []
         self._journal: Journal | None = None
         if journal is not None:
-            if Path(journal).exists() and Path(journal).stat().st_size:
-                raise InputError(f"{journal}: there is a journal already; restore it, or name another file")
             self._journal = Journal(journal)
-            self._journal.append(self._head())
+            try:
+                note = self._journal.begin(self._head())
+            except InputError:
+                self._journal.close()
+                raise
+            self.notes += [note] if note else []
 
     def _head(self) -> Record:
         policy = self.ledger.policy
         weights = policy.weights.as_json() if isinstance(policy, Learned) else None
-        return {"event": "fleet", "at": 0.0, "options": self.options.as_json(), "weights": weights}
+        return {"event": "fleet", "at": self.ledger.clock, "options": self.options.as_json(), "weights": weights}
 
     @staticmethod
     def restore(journal: str | Path, policy: Policy | None = None) -> Fleet:
@@ -86,20 +99,39 @@ class Fleet:
 
         A ``policy`` of your own must be given again, as it was when the journal began.
         """
+        if not Path(journal).is_file():
+            raise InputError(f"{journal}: no such journal")
+        # Locked before it is read: nobody may write what would then be missed.
+        locked = Journal(journal)
+        try:
+            fleet = Fleet._replayed(journal, policy)
+        except BaseException:
+            locked.close()
+            raise
+        fleet._journal = locked
+        return fleet
+
+    @staticmethod
+    def _replayed(journal: str | Path, policy: Policy | None) -> Fleet:
         records, note = read_journal(journal)
-        options = FleetOptions.from_json(records[0]["options"])
-        if policy is None and records[0]["weights"] is not None:
-            policy = make_policy(options, Weights.from_json(records[0]["weights"], str(journal)))
-        fleet = Fleet(options, policy=policy)
+        try:
+            options = FleetOptions.from_json(records[0]["options"])
+            weights, at = records[0]["weights"], _seconds(records[0]["at"])
+        except DAMAGED as error:
+            raise InputError(f"{journal}, line 1: no fleet's options ({error!r}); restore it from a copy") from None
+        except InputError as error:
+            raise InputError(f"{journal}, line 1: {error}") from None
+        if policy is None and weights is not None:
+            policy = make_policy(options, Weights.from_json(weights, f"{journal}, line 1"))
+        fleet = Fleet(options, policy=policy, at=at)
         for number, record in enumerate(records[1:], start=2):
             try:
                 fleet.ledger.apply(record)
-            except (KeyError, ValueError, StopIteration, TypeError) as error:
+            except DAMAGED as error:
                 raise InputError(
-                    f"{journal}, line {number}: does not follow from the lines before ({error!r})"
+                    f"{journal}, line {number}: does not follow from the lines before ({error!r}); restore it from a copy"
                 ) from None
         fleet.notes += [note] if note else []
-        fleet._journal = Journal(journal)
         return fleet
 
     def close(self) -> None:
@@ -134,9 +166,11 @@ class Fleet:
             slot, moves = self._slot_by_migration(wanted, scorer, allowed)
         if slot is None:
             slot, provisioned = self._new_gpu(wanted, profile), True
+        now = self._now(at)
+        used = {slot.gpu, *(move.gpu for move in moves)}
         record = {
             "event": "acquire",
-            "at": self._now(at),
+            "at": now,
             "tenant": tenant,
             "request": request,
             "model": slot.pool.table.geometry.model,
@@ -144,6 +178,7 @@ class Fleet:
             "placement": list(slot.placement),
             "provisioned": provisioned,
             "moves": [move.as_json() for move in moves],
+            "gone": self._unneeded(now, used=used),
         }
         before = (self.totals.create_s + self.totals.destroy_s, self.totals.reused)
         self._commit(record)
@@ -210,11 +245,17 @@ class Fleet:
             for number in pool.members.get(0, ()):
                 yield number, pool.gpus[number].empty_since
 
-    def _unneeded(self, now: float, touched: set[int], leaving: set[Key]) -> list[int]:
-        """Empty GPUs beyond the spares, counting those that this release empties."""
+    def _unneeded(
+        self,
+        now: float,
+        touched: AbstractSet[int] = frozenset(),
+        leaving: AbstractSet[Key] = frozenset(),
+        used: AbstractSet[int] = frozenset(),
+    ) -> list[int]:
+        """Empty GPUs beyond the spares, counting those that this release empties, and not those that are to be used."""
         if self.options.spares is None:
             return []
-        since = dict(self._empty_gpus())
+        since = {number: begin for number, begin in self._empty_gpus() if number not in used}
         for pool in self.ledger.pools.values():
             for number in touched & pool.gpus.keys():
                 if set(pool.gpus[number].held.values()) <= leaving:
@@ -244,6 +285,8 @@ class Fleet:
     def _admit(self, tenant: str, request: str, wanted: Wanted) -> None:
         if not tenant or tenant.split() != [tenant] or (request and request.split() != [request]):
             raise InputError(f"tenant {tenant!r}, request {request!r}: names are words without spaces")
+        if not encodable(tenant + request):
+            raise InputError(f"tenant {tenant!r}, request {request!r}: names must be UTF-8 text")
         if (tenant, request) in self.ledger.held:
             what = f"request {request!r}" if request else "an instance"
             raise InputError(f"tenant {tenant!r} holds {what} already; name another request, or release it first")
@@ -305,12 +348,27 @@ class Fleet:
 
     def _now(self, at: float | None) -> float:
         """A clock that never goes back."""
-        return self.ledger.clock if at is None else max(float(at), self.ledger.clock)
+        return self.ledger.clock if at is None else max(_seconds(at), self.ledger.clock)
 
     def _commit(self, record: Record) -> None:
         if self._journal is not None:
             self._journal.append(record)
         self.ledger.apply(record)
+
+
+def encodable(text: str) -> bool:
+    """Whether a text can be written as UTF-8; one read from bytes that were none cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _seconds(at: float) -> float:
+    if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at):
+        raise InputError(f"at={at!r}: accepted are seconds, such as 12.5")
+    return float(at)
 
 
 def _rows(creations: Transitions, counts: np.ndarray) -> Transitions:

@@ -1,7 +1,8 @@
-"""The journal of a fleet: one JSON line an accepted event, on disk before it takes effect."""
+"""The journal of a fleet: one JSON line an accepted event, on disk before it takes effect; one process at a time."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -10,18 +11,43 @@ from typing import Any
 from rltune.errors import InputError
 
 Record = dict[str, Any]
+HEAD = b'{"event":"fleet"'
+"""How every journal begins."""
 
 
 class Journal:
-    """Appends records to a file; a record that cannot be written whole is taken back, and InputError says why."""
+    """Appends records to a file; a record that cannot be written whole is taken back, and InputError says why.
+
+    Locks the file until it is closed: InputError if another process (or another fleet of this one) has it.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            # Append mode: two services on one journal would still not overwrite each other's lines.
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  (open as long as the fleet)
         except OSError as error:
             raise InputError(f"{self.path}: the journal cannot be opened ({error.strerror})") from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            if isinstance(error, BlockingIOError):
+                raise InputError(
+                    f"{self.path}: another process uses this journal; end it first, or name another file"
+                ) from None
+            raise InputError(f"{self.path}: the journal cannot be locked ({error.strerror})") from None
+
+    def begin(self, head: Record) -> str | None:
+        """Write the first line; a note if a half-written one was there, of which nothing ever took effect.
+
+        InputError for a file with anything else in it.
+        """
+        there = self.path.read_bytes()
+        if there and not torn_head(there):
+            raise InputError(f"{self.path}: there is a journal already; restore it, or name another file")
+        self._file.truncate(0)
+        self.append(head)
+        return f"{self.path}: the first line was half-written; the journal begins anew" if there else None
 
     def append(self, record: Record) -> None:
         """Write one line, whole or not at all."""
@@ -50,6 +76,8 @@ def read_journal(path: str | Path) -> tuple[list[Record], str | None]:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: the journal cannot be read ({error.strerror})") from None
+    if torn_head(content):
+        raise InputError(f"{path}: the journal has no whole line; begin a new fleet with it")
     whole, newline, rest = content.rpartition(b"\n")
     records = [_parsed(path, number, line) for number, line in enumerate(whole.splitlines(), start=1)]
     if not records or records[0].get("event") != "fleet":
@@ -60,10 +88,15 @@ def read_journal(path: str | Path) -> tuple[list[Record], str | None]:
     return records, f"{path}: the last line, {len(rest)} bytes, was half-written; it never took effect and was cut off"
 
 
+def torn_head(content: bytes) -> bool:
+    """Whether a file holds nothing but the beginning of a journal's first line (or nothing at all)."""
+    return b"\n" not in content and content[: len(HEAD)] == HEAD[: len(content)]
+
+
 def _parsed(path: Path, number: int, line: bytes) -> Record:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{path}, line {number}: not a JSON record; restore the journal from a copy") from None
     if not isinstance(record, dict) or "event" not in record:
         raise InputError(f"{path}, line {number}: not an event of a fleet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -30,13 +31,14 @@ class Held:
 
 @dataclass(slots=True)
 class Totals:
-    """Counted since the fleet began: accepted requests, GPUs ever provisioned and most at a time, migrations,
-    instances handed out again, instances made and unmade, and the seconds that took."""
+    """Counted since the fleet began: accepted requests, GPUs ever provisioned and most at a time, migrations by
+    the fleet itself, those a caller asked for, instances handed out again, instances made and unmade, and the seconds that took."""
 
     requests: int = 0
     provisioned: int = 0
     peak: int = 0
     migrations: int = 0
+    asked_migrations: int = 0
     reused: int = 0
     created: int = 0
     destroyed: int = 0
@@ -47,9 +49,8 @@ class Totals:
 class Ledger:
     """GPUs, who holds what, demand, totals. ``apply`` takes an accepted event as the journal has it."""
 
-    def __init__(self, options: FleetOptions, policy: Policy) -> None:
-        self.options, self.policy = options, policy
-        self.clock = 0.0
+    def __init__(self, options: FleetOptions, policy: Policy, clock: float = 0.0) -> None:
+        self.options, self.policy, self.clock = options, policy, clock
         self.next_gpu = 0
         self.held: dict[Key, Held] = {}
         self.tenants: dict[str, dict[str, Held]] = {}
@@ -86,7 +87,11 @@ class Ledger:
 
     def apply(self, record: Record) -> None:
         """Change the state by one accepted event."""
-        self.clock = record["at"]
+        at = record["at"]
+        # The fleet's clock never does this; that of a journal that was tampered with may.
+        if isinstance(at, bool) or not math.isfinite(at) or at < self.clock:
+            raise ValueError(f"at={at!r} after {self.clock}")
+        self.clock = at
         if record["event"] == "acquire":
             self._acquired(record)
         elif record["event"] == "release":
@@ -94,6 +99,9 @@ class Ledger:
                 self._vacate((record["tenant"], request), self.options.lazy)
         elif record["event"] == "migrate":
             self._moved(record["moves"])
+            self.totals.asked_migrations += len(record["moves"])
+        elif record["event"] != "deprovision":
+            raise ValueError(f"unknown event {record['event']!r}")
         for number in record.get("gone", ()):
             self._give_back(number)
 
@@ -108,6 +116,7 @@ class Ledger:
         if record["provisioned"]:
             self._provision(pool, record["gpu"])
         self._moved(record["moves"])
+        self.totals.migrations += len(record["moves"])
         self._occupy(pool, pool.gpus[record["gpu"]], placement, key)
         self.totals.requests += 1
         self.needed = max(self.needed, self.bound_with(pool, placement.profile, 0))
@@ -133,7 +142,6 @@ class Ledger:
             # The new instance stands before the old one goes: the tenant is never without.
             self._occupy(pool, pool.gpus[move["gpu"]], Placement(*move["placement"]), key)
             self._empty(old.pool, old.pool.gpus[old.gpu], old.placement, lazy=False)
-            self.totals.migrations += 1
 
     def _provision(self, pool: Pool, number: int) -> None:
         pool.add(number, self.clock)
@@ -143,6 +151,8 @@ class Ledger:
 
     def _give_back(self, number: int) -> None:
         pool = next(pool for pool in self.pools.values() if number in pool.gpus)
+        if pool.gpus[number].held:
+            raise ValueError(f"GPU {number} is given back while a tenant holds an instance of it")
         for placement in sorted(pool.gpus[number].idle):
             self._destroy(pool, pool.gpus[number], placement)
         pool.remove(number)
@@ -201,6 +211,7 @@ class Ledger:
                 for model, pool in self.pools.items()
                 for number, gpu in sorted(pool.gpus.items())
             },
+            "needed": self.needed,
             "demand": self.demand.weight.tolist(),
             "totals": asdict(self.totals),
             "learned": learned and [learned.weight.tolist(), learned.offset],

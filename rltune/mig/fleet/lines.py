@@ -7,32 +7,38 @@ answered with one line that begins with ``error:`` and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import TextIO
 
 from rltune.errors import InputError
-from rltune.mig.fleet.fleet import Fleet
+from rltune.mig.fleet.fleet import Fleet, encodable
 
 ACCEPTED = "accepted are: acquire TENANT PROFILE [REQUEST], release TENANT [REQUEST]"
 
 
-def answer(fleet: Fleet, line: str) -> str:
-    """The answer to one line."""
+def answer(fleet: Fleet, line: str, at: float | None = None) -> str:
+    """The answer to one line; ``at`` as in `Fleet.acquire`."""
+    if not encodable(line):
+        return f"error: {line.strip()!r} is no UTF-8 text; {ACCEPTED}"
     words = line.split()
     try:
         if words[:1] == ["acquire"] and len(words) in (3, 4):
-            lease = fleet.acquire(words[1], words[2], words[3] if words[3:] else "")
+            lease = fleet.acquire(words[1], words[2], words[3] if words[3:] else "", at)
             return f"{lease.gpu} {lease.configuration}"
         if words[:1] == ["release"] and len(words) in (2, 3):
-            return f"released {len(fleet.release(words[1], words[2] if words[2:] else None))}"
+            return f"released {len(fleet.release(words[1], words[2] if words[2:] else None, at))}"
     except InputError as error:
         return f"error: {' '.join(str(error).split())}"
     return f"error: {line.strip()!r} is no request; {ACCEPTED}"
 
 
-def serve(fleet: Fleet, lines: Iterable[str], out: TextIO) -> None:
-    """Answer every line at once until the lines end; empty ones are passed over."""
+def serve(fleet: Fleet, lines: Iterable[str], out: TextIO, clock: Callable[[], float] = time.time) -> None:
+    """Answer every line at once until the lines end; empty ones are passed over. ``clock`` tells seconds.
+
+    A clock that is put back stands still for the fleet until it is past the last event again.
+    """
     for line in lines:
         if line.strip():
-            out.write(answer(fleet, line) + "\n")
+            out.write(answer(fleet, line, clock()) + "\n")
             out.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -70,18 +71,32 @@ class FleetOptions:
         names = [geometry(g.model).model for g in self.growth]
         if not names or len(set(names)) < len(names):
             raise InputError(f"gpu={','.join(names)}: name at least one GPU type, each once")
-        for model in self.initial:
-            if geometry(model).model not in names:
-                raise InputError(f"initial.{model}: the fleet has no such GPU type; it has {', '.join(names)}")
+        for model, count in self.initial.items():
+            self._check_initial(names, model, count)
         self._check("policy", self.policy in POLICIES, f"one of {', '.join(POLICIES)}")
+        for name in ("learn", "lazy", "media"):
+            self._check(name, isinstance(getattr(self, name), bool), "true or false")
         self._check("learn", not self.learn or self.policy == "learned", "true with policy=learned only")
-        self._check("half_life", self.half_life > 0, "requests above 0")
-        self._check("migrate", 0 <= self.migrate <= 1, "a share of the requests from 0 to 1, such as 0.01")
-        self._check("migrate_credit", self.migrate_credit >= 0, "a number of migrations, 0 or more")
-        self._check("slack", self.slack >= 0, "a number of GPUs, 0 or more")
-        self._check("chain", 1 <= self.chain <= 3, "1, 2 or 3 migrations")
-        self._check("spares", self.spares is None or self.spares >= 0, "a number of GPUs, or null")
-        self._check("idle_s", self.idle_s >= 0, "seconds, 0 or more")
+        self._check("weights", self.weights is None or isinstance(self.weights, str), "the name of a file, or null")
+        self._check("half_life", _number(self.half_life) and self.half_life > 0, "requests above 0, such as 500")
+        right = _number(self.migrate) and self.migrate <= 1
+        self._check("migrate", right, "a share of the requests from 0 to 1, such as 0.01")
+        self._check("migrate_credit", _number(self.migrate_credit), "a number of migrations, 0 or more")
+        self._check("slack", _number(self.slack), "a number of GPUs, 0 or more")
+        self._check("chain", _whole(self.chain) and 1 <= self.chain <= 3, "1, 2 or 3 migrations")
+        self._check("spares", self.spares is None or _whole(self.spares), "a whole number of GPUs, or null")
+        self._check("idle_s", _number(self.idle_s), "seconds, 0 or more")
+        self._check("seed", _whole(self.seed), "a whole number, 0 or more")
+
+    def _check_initial(self, names: list[str], model: str, count: Any) -> None:
+        if geometry(model).model not in names:
+            raise InputError(f"initial.{model}: the fleet has no such GPU type; it has {', '.join(names)}")
+        if not _whole(count):
+            raise InputError(f"initial.{model}={count!r}: accepted is a whole number of GPUs, 0 or more")
+        limit = self.growth[names.index(geometry(model).model)].limit
+        same = sum(n for m, n in self.initial.items() if geometry(m).model == geometry(model).model)
+        if limit is not None and same > limit:
+            raise InputError(f"initial.{model}={count}: accepted are at most {limit} GPUs, the limit of this type")
 
     def _check(self, name: str, right: bool, accepted: str) -> None:
         if not right:
@@ -103,6 +118,16 @@ class FleetOptions:
         plain["growth"] = tuple(Growth(**g) for g in plain["growth"])
         plain["quotas"] = {tenant: Quota(**quota) for tenant, quota in plain["quotas"].items()}
         return FleetOptions(**plain)
+
+
+def _number(found: Any) -> bool:
+    """Whether this is a finite number, 0 or more."""
+    return isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found) and found >= 0
+
+
+def _whole(found: Any) -> bool:
+    """Whether this is a whole number, 0 or more."""
+    return isinstance(found, int) and _number(found)
 
 
 def make_policy(options: FleetOptions, weights: Weights | None = None) -> Policy:
