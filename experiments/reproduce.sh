@@ -61,3 +61,8 @@ for script in openb_fragmentation openb_window; do "$python" "experiments/$scrip
 # The same orders under several allocators, and training with the MILP in the loop and without.
 for part in golden month hard; do "$python" experiments/allocators.py "$part"; done
 "$python" experiments/milp_in_training.py --epochs 50
+
+# MIG planning: batches, the agent, tenants. Needs golden/ beside the traces for the recorded ones.
+"$python" experiments/mig_batches.py
+"$python" experiments/mig_agent.py
+"$python" experiments/mig_online.py --fresh 40
