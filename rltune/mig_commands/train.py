@@ -21,7 +21,7 @@ from rltune.rl.mig.agent import Agent, load, save_agent
 from rltune.rl.mig.batches import Mixture, Sampler, drawn, family_profiles
 from rltune.rl.mig.env import Episode, Setup, VectorBatchEnv
 from rltune.rl.mig.network import NetworkConfig
-from rltune.rl.mig.rllib import build_ppo, load_weights
+from rltune.rl.mig.rllib import build_batch_ppo, load_weights
 from rltune.rl.mig.training import Outcome, Validator, train_epochs
 from rltune.rl.rllib import start_ray
 from rltune.rl.runtime import tune
@@ -113,7 +113,7 @@ def _train(cfg: dict[str, Any], network: NetworkConfig, parent: Agent | None, ru
         return VectorBatchEnv(setup, int(context.get("num_envs", 1)), sampler)
 
     start_ray()
-    algorithm = build_ppo(vector_env, network, cfg["algo"], cfg["steps_per_epoch"], cfg["epochs"], seed)
+    algorithm = build_batch_ppo(vector_env, network, cfg["algo"], cfg["steps_per_epoch"], cfg["epochs"], seed)
     if parent is not None:
         load_weights(algorithm, parent.network)
     with progress_bar("training", cfg["epochs"], cfg["progress"]) as update:

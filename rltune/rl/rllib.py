@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, Protocol
 
 import gymnasium as gym
 import ray
@@ -27,13 +28,25 @@ SEEDS_APART = 1000
 """RLlib numbers its workers upwards from the seed: further apart, runs of neighbouring seeds share none."""
 
 
-class PolicyModule(TorchRLModule, ValueFunctionAPI):
-    """`JobNetwork` as an actor-critic module; ``net`` is the network whose weights are shipped."""
+class Architecture(Protocol):
+    """A frozen dataclass that describes a network."""
+
+    def as_dict(self) -> dict[str, Any]: ...
+
+
+class ActorCritic(TorchRLModule, ValueFunctionAPI):
+    """A network of (masked logits, value) as an actor-critic module; ``net`` is the network whose weights are shipped.
+
+    Subclasses say which ``network`` and which ``architecture`` it is made from.
+    """
+
+    network: Any
+    architecture: Any
 
     def setup(self) -> None:
         # RLlib adds settings of its own default networks to ours.
-        ours = {name: self.model_config[name] for name in NetworkConfig.__dataclass_fields__}
-        self.net = JobNetwork(NetworkConfig(**ours))
+        ours = {field.name: self.model_config[field.name] for field in fields(self.architecture)}
+        self.net = self.network(self.architecture(**ours))
 
     def _forward(self, batch: dict[str, Any], **_: Any) -> dict[str, Any]:
         logits, value = self.net(batch[Columns.OBS])
@@ -42,6 +55,12 @@ class PolicyModule(TorchRLModule, ValueFunctionAPI):
     def compute_values(self, batch: dict[str, Any], embeddings: torch.Tensor | None = None) -> torch.Tensor:
         """(batch,) values; ``embeddings`` are the values of a forward pass just made."""
         return self.net(batch[Columns.OBS])[1] if embeddings is None else embeddings
+
+
+class PolicyModule(ActorCritic):
+    """`JobNetwork` as an actor-critic module."""
+
+    network, architecture = JobNetwork, NetworkConfig
 
 
 def start_ray(cpus: int | None = None) -> None:
@@ -67,7 +86,7 @@ def start_ray(cpus: int | None = None) -> None:
 
 
 def common(
-    config: AlgorithmConfig, vector_env: Any, network: NetworkConfig, module: Any, options: Mapping[str, Any], seed: int
+    config: AlgorithmConfig, vector_env: Any, network: Architecture, module: Any, options: Mapping[str, Any], seed: int
 ) -> Any:
     """What all algorithms share: environment, sampling, module, seeds."""
     register_env(ENVIRONMENT, vector_env)
@@ -90,9 +109,16 @@ def common(
     )
 
 
-def build_ppo(vector_env: Any, network: NetworkConfig, options: Mapping[str, Any], batch: int, seed: int) -> Algorithm:
+def build_ppo(
+    vector_env: Any,
+    network: Architecture,
+    options: Mapping[str, Any],
+    batch: int,
+    seed: int,
+    module: type[ActorCritic] = PolicyModule,
+) -> Algorithm:
     """PPO (Schulman et al., 2017). ``options``: conf/algo/ppo.yaml; ``batch``: environment steps an epoch."""
-    config = common(PPOConfig(), vector_env, network, PolicyModule, options, seed)
+    config = common(PPOConfig(), vector_env, network, module, options, seed)
     config = config.training(
         gamma=float(options["gamma"]),
         lambda_=float(options["lambda"]),

@@ -16,6 +16,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 
 from rltune.errors import InputError
 from rltune.metrics import SCORE_METRIC, FloatArray, bootstrap_ci
+from rltune.rl.averaging import blend
 from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.policy_file import BASELINE
 from rltune.rl.rllib import build_ppo
@@ -25,11 +26,6 @@ from rltune.rl.value_algorithms import build_dqn, build_sac
 from rltune.simulator.result import DAY_S
 
 BUILDERS: dict[str, Callable[..., Algorithm]] = {"ppo": build_ppo, "dqn": build_dqn, "sac": build_sac}
-AVERAGING = 0.1
-"""Share of the newest weights in the running average that is validated and kept.
-
-Single epochs of PPO differ by noise; the average over about the last ten does not (Polyak and Juditsky, 1992).
-"""
 CURVE_COLUMNS = ("epoch", "steps", "train_return", "validation_score", "baseline_score", "wall_s")
 
 
@@ -201,13 +197,6 @@ def train_epochs(
         curve.rows.append(row)
         on_epoch(row)
     return outcome
-
-
-def blend(average: JobNetwork, newest: JobNetwork) -> None:
-    """Move the running average of the weights towards the newest, in place."""
-    with torch.no_grad():
-        for mean, weights in zip(average.parameters(), newest.parameters(), strict=True):
-            mean.lerp_(weights, AVERAGING)
 
 
 def _network(algorithm: Algorithm) -> JobNetwork:

@@ -3,7 +3,7 @@
     python -m rltune.mig.fleet.training out.json [--seconds 600] [--seed 1000] [--start weights.json]
 
 What is minimised is what counts: the peak of provisioned GPUs over the lower bound, mean over fresh streams of both
-published kinds (a random walk, and about 60 live). A covariance matrix adaptation strategy (Hansen 2016) walks the
+published kinds (a random walk, and about 60 live). CMA-ES (Hansen 2016, the library `cma`) walks the
 logarithms of the weights; candidates of one generation see the same streams.
 """
 
@@ -13,6 +13,7 @@ import argparse
 import time
 from typing import NamedTuple
 
+import cma
 import numpy as np
 
 from rltune.compiled import kernel
@@ -28,6 +29,8 @@ LENGTH = 2000
 LIVE = (0.0, 60.0)
 """The two kinds of stream: a random walk, and one kept about 60 live."""
 MOST_GPUS = 512
+STEP = 0.4
+"""First standard deviation of the logarithms."""
 SLOTS = tuple(i + j * len(VALUED) for j in range(2) for i, kind in enumerate(VALUED) if kind in KINDS)
 """Features that move in training: soft and hard slots of the plain kinds."""
 
@@ -215,64 +218,21 @@ def first_guess() -> Weights:
     return Weights((*share, -0.1, 0.0), tuple([2.0] * N_SLOTS), (0.3,) * len(VALUED), {})
 
 
-class Evolution:
-    """Covariance matrix adaptation: ``ask`` for a generation of points, ``tell`` their costs (less is better)."""
-
-    def __init__(self, start: Floats, step: float, population: int, draws: np.random.Generator) -> None:
-        n = self.n = len(start)
-        self.mean, self.step, self.population, self.draws = start.copy(), step, population, draws
-        rank = np.log(population // 2 + 0.5) - np.log(np.arange(1, population // 2 + 1))
-        self.rank = rank / rank.sum()
-        e = self.effective = 1 / float((self.rank**2).sum())
-        self.c_step = (e + 2) / (n + e + 5)
-        self.damping = 1 + 2 * max(0.0, ((e - 1) / (n + 1)) ** 0.5 - 1) + self.c_step
-        self.c_path = (4 + e / n) / (n + 4 + 2 * e / n)
-        self.c_one = 2 / ((n + 1.3) ** 2 + e)
-        self.c_rank = min(1 - self.c_one, 2 * (e - 2 + 1 / e) / ((n + 2) ** 2 + e))
-        self.covariance = np.eye(n)
-        self.path, self.step_path = np.zeros(n), np.zeros(n)
-        self.generation = 0
-
-    def ask(self) -> Floats:
-        """(population, n) points."""
-        values, self.axes = np.linalg.eigh((self.covariance + self.covariance.T) / 2)
-        self.lengths = np.sqrt(np.maximum(values, 1e-20))
-        self.steps = self.draws.normal(size=(self.population, self.n)) * self.lengths @ self.axes.T
-        return np.asarray(self.mean + self.step * self.steps)
-
-    def tell(self, costs: Floats) -> None:
-        """Move the mean towards the better half, and learn from the way it went."""
-        self.generation += 1
-        chosen = self.steps[np.argsort(costs, kind="stable")[: len(self.rank)]]
-        way = self.rank @ chosen
-        self.mean += self.step * way
-        whitened = self.axes @ ((self.axes.T @ way) / self.lengths)
-        c, e = self.c_step, self.effective
-        self.step_path = (1 - c) * self.step_path + (c * (2 - c) * e) ** 0.5 * whitened
-        expected = self.n**0.5 * (1 - 1 / (4 * self.n) + 1 / (21 * self.n**2))
-        length = float(np.linalg.norm(self.step_path))
-        going = length / (1 - (1 - c) ** (2 * self.generation)) ** 0.5 < (1.4 + 2 / (self.n + 1)) * expected
-        p = self.c_path
-        self.path = (1 - p) * self.path + going * (p * (2 - p) * e) ** 0.5 * way
-        one = np.outer(self.path, self.path) + (1 - going) * p * (2 - p) * self.covariance
-        many = (chosen.T * self.rank) @ chosen
-        self.covariance = (1 - self.c_one - self.c_rank) * self.covariance + self.c_one * one + self.c_rank * many
-        self.step *= np.exp((c / self.damping) * (length / expected - 1))
-
-
 def train(seconds: float, seed: int, start: Weights, population: int = 22, streams: int = 400) -> Weights:
     """The mean of the search after a time; every generation has new streams, from ``seed`` upwards."""
     problem, begin = Problem(), time.monotonic()
-    search = Evolution(as_point(start), 0.4, population, np.random.default_rng(seed))
+    # The library takes seed 0 for the clock; nothing but the time ends a noisy search.
+    options = {"popsize": population, "seed": seed + 1, "verbose": -9}
+    search = cma.CMAEvolutionStrategy(as_point(start), STEP, options)
     while time.monotonic() - begin < seconds:
-        fresh = problem.streams(seed + search.generation * streams, streams)
-        costs = [problem.cost(as_weights(point, {}), fresh).sum() for point in search.ask()]
-        search.tell(np.array(costs))
+        fresh = problem.streams(seed + search.countiter * streams, streams)
+        points = search.ask()
+        search.tell(points, [problem.cost(as_weights(point, {}), fresh).sum() for point in points])
     trained_on = {
         "gpu": MODEL,
         "streams": f"generated, even mix of {', '.join(KINDS)}; random walk and about 60 live in turn",
-        "seeds": [seed, seed + search.generation * streams],
-        "generations": search.generation,
+        "seeds": [seed, seed + search.countiter * streams],
+        "generations": search.countiter,
         "population": population,
     }
     return as_weights(search.mean, trained_on)

@@ -1,21 +1,14 @@
-"""A trained agent as a file, and as a planner: ``load("mig.safetensors").plan(tasks, "a100-80gb")``. No Ray here.
-
-The file holds weights in safetensors (no code runs on loading); everything else is its JSON header.
-"""
+"""A trained agent as a file, and as a planner: ``load("mig.safetensors").plan(tasks, "a100-80gb")``. No Ray here."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from rltune.errors import InputError
 from rltune.mig.batch.plan import Plan
@@ -26,10 +19,7 @@ from rltune.rl.mig.kernels import GPU_FEATURES, PLACE_FEATURES, TASK_FEATURES
 from rltune.rl.mig.layout import profiles_for
 from rltune.rl.mig.network import BatchNetwork, NetworkConfig
 from rltune.rl.mig.rollout import play
-
-# The same bytes for the same weights, and one line of an error: as for policies of the queue.
-from rltune.rl.policy_file import _line as line_of
-from rltune.rl.policy_file import _sorted_header as with_sorted_header
+from rltune.rl.weights_file import Weights, fill, read_weights, write_weights
 
 FORMAT = "rltune-mig-policy-1"
 FEATURES = [list(TASK_FEATURES), list(PLACE_FEATURES), list(GPU_FEATURES)]
@@ -103,16 +93,7 @@ def save_agent(path: Path, agent: Agent) -> None:
         "features": json.dumps(FEATURES),
         "origin": json.dumps(agent.origin),
     }
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in agent.network.state_dict().items()}
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_bytes(with_sorted_header(save(weights, header)))
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); free some space or choose another folder"
-        ) from None
+    write_weights(path, agent.network, header)
 
 
 def load(path: str | Path) -> Agent:
@@ -120,28 +101,10 @@ def load(path: str | Path) -> Agent:
 
     Raises InputError for a missing, foreign, corrupt or incompatible file.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "policy.safetensors"
-    if not path.is_file():
-        raise InputError(f"agent {path} does not exist; give a policy.safetensors or the run directory that holds one")
-    try:
-        with safe_open(str(path), framework="pt") as opened:
-            header = opened.metadata() or {}
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (not a mapping)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"agent {path} is corrupt or no safetensors file ({line_of(error)}); train or copy it again"
-        ) from None
-    if header.get("format") != FORMAT:
-        raise InputError(f"agent {path} is no rltune MIG agent (format {header.get('format')!r}, expected {FORMAT!r})")
-    try:
-        return _agent(header, weights)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"agent {path} does not fit this version ({line_of(error)}); train it again") from None
+    return read_weights(path, "agent", "rltune MIG agent", FORMAT, _agent)
 
 
-def _agent(header: dict[str, str], weights: dict[str, torch.Tensor]) -> Agent:
+def _agent(header: dict[str, str], weights: Weights) -> Agent:
     """Raises an error of any kind, without the file's name, for what does not fit."""
     if json.loads(header["features"]) != FEATURES:
         raise ValueError("it was trained on other observation features")
@@ -151,7 +114,5 @@ def _agent(header: dict[str, str], weights: dict[str, torch.Tensor]) -> Agent:
     if not all(math.isfinite(value) for value in architecture.values()):
         raise ValueError("its architecture holds numbers that are not finite")
     network = BatchNetwork(NetworkConfig(**architecture))
-    network.load_state_dict(weights)
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
-        raise ValueError("it holds weights that are not finite")
+    fill(network, weights)
     return Agent(network.eval(), origin)

@@ -3,58 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.algorithms.ppo import PPOConfig
-from ray.rllib.core.columns import Columns
-from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
-from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 
 from rltune.rl.mig.network import BatchNetwork, NetworkConfig
-from rltune.rl.rllib import common
+from rltune.rl.rllib import ActorCritic, build_ppo
 
 
-class BatchModule(TorchRLModule, ValueFunctionAPI):
-    """`BatchNetwork` as an actor-critic module; ``net`` is the network whose weights are shipped."""
+class BatchModule(ActorCritic):
+    """`BatchNetwork` as an actor-critic module."""
 
-    def setup(self) -> None:
-        # RLlib adds settings of its own default networks to ours.
-        ours = {name: self.model_config[name] for name in NetworkConfig.__dataclass_fields__}
-        self.net = BatchNetwork(NetworkConfig(**ours))
-
-    def _forward(self, batch: dict[str, Any], **_: Any) -> dict[str, Any]:
-        logits, value = self.net(batch[Columns.OBS])
-        return {Columns.ACTION_DIST_INPUTS: logits, Columns.EMBEDDINGS: value}
-
-    def compute_values(self, batch: dict[str, Any], embeddings: torch.Tensor | None = None) -> torch.Tensor:
-        """(batch,) values; ``embeddings`` are the values of a forward pass just made."""
-        return self.net(batch[Columns.OBS])[1] if embeddings is None else embeddings
+    network, architecture = BatchNetwork, NetworkConfig
 
 
-def build_ppo(
+def build_batch_ppo(
     vector_env: Any, network: NetworkConfig, options: Mapping[str, Any], batch: int, epochs: int, seed: int
 ) -> Algorithm:
-    """PPO (Schulman et al., 2017). ``options``: ``algo`` of conf/mig_train.yaml; ``batch``: environment steps each of ``epochs``."""
+    """PPO for batches. ``options``: ``algo`` of conf/mig_train.yaml; ``batch``: environment steps each of ``epochs``."""
     torch.manual_seed(seed)
-    # `common` only asks an architecture for its fields.
-    config = common(PPOConfig(), vector_env, cast(Any, network), BatchModule, options, seed)
-    config = config.training(
-        gamma=1.0,
-        lambda_=float(options["lambda"]),
-        lr=[[0, float(options["lr"])], [batch * epochs, float(options["lr_end"])]],
-        clip_param=float(options["clip"]),
-        entropy_coeff=float(options["entropy"]),
-        vf_loss_coeff=float(options["value_loss"]),
-        vf_clip_param=float("inf"),
-        use_kl_loss=False,
-        grad_clip=float(options["grad_clip"]),
-        num_epochs=int(options["passes"]),
-        minibatch_size=min(int(options["minibatch"]), batch),
-        train_batch_size_per_learner=batch,
-    )
-    return config.build_algo()
+    # An episode is one batch and its score the makespan: nothing is discounted, and the rate falls to the end.
+    whole = {"gamma": 1.0, "lr_steps": batch * epochs}
+    return build_ppo(vector_env, network, whole | dict(options), batch, seed, BatchModule)
 
 
 def network_of(algorithm: Algorithm) -> BatchNetwork:

@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 
+from rltune.rl.averaging import blend
 from rltune.rl.mig.env import Episode, Setup, VectorBatchEnv
 from rltune.rl.mig.network import BatchNetwork
 from rltune.rl.mig.rllib import network_of
 from rltune.rl.mig.rollout import play
 
-AVERAGING = 0.1
-"""Share of the newest weights in the running average that is validated and kept (Polyak and Juditsky, 1992)."""
 START = "start"
 """What training keeps when no epoch was better: the network it began with, the prior or a given checkpoint."""
 
@@ -88,10 +86,3 @@ def train_epochs(
         outcome.rows.append(row)
         on_epoch(outcome)
     return outcome
-
-
-def blend(average: BatchNetwork, newest: BatchNetwork) -> None:
-    """Move the running average of the weights towards the newest, in place."""
-    with torch.no_grad():
-        for mean, weights in zip(average.parameters(), newest.parameters(), strict=True):
-            mean.lerp_(weights, AVERAGING)
