@@ -17,7 +17,6 @@ It was preferred to that of the first alone on batches of a seed of their own, n
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
 import platform
@@ -30,15 +29,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rltune import planning
 from rltune.metrics import bootstrap_ci
-from rltune.mig.batch.families import FAMILIES, SIZES, family_batch
+from rltune.mig.batch.bounds import area_bound
+from rltune.mig.batch.families import FAMILIES, family_batch
 from rltune.mig.batch.plan import Plan, check_plan
-from rltune.mig.batch.tasks import Tasks, tasks_of
-from rltune.mig.geometry import geometry
+from rltune.mig.batch.tasks import Tasks
 from rltune.rl.mig.agent import load, untrained
 from rltune.rl.mig.batches import Mixture, Sampler, drawn, family_profiles
 from rltune.rl.mig.env import Setup, VectorBatchEnv
-from rltune.traces.folder import traces_folder
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "results" / "mig_agent"
@@ -80,12 +79,6 @@ def planners(policy: Path, window: int | None) -> Mapping[str, Planner]:
     return found
 
 
-def area_bound_s(tasks: Tasks, model: str) -> float:
-    """Sum over tasks of the least compute slices x seconds, over the slices of the GPU."""
-    compute = np.array([profile.compute for profile in geometry(model).profiles])
-    return float((tasks.seconds[model] * compute).min(1).sum() / geometry(model).compute)
-
-
 def judge(case: Case, plan: Planner) -> tuple[npt.NDArray[np.float64], float]:
     """(n_batches,) makespan / area bound of checked plans, and the median time to plan, ms."""
     ratios, took = [], []
@@ -94,30 +87,19 @@ def judge(case: Case, plan: Planner) -> tuple[npt.NDArray[np.float64], float]:
         found = plan(tasks, case.model)
         took.append(1e3 * (time.perf_counter() - begun))
         check_plan(tasks, found)
-        ratios.append(found.makespan_s / area_bound_s(tasks, case.model))
+        ratios.append(found.makespan_s / area_bound(tasks, (case.model,)))
     return np.array(ratios), float(np.median(took))
 
 
 def recorded() -> tuple[list[Case], dict[str, float]]:
     """The recorded batches by family, and FAR's recorded mean ratio on them."""
-    with gzip.open(traces_folder().parent / "golden" / "mig" / "artecs_batches_n14.json.gz", "rt") as file:
-        families = json.load(file)["families"]
     cases, far = [], {}
-    for family, rows in families.items():
-        tables = [np.array(batch) for batch in rows["batches"]]
-        batches = [tasks_of(A100, {f"{s}g": t[:, k] for k, s in enumerate(SIZES)}) for t in tables]
+    for family in FAMILIES:
+        batches, makespans = zip(*planning.recorded_batches(family), strict=True)
         cases.append(Case(f"recorded {family}", A100, batches))
-        bounds = [area_bound_s(tasks, A100) for tasks in batches]
-        far[cases[-1].name] = float(np.mean(np.array(rows["far_makespan_s"]) / bounds))
+        bounds = [area_bound(tasks, (A100,)) for tasks in batches]
+        far[cases[-1].name] = float(np.mean(np.array(makespans) / bounds))
     return cases, far
-
-
-def rodinia() -> Case:
-    """Eight kernels measured on an A30."""
-    path = traces_folder().parent / "golden" / "mig" / "rodinia_a30_times.json"
-    times = json.loads(path.read_text())["tasks"]
-    columns = {f"{size}g": [row[str(size)] for row in times.values()] for size in (1, 2, 4)}
-    return Case("Rodinia, A30", "A30", [tasks_of("A30", columns, tuple(times))])
 
 
 def cases() -> tuple[list[Case], dict[str, float]]:
@@ -133,7 +115,7 @@ def cases() -> tuple[list[Case], dict[str, float]]:
     found += [Case(f"all families, {n} tasks", A100, mixed(n)) for n in (6, 30, 60)]
     found.append(Case("all families, 50 tasks, 5 in sight", A100, mixed(50), window=5))
     found.append(Case("all families, 14 tasks, H100-80GB", "H100-80GB", mixed(14, "H100-80GB")))
-    return [*found, rodinia()], far
+    return [*found, Case("Rodinia, A30", "A30", [planning.rodinia()])], far
 
 
 def steps_per_second(seconds: float = 5.0, envs: int = 64) -> float:
@@ -235,7 +217,7 @@ def main() -> None:
             for family, ratio in zip(FAMILIES, by_family, strict=True)
         ]
     rows += [{"case": name, "planner": "recorded: FAR, these 50", "ratio": ratio} for name, ratio in far.items()]
-    bound = area_bound_s(found[-1].batches[0], "A30")
+    bound = area_bound(found[-1].batches[0], ("A30",))
     rows.append({"case": found[-1].name, "planner": "published: FAR", "ratio": RODINIA_FAR_S / bound})
     record = {
         "command": COMMAND,

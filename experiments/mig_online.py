@@ -1,6 +1,6 @@
 """GPUs that online placement of MIG instances provisions, over a lower bound, by policy; decision time at 1,000 GPUs.
 
-OMP_NUM_THREADS=1 python experiments/mig_online.py [--fresh 40] [--golden FILE] [--processes 2]
+OMP_NUM_THREADS=1 python experiments/mig_online.py [--fresh 40] [--processes 2]
 
 Writes mig_online.json and .md beside the other results. Published streams (2,000 events, 5 of each workload) and fresh ones
 of the generator modelled on them, from seed 50,000,000 upwards. Nothing was chosen on either: weights, the look-ahead's
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from rltune import planning
 from rltune.mig.fleet import Fleet, FleetOptions, Growth
 from rltune.mig.fleet.events import Event, generate, read_events
 from rltune.mig.fleet.replay import replay
@@ -28,8 +29,7 @@ from rltune.mig.geometry import geometry
 RESULTS = Path(__file__).resolve().parent / "results"
 MODEL = "a100-80gb"
 FRESH_SEED = 50_000_000
-WORKLOADS = {"balanced": None, "steady60": 60.0}
-"""Tenants that the generator keeps about; None: a random walk."""
+WORKLOADS = planning.LIVE
 NO_LIMIT = {"migrate": 1.0, "slack": 0}
 ROWS: dict[str, dict[str, Any]] = {
     "random partition that has the size": {},
@@ -55,13 +55,13 @@ PUBLISHED |= {"random partition that has the size": (1.187, 1.197)}
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--fresh", type=int, default=40)
-    parser.add_argument("--golden", type=Path, default=Path("../shared/golden/mig/acquire_release.json.gz"))
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     begin = time.perf_counter()
     streams = {("fresh", w, i): None for w in WORKLOADS for i in range(options.fresh)}
-    if options.golden.exists():
-        streams |= {("published", w, i): options.golden for w in WORKLOADS for i in range(5)}
+    streams |= {
+        ("published", w, i): planning.recorded_set("acquire_release.json.gz") for w in WORKLOADS for i in range(5)
+    }
     tasks = [(row, *key, path) for row in ROWS for key, path in streams.items()]
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
         done = pool.starmap(run, tasks, chunksize=8)
@@ -145,15 +145,12 @@ def cell(runs: list[tuple[int, int, float]]) -> dict[str, Any]:
 def latency(options: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Microseconds of an acquire on a fleet of about 40 and about 1,000 GPUs, after it has filled."""
     found = {}
-    for label, live in (("40 GPUs", 60.0), ("1,000 GPUs", 1850.0)):
-        fleet = Fleet(FleetOptions((Growth(MODEL),), **options))
-        events = generate(FRESH_SEED - 1, length=int(5 * live) + 3000, live=live)
-        rows = replay(fleet, events).events
-        last = rows[(rows.verb == "acquire") & (rows.event >= len(events) - 3000)].decision_us
+    for label, live in (("40 GPUs", 60.0), ("1,000 GPUs", planning.THOUSAND_GPUS)):
+        taken, gpus = planning.acquire_us(FleetOptions((Growth(MODEL),), **options), live, FRESH_SEED - 1)
         found[label] = {
-            "gpus": fleet.gpus,
-            "median": round(float(last.median()), 1),
-            "p99": round(float(last.quantile(0.99)), 1),
+            "gpus": gpus,
+            "median": round(float(taken.median()), 1),
+            "p99": round(float(taken.quantile(0.99)), 1),
         }
     return found
 

@@ -30,6 +30,7 @@ from rltune.allocators.milp import MilpAllocator
 from rltune.allocators.placement import BEST_FIT
 from rltune.config import CONF
 from rltune.deciding import Timing, mig_fleet, shared_gpus, whole_gpus
+from rltune.mig.fleet import FleetOptions, Growth
 from rltune.policies.orders import order, static_rank
 from rltune.report.console import say
 from rltune.rl.env import VectorSchedulingEnv, spaces
@@ -201,11 +202,18 @@ def bench_mig() -> list[dict[str, Any]]:
     """Batches on one A100 and tenants on a fleet, both generated."""
     drawn = "generated: the published families, 20 batches of 14 tasks each (rltune.planning)"
     rows = []
-    for family, aim in planning.AIMS_100_MS.items():
+    for family, (aim, _) in planning.AIMS.items():
         ratio = planning.batch_ratio(family, 0.1)
         told = "makespan / area bound, 100 ms of search"
         rows.append(row(f"mig_batch_ratio_100ms_{family}", ratio, "ratio", aim, drawn, told, most=True))
     rows.append(row("mig_batch_steps_per_s", planning.steps_per_s(), "steps/s", None, drawn))
+    rows.append(
+        row("mig_batch_setup_ms", planning.setup_ms(), "ms", None, drawn, "FAR, fixed partitions, one step, plan")
+    )
+    rows.append(row("mig_far_ms", planning.far_ms(), "ms", None, drawn, "FAR alone"))
+    for seconds in (1, 10):
+        ratio, name = planning.large_ratio(seconds), f"mig_batch_ratio_{seconds}s_1000_tasks_4_gpus"
+        rows.append(row(name, ratio, "ratio", None, drawn, "wide times, makespan / area bound"))
     told = "seconds ~ tasks^b, 1,000 to 10,000 tasks, 200,000 steps and everything around them"
     rows.append(row("mig_batch_growth_tasks", planning.growth_in_tasks(), "exponent", 1.1, drawn, told, most=True))
     drawn = "generated: 20 streams of 2,000 acquires and releases (rltune.planning)"
@@ -217,9 +225,10 @@ def bench_mig() -> list[dict[str, Any]]:
             name = f"mig_online_ratio_{workload}" + ("" if policy == "learned" else f"_{policy}")
             rows.append(row(name, provisioned, "ratio", wanted, drawn, told, most=True))
     for policy in ("learned", "lookahead"):
-        median, gpus = planning.decision_us(policy)
+        options = FleetOptions((Growth(planning.GPU),), policy=policy)
+        taken, gpus = planning.acquire_us(options, planning.THOUSAND_GPUS)
         told = f"median of an acquire, {gpus:,} GPUs"
-        rows.append(row(f"mig_online_decision_us_{policy}", median, "us", 1000, drawn, told, most=True))
+        rows.append(row(f"mig_online_decision_us_{policy}", float(taken.median()), "us", 1000, drawn, told, most=True))
     return rows
 
 

@@ -36,12 +36,12 @@ def plan_batches(cfg: dict[str, Any]) -> str:
     batches = read_tasks(path, dict.fromkeys(gpus))
     counted = ", ".join(f"{gpus.count(model)} x {model}" for model in dict.fromkeys(gpus))
     say(f"tasks     {sum(map(len, batches))} in {len(batches)} batch{'es' * (len(batches) > 1)} ({path}) on {counted}")
-    outcomes = search_sequence(batches, gpus, cfg["seconds"], cfg["seed"], cfg["steps"], _agent_plans(cfg, gpus))
-    plans = [outcome.plan for outcome in outcomes]
-    for tasks, plan in zip(batches, plans, strict=True):
-        check_plan(tasks, plan)
     name = cfg["name"] or f"mig-batch-{path.stem}-{len(gpus)}gpu-{datetime.now():%m%d-%H%M%S}"
     with RunDirectory(cfg["runs"], str(name)) as run:
+        outcomes = search_sequence(batches, gpus, cfg["seconds"], cfg["seed"], cfg["steps"], _agent_plans(cfg, gpus))
+        plans = [outcome.plan for outcome in outcomes]
+        for tasks, plan in zip(batches, plans, strict=True):
+            check_plan(tasks, plan)
         rows = [_row(*row, gpus, cfg) for row in zip(batches, outcomes, strict=True)]
         run_table(batches, plans).to_parquet(run.file("plan.parquet"), index=False)
         instance_table(batches, plans).to_parquet(run.file("instances.parquet"), index=False)

@@ -68,6 +68,8 @@ def serve_trace(cfg: dict[str, Any]) -> str:
     """Replay ``cfg["events"]``; returns the run directory with summary.json, events.parquet, steps.parquet."""
     if not cfg["events"]:
         raise InputError("events is not set; name a file, such as events=events.csv")
+    if cfg["journal"]:
+        raise InputError("journal is for serve; serve-trace leaves events.parquet instead")
     path = Path(str(cfg["events"]))
     events = read_events(path, cfg["workload"], _whole("sequence", cfg["sequence"]))
     fleet = Fleet(fleet_options(cfg))
@@ -87,13 +89,18 @@ def print_report(found: Mapping[str, Any]) -> None:
     print(
         f"{found['events']:,} events: {found['acquired']:,} acquired, {found['refused']:,} refused\n"
         f"GPUs at the peak {found['gpus_peak']:,}, lower bound {found['lower_bound']:,}\n"
-        f"migrations {found['migrations']:,}; creating took {found['create_s']:,.1f} s, destroying {found['destroy_s']:,.1f} s\n"
-        f"a decision takes {found['decision_us_median']:,.0f} us (median), {found['decision_us_p99']:,.0f} us (p99)"
+        f"migrations {found['migrations']:,}; creating took {found['create_s']:,.1f} s, destroying {found['destroy_s']:,.1f} s"
     )
+    if found["acquired"]:
+        print(
+            f"a decision takes {found['decision_us_median']:,.0f} us (median), {found['decision_us_p99']:,.0f} us (p99)"
+        )
 
 
 def serve_lines(cfg: dict[str, Any], lines: Iterable[str] | None = None, out: TextIO | None = None) -> None:
     """Answer the line protocol on standard input and output; goes on with ``cfg["journal"]`` if that exists."""
+    if cfg["events"]:
+        raise InputError("events is for serve-trace; serve reads standard input")
     journal = cfg["journal"]
     if journal and Path(str(journal)).is_file() and not torn_head(Path(str(journal)).read_bytes()):
         fleet = Fleet.restore(str(journal))

@@ -13,8 +13,6 @@ from matplotlib.patches import Patch
 
 COLOURS = {"1g": "#8ecae6", "2g": "#52b788", "3g": "#f4a261", "4g": "#e76f51", "7g": "#9d8189"}
 RECONFIGURING = "#222222"
-SLICES = {"A30": 4, "RTX-PRO-6000": 4}
-"""Memory slices by GPU model, where they are not 8."""
 GPUS_SHOWN = 16
 
 
@@ -64,7 +62,7 @@ def _one_gpu(axes: Axes, runs: pd.DataFrame, instances: pd.DataFrame, end: float
         done = instances[instances[begin].notna()]
         width = done[until] - done[begin]
         axes.barh(done.start_slice, width, done.slices, done[begin], align="edge", color=RECONFIGURING, lw=0)
-    slices = SLICES.get(model, 8)
+    slices = int(runs.gpu_slices.iloc[0])
     axes.set_ylim(0, slices)
     axes.set_yticks(np.arange(slices) + 0.5, [str(s) for s in range(slices)], fontsize=7)
     axes.set_xlim(0, end * 1.01)

@@ -40,8 +40,9 @@ def read_weights(
 ) -> Built:
     """What ``build`` makes of the header and weights of a file, or of that of a run directory.
 
-    ``what`` the user calls it in messages, ``kind`` what it should be, ``form`` the ``format`` its header must name. ``build`` raises an error of any
-    kind, without the file's name, for what does not fit. InputError for a missing, foreign, corrupt or incompatible file.
+    ``what`` the user calls it in messages, ``kind`` what it should be, ``form`` the ``format`` its header must name.
+    ``build`` raises an error of any kind, without the file's name, for what does not fit.
+    InputError for a missing, foreign, corrupt or incompatible file.
     """
     path = Path(path)
     if path.is_dir():

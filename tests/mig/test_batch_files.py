@@ -214,6 +214,15 @@ WRONG = {
 }
 
 
+def test_a_plan_for_other_gpus_is_no_beginning():
+    """A plan made for another GPU, or one that cannot be followed, is refused instead of left out or given back."""
+    with pytest.raises(InputError, match="is for other GPUs"):
+        search(TASKS, ("A30", "A30"), steps=10, plans=(FINE,))
+    with pytest.raises(InputError, match="every one of 2"):
+        search(TASKS, ("A30",), steps=10, plans=(plan_with([FIRST], [Run(0, 0, 0.11, 10.11)]),))
+    assert search(TASKS, ("A30",), steps=10, plans=(FINE,)).seeds["by hand"] == pytest.approx(10.11)
+
+
 @pytest.mark.parametrize("message", WRONG)
 def test_the_checker_refuses(message):
     """Each kind of plan that a GPU could not follow is refused, and the reason told."""

@@ -97,17 +97,23 @@ def test_spares_are_kept_and_the_rest_given_back():
     assert f.acquire("d", "7g").gpu == 3
 
 
+def two_lone_tenants(migrate):
+    """Three GPUs: two with a lone 1g each, b's and d's, and one that e holds whole."""
+    f = fleet(policy="first_fit", migrate=migrate, slack=0)
+    f.acquire("a", "7g")
+    f.acquire("b", "1g")
+    f.acquire("c", "7g")
+    f.release("a")
+    f.acquire("d", "1g")
+    f.release("c")
+    f.acquire("e", "7g")
+    return f
+
+
 def test_migration_makes_room():
     """Two GPUs with a lone 1g each: a 7g gets the one whose 1g moves, if migration is allowed, else a third GPU."""
     for allowed in (0.0, 1.0):
-        f = fleet(policy="first_fit", migrate=allowed, slack=0)
-        f.acquire("a", "7g")
-        f.acquire("b", "1g")
-        f.acquire("c", "7g")
-        f.release("a")
-        f.acquire("d", "1g")
-        f.release("c")
-        f.acquire("e", "7g")
+        f = two_lone_tenants(allowed)
         lease = f.acquire("f", "7g")
         assert lease.migrations == (1 if allowed else 0)
         assert f.gpus == (3 if allowed else 4)
@@ -116,14 +122,7 @@ def test_migration_makes_room():
 
 def test_asked_migrations_cost_no_budget():
     """An operator who moves tenants by hand must not use up what the fleet may migrate of itself."""
-    f = fleet(policy="first_fit", migrate=0.4, slack=0)
-    f.acquire("a", "7g")
-    f.acquire("b", "1g")
-    f.acquire("c", "7g")
-    f.release("a")
-    f.acquire("d", "1g")
-    f.release("c")
-    f.acquire("e", "7g")
+    f = two_lone_tenants(0.4)
     for _ in range(5):
         f.migrate("d")
     assert f.acquire("f", "7g").migrations == 1

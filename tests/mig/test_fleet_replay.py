@@ -210,3 +210,18 @@ def test_published_streams(golden):
         bound += done["lower_bound"]
     assert peaks["lookahead"] < peaks["first_fit"]
     assert peaks["lookahead"] <= 1.12 * bound
+
+
+def test_a_stream_that_gets_nothing_is_reported(tmp_path, capsys):
+    """A stream of refusals alone ends in a report, not in a traceback over times that were never taken."""
+    (tmp_path / "e.csv").write_text("event,tenant,profile\nacquire,a,5g\n")
+    serve_trace(config(tmp_path, events=str(tmp_path / "e.csv"), name="r"))
+    assert "0 acquired, 1 refused" in capsys.readouterr().out
+
+
+def test_options_of_the_other_command(tmp_path):
+    """An option that would be ignored is refused."""
+    with pytest.raises(InputError, match="journal is for serve"):
+        serve_trace(config(tmp_path, events="e.csv", journal="j"))
+    with pytest.raises(InputError, match="events is for serve-trace"):
+        serve_lines(config(tmp_path, events="e.csv"))

@@ -13,7 +13,7 @@ them the order is one of several, plans are legal, and the bounds hold all the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,8 +25,6 @@ from rltune.mig.geometry import PLAIN, Geometry, Placement, geometry
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-
-
 MEDIA = 1 << 8
 """The media engines of a GPU, as if they were one more memory slice: who holds them excludes others that would."""
 
@@ -35,10 +33,10 @@ class Boxes(NamedTuple):
     """Boxes of all GPUs; those of a GPU stand together, in the order their instances may follow one another.
 
     (n_gpus + 1,) ``first`` box of each GPU; (n_gpus,) ``clock``: seconds until its reconfiguration is free.
-    (n_boxes,): ``gpu``; ``column`` of the table of times; ``profile``, ``start``, ``size`` in memory slices; seconds to
-    ``create`` and ``destroy``; ``made``: 1 where the instance is there already, ``busy`` seconds with an earlier batch;
-    ``after``: 1 in the second half of the order; ``share`` of the GPU's slices that it takes;
-    ``mask``: its memory slices as bits, and `MEDIA` where it holds the media engines, which a GPU has once.
+    (n_boxes,): ``gpu``; ``column`` of the table of times; ``profile``, ``start``, ``size`` in memory slices; ``mask``: these
+    slices as bits, and `MEDIA` where it holds the media engines; ``made``: 1 where the instance is there already;
+    ``after``: 1 in the second half of the order; seconds to ``create`` and ``destroy``; ``busy`` seconds with an earlier
+    batch; ``share`` of the GPU's slices that it takes.
     """
 
     first: Ints
@@ -48,18 +46,22 @@ class Boxes(NamedTuple):
     profile: Ints
     start: Ints
     size: Ints
+    mask: Ints
+    made: Ints
+    after: Ints
     create: Floats
     destroy: Floats
-    made: Ints
     busy: Floats
-    after: Ints
     share: Floats
-    mask: Ints
 
     @property
     def n(self) -> int:
         """Boxes of all GPUs."""
         return len(self.gpu)
+
+    def place(self, box: int) -> tuple[int, int, int]:
+        """GPU, profile and start of a box."""
+        return int(self.gpu[box]), int(self.profile[box]), int(self.start[box])
 
 
 def times_of(tasks: Tasks) -> tuple[Floats, dict[str, int]]:
@@ -74,72 +76,54 @@ def times_of(tasks: Tasks) -> tuple[Floats, dict[str, int]]:
 def boxes_of(tasks: Tasks, gpus: Sequence[str], left: Sequence[Left]) -> Boxes:
     """Boxes for a batch on GPUs of these models, ``left`` as an earlier batch leaves them."""
     _, column_of = times_of(tasks)
-    rows, first = [], [0]
+    whole: list[tuple[int, ...]] = []
+    seconds: list[tuple[float, ...]] = []
+    first = [0]
     for gpu, model in enumerate(gpus):
         table = geometry(model)
-        usable = [bool(np.isfinite(column).any()) for column in tasks.seconds[model].T]
-        for old in left[gpu].instances:
-            profile = table.profiles[old.placement.profile]
-            rows.append((gpu, column_of[model], old.placement, profile, 1, old.busy_until_s, 0))
-        chosen = _chosen(table, usable)
-        rows += [(gpu, column_of[model], p, table.profiles[p.profile], 0, 0.0, 0) for p in chosen]
-        if left[gpu].instances:
-            again = [p for p in reversed(chosen) if table.profiles[p.profile].size > 1]
-            rows += [(gpu, column_of[model], p, table.profiles[p.profile], 0, 0.0, 1) for p in again]
-        first.append(len(rows))
-    whole = [(g, c + p.profile, p.profile, p.start, kind.size, made, after) for g, c, p, kind, made, _, after in rows]
-    gpu_, column, profile_, start, size, made_, after_ = (np.array(v, np.int64) for v in zip(*whole, strict=True))
-    seconds = [(kind.create_s, kind.destroy_s, busy) for *_, kind, _, busy, _ in rows]
-    create, destroy, busy_ = (np.array(v, np.float64) for v in zip(*seconds, strict=True))
+        for place, made, after, busy in _ordered(table, tasks.seconds[model], left[gpu]):
+            kind = table.profiles[place.profile]
+            mask = table.mask(place) | (MEDIA if kind.media else 0)
+            column = column_of[model] + place.profile
+            whole.append((gpu, column, place.profile, place.start, kind.size, mask, made, after))
+            seconds.append((kind.create_s, kind.destroy_s, busy, _share(table, place)))
+        first.append(len(whole))
     clock = np.array([held.reconfiguring_until_s for held in left])
-    return Boxes(
-        np.array(first),
-        clock,
-        gpu_,
-        column,
-        profile_,
-        start,
-        size,
-        create,
-        destroy,
-        made_,
-        busy_,
-        after_,
-        _share(gpus, gpu_, start, size),
-        np.array([(((1 << kind.size) - 1) << p.start) | (MEDIA if kind.media else 0) for _, _, p, kind, *_ in rows]),
-    )
+    ints, floats = np.array(whole, np.int64).T.copy(), np.array(seconds, np.float64).T.copy()
+    return Boxes(np.array(first), clock, *ints, *floats)
 
 
-def _share(gpus: Sequence[str], gpu: Ints, start: Ints, size: Ints) -> Floats:
-    """Of the memory slices that compute slices can use: the last of eight belongs to no 1g."""
-    compute = np.array([geometry(model).compute for model in gpus])[gpu]
-    return (np.minimum(start + size, compute) - start) / compute
-
-
-def _chosen(table: Geometry, usable: list[bool]) -> list[Placement]:
-    """Placements some task can use, each before those it contains."""
+def _ordered(table: Geometry, seconds: Floats, left: Left) -> Iterator[tuple[Placement, int, int, float]]:
+    """Boxes of one GPU in order: placement, whether it is made, whether it is of the second half, seconds it is busy."""
+    for old in left.instances:
+        yield old.placement, 1, 0, old.busy_until_s
+    # Placements some task can use, each before those it contains.
     order = sorted(range(len(table.profiles)), key=lambda i: (-table.profiles[i].size, -table.profiles[i].compute))
-    found = []
-    for index in order:
-        profile = table.profiles[index]
-        if usable[index]:
-            found += [Placement(index, start) for start in profile.starts]
-    return found
+    usable = table.placements(index for index in order if np.isfinite(seconds[:, index]).any())
+    for place in usable:
+        yield place, 0, 0, 0.0
+    for place in reversed(usable) if left.instances else ():
+        if table.profiles[place.profile].size > 1:
+            yield place, 0, 1, 0.0
 
 
-def parents(table: Geometry, boxes: Boxes, gpu: int) -> dict[int, int]:
-    """Repartitioning tree: box -> the smallest plain box of the GPU that contains it (the root is absent).
+def _share(table: Geometry, place: Placement) -> float:
+    """Of the memory slices that compute slices can use: the last of eight belongs to no 1g."""
+    end = min(place.start + table.profiles[place.profile].size, table.compute)
+    return (end - place.start) / table.compute
 
-    Boxes of instances that are there, of the second half of the order, and of profiles beyond 1g to 7g are no nodes.
-    """
+
+def plain_boxes(table: Geometry, boxes: Boxes) -> list[int]:
+    """Boxes of 1g to 7g in the first half of the order, of instances yet to be made: the nodes of FAR's tree."""
     plain = {i for i, p in enumerate(table.profiles) if p.kind in PLAIN}
-    span = range(boxes.first[gpu], boxes.first[gpu + 1])
-    nodes = [b for b in span if boxes.profile[b] in plain and not boxes.made[b] and not boxes.after[b]]
+    return [b for b in range(boxes.n) if boxes.profile[b] in plain and not boxes.made[b] and not boxes.after[b]]
+
+
+def parents(nodes: Sequence[int], boxes: Boxes) -> dict[int, int]:
+    """Repartitioning tree: box -> the smallest of the nodes that contains it on its GPU (a root is absent)."""
     above: dict[int, int] = {}
     for at, box in enumerate(nodes):
         for other in nodes[:at]:
-            if boxes.start[other] <= boxes.start[box] and (
-                boxes.start[other] + boxes.size[other] >= boxes.start[box] + boxes.size[box]
-            ):
+            if boxes.gpu[other] == boxes.gpu[box] and boxes.mask[other] & boxes.mask[box] == boxes.mask[box]:
                 above[box] = other
     return above

@@ -17,7 +17,7 @@ from rltune.errors import InputError
 from rltune.mig.batch.boxes import MEDIA, Boxes, Floats, boxes_of, times_of
 from rltune.mig.batch.plan import Left
 from rltune.mig.batch.tasks import Tasks
-from rltune.mig.geometry import geometry
+from rltune.mig.geometry import Geometry, geometry
 
 MOST_TASKS = 8
 """More would take minutes."""
@@ -38,7 +38,7 @@ def shortest(tasks: Tasks, gpu: str, known_s: float) -> float:
         )
     times, _ = times_of(tasks)
     boxes = boxes_of(tasks, (geometry(gpu).model,), (Left(),))
-    return _Grouping(times, boxes, geometry(gpu).slices, known_s).solve()
+    return _Grouping(times, boxes, geometry(gpu), known_s).solve()
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class _Grouping:
 
     times: Floats
     boxes: Boxes
-    slices: int
+    table: Geometry
     best: float
     order: list[int] = field(init=False)
     rest: list[float] = field(init=False)
@@ -62,8 +62,7 @@ class _Grouping:
     opened: list[_Instance] = field(default_factory=list)
 
     def solve(self) -> float:
-        share = self.times[:, self.boxes.column] * self.boxes.share
-        least = np.min(np.where(np.isfinite(share), share, np.inf), axis=1)
+        least = np.min(self.times[:, self.boxes.column] * self.boxes.share, axis=1)
         self.order = np.argsort(-least).tolist()
         # Area of the tasks still to be placed, as a part of the GPU.
         self.rest = np.r_[np.cumsum(least[self.order][::-1])[::-1], 0.0].tolist()
@@ -93,21 +92,21 @@ class _Grouping:
 
     def _promising(self, at: int) -> bool:
         """Whether the slices, with every creation and all destructions but the last, leave the best within reach."""
-        held = [0.0] * self.slices
+        held = [0.0] * self.table.slices
         spare = 0.0
         for instance in self.opened:
             cost = float(self.boxes.create[instance.box] + self.boxes.destroy[instance.box])
             spare = max(spare, float(self.boxes.destroy[instance.box]))
-            for s in range(self.slices):
+            for s in range(self.table.slices):
                 if instance.mask >> s & 1:
                     held[s] += instance.seconds + cost
-        usable = 7 if self.slices == 8 else 4
-        mean = sum(held[:usable]) / usable + self.rest[at]
+        # Beyond its compute slices a GPU has no memory slice that a 1g could use.
+        mean = sum(held[: self.table.compute]) / self.table.compute + self.rest[at]
         return max(max(held), mean) - spare < self.best - MARGIN
 
     def _twin_of_earlier(self, mask: int) -> bool:
         """Whether an exchange of two parts that look alike so far turns this placement into one that came before."""
-        for first, second, size in TWINS[self.slices]:
+        for first, second, size in TWINS[self.table.slices]:
             one, other = ((1 << size) - 1) << first, ((1 << size) - 1) << second
             if mask & ~(other | MEDIA) == 0 and all(
                 bool(i.mask & one) == bool(i.mask & other) and (i.mask & (one | other) in (0, one | other))

@@ -12,15 +12,14 @@ step, one batch after the other, is `rltune.mig.batch.sequence`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from rltune.compiled import inner, kernel
-from rltune.mig.batch.boxes import Boxes, Floats, Ints, parents
+from rltune.mig.batch.boxes import Boxes, Floats, Ints, parents, plain_boxes
 from rltune.mig.batch.timetable import IN_ORDER, Work, span_of
-from rltune.mig.geometry import PLAIN, Geometry
+from rltune.mig.geometry import Geometry
 
 ROUNDS = 100
 """Of refinement, as published."""
@@ -59,10 +58,8 @@ class Scratch(NamedTuple):
 
 def tree_of(table: Geometry, times: Floats, boxes: Boxes) -> Tree:
     """Trees over the boxes of all GPUs, which must be of one model."""
-    above: dict[int, int] = {}
-    for gpu in range(len(boxes.first) - 1):
-        above |= parents(table, boxes, gpu)
-    nodes = _nodes(table, boxes, above)
+    nodes = plain_boxes(table, boxes)
+    above = parents(nodes, boxes)
     columns = sorted({int(boxes.column[b]) for b in nodes}, key=lambda c: _compute(table, boxes, c))
     number = {b: i for i, b in enumerate(nodes)}
     return Tree(
@@ -75,11 +72,6 @@ def tree_of(table: Geometry, times: Floats, boxes: Boxes) -> Tree:
         np.array([columns.index(int(boxes.column[b])) for b in nodes], np.int64),
         np.array([number[above[b]] if b in above else -1 for b in nodes], np.int64),
     )
-
-
-def _nodes(table: Geometry, boxes: Boxes, above: Mapping[int, int]) -> list[int]:
-    plain = {i for i, p in enumerate(table.profiles) if p.kind in PLAIN}
-    return [b for b in range(boxes.n) if boxes.profile[b] in plain and not boxes.made[b] and not boxes.after[b]]
 
 
 def _compute(table: Geometry, boxes: Boxes, column: int) -> int:

@@ -43,18 +43,8 @@ def instance_table(batches: Sequence[Tasks], plans: Sequence[Plan]) -> pd.DataFr
             }
             if any(value is not None for value in times.values()):
                 rows.append({"batch": tasks.label or str(number)} | _place(plan, instance) | times)
-    columns = (
-        "batch",
-        "gpu",
-        "model",
-        "profile",
-        "start_slice",
-        "slices",
-        "create_s",
-        "ready_s",
-        "destroy_s",
-        "gone_s",
-    )
+    places = ("gpu", "model", "gpu_slices", "profile", "start_slice", "slices")
+    columns = ("batch", *places, "create_s", "ready_s", "destroy_s", "gone_s")
     frame = pd.DataFrame(rows, columns=list(columns))
     return frame.astype(dict.fromkeys(columns[-4:], float))
 
@@ -64,6 +54,7 @@ def _place(plan: Plan, instance: Instance) -> dict[str, Any]:
     return {
         "gpu": instance.gpu,
         "model": plan.gpus[instance.gpu],
+        "gpu_slices": geometry(plan.gpus[instance.gpu]).slices,
         "profile": profile.name,
         "start_slice": instance.placement.start,
         "slices": profile.size,

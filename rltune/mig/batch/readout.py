@@ -69,21 +69,14 @@ def merged(where: Ints, boxes: Boxes) -> Ints:
     return where
 
 
-def boxes_in(plan: Plan, boxes: Boxes) -> Ints | None:
-    """(n_tasks,) box of each task of a plan made by whatever method; None where a placement has no box.
+def boxes_in(plan: Plan, boxes: Boxes) -> Ints:
+    """(n_tasks,) box of each task of a plan, by whatever method, on the same GPUs.
 
     Where a plan used a placement twice, the box holds the tasks of both.
     """
-    number = {
-        (int(boxes.gpu[b]), int(boxes.profile[b]), int(boxes.start[b])): b
-        for b in reversed(range(boxes.n))
-        if not boxes.made[b]
-    }
+    number = {boxes.place(b): b for b in reversed(range(boxes.n)) if not boxes.made[b]}
     where = np.zeros(len(plan.runs), np.int64)
     for run in plan.runs:
         instance = plan.instances[run.instance]
-        box = number.get((instance.gpu, *instance.placement))
-        if box is None:
-            return None
-        where[run.task] = box
+        where[run.task] = number[instance.gpu, instance.placement.profile, instance.placement.start]
     return where

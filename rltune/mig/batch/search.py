@@ -17,7 +17,7 @@ import numpy as np
 from rltune.errors import InputError
 from rltune.mig.batch.anneal import Moving, anneal, keep_as_best, moving_of, set_plan
 from rltune.mig.batch.boxes import Boxes, Floats, Ints, boxes_of, times_of
-from rltune.mig.batch.plan import Left, Plan
+from rltune.mig.batch.plan import Left, Plan, check_plan
 from rltune.mig.batch.readout import boxes_in, makespan_of, merged, plan_of
 from rltune.mig.batch.seeds import Seed, all_seeds
 from rltune.mig.batch.tasks import Tasks
@@ -62,7 +62,7 @@ def search(
     """Plan a batch for at most ``seconds``, or for exactly ``steps`` (then the same seed gives the same plan).
 
     ``gpus``: GPU models, one a GPU; ``left``: what an earlier batch leaves on each; ``plans``: further plans to begin
-    from, such as an agent's.
+    from, such as an agent's. Raises InputError for tasks that fit nowhere and for plans that no GPU could follow.
     """
     if not gpus:
         raise InputError("gpu: give at least one GPU model")
@@ -80,13 +80,17 @@ def search(
         raise InputError(
             f"task {task!r} fits no slice of {', '.join(dict.fromkeys(models))}; add a GPU that it can use"
         )
+    for plan in plans:
+        if (plan.gpus, plan.left or left) != (tuple(models), left):
+            raise InputError(f"plan {plan.method!r} is for other GPUs, or finds other instances on them; leave it out")
+        check_plan(tasks, plan)
     warm_up()
     begun = time.perf_counter()
     times, _ = times_of(tasks)
     boxes = boxes_of(tasks, models, left)
     work = work_of(boxes)
     seeds = all_seeds(tables, times, boxes, work)
-    seeds += [Seed(p.method, where) for p in plans if (where := boxes_in(p, boxes)) is not None]
+    seeds += [Seed(p.method, boxes_in(p, boxes)) for p in plans]
     ends = [makespan_of(s.where, times, boxes, work, s.rule) for s in seeds]
     run = _Run(times, boxes, work, [s.where for s in seeds], seed, begun)
     run.search(begun + seconds if steps is None else np.inf, steps)
@@ -127,8 +131,7 @@ class _Run:
         keep_as_best(self.moving, self.makespan)
         self.steps = 0
         self.trace = [(time.perf_counter() - begun, self.makespan)]
-        held = np.where(np.isfinite(times[:, boxes.column]), times[:, boxes.column] * boxes.share, np.inf)
-        self.unit = float(held.min(1).mean())
+        self.unit = float((times[:, boxes.column] * boxes.share).min(1).mean())
 
     @property
     def best(self) -> Ints:
@@ -169,10 +172,9 @@ class _Run:
             now = time.perf_counter()
             if now >= deadline:
                 break
-            # Steps that the remaining time allows, by the pace so far.
-            length = min(
-                length, done + max(1, int((deadline - now) * done / (now - begun))) if np.isfinite(deadline) else length
-            )
+            if np.isfinite(deadline):
+                # Steps that the remaining time allows, by the pace so far.
+                length = min(length, done + max(1, int((deadline - now) * done / (now - begun))))
         self.steps += done
 
     def _note(self) -> None:

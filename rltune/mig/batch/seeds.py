@@ -1,4 +1,4 @@
-"""Plans that need no search: FAR, fixed partitions, one size for all. The search begins from them, and is judged by them."""
+"""Plans that need no search: FAR, fixed partitions, a greedy one. The search begins from them, and is judged by them."""
 
 from __future__ import annotations
 
@@ -40,6 +40,11 @@ def _fill(order, allowed, times, boxes, end, where):
     return True
 
 
+def _longest_first(times: Floats) -> Ints:
+    """Tasks by their quickest time, the longest first."""
+    return np.argsort(-times.min(1), kind="stable")
+
+
 def _partition(state: set[tuple[int, int]], boxes: Boxes) -> Ints:
     """(n_boxes,) 1 for the boxes of a partition, on every GPU; instances that are there are not used anew."""
     return np.array(
@@ -61,8 +66,7 @@ def _ready(allowed: Ints, boxes: Boxes) -> Floats:
 
 def fixed_partitions(table: Geometry, times: Floats, boxes: Boxes, longest_first: bool = True) -> Iterator[Seed]:
     """List scheduling on each maximal partition that stays as it is, in the order given or longest first."""
-    quickest = np.min(np.where(np.isfinite(times), times, np.inf), axis=1)
-    order = np.argsort(-quickest, kind="stable") if longest_first else np.arange(len(times))
+    order = _longest_first(times) if longest_first else np.arange(len(times))
     for state in table.maximal():
         allowed = _partition({(p.profile, p.start) for p in state}, boxes)
         if not allowed.any():
@@ -81,22 +85,18 @@ def far(table: Geometry, times: Floats, boxes: Boxes, work: Work) -> Iterator[Se
 
 def mirrored(seed: Seed, boxes: Boxes) -> Seed:
     """The seed reversed in time, as FAR continues a batch: from small to large, where a GPU has boxes for it."""
-    after = {
-        (int(boxes.gpu[b]), int(boxes.profile[b]), int(boxes.start[b])): b for b in range(boxes.n) if boxes.after[b]
-    }
-    keys = [(int(boxes.gpu[b]), int(boxes.profile[b]), int(boxes.start[b])) for b in seed.where]
-    where = np.array([after.get(key, int(b)) for key, b in zip(keys, seed.where, strict=True)], np.int64)
+    after = {boxes.place(b): b for b in range(boxes.n) if boxes.after[b]}
+    where = np.array([after.get(boxes.place(b), int(b)) for b in seed.where], np.int64)
     return Seed(f"{seed.name} reversed", where)
 
 
 def greedy(times: Floats, boxes: Boxes) -> Seed:
-    """The tasks in order of their quickest time, longest first, each where it ends first in boxes that exclude none.
+    """The longest task first, each in the box where it ends first, reconfigurations left out.
 
-    For GPUs of several models, and tasks that need profiles beyond 1g to 7g: the smallest boxes some task needs.
+    For GPUs of several models, and tasks that need profiles beyond 1g to 7g, where neither FAR nor a partition has a plan.
     """
-    order = np.argsort(-np.min(times, axis=1), kind="stable")
     load, where = np.zeros(boxes.n), np.zeros(len(times), np.int64)
-    for t in order:
+    for t in _longest_first(times):
         ends = [_end_if(b, boxes, load) + times[t, boxes.column[b]] for b in range(boxes.n)]
         where[t] = int(np.argmin(ends))
         load[where[t]] += times[t, boxes.column[where[t]]]

@@ -30,7 +30,11 @@ class Audit:
     def check(self, record: dict[str, Any]) -> None:
         """One record; a record may say nothing that the ones before do not allow."""
         self._line += 1
-        getattr(self, f"_{record['event']}", self._unknown)(record)
+        checks = {"fleet": self._fleet, "acquire": self._acquire, "release": self._release, "migrate": self._migrate}
+        if record["event"] in checks:
+            checks[record["event"]](record)
+        elif record["event"] != "deprovision":
+            self._fault(f"unknown event {record['event']!r}")
         for number in record.get("gone", ()):
             if any(place[0] == number for place in self.holds.values()):
                 self._fault(f"GPU {number} is given back while a tenant holds an instance of it")
@@ -85,12 +89,6 @@ class Audit:
             now = self.models[move["gpu"]].profiles[move["placement"][0]]
             if now.name != was.name:
                 self._fault(f"{key} had {was.name} and is moved to {now.name}")
-
-    def _deprovision(self, record: dict[str, Any]) -> None:
-        pass
-
-    def _unknown(self, record: dict[str, Any]) -> None:
-        self._fault(f"unknown event {record['event']!r}")
 
     def _put(
         self,

@@ -19,7 +19,6 @@ from rltune.mig.fleet.migration import Move, make_room, relocation
 from rltune.mig.fleet.options import ANYONE, FleetOptions, Quota, make_policy
 from rltune.mig.fleet.policies import Policy, Scorer
 from rltune.mig.fleet.pool import Key, Pool
-from rltune.mig.fleet.states import Transitions
 from rltune.mig.fleet.value import Learned, Weights
 from rltune.mig.geometry import Placement
 
@@ -303,7 +302,8 @@ class Fleet:
         """The best free slot of the GPUs there are; of equal ones, one whose instance is there, then the lowest GPU."""
         best, found = -np.inf, list[tuple[bool, int, int, Slot]]()
         for pool, profile in wanted:
-            rows = _rows(pool.table.transitions[profile], pool.counts)
+            creations = pool.table.transitions[profile]
+            rows = creations.only(pool.counts[creations.source] > 0)
             if not len(rows.source):
                 continue
             scores = scorer(pool.table, rows)
@@ -339,8 +339,7 @@ class Fleet:
             table = pool.table
             scorer = self.ledger.policy.scorer(self.ledger.view(plus=pool))
             creations = table.transitions[index]
-            empty = creations.source == 0
-            rows = Transitions(creations.source[empty], creations.target[empty], creations.start[empty])
+            rows = creations.only(creations.source == 0)
             start = int(rows.start[int(np.argmax(scorer(table, rows)))])
             return Slot(pool, self.ledger.next_gpu, Placement(index, start))
         limits = ", ".join(f"{pool.limit} {pool.table.geometry.model}" for pool, _ in wanted)
@@ -369,9 +368,3 @@ def _seconds(at: float) -> float:
     if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at):
         raise InputError(f"at={at!r}: accepted are seconds, such as 12.5")
     return float(at)
-
-
-def _rows(creations: Transitions, counts: np.ndarray) -> Transitions:
-    """The creations that begin in a state some GPU is in."""
-    there = counts[creations.source] > 0
-    return Transitions(creations.source[there], creations.target[there], creations.start[there])

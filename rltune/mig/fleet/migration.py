@@ -64,9 +64,8 @@ class _Search:
                 if name not in names or names.index(name) not in pool.table.transitions:
                     continue
                 creations = pool.table.transitions[names.index(name)]
-                there = np.flatnonzero(pool.counts[creations.source] > 0)
-                rows = Transitions(creations.source[there], creations.target[there], creations.start[there])
-                scores = self.scorer(pool.table, rows) if len(there) else np.zeros(0)
+                rows = creations.only(pool.counts[creations.source] > 0)
+                scores = self.scorer(pool.table, rows) if len(rows.source) else np.zeros(0)
                 for at in np.argsort(-scores, kind="stable"):
                     where = Placement(names.index(name), int(rows.start[at]))
                     found.append(_Target(float(scores[at]), pool, int(rows.source[at]), where))
@@ -122,14 +121,13 @@ def _openings(
         rest, given_up = state, 0.0
         for placement in group:
             rest = table.without(rest, placement)
-        opened = np.flatnonzero(creations.source == rest)
-        if not len(opened) or (elsewhere := search.elsewhere(table, gpu, group)) is None:
+        rows = creations.only(creations.source == rest)
+        if not len(rows.source) or (elsewhere := search.elsewhere(table, gpu, group)) is None:
             continue
         back = rest
         for placement in group:
             given_up += search.score(table, back, placement)
             back = table.beside(back, placement)
-        rows = Transitions(creations.source[opened], creations.target[opened], creations.start[opened])
         scores = search.scorer(table, rows)
         at = int(np.argmax(scores))
         slot = Placement(profile, int(rows.start[at]))

@@ -28,6 +28,10 @@ class Transitions:
     target: Ints
     start: Ints
 
+    def only(self, rows: npt.NDArray[np.bool_]) -> Transitions:
+        """The creations of the rows that are true."""
+        return Transitions(self.source[rows], self.target[rows], self.start[rows])
+
 
 class StateTable:
     """States of a geometry restricted to some kinds, numbered; state 0 is the empty one."""
