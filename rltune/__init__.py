@@ -10,15 +10,19 @@ For notebooks::
 
 from __future__ import annotations
 
-from rltune.api import lower_bounds, simulate
-from rltune.cluster import Cluster
-from rltune.config import load_cluster
-from rltune.errors import InputError
-from rltune.jobs import JobTable
-from rltune.plan import Plan, Queue, Snapshot, Start
-from rltune.simulator.bounds import Bounds
-from rltune.simulator.result import Result
-from rltune.traces import Trace, load_trace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rltune.api import lower_bounds, simulate
+    from rltune.cluster import Cluster
+    from rltune.config import load_cluster
+    from rltune.errors import InputError
+    from rltune.jobs import JobTable
+    from rltune.plan import Plan, Queue, Snapshot, Start
+    from rltune.simulator.bounds import Bounds
+    from rltune.simulator.result import Result
+    from rltune.traces import Trace, load_trace
 
 __version__ = "0.1.0"
 __all__ = [
@@ -37,3 +41,33 @@ __all__ = [
     "lower_bounds",
     "simulate",
 ]
+
+# Loaded when first asked for: the simulator takes a second, and `python -m rltune.devices show` does without.
+_HOME = {
+    "Bounds": "simulator.bounds",
+    "Cluster": "cluster",
+    "InputError": "errors",
+    "JobTable": "jobs",
+    "Plan": "plan",
+    "Queue": "plan",
+    "Result": "simulator.result",
+    "Snapshot": "plan",
+    "Start": "plan",
+    "Trace": "traces",
+    "load_cluster": "config",
+    "load_trace": "traces",
+    "lower_bounds": "api",
+    "simulate": "api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'rltune' has no attribute {name!r}")
+    value = getattr(import_module(f"rltune.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
