@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,9 +71,11 @@ class Journal:
 
     def __init__(self, path: Path, device: str) -> None:
         self.path, self.device = path, device
+        self._turn = threading.RLock()
         with self._told():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+            # Threads take turns at `_turn`.
+            self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare()
             except BaseException:
@@ -102,7 +105,8 @@ class Journal:
     def _told(self) -> Iterator[None]:
         """Errors of SQLite and of the disk as one line."""
         try:
-            yield
+            with self._turn:
+                yield
         except (sqlite3.Error, OSError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
             raise InputError(
