@@ -114,7 +114,7 @@ def inventory(driver: Driver, only: Collection[int] | None = None) -> Inventory:
     reader = _Reader()
     versions = reader.read("versions", driver.versions, Versions(None, None, None))
     gpus = tuple(_gpu(driver, identity) for identity in identities if not only or identity.index in only)
-    return Inventory(driver.kind, versions, gpus, tuple([*_sentences(reader.unread), *_notes(gpus)]))
+    return Inventory(driver.kind, versions, gpus, (*_sentences(reader.unread), *_notes(gpus)))
 
 
 class _Reader:
@@ -144,13 +144,14 @@ def _gpu(driver: Driver, identity: Identity) -> GpuFound:
     profiles: tuple[DeviceProfile, ...] = ()
     instances: tuple[GpuInstance, ...] = ()
     uuids: dict[tuple[int, int], str] = {}
+    none: tuple[Process, ...] = ()
     # Where the mode could not be read the rest may still answer; where MIG is off it has nothing to tell.
     if "MIG mode" in reader.unread or (mig is not None and mig.current):
         profiles = reader.read("profiles", lambda: driver.profiles(index), ())
         instances = reader.read("instances", lambda: driver.instances(index), ())
         if any(instance.compute_instances for instance in instances):
             uuids = reader.read("MIG UUIDs", lambda: driver.mig_uuids(index), {})
-    processes = reader.read("processes", lambda: driver.processes(index), ())
+    processes = reader.read("processes", lambda: driver.processes(index), none)
     telemetry = reader.read("telemetry", lambda: driver.telemetry(index), None)
     if telemetry is None:
         telemetry = untold(reader.unread["telemetry"])
@@ -220,13 +221,13 @@ def _untold(gpu: GpuFound) -> list[str]:
     """What is missing without a status of the driver."""
     lines = []
     if nameless := sum(process.name is None for process in gpu.processes):
-        lines.append(f"names of {nameless} processes: /proc does not have them (ended, or of another container)")
+        lines.append(f"process names: {nameless} not in /proc (ended, or of another container)")
     if silent := sum(process.memory_bytes is None for process in gpu.processes):
-        lines.append(f"memory of {silent} processes: the driver does not tell it")
+        lines.append(f"process memory: not told by the driver for {silent} of {len(gpu.processes)}")
     if "MIG UUIDs" not in gpu.unread:
         unnamed = sum(inside.uuid is None for found in gpu.instances for inside in found.compute_instances)
         if unnamed:
-            lines.append(f"MIG UUIDs of {unnamed} compute instances: the driver does not list them")
+            lines.append(f"MIG UUIDs: {unnamed} compute instances are not among the driver's MIG devices")
     return lines
 
 

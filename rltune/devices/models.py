@@ -6,6 +6,8 @@ import re
 from typing import NamedTuple
 
 GIB = 1 << 30
+SIMULATED = "simulated "
+"""Before the type's own name: how `rltune.devices.simulated` calls its GPUs."""
 TOLERANCE = 0.08
 """Share by which reported memory may be off the nominal: ECC and firmware take some, and the next variant is 15 % away."""
 
@@ -48,6 +50,8 @@ def model_of(name: str, memory_bytes: int | None) -> str | None:
     """
     words = " ".join(name.split())
     for model in MODELS:
+        if words == SIMULATED + model.name:
+            return model.name
         if model.spelled.fullmatch(words):
             off = 0.0 if memory_bytes is None else abs(memory_bytes / GIB / model.memory_gib - 1)
             return model.name if off <= TOLERANCE else None

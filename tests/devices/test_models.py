@@ -27,6 +27,7 @@ MIB = 1 << 20
         ("NVIDIA B300 SXM6 AC", 275040, "B300"),
         ("NVIDIA RTX PRO 6000 Blackwell Server Edition", 97887, "RTX-PRO-6000"),
         ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", 97887, "RTX-PRO-6000"),
+        ("simulated B200", 1, "B200"),
         ("NVIDIA H100 NVL", 95830, None),
         ("NVIDIA H100", 97871, None),
         ("NVIDIA GH200 480GB", 97871, None),
