@@ -13,7 +13,7 @@ from typing import TypeVar
 from rltune.devices.driver import DeviceProfile, Driver, GpuInstance, Identity, MigMode, Process, Telemetry, Versions
 from rltune.devices.models import model_of
 from rltune.devices.status import GPU_IS_LOST, NOT_SUPPORTED, DeviceError, status
-from rltune.devices.telemetry import VALUES, untold
+from rltune.devices.telemetry import VALUES, explained, gathered, untold
 from rltune.errors import InputError
 
 SCHEMA_VERSION = 1
@@ -200,12 +200,7 @@ def _process(found: Process) -> ProcessFound:
 
 
 def _notes(gpus: tuple[GpuFound, ...]) -> list[str]:
-    """Sentences, each naming all GPUs it holds for: a machine has eight alike."""
-    whose: dict[str, list[int]] = {}
-    for gpu in gpus:
-        for sentence in _sentences(gpu.unread) + _untold(gpu):
-            whose.setdefault(sentence, []).append(gpu.identity.index)
-    return [f"GPU {', '.join(map(str, numbers))}: {sentence}" for sentence, numbers in whose.items()]
+    return gathered((gpu.identity.index, line) for gpu in gpus for line in [*_sentences(gpu.unread), *_untold(gpu)])
 
 
 def _sentences(unread: dict[str, int]) -> list[str]:
@@ -213,8 +208,7 @@ def _sentences(unread: dict[str, int]) -> list[str]:
     by_code: dict[int, list[str]] = {}
     for what, code in unread.items():
         by_code.setdefault(code, []).append(what)
-    rows = {code: status(code) for code in by_code}
-    return [f"{', '.join(by_code[code])}: {row.meaning} ({row.name} {code})" for code, row in rows.items()]
+    return [f"{', '.join(whats)}: {explained(code)}" for code, whats in by_code.items()]
 
 
 def _untold(gpu: GpuFound) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,19 +41,22 @@ class Sampler:
     """Rows of all GPUs, one at a time (`sample`) or on a clock (`run`); no thread.
 
     What the driver does not tell is None in a row and counted in ``unread`` by GPU, value and NVML status. ``late`` samples
-    lagged behind their tick, ``missed`` ticks have none: the driver took longer than ``interval_s``.
+    lagged behind their tick, ``missed`` ticks have none: the driver took longer than ``interval_s``. ``last_s`` seconds from
+    the start to the latest sample.
     """
 
     def __init__(self, driver: Driver, interval_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.driver, self.interval_s, self.clock = driver, interval_s, clock
         self.gpus = driver.gpus()
         self.began = clock()
+        self.last_s = 0.0
         self.samples = self.late = self.missed = 0
         self.unread: Counter[tuple[int, str, int]] = Counter()
 
     def sample(self) -> list[Row]:
         """One row a GPU (`COLUMNS`), all with the time at which the sample began."""
-        now = {"time_s": self.clock() - self.began, "unix_s": time.time()}
+        self.last_s = self.clock() - self.began
+        now = {"time_s": self.last_s, "unix_s": time.time()}
         self.samples += 1
         return [now | self._gpu(at) for at in range(len(self.gpus))]
 
@@ -110,11 +113,27 @@ class Sampler:
 
     def notes(self) -> list[str]:
         """What was not told, and how often."""
-        rows = [(gpu, what, code, times, status(code)) for (gpu, what, code), times in sorted(self.unread.items())]
-        return [
-            f"GPU {gpu}: {what} missing in {times} of {self.samples} samples: {row.meaning} ({row.name} {code})"
-            for gpu, what, code, times, row in rows
-        ]
+        alike: dict[tuple[int, int, int], list[str]] = {}
+        for (gpu, what, code), times in sorted(self.unread.items()):
+            alike.setdefault((gpu, code, times), []).append(what)
+        return gathered(
+            (gpu, f"{', '.join(whats)}: missing in {times} of {self.samples} samples: {explained(code)}")
+            for (gpu, code, times), whats in alike.items()
+        )
+
+
+def explained(code: int) -> str:
+    """What an NVML status means, and its name and number: for notes."""
+    row = status(code)
+    return f"{row.meaning} ({row.name} {code})"
+
+
+def gathered(sentences: Iterable[tuple[int, str]]) -> list[str]:
+    """(GPU, sentence) as lines, each naming all GPUs it holds for: a machine has eight alike."""
+    whose: dict[str, list[int]] = {}
+    for gpu, sentence in sentences:
+        whose.setdefault(sentence, []).append(gpu)
+    return [f"GPU {', '.join(map(str, gpus))}: {sentence}" for sentence, gpus in whose.items()]
 
 
 @dataclass(slots=True)
