@@ -125,7 +125,9 @@ class Adapter:
         """
         cut = self.journal.open_ones()
         if cut:
-            raise InputError(f"apply {cut[0].id} of pid {cut[0].pid} was cut short or is under way; `recover` settles it")
+            raise InputError(
+                f"apply {cut[0].id} of pid {cut[0].pid} was cut short or is under way; `recover` settles it"
+            )
         gpus = self.driver.gpus()
         entries = spec.by_gpu(gpus)
         tenants = self._tenants(but=tenant) if mind_users else {}
@@ -208,9 +210,13 @@ class Adapter:
             users = self._users(Identity(gpu.index, gpu.uuid, gpu.name, None, None), gpu.before, tenants)
             for one, who in users.of.items():
                 if one in going:
-                    raise InputError(f"GPU {gpu.index}: {one} is in use ({who}) and would have to go; wait for it, or keep it")
+                    raise InputError(
+                        f"GPU {gpu.index}: {one} is in use ({who}) and would have to go; wait for it, or keep it"
+                    )
             if users.elsewhere and gpu.mode_changes:
-                raise InputError(f"GPU {gpu.index}: its MIG mode cannot change while pid {users.elsewhere[0]} runs on it")
+                raise InputError(
+                    f"GPU {gpu.index}: its MIG mode cannot change while pid {users.elsewhere[0]} runs on it"
+                )
 
     def _transact(self, changes: Sequence[GpuPlan], notes: Sequence[str]) -> Applied:
         before = {gpu.uuid: gpu.before for gpu in changes}
@@ -245,7 +251,9 @@ class Adapter:
         for gpu in changes:
             now = read_state(self.driver, gpu.index)
             if now != gpu.after:
-                raise InputError(f"GPU {gpu.index} is [{now}] and not [{gpu.after}]: something else changed it meanwhile")
+                raise InputError(
+                    f"GPU {gpu.index} is [{now}] and not [{gpu.after}]: something else changed it meanwhile"
+                )
 
     def _roll_back(self, number: int, changes: Sequence[GpuPlan], error: BaseException) -> None:
         """Everything back to what it was before; raises what is to be told of it."""
@@ -298,7 +306,9 @@ class Adapter:
         try:
             self.journal.end(number, outcome, note)
         except InputError as error:
-            raise Unsettled(f"the GPUs are done ({outcome}), but {error}; the next apply, or `recover`, settles it") from error
+            raise Unsettled(
+                f"the GPUs are done ({outcome}), but {error}; the next apply, or `recover`, settles it"
+            ) from error
 
     # After a crash.
 
@@ -319,15 +329,22 @@ class Adapter:
         owned = {uuid: owned_by(cut.before[uuid], cut.after[uuid]) for uuid in cut.before}
         index = self._indices()
         for target, outcome in ((cut.after, COMMITTED), (cut.before, ROLLED_BACK)):
-            if all(uuid in index and reached(read_state(self.driver, index[uuid]), target[uuid], owned[uuid]) for uuid in target):
+            if all(
+                uuid in index and reached(read_state(self.driver, index[uuid]), target[uuid], owned[uuid])
+                for uuid in target
+            ):
                 return self._settled(cut, name, outcome, "its GPUs were found so")
         with _undisturbed():
             stuck = self._restore(cut.before, cut.before, cut.after)
             if not stuck:
                 return self._settled(cut, name, ROLLED_BACK, "what it had begun was undone")
             if not self._restore(cut.after, cut.before, cut.after):
-                return self._settled(cut, name, COMMITTED, f"it could not be undone ({'; '.join(stuck)}) and was finished")
-        raise Unsettled(f"{name}, and can be neither undone nor finished: {'; '.join(stuck)}; settle that, then `recover`")
+                return self._settled(
+                    cut, name, COMMITTED, f"it could not be undone ({'; '.join(stuck)}) and was finished"
+                )
+        raise Unsettled(
+            f"{name}, and can be neither undone nor finished: {'; '.join(stuck)}; settle that, then `recover`"
+        )
 
     def _settled(self, cut: Transaction, name: str, outcome: str, how: str) -> str:
         self._end(cut.id, outcome, how)

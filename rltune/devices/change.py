@@ -140,7 +140,9 @@ class Change:
                 else:
                     self._destroy(held)
         # The largest first, as they have the fewest places.
-        missing = sorted((one for key, one in wanted.items() if key not in there), key=lambda i: (-sum(i.compute), i.start))
+        missing = sorted(
+            (one for key, one in wanted.items() if key not in there), key=lambda i: (-sum(i.compute), i.start)
+        )
         with self._step():
             self._create_all(missing)
 
@@ -238,5 +240,3 @@ class Change:
             if error.code != INSUFFICIENT_RESOURCES:
                 raise
             return None
-
-

@@ -28,7 +28,9 @@ def locked(path: Path, wait_s: float = 0.0) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise InputError(f"{path}: the lock cannot be opened ({error.strerror}); name another file with --lock") from None
+        raise InputError(
+            f"{path}: the lock cannot be opened ({error.strerror}); name another file with --lock"
+        ) from None
     try:
         _take(file, path, time.monotonic() + wait_s)
         os.truncate(file, 0)
