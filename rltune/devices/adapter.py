@@ -90,11 +90,10 @@ class Adapter:
         return self._journal
 
     def close(self) -> None:
-        """Close journal and driver."""
+        """Close the journal; the driver is whoever's opened it."""
         if self._journal is not None:
             self._journal.close()
             self._journal = None
-        self.driver.close()
 
     def states(self) -> States:
         """Every GPU's state, by UUID."""
@@ -271,7 +270,7 @@ class Adapter:
             raise error
         told = RolledBack(f"{why}; everything is as it was before")
         if not isinstance(error, Exception):
-            told.exit_status = 130
+            told.exit_status = 130 if isinstance(error, KeyboardInterrupt) else 143
         raise told from error
 
     def _restore(self, target: States, before: States, after: States) -> list[str]:
