@@ -1,7 +1,7 @@
 """``python -m rltune.devices COMMAND``: options, the device, and errors as one line.
 
-Exit status: 0 done; 1 differs (`verify`, `show --check`) or a task failed (`run`, `profile`); 2 refused, nothing was changed; 3 failed, everything is as it
-was before; 4 failed, and not yet settled; 130 and 143 interrupted.
+Exit status: 0 done; 1 differs (`verify`, `show --check`) or a task failed (`run`, `profile`); 2 refused, nothing was
+changed; 3 failed, everything is as it was before; 4 failed, and not yet settled; 130 and 143 interrupted.
 """
 
 from __future__ import annotations
