@@ -165,7 +165,7 @@ class FakeNvml:
                     raise ValueError(f"no model {model}")
                 gpu.current = gpu.pending = mode and model != "V100"
                 gpu.activation = ACTIVATIONS[activation]
-        self.refuse({name: FUNCTION_NOT_FOUND for name in missing} | dict(refuse or {}))
+        self.refuse(dict.fromkeys(missing, FUNCTION_NOT_FOUND) | dict(refuse or {}))
 
     # What was called
 

@@ -581,7 +581,7 @@ static const struct profile *row_by(const struct gpu *gpu, unsigned enumerated, 
 
 NVML(nvmlDeviceGetGpuInstanceProfileInfo, (handle h, unsigned enumerated, struct profile_info *info), (h, enumerated, info))
 {
-    NEED_GPU(gpu, h);
+    NEED_MIG(gpu, h);
     NEED(info && enumerated < 0x11, INVALID_ARGUMENT); /* this driver is older than the newest profiles */
     const struct profile *row = row_by(gpu, enumerated, NONE);
     NEED(row, NOT_SUPPORTED);
