@@ -162,7 +162,7 @@ void fake_nvml_use(const char *file)
 
 unsigned fake_nvml_state_bytes(void) { return sizeof(struct state); }
 
-/* Number of a model by its key, -1 for none; its number of rows in the table of profiles. */
+/* Number of a model by its key, -1 for none. */
 int fake_nvml_model(const char *key)
 {
     for (unsigned i = 0; i < ROWS(MODELS); i++)
@@ -175,17 +175,20 @@ int fake_nvml_model(const char *key)
 
 struct call { const char *name; result code, after; int kill_after; };
 
-/* Kind of the fault that is due for this call (0: none); one that fired is used up, FROM_ON stays. */
+/* Kind of the fault that hits this call (0: none). All that match count it; of several that are due the first hits, the
+ * others wait for the next call. One that hit is used up, FROM_ON stays. */
 static uint32_t fault_due(struct call *call, uint32_t *delay_ms)
 {
     uint32_t kind = 0;
     for (struct fault *f = S->faults; f < S->faults + FAULTS; f++) {
-        if (!f->kind || (*f->call && strcmp(f->call, call->name)) || (f->left > 1 && f->left--))
+        if (!f->kind || (*f->call && strcmp(f->call, call->name)))
             continue;
-        kind = f->kind, call->code = f->code, *delay_ms = f->delay_ms;
-        if (kind != FROM_ON)
-            f->kind = 0;
-        break;
+        if (f->left > 1)
+            f->left--;
+        else if (!kind) {
+            kind = f->kind, call->code = f->code, *delay_ms = f->delay_ms;
+            f->kind = kind == FROM_ON ? kind : 0;
+        }
     }
     return kind;
 }
