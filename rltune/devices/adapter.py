@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from rltune.devices.change import Change, Patience, owned_by, reached, set_mode
+from rltune.devices.change import Change, Key, Patience, owned_by, reached, set_mode
 from rltune.devices.difference import GpuPlan, Plan, plan_gpu, states_differ
 from rltune.devices.driver import DeviceProfile, Driver, Identity
 from rltune.devices.journal import COMMITTED, ROLLED_BACK, VOID, WAITING, Journal, Tenant, Transaction, boot_id
@@ -226,7 +227,9 @@ class Adapter:
             resets = self._enable(changes, patience)
             if not resets:
                 for gpu in changes:
-                    Change(self.driver, gpu.index, gpu.after, owned_by(gpu.before, gpu.after), patience).run()
+                    owned = owned_by(gpu.before, gpu.after)
+                    on_blind = partial(self.journal.mark_blind, number)
+                    Change(self.driver, gpu.index, gpu.after, owned, patience, on_blind=on_blind).run()
                 self._check_reached(changes)
         except BaseException as error:
             self._roll_back(number, changes, error)
@@ -259,8 +262,8 @@ class Adapter:
         why = str(error) if isinstance(error, InputError) else f"interrupted ({type(error).__name__})"
         with _undisturbed():
             before = {gpu.uuid: gpu.before for gpu in changes}
-            after = {gpu.uuid: gpu.after for gpu in changes}
-            stuck = self._restore(before, before, after)
+            blind = any(one.blind for one in self.journal.open_ones() if one.id == number)
+            stuck = self._restore(before, {gpu.uuid: owned_by(gpu.before, gpu.after, blind) for gpu in changes})
             if stuck:
                 raise Unsettled(
                     f"{why}; and the state before could not be restored: {'; '.join(stuck)}; the next apply, or `recover`, tries again"
@@ -273,24 +276,23 @@ class Adapter:
             told.exit_status = 130 if isinstance(error, KeyboardInterrupt) else 143
         raise told from error
 
-    def _restore(self, target: States, before: States, after: States) -> list[str]:
+    def _restore(self, target: States, owned: Mapping[str, frozenset[Key]]) -> list[str]:
         """Bring our part of the GPUs to ``target``, as far as that can be done; what could not be, a line a GPU."""
         stuck = []
         index = self._indices()
         patience = Patience(self._patience_s, self._sleep)
         for uuid, wanted in target.items():
-            owned = owned_by(before[uuid], after[uuid])
             if uuid not in index:
                 stuck.append(f"GPU {uuid} is not there")
                 continue
-            change = Change(self.driver, index[uuid], wanted, owned, patience, thorough=True)
+            change = Change(self.driver, index[uuid], wanted, owned[uuid], patience, thorough=True)
             try:
                 change.run()
                 now = read_state(self.driver, index[uuid])
             except DeviceError as error:
                 stuck.append(str(error))
                 continue
-            if not reached(now, wanted, owned):
+            if not reached(now, wanted, owned[uuid]):
                 reasons = "; ".join(map(str, change.errors)) or f"it is [{now}], not [{wanted}]"
                 stuck.append(f"GPU {index[uuid]}: {reasons}")
         return stuck
@@ -325,7 +327,7 @@ class Adapter:
             note = "the machine was rebooted since, and MIG instances do not survive that"
             self._end(cut.id, VOID, note)
             return f"{name}; {note}: its GPUs are left as they are"
-        owned = {uuid: owned_by(cut.before[uuid], cut.after[uuid]) for uuid in cut.before}
+        owned = {uuid: owned_by(cut.before[uuid], cut.after[uuid], cut.blind) for uuid in cut.before}
         index = self._indices()
         for target, outcome in ((cut.after, COMMITTED), (cut.before, ROLLED_BACK)):
             if all(
@@ -334,10 +336,10 @@ class Adapter:
             ):
                 return self._settled(cut, name, outcome, "its GPUs were found so")
         with _undisturbed():
-            stuck = self._restore(cut.before, cut.before, cut.after)
+            stuck = self._restore(cut.before, owned)
             if not stuck:
                 return self._settled(cut, name, ROLLED_BACK, "what it had begun was undone")
-            if not self._restore(cut.after, cut.before, cut.after):
+            if not self._restore(cut.after, owned):
                 return self._settled(
                     cut, name, COMMITTED, f"it could not be undone ({'; '.join(stuck)}) and was finished"
                 )

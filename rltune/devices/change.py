@@ -28,6 +28,8 @@ from rltune.devices.status import (
 Key = tuple[str, int]
 """Profile and start: on one GPU no two instances share it, and it outlives numbers and handles."""
 T = TypeVar("T")
+SLICES = 8
+"""Memory slices of the largest GPUs."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 """Between attempts; doubled each time."""
 
@@ -60,9 +62,17 @@ def key_of(one: Instance) -> Key:
     return one.profile, one.start
 
 
-def owned_by(before: GpuState, after: GpuState) -> frozenset[Key]:
-    """What a change from one state to the other may touch on a GPU, and nothing else."""
-    return frozenset(key_of(one) for one in set(before.instances) ^ set(after.instances))
+def owned_by(before: GpuState, after: GpuState, blind: bool = False) -> frozenset[Key]:
+    """What a change from one state to the other may touch on a GPU, and nothing else.
+
+    ``blind``: the driver chose starts itself, so that what was created may be anywhere.
+    """
+    owned = {key_of(one) for one in set(before.instances) ^ set(after.instances)}
+    if blind:
+        there = {key_of(one) for one in before.instances}
+        created = {one.profile for one in after.instances if one not in before.instances}
+        owned |= {(profile, start) for profile in created for start in range(SLICES)} - there
+    return frozenset(owned)
 
 
 def reached(now: GpuState, target: GpuState, owned: frozenset[Key]) -> bool:
@@ -92,6 +102,7 @@ class Change:
     """One GPU (by number) to be brought to ``target``, touching no instance but those ``owned``.
 
     ``thorough``: go on after a refusal with what else can be done, as a way back should; the errors are in ``errors``.
+    ``on_blind``: called before instances are created whose starts the driver chooses.
     """
 
     driver: Driver
@@ -100,6 +111,7 @@ class Change:
     owned: frozenset[Key]
     patience: Patience
     thorough: bool = False
+    on_blind: Callable[[], None] = lambda: None
     errors: list[DeviceError] = field(default_factory=list)
 
     def run(self) -> None:
@@ -154,6 +166,7 @@ class Change:
                 except DeviceError as error:
                     if error.code != FUNCTION_NOT_FOUND:
                         raise
+                    self.on_blind()
                     self._create_blindly(missing[at:])
                     return
                 self._complete(number, Instance(one.profile, one.start, ()), one)
@@ -221,21 +234,49 @@ class Change:
         if not missing:
             return True
         for profile in dict.fromkeys(one.profile for one in missing):
-            number = self._chosen(profile)
-            if number is None:
+            found = self._land(profile, missing)
+            if found is None:
                 continue
-            held = next(one for one in self.driver.instances(self.gpu) if one.id == number)
-            landed = next((one for one in missing if key_of(one) == (held.profile, held.start)), None)
-            if landed is not None and self._ordered([one for one in missing if one is not landed]):
+            number, landed = found
+            if self._ordered([one for one in missing if one is not landed]):
                 self._complete(number, Instance(landed.profile, landed.start, ()), landed)
                 return True
-            self._gone(lambda number=number: self.driver.destroy_gpu_instance(self.gpu, number))  # type: ignore[misc]
+            self._remove(number)
         return False
+
+    def _land(self, profile: str, missing: Sequence[Instance]) -> tuple[int, Instance] | None:
+        """Create instances until one lands where one is missing; the others only kept it from landing there again."""
+        stopgaps: list[int] = []
+        found = None
+        while found is None:
+            number = self._chosen(profile)
+            if number is None:
+                break
+            held = next(one for one in self.driver.instances(self.gpu) if one.id == number)
+            landed = next((one for one in missing if key_of(one) == (held.profile, held.start)), None)
+            if landed is None:
+                stopgaps.append(number)
+            else:
+                found = number, landed
+        for number in stopgaps:
+            self._remove(number)
+        return found
+
+    def _remove(self, number: int) -> None:
+        """Destroy a GPU instance without compute instances."""
+        self._gone(lambda: self.driver.destroy_gpu_instance(self.gpu, number))
 
     def _chosen(self, profile: str) -> int | None:
         """Number of an instance where the driver put it; None where it found no room."""
+        there = {held.id for held in self.driver.instances(self.gpu)}
+
+        def once(again: bool) -> int:
+            # A call that failed may yet have done it.
+            new = [held.id for held in self.driver.instances(self.gpu) if held.id not in there] if again else []
+            return new[0] if new else self.driver.create_gpu_instance(self.gpu, profile, None)
+
         try:
-            return self.patience.attempt(lambda again: self.driver.create_gpu_instance(self.gpu, profile, None))
+            return self.patience.attempt(once)
         except DeviceError as error:
             if error.code != INSUFFICIENT_RESOURCES:
                 raise

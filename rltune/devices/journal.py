@@ -25,7 +25,8 @@ BUSY_S = 5.0
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS transactions (
   id INTEGER PRIMARY KEY, begun REAL NOT NULL, ended REAL, pid INTEGER NOT NULL, boot TEXT NOT NULL, device TEXT NOT NULL,
-  before TEXT NOT NULL, after TEXT NOT NULL, outcome TEXT NOT NULL, note TEXT NOT NULL DEFAULT '');
+  before TEXT NOT NULL, after TEXT NOT NULL, outcome TEXT NOT NULL, note TEXT NOT NULL DEFAULT '',
+  blind INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS steps (
   transaction_id INTEGER NOT NULL REFERENCES transactions(id), number INTEGER NOT NULL, gpu TEXT NOT NULL, step TEXT NOT NULL,
   PRIMARY KEY (transaction_id, number));
@@ -39,7 +40,7 @@ OPEN, COMMITTED, ROLLED_BACK, WAITING, VOID = "open", "committed", "rolled back"
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """``before`` and ``after`` of the GPUs it changes; ``boot`` of the machine it ran in."""
+    """``before`` and ``after`` of the GPUs it changes; ``boot`` of the machine it ran in; ``blind``: the driver chose starts."""
 
     id: int
     begun: float
@@ -49,6 +50,7 @@ class Transaction:
     after: States
     outcome: str
     note: str
+    blind: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,11 @@ class Journal:
             values = (time.time(), outcome, note, number)
             self._db.execute("UPDATE transactions SET ended = ?, outcome = ?, note = ? WHERE id = ?", values)
 
+    def mark_blind(self, number: int) -> None:
+        """Write that the driver will choose starts: what a crash leaves may then be anywhere."""
+        with self._writing():
+            self._db.execute("UPDATE transactions SET blind = 1 WHERE id = ?", (number,))
+
     def open_ones(self) -> list[Transaction]:
         """Transactions of this device without an end, the oldest first."""
         return self._transactions("WHERE outcome = ? AND device = ? ORDER BY id", (OPEN, self.device))
@@ -156,11 +163,11 @@ class Journal:
     def _transactions(self, where: str, values: Sequence[object]) -> list[Transaction]:
         with self._told():
             found = self._db.execute(
-                f"SELECT id, begun, pid, boot, before, after, outcome, note FROM transactions {where}", values
+                f"SELECT id, begun, pid, boot, before, after, outcome, note, blind FROM transactions {where}", values
             ).fetchall()
         return [
-            Transaction(number, begun, pid, boot, _loaded(before), _loaded(after), outcome, note)
-            for number, begun, pid, boot, before, after, outcome, note in found
+            Transaction(number, begun, pid, boot, _loaded(before), _loaded(after), outcome, note, bool(blind))
+            for number, begun, pid, boot, before, after, outcome, note, blind in found
         ]
 
     def steps(self, number: int) -> list[tuple[str, str]]:

@@ -253,6 +253,11 @@ CASES: dict[str, Case] = {
         "A100-40GB", [["7g.40gb"]], [["3g.20gb@4", "2g.10gb@2", "2g.10gb@0"]], [],
         {"missing": ["nvmlDeviceCreateGpuInstanceWithPlacement"]},
     ),
+    # The stand-in begins at the right: the first order, largest first, puts 3g where 2g belongs.
+    "old driver, second order": (
+        "A100-40GB", [["1g.5gb@6", "2g.10gb@0"]], [["3g.20gb@0", "2g.10gb@4", "1g.5gb@6"]], [(0, "1g.5gb@6")],
+        {"missing": ["nvmlDeviceCreateGpuInstanceWithPlacement"]},
+    ),
 }  # fmt: skip
 
 
