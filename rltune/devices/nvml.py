@@ -145,10 +145,8 @@ class NvmlDriver:
     def _names_by_size(self, gpu: int, infos: dict[int, Any]) -> dict[int, str]:
         """Names for a driver that is too old to tell them."""
         total = self._call((gpu,), "nvmlDeviceGetMemoryInfo", self._handle(gpu)).total
-        slices = 4 if max(info.sliceCount for info in infos.values()) <= 4 else 8
         return {
-            number: profile_name(number, info.sliceCount, info.memorySizeMB, total, slices)
-            for number, info in infos.items()
+            number: profile_name(number, info.sliceCount, info.memorySizeMB, total) for number, info in infos.items()
         }
 
     # Instances
@@ -176,17 +174,15 @@ class NvmlDriver:
     def _compute_instances(
         self, gpu: int, profile: DeviceProfile, gpu_instance: int, handle: Handle
     ) -> tuple[ComputeInstance, ...]:
-        where, found, free = (gpu, gpu_instance), dict[int, int](), profile.compute
+        where, found = (gpu, gpu_instance), dict[int, int]()
         for slices in self._compute_profiles(gpu, profile.id, gpu_instance, handle):
-            if free <= 0:  # the usual case: the first call finds one that takes all
+            if sum(found.values()) >= profile.compute:  # the usual case: the first call finds one that takes all
                 break
             array, count = (pynvml.c_nvmlComputeInstance_t * max(slices.most, 1))(), c_uint(slices.most)
             self._call(where, "nvmlGpuInstanceGetComputeInstances", handle, slices.id, array, byref(count))
             for inner in array[: count.value]:
-                number = self._call(where, "nvmlComputeInstanceGetInfo", inner).id
-                if number not in found:  # profiles with and without media engines may list the same
-                    found[number] = slices.compute
-                    free -= slices.compute
+                # By number: profiles with and without media engines may list the same.
+                found[self._call(where, "nvmlComputeInstanceGetInfo", inner).id] = slices.compute
         return tuple(ComputeInstance(number, found[number]) for number in sorted(found))
 
     def _compute_profiles(self, gpu: int, profile_id: int, gpu_instance: int, handle: Handle) -> tuple[Slices, ...]:

@@ -19,13 +19,13 @@ EXTRAS = {
 """NVML's number of a profile (``NVML_GPU_INSTANCE_PROFILE_*``) -> what its name ends in; all others: nothing."""
 
 
-def profile_name(number: int, compute: int, memory_mb: int, total_bytes: int, slices: int) -> str:
+def profile_name(number: int, compute: int, memory_mb: int, total_bytes: int) -> str:
     """The name that newer drivers give a profile, such as ``3g.40gb`` or ``1g.10gb+me``.
 
-    ``number`` NVML's of the profile, ``compute`` slices, ``memory_mb`` MiB, ``total_bytes`` of the GPU with ``slices``
-    memory slices. The GB in a name are those slices as a part of the GPU's memory in whole GB, rounded half up, as
-    NVIDIA's tools (mig-parted) derive them.
+    ``number`` NVML's of the profile, ``compute`` slices, ``memory_mb`` MiB, ``total_bytes`` of the GPU. The GB in a name are
+    as NVIDIA's tools (mig-parted) derive them, of GPUs with four slices too: so many eighths of the GPU's whole GB, rounded
+    half up.
     """
-    taken = math.ceil(memory_mb * 2**20 / total_bytes * slices)
-    memory_gb = math.floor(taken / slices * math.ceil(total_bytes / 2**30) + 0.5)
+    eighths = math.ceil(memory_mb * 2**20 / total_bytes * 8)
+    memory_gb = math.floor(eighths / 8 * math.ceil(total_bytes / 2**30) + 0.5)
     return f"{compute}g.{memory_gb}gb{EXTRAS.get(number, '')}"

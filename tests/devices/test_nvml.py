@@ -110,8 +110,7 @@ def test_old_driver_names(fake_nvml: Fake, model: str) -> None:
 )
 def test_old_driver_names_of_extras(number: int, name: str) -> None:
     """A graphics profile taken for a plain one would be given to jobs that cannot use it."""
-    assert profile_name(number, 2, 11900, 48 << 30, 8) == "2g.12gb" + name.removeprefix("2g.24gb")
-    assert profile_name(number, 2, 24000, 96 << 30, 4) == name
+    assert profile_name(number, 2, 24000, 96 << 30) == name
 
 
 def test_other_structure_version(fake_nvml: Fake) -> None:
@@ -157,6 +156,16 @@ def test_instances(fake_nvml: Fake) -> None:
     assert driver.instances(1)[0].compute_instances == (ComputeInstance(1, 2),)
     driver.destroy_gpu_instance(1, empty)
     assert {one.id for one in driver.instances(1)} == {large, small}
+
+
+def test_compute_instances_listed_twice(fake_nvml: Fake) -> None:
+    """Where profiles with and without media engines list the same compute instance, it is there once."""
+    fake_nvml(["A30"])
+    driver = NvmlDriver()
+    made = make(driver, "2g.12gb+me", 2, 1)
+    assert driver.instances(0)[0].compute_instances == (ComputeInstance(0, 1),)
+    driver.create_compute_instance(0, made, 1)
+    assert driver.instances(0)[0].compute_instances == (ComputeInstance(0, 1), ComputeInstance(1, 1))
 
 
 def test_random_histories(fake_nvml: Fake) -> None:
@@ -635,10 +644,12 @@ def test_calls_of_a_full_reading(fake_nvml: Fake) -> None:
     """Reading eight GPUs must stay a matter of milliseconds: few calls, and none again for what cannot change."""
     nvml, driver = fake_nvml(["A100-80GB"] * 8), NvmlDriver()
     for gpu in range(8):
-        for start in range(7):
-            make(driver, "1g.10gb", start, 1, gpu=gpu)
+        for start in (0, 4):
+            make(driver, "3g.40gb", start, 3, gpu=gpu)
         driver.instances(gpu)
     nvml.clear()
     for gpu in range(8):
-        assert len(driver.instances(gpu)) == 7
-    assert nvml.calls() == 8 * (7 + 3 * 7)
+        assert len(driver.instances(gpu)) == 2
+    assert nvml.calls() == 8 * (7 + 2 * 3), (
+        "a list a profile; of an instance its place, its compute instance, that one's number"
+    )
