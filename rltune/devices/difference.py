@@ -17,13 +17,11 @@ from typing import Any, NamedTuple
 from rltune.devices.driver import DeviceProfile, Identity
 from rltune.devices.reading import Users
 from rltune.devices.spec import Entry, Wanted
-from rltune.devices.state import GpuState, Instance, state
+from rltune.devices.state import GpuState, Instance, compute_sizes, state
 from rltune.errors import InputError
 
 VERSION = 1
 KIND = "rltune device plan"
-COMPUTE_SIZES = (1, 2, 3, 4, 7)
-"""Slices that a compute instance can have: NVML has no profiles of 5 or 6 on today's GPUs."""
 
 
 class Step(NamedTuple):
@@ -190,11 +188,10 @@ def _check(where: str, one: Wanted, listed: Mapping[str, DeviceProfile]) -> None
     if one.start is not None and one.start not in profile.starts:
         legal = ", ".join(map(str, profile.starts))
         raise InputError(f"{where}: {one.profile} cannot begin at memory slice {one.start}; legal are {legal}")
-    wrong = [n for n in one.compute if n not in COMPUTE_SIZES]
-    if wrong or sum(one.compute) > profile.compute:
-        raise InputError(
-            f"{where}: {one}: compute instances have {', '.join(map(str, COMPUTE_SIZES))} slices, here {profile.compute} in all"
-        )
+    sizes = compute_sizes(profile.compute)
+    if not set(one.compute) <= set(sizes) or sum(one.compute) > profile.compute:
+        legal = ", ".join(map(str, sizes))
+        raise InputError(f"{where}: {one}: compute instances have {legal} slices there, {profile.compute} in all")
     if not one.compute:
         raise InputError(f"{where}: {one}: a GPU instance without compute instances is of no use; leave it out")
 

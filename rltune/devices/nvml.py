@@ -86,8 +86,14 @@ class NvmlDriver:
         return tuple(self._identity(gpu) for gpu in range(self._call((), "nvmlDeviceGetCount")))
 
     def _identity(self, gpu: int) -> Identity:
-        handle = self._handle(gpu)
-        uuid = self._call((gpu,), "nvmlDeviceGetUUID", handle)
+        try:
+            handle = self._handle(gpu)
+            uuid = self._call((gpu,), "nvmlDeviceGetUUID", handle)
+        except DeviceError as error:
+            # The others go on: that one is lost is told by every other question about it.
+            if error.code != status.GPU_IS_LOST:
+                raise
+            return Identity(gpu, "", self._names.get(gpu, ""), None, None)
         try:
             pci = self._call((gpu,), "nvmlDeviceGetPciInfo", handle)
         except DeviceError:
@@ -114,8 +120,10 @@ class NvmlDriver:
             if not infos:
                 raise DeviceError(status.NOT_SUPPORTED, "nvmlDeviceGetGpuInstanceProfileInfo", self._where((gpu,)))
             placed = {number: self._placements(gpu, info.id) for number, info in infos.items()}
-            names = {number: text(info.name).removeprefix("MIG ") for number, info in infos.items()
-                     if hasattr(info, "name")} or self._names_by_size(gpu, infos)  # fmt: skip
+            # The driver may turn out too old for names at any of them.
+            nameless = {number: info for number, info in infos.items() if not hasattr(info, "name")}
+            names = self._names_by_size(gpu, nameless) if nameless else {}
+            names |= {n: text(info.name).removeprefix("MIG ") for n, info in infos.items() if n not in nameless}
             self._profiles[gpu] = tuple(
                 DeviceProfile(names[number], info.id, info.sliceCount, placed[number][1], placed[number][0],
                               info.instanceCount, info.memorySizeMB)

@@ -29,6 +29,7 @@ from rltune.devices.driver import (
     Telemetry,
     Versions,
 )
+from rltune.devices.state import compute_sizes
 from rltune.devices.status import (
     IN_USE,
     INSUFFICIENT_RESOURCES,
@@ -203,7 +204,7 @@ class SimulatedDriver:
         with self._call("nvmlGpuInstanceCreateComputeInstance", gpu, change=True) as (found, refuse):
             one = self._instance(found, gpu_instance, refuse)
             total = geometry(found.model).profiles[one.profile].compute
-            if not _splits(total, compute):
+            if compute not in compute_sizes(total):
                 raise refuse(NOT_SUPPORTED)
             if sum(one.compute.values()) + compute > total:
                 raise refuse(INSUFFICIENT_RESOURCES)
@@ -289,11 +290,6 @@ def profiles_of(model: str) -> tuple[DeviceProfile, ...]:
         DeviceProfile(p.name, ids[p.kind], p.compute, p.size, p.starts, p.most, int(p.memory_gb * 1024))
         for p in table.profiles
     )
-
-
-def _splits(total: int, compute: int) -> bool:
-    """Whether a GPU instance of so many slices can have a compute instance of ``compute``: NVML has no profiles of 5 or 6."""
-    return compute in (1, 2, 3, 4, 7) and compute <= total
 
 
 def _uuids(gpu: _Gpu) -> dict[tuple[int, int], str]:

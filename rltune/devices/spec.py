@@ -72,6 +72,8 @@ class Spec:
         found: dict[str, Entry] = {}
         for entry in self.entries:
             for gpu in _named(entry, gpus):
+                if not gpu.uuid:
+                    raise InputError(f"{entry.where}: GPU {gpu.index} cannot be reached; `show` says why: leave it out")
                 if gpu.uuid in found:
                     raise InputError(
                         f"{entry.where}: GPU {gpu.index} stands in {found[gpu.uuid].where} too; name it once"

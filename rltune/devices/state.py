@@ -41,6 +41,11 @@ def compute_slices(profile: str) -> int:
     return int(profile.partition("g")[0])
 
 
+def compute_sizes(total: int) -> tuple[int, ...]:
+    """Slices that a compute instance can have in a GPU instance of so many, as ``nvidia-smi mig -lcip`` lists them."""
+    return tuple(n for n in (1, 2, 3, 4, 7) if n <= total and (n, total) != (3, 4))
+
+
 SPELLED = re.compile(r"(\d+g\.\d+gb[+\w.-]*)@(\d+)(?:\[([\d+]*)\])?")
 
 
