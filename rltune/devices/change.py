@@ -161,23 +161,27 @@ class Change:
     def _create_all(self, missing: Sequence[Instance]) -> None:
         for at, one in enumerate(missing):
             with self._step():
-                try:
-                    number = self._create(one)
-                except DeviceError as error:
-                    if error.code != FUNCTION_NOT_FOUND:
-                        raise
+                number = self._create(one)
+                if number is None:
                     self.on_blind()
                     self._create_blindly(missing[at:])
                     return
                 self._complete(number, Instance(one.profile, one.start, ()), one)
 
-    def _create(self, one: Instance) -> int:
+    def _create(self, one: Instance) -> int | None:
+        """Number of the new GPU instance; None where the driver is too old to be told a start."""
+
         def once(again: bool) -> int:
             # A call that failed may yet have done it.
             there = self._number(one) if again else None
             return self.driver.create_gpu_instance(self.gpu, one.profile, one.start) if there is None else there
 
-        return self.patience.attempt(once)
+        try:
+            return self.patience.attempt(once)
+        except DeviceError as error:
+            if error.code != FUNCTION_NOT_FOUND:
+                raise
+            return self._number(one)
 
     def _number(self, one: Instance) -> int | None:
         same = (held for held in self.driver.instances(self.gpu) if (held.profile, held.start) == key_of(one))
@@ -185,17 +189,18 @@ class Change:
 
     def _complete(self, number: int, one: Instance, target: Instance) -> None:
         """Create the compute instances that are missing, the largest first."""
-        missing = sorted((Counter(target.compute) - Counter(one.compute)).elements(), reverse=True)
-        for slices in missing:
-            self._create_compute(number, target, slices)
+        have = Counter(one.compute)
+        for slices in sorted((Counter(target.compute) - have).elements(), reverse=True):
+            have[slices] += 1
+            self._create_compute(number, slices, have[slices])
 
-    def _create_compute(self, number: int, target: Instance, slices: int) -> None:
+    def _create_compute(self, number: int, slices: int, count: int) -> None:
+        """One more, so that there are ``count`` of these slices."""
+
         def once(again: bool) -> None:
-            if again and self._count(number, slices) >= wanted:
-                return
-            self.driver.create_compute_instance(self.gpu, number, slices)
+            if not (again and self._count(number, slices) >= count):
+                self.driver.create_compute_instance(self.gpu, number, slices)
 
-        wanted = self._count(number, slices) + 1
         self.patience.attempt(once)
 
     def _count(self, number: int, slices: int) -> int:

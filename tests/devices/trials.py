@@ -374,6 +374,9 @@ ORDINARY = (2, 3, 6, 13, 15, 25)
 """What a driver answers to a profile that a GPU does not have, an index without a MIG device, a call it is too old for;
 and a lost GPU is one that is no longer there."""
 
+MISREAD = ("not the state that the plan was made on", "no such profile", "no longer there", "something else changed it")
+"""What is then told: one look at the GPU was not like the others."""
+
 
 @dataclass
 class Errors:
@@ -416,9 +419,7 @@ def _fail_once(machine: Machine, plan: Plan, before: list[Held], after: list[Fou
         name = STATUSES[code].name if code in STATUSES else f"STATUS_{code}"
         assert not isinstance(error, Unsettled), text
         # Some are ordinary answers to an enumeration (no such profile); then what is read is not what was planned on.
-        misread = code in ORDINARY and (
-            "not the state that the plan was made on" in text or "no such profile" in text or "no longer" in text
-        )
+        misread = code in ORDINARY and any(words in text for words in MISREAD)
         assert "\n" not in text and (name in text or misread), (code, text)
         if isinstance(error, RolledBack):
             assert machine.found() == [frozenset(one[:3] for one in gpu) for gpu in before], text
