@@ -1,0 +1,239 @@
+"""From what is wanted and what is there to a plan: which instances stay, go and come on every GPU.
+
+The driver's own listing of profiles and placements decides what is legal. Instances in use never go; an instance that
+is wanted anywhere is taken to be one that is there already, where that is possible.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rltune.devices.driver import DeviceProfile, Identity
+from rltune.devices.reading import Users
+from rltune.devices.spec import Entry, Wanted
+from rltune.devices.state import GpuState, Instance, state
+from rltune.errors import InputError
+
+VERSION = 1
+KIND = "rltune device plan"
+COMPUTE_SIZES = (1, 2, 3, 4, 7)
+"""Slices that a compute instance can have: NVML has no profiles of 5 or 6 on today's GPUs."""
+
+
+class Step(NamedTuple):
+    """``action``: enable, destroy, create or disable; ``instance`` None for the MIG mode."""
+
+    action: str
+    instance: Instance | None = None
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.instance or 'MIG mode'}"
+
+
+@dataclass(frozen=True, slots=True)
+class GpuPlan:
+    """What one GPU has and should have; ``used``: instances that stay because somebody uses them -> who."""
+
+    index: int
+    uuid: str
+    name: str
+    before: GpuState
+    after: GpuState
+    used: Mapping[str, str]
+
+    @property
+    def kept(self) -> tuple[Instance, ...]:
+        return tuple(one for one in self.before.instances if one in self.after.instances)
+
+    @property
+    def mode_changes(self) -> bool:
+        return self.after.mig != self.before.mig
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """In the order in which they are done: destructions first, by start."""
+        steps = [Step("enable")] if self.mode_changes and self.after.mig else []
+        steps += [Step("destroy", one) for one in self.before.instances if one not in self.after.instances]
+        # Large ones first: they have the fewest places, should the driver choose for itself.
+        made = [one for one in self.after.instances if one not in self.before.instances]
+        steps += [Step("create", one) for one in sorted(made, key=lambda one: (-sum(one.compute), one.start))]
+        return tuple(steps + ([Step("disable")] if self.mode_changes and not self.after.mig else []))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """GPUs that a spec names, changed or not; ``made_at`` in seconds of the epoch."""
+
+    gpus: tuple[GpuPlan, ...]
+    made_at: float
+
+    @property
+    def changes(self) -> tuple[GpuPlan, ...]:
+        return tuple(gpu for gpu in self.gpus if gpu.steps)
+
+    def as_json(self) -> dict[str, Any]:
+        listed = [
+            {"index": g.index, "uuid": g.uuid, "name": g.name, "before": g.before.as_json(), "after": g.after.as_json(),
+             "used": dict(g.used), "steps": [str(step) for step in g.steps]}
+            for g in self.gpus
+        ]  # fmt: skip
+        return {"kind": KIND, "version": VERSION, "made_at": self.made_at, "gpus": listed}
+
+
+def plan_from(value: Mapping[str, Any], path: str | Path) -> Plan:
+    """The plan of `Plan.as_json`; InputError for what is none."""
+    if value.get("version") != VERSION:
+        raise InputError(f"{path}: version {value.get('version')!r} of plans is unknown; known is {VERSION}: plan anew")
+    try:
+        gpus = tuple(
+            GpuPlan(
+                int(g["index"]), str(g["uuid"]), str(g["name"]), GpuState.from_json(g["before"]),
+                GpuState.from_json(g["after"]), dict(g["used"]),
+            )
+            for g in value["gpus"]
+        )  # fmt: skip
+        return Plan(gpus, float(value["made_at"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: is no whole plan ({type(error).__name__}: {error}); plan anew") from None
+
+
+def read_plan(path: str | Path) -> Plan | None:
+    """The plan in a file; None where it is something else (a spec)."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a spec or a plan") from None
+    except (ValueError, RecursionError):
+        return None
+    return plan_from(value, path) if isinstance(value, dict) and value.get("kind") == KIND else None
+
+
+def plan_gpu(
+    gpu: Identity, now: GpuState, users: Users, entry: Entry, profiles: Sequence[DeviceProfile]
+) -> GpuPlan:  # fmt: skip
+    """The plan of one GPU; InputError names what is impossible, and why."""
+    where = f"{entry.where}: GPU {gpu.index}"
+    if now.mig is None:
+        if entry.mig or entry.instances:
+            raise InputError(f"{where} ({gpu.name}) has no MIG; leave it out of the spec")
+        return GpuPlan(gpu.index, gpu.uuid, gpu.name, now, now, {})
+    mig = now.mig if entry.mig is None else entry.mig
+    if entry.instances and not mig:
+        raise InputError(f"{where}: MIG mode is off; write mig: true in the spec, and apply it with --mig-mode")
+    if mig != now.mig and (users.of or users.elsewhere):
+        who = ", ".join([*users.of.values(), *(f"pid {pid}" for pid in users.elsewhere)])
+        raise InputError(f"{where}: its MIG mode cannot change while it is in use ({who}); end that first")
+    chosen = _choose(where, entry.instances, now.instances, users.of, profiles) if mig else ()
+    after = state(mig, chosen)
+    lost = [one for one in users.of if one not in after.instances]
+    if lost:
+        raise InputError(
+            f"{where}: {lost[0]} is in use ({users.of[lost[0]]}) and would have to go; wait for it, or keep it"
+        )
+    used = {str(one): who for one, who in users.of.items()}
+    return GpuPlan(gpu.index, gpu.uuid, gpu.name, now, after, used)
+
+
+def _choose(
+    where: str,
+    wanted: Sequence[Wanted],
+    here: Sequence[Instance],
+    used: Mapping[Instance, str],
+    profiles: Sequence[DeviceProfile],
+) -> tuple[Instance, ...]:
+    """Where every wanted instance goes; InputError where they do not fit together."""
+    listed = {profile.name: profile for profile in profiles}
+    for one in wanted:
+        _check(where, one, listed)
+    _check_counts(where, wanted, listed)
+    # Those with a start first, then the largest, which have the fewest places.
+    ordered = sorted(wanted, key=lambda w: (w.start is None, -listed[w.profile].size, str(w)))
+    found = _best(tuple(ordered), tuple(here), frozenset(used), tuple(profiles))
+    if found is None:
+        text = ", ".join(map(str, wanted))
+        raise InputError(f"{where}: {text} do not fit together; `show --profiles` lists legal starts and sizes")
+    return found
+
+
+@lru_cache(maxsize=256)
+def _best(
+    wanted: tuple[Wanted, ...],
+    here: tuple[Instance, ...],
+    used: frozenset[Instance],
+    profiles: tuple[DeviceProfile, ...],
+) -> tuple[Instance, ...] | None:
+    """Those in use stay; then as many of those that are there as possible; then as much room as possible is left.
+
+    Many GPUs of a machine ask the same.
+    """
+    listed = {profile.name: profile for profile in profiles}
+    places = [((1 << p.size) - 1 << start, p.size) for p in profiles for start in p.starts]
+    best: tuple[tuple[int, int, int], tuple[Instance, ...]] | None = None
+    for taken, found in _arrangements(wanted, listed):
+        room = sum(size for mask, size in places if not mask & taken)
+        value = sum(one in used for one in found), sum(one in here for one in found), room
+        if best is None or value > best[0]:
+            best = value, found
+    return None if best is None else best[1]
+
+
+def _check(where: str, one: Wanted, listed: Mapping[str, DeviceProfile]) -> None:
+    if one.profile not in listed:
+        raise InputError(f"{where}: has no profile {one.profile}; it has {', '.join(listed)}")
+    profile = listed[one.profile]
+    if one.start is not None and one.start not in profile.starts:
+        legal = ", ".join(map(str, profile.starts))
+        raise InputError(f"{where}: {one.profile} cannot begin at memory slice {one.start}; legal are {legal}")
+    wrong = [n for n in one.compute if n not in COMPUTE_SIZES]
+    if wrong or sum(one.compute) > profile.compute:
+        raise InputError(
+            f"{where}: {one}: compute instances have {', '.join(map(str, COMPUTE_SIZES))} slices, here {profile.compute} in all"
+        )
+    if not one.compute:
+        raise InputError(f"{where}: {one}: a GPU instance without compute instances is of no use; leave it out")
+
+
+def _check_counts(where: str, wanted: Sequence[Wanted], listed: Mapping[str, DeviceProfile]) -> None:
+    for name, count in Counter(one.profile for one in wanted).items():
+        if count > listed[name].most:
+            raise InputError(f"{where}: {count} x {name}; the GPU can have {listed[name].most}")
+    media = [profile for profile in listed.values() if "+me" in profile.name]
+    # Where each such profile exists once, they share one set of engines (A30: 1g+me, 2g+me).
+    if sum("+me" in one.profile for one in wanted) > 1 and all(profile.most == 1 for profile in media):
+        raise InputError(f"{where}: only one instance can have the media engines (+me)")
+
+
+def _arrangements(
+    wanted: Sequence[Wanted],
+    listed: Mapping[str, DeviceProfile],
+    at: int = 0,
+    taken: int = 0,
+    begun: tuple[Instance, ...] = (),
+) -> Iterator[tuple[int, tuple[Instance, ...]]]:
+    """Every way to place the wanted ones, and the memory slices it takes as bits; equal ones in ascending starts."""
+    if at == len(wanted):
+        yield taken, begun
+        return
+    one = wanted[at]
+    profile = listed[one.profile]
+    after = begun[-1].start if at and wanted[at - 1] == one else -1
+    for start in profile.starts if one.start is None else (one.start,):
+        mask = ((1 << profile.size) - 1) << start
+        if not taken & mask and (start > after or one.start is not None):
+            placed = Instance(one.profile, start, one.compute)
+            yield from _arrangements(wanted, listed, at + 1, taken | mask, (*begun, placed))
+
+
+def states_differ(plan: Plan, now: Mapping[str, GpuState]) -> Iterator[str]:
+    """What has changed since a plan was made, a line each."""
+    for gpu in plan.gpus:
+        if gpu.uuid not in now:
+            yield f"GPU {gpu.index} ({gpu.uuid}) is no longer there"
+        elif now[gpu.uuid] != gpu.before:
+            yield f"GPU {gpu.index} was [{gpu.before}], and is now [{now[gpu.uuid]}]"
