@@ -6,6 +6,7 @@ on standard input, ``+pid`` begun and ``-pid`` ended; ``done`` means that all is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -29,10 +30,8 @@ def main() -> None:
         if not alive:
             return
         for pid in alive:
-            try:
+            with contextlib.suppress(OSError):
                 os.kill(pid, SIGKILL)
-            except OSError:
-                pass
         time.sleep(0.02)
 
 

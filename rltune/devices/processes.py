@@ -10,6 +10,7 @@ Linux only; without pidfd (kernels before 5.3) ends are looked for `LOOK_S` apar
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
@@ -88,6 +89,7 @@ class Signals:
         self.got: list[int] = []
         self._before: dict[int, Any] = {}
         self._fd_before: int | None = None
+        self._open = True
         self._reads, self._writes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def __enter__(self) -> Signals:
@@ -106,6 +108,7 @@ class Signals:
             signal.signal(number, handler)
         if self._fd_before is not None:
             signal.set_wakeup_fd(self._fd_before)
+        self._open = False
         os.close(self._reads)
         os.close(self._writes)
 
@@ -114,10 +117,10 @@ class Signals:
 
     def wake(self) -> None:
         """End the present or next wait; from any thread."""
-        try:
-            os.write(self._writes, b"\0")
-        except BlockingIOError:
-            pass  # full: the wait ends anyhow
+        # Full: the wait ends anyhow.
+        with contextlib.suppress(BlockingIOError):
+            if self._open:
+                os.write(self._writes, b"\0")
 
     def fileno(self) -> int:
         return self._reads
@@ -312,10 +315,8 @@ class Processes:
 
     def _signal(self, task: _Task, number: int) -> None:
         if task.end is None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(task.process.pid, number)
-            except ProcessLookupError:
-                pass
         _send(self._descendants(task) - {task.process.pid}, number)
 
     def _descendants(self, task: _Task) -> set[int]:
@@ -384,10 +385,8 @@ def _reaped(pid: int) -> bool:
 
 def _send(pids: set[int], number: int) -> None:
     for pid in pids:
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
-        except (ProcessLookupError, PermissionError):
-            pass
 
 
 def _ended(task: _Task) -> Ended:

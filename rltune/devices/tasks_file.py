@@ -328,7 +328,9 @@ def _from_csv(path: Path, text: str) -> list[TaskSpec]:
         reader.fieldnames = columns
         for needed in ("task", "command"):
             if needed not in columns:
-                raise InputError(f"{path}: line 1: no column {needed!r}; the header is task,command,1g,2g,3g,4g,7g or alike")
+                raise InputError(
+                    f"{path}: line 1: no column {needed!r}; the header is task,command,1g,2g,3g,4g,7g or alike"
+                )
         if len(set(columns)) < len(columns):
             raise InputError(f"{path}: line 1: a column stands twice; name each once")
         profiles = [column for column in columns if column not in OWN_COLUMNS]
