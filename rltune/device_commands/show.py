@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rltune.devices.inventory import GpuFound, Inventory, inventory
 from rltune.errors import InputError
@@ -104,7 +104,9 @@ def _table(title: str, *columns: str) -> Table:
 
     table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+        # A UUID is there to be copied: rather the others break.
+        justify: Literal["left", "right"] = "right" if column.startswith(">") else "left"
+        table.add_column(column.removeprefix(">"), justify=justify, no_wrap="UUID" in column)
     return table
 
 
@@ -115,7 +117,7 @@ def _gpus(found: Inventory) -> Table:
         memory = f"{_gib(told.memory_used_bytes)} / {_gib(told.memory_total_bytes)}"
         cells = (_number(told.utilization_percent), _number(told.power_w), _number(told.temperature_c))
         processes = UNKNOWN if "processes" in gpu.unread else str(len(gpu.processes))
-        table.add_row(str(gpu.identity.index), gpu.identity.name, mig_text(gpu), memory, *cells, processes)
+        table.add_row(str(gpu.identity.index), gpu.identity.name or UNKNOWN, mig_text(gpu), memory, *cells, processes)
     return table
 
 
@@ -128,13 +130,10 @@ def mig_text(gpu: GpuFound) -> str:
 
 
 def _identities(found: Inventory) -> Table:
-    table = _table("names", ">GPU", "UUID", "bus", "PCI device", "type in rltune's tables")
+    table = _table("names", ">GPU", "UUID", "bus", "type in rltune's tables")
     for gpu in found.gpus:
-        identity = gpu.identity
-        device = UNKNOWN if identity.pci_device_id is None else f"{identity.pci_device_id:#010x}"
-        table.add_row(
-            str(identity.index), identity.uuid, identity.bus_id or UNKNOWN, device, gpu.model or "none of them"
-        )
+        one = gpu.identity
+        table.add_row(str(one.index), one.uuid or UNKNOWN, one.bus_id or UNKNOWN, gpu.model or "none of them")
     return table
 
 

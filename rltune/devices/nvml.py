@@ -6,11 +6,10 @@ change while MIG mode stays as it is (profiles, placements) is asked once per GP
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from ctypes import byref, c_uint
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pynvml
 
@@ -25,11 +24,12 @@ from rltune.devices.driver import (
     Telemetry,
     Versions,
 )
+from rltune.devices.profile_names import profile_name
+from rltune.devices.readings import Ask, read_processes, read_telemetry
 from rltune.devices.status import DeviceError
 
 Handle = Any
 """A pointer of the binding, to nothing that Python may look into."""
-Told = TypeVar("Told")
 
 TOO_OLD = frozenset({status.FUNCTION_NOT_FOUND, status.ARGUMENT_VERSION_MISMATCH})
 """The driver is older than the call: an older form of it may do."""
@@ -39,27 +39,7 @@ NO_SUCH_PROFILE = frozenset({status.NOT_SUPPORTED, status.INVALID_ARGUMENT})
 """What NVML says of a profile that the GPU has not, or that is newer than the driver."""
 READS = 3
 """Attempts to list instances while others change them."""
-NO_INSTANCE = 0xFFFFFFFF
-"""NVML's instance of a process that runs in none."""
 ENGINES = pynvml.NVML_COMPUTE_INSTANCE_ENGINE_PROFILE_SHARED
-PROCESS_LISTS = (
-    "nvmlDeviceGetComputeRunningProcesses",
-    "nvmlDeviceGetGraphicsRunningProcesses",
-    "nvmlDeviceGetMPSComputeRunningProcesses",
-)
-SUFFIXES = {
-    pynvml.NVML_GPU_INSTANCE_PROFILE_1_SLICE_REV1: "+me",
-    pynvml.NVML_GPU_INSTANCE_PROFILE_2_SLICE_REV1: "+me",
-    0xA: "+gfx",
-    0xB: "+gfx",
-    0xC: "+gfx",
-    0xD: "-me",
-    0xE: "-me",
-    0xF: "+me.all",
-    0x10: "+me.all",
-    0x11: "+gfx",
-}
-"""NVML's number of a GPU-instance profile (``NVML_GPU_INSTANCE_PROFILE_*``) -> what its name ends in."""
 
 
 class Slices(NamedTuple):
@@ -147,7 +127,7 @@ class NvmlDriver:
         handle = self._handle(gpu)
         for number in range(pynvml.NVML_GPU_INSTANCE_PROFILE_COUNT):
             try:
-                yield number, self._newest((gpu,), "nvmlDeviceGetGpuInstanceProfileInfo", handle, number)
+                yield number, self._info((gpu,), "nvmlDeviceGetGpuInstanceProfileInfo", handle, number)
             except DeviceError as error:
                 if error.code not in NO_SUCH_PROFILE:
                     raise
@@ -210,24 +190,22 @@ class NvmlDriver:
         return tuple(ComputeInstance(number, found[number]) for number in sorted(found))
 
     def _compute_profiles(self, gpu: int, profile_id: int, gpu_instance: int, handle: Handle) -> tuple[Slices, ...]:
-        key = gpu, profile_id
-        if key not in self._slices:
-            found: dict[int, Slices] = {}
+        if (gpu, profile_id) not in self._slices:
+            where, found = (gpu, gpu_instance), dict[int, Slices]()
             for number in range(pynvml.NVML_COMPUTE_INSTANCE_PROFILE_COUNT):
                 try:
                     name = "nvmlGpuInstanceGetComputeInstanceProfileInfo"
-                    info = self._newest((gpu, gpu_instance), name, handle, number, ENGINES)
+                    info = self._info(where, name, handle, number, ENGINES)
                 except DeviceError as error:
-                    # INVALID_ARGUMENT of a stale handle shows in the next call, of a known profile.
                     if error.code not in NO_SUCH_PROFILE:
                         raise
                 else:
                     found.setdefault(info.id, Slices(info.id, info.sliceCount, info.instanceCount))
-            if not found:
-                raise DeviceError(status.NOT_FOUND, name, self._where((gpu, gpu_instance)))
+            # A GPU instance that went away meanwhile looks like one without further profiles: do not remember that.
+            self._call(where, "nvmlGpuInstanceGetInfo", handle)
             # Stable: NVML counts plain profiles before those with extras (REV1, NVL).
-            self._slices[key] = tuple(sorted(found.values(), key=lambda slices: -slices.compute))
-        return self._slices[key]
+            self._slices[gpu, profile_id] = tuple(sorted(found.values(), key=lambda slices: -slices.compute))
+        return self._slices[gpu, profile_id]
 
     def create_gpu_instance(self, gpu: int, profile: str, start: int | None) -> int:
         """See the interface. Where the last call (its number) fails, the instance is there all the same: read again."""
@@ -235,10 +213,8 @@ class NvmlDriver:
         row = next((row for row in self.profiles(gpu) if row.name == profile), None)
         if row is None:
             raise DeviceError(status.NOT_SUPPORTED, name, f"{self._where((gpu,))}, profile {profile}")
-        where: list[Any] = []
-        if start is not None:
-            where.append(byref(pynvml.c_nvmlGpuInstancePlacement_t(start & 0xFFFFFFFF, row.size)))
-        made = self._call((gpu,), name, self._handle(gpu), row.id, *where)
+        at = () if start is None else (byref(pynvml.c_nvmlGpuInstancePlacement_t(start, row.size)),)
+        made = self._call((gpu,), name, self._handle(gpu), row.id, *at)
         return int(self._call((gpu,), "nvmlGpuInstanceGetInfo", made).id)
 
     def create_compute_instance(self, gpu: int, gpu_instance: int, compute: int) -> int:
@@ -261,10 +237,10 @@ class NvmlDriver:
         self._call((gpu, gpu_instance), "nvmlGpuInstanceDestroy", self._gpu_instance(gpu, gpu_instance))
 
     def mig_uuids(self, gpu: int) -> dict[tuple[int, int], str]:
-        return {ids: self._call((gpu, *ids), "nvmlDeviceGetUUID", handle) for ids, handle in self._mig_devices(gpu)}
+        return {ids: uuid for ids, uuid, _ in self._mig_devices(gpu)}
 
-    def _mig_devices(self, gpu: int) -> Iterator[tuple[tuple[int, int], Handle]]:
-        """(GPU instance, compute instance), and the handle of the MIG device; none where MIG is off."""
+    def _mig_devices(self, gpu: int) -> Iterator[tuple[tuple[int, int], str, Handle]]:
+        """(GPU instance, compute instance), UUID and handle of every MIG device; none where MIG is off."""
         try:
             if not self.mig_mode(gpu).current:
                 return
@@ -278,87 +254,40 @@ class NvmlDriver:
                 handle = self._call(where, "nvmlDeviceGetMigDeviceHandleByIndex", parent, index)
                 outer = self._call(where, "nvmlDeviceGetGpuInstanceId", handle)
                 inner = self._call(where, "nvmlDeviceGetComputeInstanceId", handle)
+                uuid = self._call((gpu, outer, inner), "nvmlDeviceGetUUID", handle)
             except DeviceError as error:
                 if error.code not in VANISHED:
                     raise
             else:
-                yield (outer, inner), handle
+                yield (outer, inner), uuid, handle
 
     # What runs, and how it fares
 
     def processes(self, gpu: int) -> tuple[Process, ...]:
         try:
-            found = self._processes(gpu, self._handle(gpu), None)
+            found = read_processes(self._about(gpu))
         except DeviceError as error:
             # Of all instances together only root is told; of each, whoever may use it.
             devices = list(self._mig_devices(gpu)) if error.code == status.NO_PERMISSION else []
             if not devices:
                 raise
-            found = [process for ids, handle in devices for process in self._processes(gpu, handle, ids)]
-        return tuple({(one.pid, one.gpu_instance, one.compute_instance): one for one in reversed(found)}.values())[::-1]
-
-    def _processes(self, gpu: int, handle: Handle, ids: tuple[int, int] | None) -> list[Process]:
-        """Of a GPU, or of the MIG device with these numbers; a process may come more than once."""
-        outer, inner = ids or (None, None)
-        return [
-            Process(
-                one.pid,
-                one.usedGpuMemory,
-                outer if one.gpuInstanceId == NO_INSTANCE else one.gpuInstanceId,
-                inner if one.computeInstanceId == NO_INSTANCE else one.computeInstanceId,
-            )
-            for name in PROCESS_LISTS
-            for one in self._process_list(gpu, name, handle)
-        ]
-
-    def _process_list(self, gpu: int, name: str, handle: Handle) -> list[Any]:
-        """Raises where compute processes cannot be told: that must not look like none."""
-        optional = {status.NOT_SUPPORTED, status.FUNCTION_NOT_FOUND} if name != PROCESS_LISTS[0] else set()
-        try:
-            return self._first_of((gpu,), (f"{name}_v3", (handle,)), (f"{name}_v2", (handle,)))
-        except DeviceError as error:
-            if error.code not in optional:
-                raise
-            return []
+            found = [one for ids, _, handle in devices for one in read_processes(self._about(gpu, handle), ids)]
+        first: dict[tuple[int, int | None, int | None], Process] = {}
+        for one in found:
+            first.setdefault((one.pid, one.gpu_instance, one.compute_instance), one)
+        return tuple(first.values())
 
     def telemetry(self, gpu: int) -> Telemetry:
-        missing: dict[str, int] = {}
+        return read_telemetry(self._about(gpu))
 
-        def told(names: tuple[str, ...], read: Callable[[Handle], Told]) -> Told | None:
-            try:
-                return read(self._handle(gpu))
-            except DeviceError as error:
-                missing.update(dict.fromkeys(names, error.code))
-                return None
+    def _about(self, gpu: int, mig_device: Handle = None) -> Ask:
+        """Questions about a GPU, or about its MIG device of that handle."""
 
-        memory = told(("memory_total_bytes", "memory_used_bytes"), self._reading(gpu, "nvmlDeviceGetMemoryInfo"))
-        rates = told(
-            ("utilization_percent", "memory_utilization_percent"), self._reading(gpu, "nvmlDeviceGetUtilizationRates")
-        )
-        power_mw = told(("power_w",), self._reading(gpu, "nvmlDeviceGetPowerUsage"))
-        sensor = pynvml.NVML_TEMPERATURE_GPU
-        return Telemetry(
-            memory.total if memory else None,
-            memory.used if memory else None,
-            rates.gpu if rates else None,
-            rates.memory if rates else None,
-            None if power_mw is None else power_mw / 1000,
-            told(
-                ("temperature_c",),
-                lambda handle: int(
-                    self._first_of(
-                        (gpu,),
-                        ("nvmlDeviceGetTemperatureV", (handle, sensor)),
-                        ("nvmlDeviceGetTemperature", (handle, sensor)),
-                    )
-                ),
-            ),
-            told(("energy_mj",), self._reading(gpu, "nvmlDeviceGetTotalEnergyConsumption")),
-            missing,
-        )
+        def ask(*names: str, args: tuple[Any, ...] = ()) -> Any:
+            handle = self._handle(gpu) if mig_device is None else mig_device
+            return self._newest((gpu,), *((name, (handle, *args)) for name in names))
 
-    def _reading(self, gpu: int, name: str) -> Callable[[Handle], Any]:
-        return lambda handle: self._call((gpu,), name, handle)
+        return ask
 
     # Calls
 
@@ -379,20 +308,21 @@ class NvmlDriver:
         except DeviceError:
             return None
 
-    def _newest(self, place: tuple[int, ...], name: str, *args: Any) -> Any:
-        """A structure in its second version, which has a name; from a driver that is too old, in its first."""
-        return self._first_of(place, (name, (*args, 2)), (name, (*args, 1)))
+    def _newest(self, place: tuple[int, ...], *calls: tuple[str, tuple[Any, ...]]) -> Any:
+        """The first of these calls that the driver is not too old for; one that it is too old for is tried only once."""
+        for name, args in calls[:-1]:
+            if name not in self._too_old:
+                try:
+                    return self._call(place, name, *args)
+                except DeviceError as error:
+                    if error.code not in TOO_OLD:
+                        raise
+                    self._too_old.add(name)
+        return self._call(place, calls[-1][0], *calls[-1][1])
 
-    def _first_of(self, place: tuple[int, ...], newer: tuple[str, tuple], older: tuple[str, tuple]) -> Any:
-        """The newer call; once the driver turns out too old for it, always the older one."""
-        if newer[0] not in self._too_old:
-            try:
-                return self._call(place, newer[0], *newer[1])
-            except DeviceError as error:
-                if error.code not in TOO_OLD:
-                    raise
-                self._too_old.add(newer[0])
-        return self._call(place, older[0], *older[1])
+    def _info(self, place: tuple[int, ...], name: str, *args: Any) -> Any:
+        """A structure in its second version, which has a name; from a driver that is too old, in its first."""
+        return self._newest(place, (name, (*args, 2)), (name, (*args, 1)))
 
     def _call(self, place: tuple[int, ...], name: str, *args: Any) -> Any:
         """The binding's function of that name; whatever is refused raises DeviceError that says where.
@@ -419,18 +349,6 @@ class NvmlDriver:
         if place and self._names.get(place[0]):
             words[0] += f" ({self._names[place[0]]})"
         return ", ".join(words)
-
-
-def profile_name(number: int, compute: int, memory_mb: int, total_bytes: int, slices: int) -> str:
-    """The name that newer drivers give a profile, such as ``3g.40gb`` or ``1g.10gb+me``.
-
-    ``number`` NVML's of the profile, ``compute`` slices, ``memory_mb`` MiB, ``total_bytes`` of the GPU with ``slices``
-    memory slices. The GB in a name are those slices as a part of the GPU's memory in whole GB, rounded half up, as
-    NVIDIA's tools (mig-parted) derive them.
-    """
-    taken = math.ceil(memory_mb * 2**20 / total_bytes * slices)
-    memory_gb = math.floor(taken / slices * math.ceil(total_bytes / 2**30) + 0.5)
-    return f"{compute}g.{memory_gb}gb{SUFFIXES.get(number, '')}"
 
 
 def text(value: str | bytes) -> str:

@@ -13,7 +13,7 @@ import pytest
 from stub_driver import PROFILES, StubDriver, one_gpu_instance
 
 from rltune.device_commands import show
-from rltune.devices.driver import MigMode, Process
+from rltune.devices.driver import Identity, MigMode, Process
 from rltune.devices.inventory import inventory
 from rltune.devices.simulated import SimulatedDriver
 from rltune.devices.status import DeviceError
@@ -170,6 +170,20 @@ def test_table_tells_where_jobs_can_run(capsys: pytest.CaptureFixture[str]) -> N
     for name in (*driver.mig_uuids(0).values(), driver.gpus()[0].uuid, "3g.40gb@4", str(os.getpid())):
         assert name in out
     assert max(map(len, out.partition("note:")[0].splitlines())) <= show.WIDTH
+
+
+def test_uuids_of_real_drivers_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    """Real bus ids and long names take room that must not be taken from the UUID, nor from the long ones of old drivers."""
+    uuid = "GPU-fa4e0003-1111-4222-8333-000000000003"
+    old = f"MIG-{uuid}/11/0"
+    driver = StubDriver(name="NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition")
+    driver.instances_of[0] = (one_gpu_instance(11, "1g.10gb+me", 0),)
+    driver.gpus = lambda: (Identity(0, uuid, driver.name, "00000000:1F:00.0", 0x20B210DE),)  # type: ignore[method-assign]
+    driver.mig_uuids = lambda gpu: {(11, 0): old}  # type: ignore[method-assign]
+    assert shown(driver, "--profiles") == 0
+    out = capsys.readouterr().out
+    assert f" {uuid} " in out and f" {old} " in out and "00000000:1F:00.0" in out
+    assert max(map(len, out.splitlines())) <= show.WIDTH
 
 
 def test_names_of_processes_cannot_draw_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,7 @@ class Refusal(Structure):
 
 
 class State(Structure):
-    """The same as ``struct state`` in ``nvml.c``."""
+    """The same as ``struct state`` in ``state.h``."""
 
     _fields_ = [
         *((name, c_uint32) for name in ("gpus", "root", "old_uuid", "generation", "calls", "unused")),
@@ -89,11 +89,8 @@ def library() -> Path:
     Its soname is another, so that within a test's own process only the binding that `fake` points to it finds it.
     """
     assert COMPILER, "no C compiler"
-    folder = (
-        Path(tempfile.gettempdir())
-        / f"rltune-fake-nvml-{os.getuid()}"
-        / hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
-    )
+    sources = b"".join(path.read_bytes() for path in sorted(SOURCE.parent.glob("*.[ch]")))
+    folder = Path(tempfile.gettempdir()) / f"rltune-fake-nvml-{os.getuid()}" / hashlib.sha256(sources).hexdigest()[:16]
     made = folder / "libnvidia-ml.so.1"
     if not made.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +110,7 @@ def loaded() -> ctypes.CDLL:
     lib = ctypes.CDLL(str(library()))
     lib.fake_nvml_use(None)
     lib.fake_nvml_state_bytes.restype = ctypes.c_uint
-    assert lib.fake_nvml_state_bytes() == ctypes.sizeof(State), "State here and in nvml.c differ"
+    assert lib.fake_nvml_state_bytes() == ctypes.sizeof(State), "State here and in state.h differ"
     return lib
 
 
@@ -165,7 +162,7 @@ class FakeNvml:
                     raise ValueError(f"no model {model}")
                 gpu.current = gpu.pending = mode and model != "V100"
                 gpu.activation = ACTIVATIONS[activation]
-        self.refuse({name: FUNCTION_NOT_FOUND for name in missing} | dict(refuse or {}))
+        self.refuse(dict.fromkeys(missing, FUNCTION_NOT_FOUND) | dict(refuse or {}))
 
     # What was called
 
@@ -256,7 +253,7 @@ class FakeNvml:
 
 @contextmanager
 def fake(models: Sequence[str], **options: object) -> Iterator[FakeNvml]:
-    """GPUs of these models (keys of ``MODELS`` in ``nvml.c``, such as ``A100-80GB``; ``V100`` has no MIG) instead of the real ones.
+    """GPUs of these models (keys of ``MODELS`` in ``models.h``, such as ``A100-80GB``; ``V100`` has no MIG) instead of the real ones.
 
     ``root`` False: changes are refused; ``mig`` mode, of all or of each; ``activation`` of a new MIG mode: ``ok``,
     ``in_use``, ``reset_required``; ``old_uuid`` as drivers before R470 spelled them; ``missing`` functions the driver is too
