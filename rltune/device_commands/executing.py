@@ -118,7 +118,11 @@ class Kept:
                 # What ran for hours is not lost to a figure that cannot be drawn, or a full disk.
                 done.notes.append(f"some results are missing: {type(error).__name__}: {' '.join(str(error).split())}")
                 failure = failure or error
-            directory.write_json("summary.json", self._summary(done) | more)
+            try:
+                directory.write_json("summary.json", self._summary(done) | more)
+            except InputError as error:
+                # A full disk must not take the logs along: they are in the directory that an error would remove.
+                failure = failure or error
         if failure is not None:
             say(f"what ran is in {self.directory.final}")
             raise failure
@@ -243,8 +247,10 @@ class _Screen:
         from rich.table import Table
 
         now = time.monotonic()
-        counted = ", ".join(f"{n} {what}" for what, n in self.counts.items()) or "none ended"
+        # Copies: events come in another thread than the one that draws.
+        places, counts = list(self.places.items()), list(self.counts.items())
+        counted = ", ".join(f"{n} {what}" for what, n in counts) or "none ended"
         table = Table("where", "what", "s", title=f"{counted} of {self.tasks} tasks, {now - self.begun:,.0f} s")
-        for where, (what, since) in sorted(self.places.items()):
+        for where, (what, since) in sorted(places):
             table.add_row(where, what, f"{now - since:,.1f}")
         return table

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from rltune.devices.adapter import Adapter
 from rltune.devices.driver import Driver
 from rltune.devices.models import model_of
+from rltune.devices.reading import read_users
 from rltune.devices.state import GpuState, Instance, whole
 from rltune.devices.status import NOT_SUPPORTED, DeviceError
 from rltune.devices.tasks_file import TaskSpec, whole_gpu_s
@@ -232,4 +233,17 @@ def check_expected(schedule: Schedule, adapter: Adapter) -> dict[str, GpuState]:
                 f"GPU {target.index} holds {' '.join(map(str, states[target.uuid].instances)) or 'no instances'}, the plan begins "
                 f"from {' '.join(sorted(map(str, wanted))) or 'none'}; clear it (apply), or plan on what is there (--take-over)"
             )
+        _check_idle(schedule, target, adapter)
     return states
+
+
+def _check_idle(schedule: Schedule, target: Target, adapter: Adapter) -> None:
+    """InputError where somebody uses an instance that the schedule takes over."""
+    taken = {s.instance for s in schedule.slots if schedule.targets[s.target] is target}
+    taken &= set(schedule.expected.get(target.uuid, ()))
+    if not taken:
+        return
+    tenants = {(t.profile, t.start): t.tenant for t in adapter.tenants() if t.gpu == target.uuid}
+    for one, who in read_users(adapter.driver, target.index, tenants).of.items():
+        if one in taken:
+            raise InputError(f"GPU {target.index}: {one} is in use ({who}); wait for it, or use other GPUs (--gpus)")

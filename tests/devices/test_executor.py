@@ -7,6 +7,7 @@ from execution_cases import EARLY, execute, instance, machine, sh, two_halves_th
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rltune.devices.energy import Sample, Span, energy_of, utilization_of
 from rltune.devices.executor import Options
 from rltune.devices.state import whole
 from rltune.devices.status import INSUFFICIENT_RESOURCES, DeviceError
@@ -169,6 +170,16 @@ def test_the_partition_that_was_there_comes_back(tmp_path):
     assert adapter.tenants() == []
 
 
+def test_instances_in_use_are_not_taken_over(tmp_path):
+    """What another tenant holds is refused before anything starts."""
+    adapter = machine(tmp_path)
+    gpu = adapter.driver.gpus()[0].uuid
+    adapter.reconfigure(gpu, [], [whole("2g.12gb", 0)], tenant="alice")
+    with pytest.raises(InputError, match=r"2g\.12gb@0 is in use \(tenant alice\)"):
+        execute(four(), taking_over(), adapter, tmp_path)
+    assert not (tmp_path / "logs").exists()
+
+
 def test_keep_leaves_the_last_partition(tmp_path):
     """With keep the instances of the plan stay for the next one, held by nobody."""
     adapter = machine(tmp_path)
@@ -210,6 +221,20 @@ def test_energy_is_shared_among_those_who_ran(tmp_path):
     assert all(j is not None and j > 0 for j in joules)
     assert joules[2] > 1.3 * joules[0]
     assert rows(done)["t2"].utilization_percent > 50
+
+
+def test_energy_by_hand():
+    """100 W for 2 s, then 200 W for 2 s: shared by slices while two ran, whole to the one that ran alone."""
+    samples = [Sample(0.0, 0.0, None, 50), Sample(2.0, 200e3, None, 100), Sample(4.0, 600e3, None, None)]
+    alone, shared = energy_of(samples, [Span(0.0, 3.0, 1), Span(2.0, 3.0, 3)])
+    assert (alone, shared) == pytest.approx((200 + 50, 150))
+    assert utilization_of(samples, 1.0, 4.0) == 100
+    # By power where there is no counter; unknown where the driver was silent, or nobody looked.
+    assert energy_of([Sample(0, None, 100, None), Sample(2, None, 300, None)], [Span(0, 2, 1)]) == [400]
+    silent = [Sample(0, None, 100, None), Sample(1, None, None, None), Sample(2, None, 100, None)]
+    assert energy_of(silent, [Span(0, 2, 1)]) == [None]
+    assert energy_of(samples, [Span(3.0, 5.0, 1)]) == [None]
+    assert energy_of([], [Span(0.0, 1.0, 1)]) == [None]
 
 
 def test_a_program_that_vanished_fails_alone(tmp_path):

@@ -155,6 +155,21 @@ def test_ctrl_c_leaves_no_process_and_loses_nothing(call, tmp_path):
     assert not state["gpus"][0]["instances"], "the partition was not brought back"
 
 
+def test_a_second_ctrl_c_does_not_wait(call, tmp_path):
+    """Whoever presses Ctrl-C twice is not made to wait for the grace of a minute; the directory is there all the same."""
+    (tmp_path / "slow.yaml").write_text(SLOW)
+    process = call("run", "slow.yaml", "--name", "x", "--grace", "600", "--seconds", "0.05")
+    pid = started(tmp_path / "pid")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    status, _, err = finished(process)
+    assert status == 130, err
+    assert not alive(pid)
+    assert (tmp_path / "runs" / "x" / "summary.json").exists()
+
+
 def test_a_killed_run_takes_its_tasks_along(call, tmp_path):
     """SIGKILL of the command ends its tasks; the next run finds the machine usable."""
     (tmp_path / "slow.yaml").write_text(SLOW)
