@@ -1,0 +1,193 @@
+"""``python -m rltune.devices profile tasks.yaml``: how long each task takes on each slice size, for `run` and the planner."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from os import environ
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rltune.device_commands.executing import Kept, add_shared, options_of, settled_adapter, write_rows
+from rltune.devices.measuring import Measured, Trials, kinds_of, trials_of
+from rltune.devices.outcome import Execution
+from rltune.devices.schedule import Target, targets_of
+from rltune.devices.tasks_file import ANY, VERSION, WHOLE, TaskSpec, check_programs, read_task_list
+from rltune.errors import InputError
+from rltune.mig.geometry import geometry
+from rltune.report.console import say
+from rltune.rundir import RunDirectory
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add_shared(parser)
+    parser.add_argument("--kinds", metavar="1g,2g,7g", help="profiles to measure (default: every plain one)")
+    parser.add_argument("--repeats", type=int, default=1, metavar="N", help="runs of each, of which the median counts")
+    parser.add_argument("--gpu", type=int, default=0, metavar="N", help="the GPU, by NVML's number (default 0)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and write; 0, 1 where a task could be measured nowhere or did not end, 3 device trouble, 130 interrupted."""
+    options = options_of(args)
+    tasks = read_task_list(args.tasks)
+    check_programs(tasks, environ)
+    with settled_adapter(args) as adapter:
+        (target,) = targets_of(args.driver, [args.gpu])
+        kinds = kinds_of(target, args.kinds.split(",") if args.kinds else None)
+        trials = trials_of(tasks, target, kinds, args.repeats, args.driver, adapter.states()[target.uuid])
+        say(
+            f"{len(tasks)} tasks on {', '.join(kinds)} of GPU {target.index} ({target.name}), each alone, {args.repeats} x"
+        )
+        kept = Kept(args, f"profile-{Path(args.tasks).stem}-{datetime.now():%m%d-%H%M%S}", adapter, trials.schedule)
+        found: list[Measured] = []
+
+        def results(directory: RunDirectory, done: Execution) -> dict[str, Any]:
+            measured = Measured(tasks, trials, done.tasks)
+            found.append(measured)
+            return _write(directory, tasks, target, kinds, trials, measured, done, args)
+
+        done = kept.execute(trials.specs, options, lambda directory: None, results, dict(trials.after))
+    measured = found[0]
+    _report(tasks, kinds, trials, measured)
+    print(kept.directory.final, flush=True)
+    return _ended(tasks, measured, done)[1]
+
+
+def _ended(tasks: Sequence[TaskSpec], measured: Measured, done: Execution) -> tuple[str, int]:
+    """Status, and exit status: a task that does not fit some profile is no failure, one without any time is."""
+    if done.status in ("ok", "failed"):
+        known = not measured.unknown and all(measured.measured(task.name) for task in tasks)
+        return ("ok", 0) if known else ("failed", 1)
+    return done.status, done.exit_status
+
+
+def _write(
+    directory: RunDirectory,
+    tasks: Sequence[TaskSpec],
+    target: Target,
+    kinds: Sequence[str],
+    trials: Trials,
+    measured: Measured,
+    done: Execution,
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    more = [{"of_task": tasks[t.task].name, "kind": t.kind, "repeat": t.repeat + 1} for t in trials.trials]
+    write_rows(directory.file("profile.parquet"), done.tasks, more)
+    seconds = _seconds(tasks, target, kinds, measured, args.repeats, directory)
+    text = yaml.safe_dump({"version": VERSION, "tasks": _filled(tasks, target, seconds, args)}, sort_keys=False)
+    directory.write_text("tasks.yaml", text)
+    status, exit_status = _ended(tasks, measured, done)
+    return {
+        "status": status,
+        "exit_status": exit_status,
+        "kinds": list(kinds),
+        "repeats": args.repeats,
+        "seconds": seconds,
+        "does_not_fit": [[name, kind] for name, kind, _ in measured.unfit],
+        "not_measured": [[name, kind, row.reason or row.outcome] for name, kind, row in measured.unknown],
+    }
+
+
+def _seconds(
+    tasks: Sequence[TaskSpec],
+    target: Target,
+    kinds: Sequence[str],
+    measured: Measured,
+    repeats: int,
+    directory: RunDirectory,
+) -> dict[str, dict[str, float | None]]:
+    """Task -> kind -> seconds, None where it cannot run; with MIG also written as the planner's tasks.csv."""
+    # numpy's and pandas' tables are needed at the end only.
+    from rltune.mig.profiles import measure_tasks, write_tasks
+
+    names = [task.name for task in tasks if measured.measured(task.name)]
+    if not names:
+        return {}
+    if kinds == [WHOLE]:
+        import statistics
+
+        return {name: {WHOLE: statistics.median(measured.seconds[name, WHOLE])} for name in names}
+    assert target.model is not None
+    table = geometry(target.model)
+    batch = measure_tasks(names, target.model, measured.measure(target.model), repeats, kinds)
+    write_tasks(directory.file("tasks.csv"), batch)
+    columns = {kind: table.profile(kind) for kind in kinds}
+    rows = dict(zip(names, batch.seconds[table.model], strict=True))
+    unknown = {(name, kind) for name, kind, _ in measured.unknown}
+    return {
+        name: {
+            kind: float(row[k]) if math.isfinite(row[k]) else None
+            for kind, k in columns.items()
+            if (name, kind) not in unknown
+        }
+        for name, row in rows.items()
+    }
+
+
+def _filled(
+    tasks: Sequence[TaskSpec], target: Target, seconds: dict[str, dict[str, float | None]], args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Entries of the list as they were, folders absolute, with the seconds of this GPU's model beside those of others."""
+    if Path(args.tasks).suffix.lower() == ".csv":
+        entries: list[dict[str, Any]] = [_entry(task) for task in tasks]
+    else:
+        entries = yaml.safe_load(Path(args.tasks).read_text(encoding="utf-8-sig"))["tasks"]
+    for entry, task in zip(entries, tasks, strict=True):
+        if task.cwd is not None:
+            entry["cwd"] = str(task.cwd)
+        if task.name in seconds:
+            entry["seconds"] = _merged(task, target.model, seconds[task.name])
+    return entries
+
+
+def _entry(task: TaskSpec) -> dict[str, Any]:
+    given = {"timeout_s": task.timeout_s, "memory_gb": task.memory_gb}
+    return {"name": task.name, "command": list(task.command)} | {k: v for k, v in given.items() if v is not None}
+
+
+def _merged(task: TaskSpec, model: str | None, fresh: dict[str, float | None]) -> dict[str, Any]:
+    """Measured seconds over those that were given; what held for every model is now this one's."""
+    if model is None:
+        return fresh
+    table = geometry(model)
+    others = {name: dict(columns) for name, columns in task.seconds.items() if name not in (ANY, model)}
+    measured = {table.profile(kind) for kind in fresh if kind != WHOLE}
+    old = {
+        name: value
+        for name, value in task.seconds.get(model, task.seconds.get(ANY, {})).items()
+        if name not in fresh and (name == WHOLE or _index(model, name) not in {*measured, None})
+    }
+    return others | {model: old | fresh}
+
+
+def _index(model: str, name: str) -> int | None:
+    try:
+        return geometry(model).profile(name)
+    except InputError:
+        return None
+
+
+def _report(tasks: Sequence[TaskSpec], kinds: Sequence[str], trials: Trials, measured: Measured) -> None:
+    """Seconds by task and profile, and every reason for a gap."""
+    from statistics import median
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("task", *kinds, title="seconds, median", title_justify="left")
+    for task in tasks:
+        cells = [measured.seconds.get((task.name, kind)) for kind in kinds]
+        table.add_row(task.name, *("-" if cell is None else f"{median(cell):,.2f}" for cell in cells))
+    Console().print(table)
+    for name, kind, row in measured.unfit:
+        how = f"signal {row.signal}" if row.exit_code is None else f"exit code {row.exit_code}"
+        say(f"{name} does not fit {kind}: {how}; see {row.log} and .err")
+    for name, kind, row in measured.unknown:
+        say(f"{name} on {kind} is not known: {row.outcome}{f' ({row.reason})' if row.reason else ''}")
+    for k, kind in trials.ruled_out:
+        say(f"{tasks[k].name} was not tried on {kind}: memory_gb {tasks[k].memory_gb:g} rules it out")

@@ -1,0 +1,246 @@
+"""Plans followed with real processes on a simulated machine: order, isolation, failures, and what is left."""
+
+import os
+
+import pytest
+from execution_cases import EARLY, execute, instance, machine, sh, two_halves_then_whole
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rltune.devices.energy import Sample, Span, energy_of, utilization_of
+from rltune.devices.executor import Options
+from rltune.devices.state import whole
+from rltune.devices.status import INSUFFICIENT_RESOURCES, DeviceError
+from rltune.errors import InputError
+from rltune.mig.batch.plan import Left, Plan, Run
+from rltune.mig.batch.search import search
+from rltune.mig.batch.tasks import tasks_of
+
+ENV = "echo $CUDA_VISIBLE_DEVICES $RLTUNE_PROFILE $RLTUNE_COMPUTE_SLICES $RLTUNE_GPU_COMPUTE_SLICES"
+
+
+def four(script="sleep 0.05"):
+    return [sh(f"t{k}", script) for k in range(4)]
+
+
+def rows(done):
+    return {row.task: row for row in done.tasks}
+
+
+def check_apart(done):
+    """No two tasks hold the same memory slice of a GPU at once, nor one that is being reconfigured."""
+    spans = [(r.gpu, r.start_slice, r.slices, r.start_s, r.end_s, r.task) for r in done.tasks if r.end_s is not None]
+    for i in done.instances:
+        for begin, end in ((i.create_s, i.ready_s), (i.destroy_s, i.gone_s)):
+            if begin is not None and end is not None:
+                spans.append((i.gpu, i.start_slice, i.slices, begin, end, f"{i.profile}@{i.start_slice}"))
+    for k, (gpu, low, size, start, end, name) in enumerate(spans):
+        for other, below, many, begin, until, what in spans[:k]:
+            if gpu == other and low < below + many and below < low + size:
+                assert start >= until - 1e-6 or end <= begin + 1e-6, (name, what)
+
+
+def test_a_plan_is_followed_in_its_order(tmp_path):
+    """Every task runs once, in the instance that the plan gives it, and nothing overlaps."""
+    adapter = machine(tmp_path)
+    done = execute(four(ENV + "; sleep 0.05"), two_halves_then_whole(), adapter, tmp_path)
+    assert (done.status, done.exit_status, done.problems) == ("ok", 0, [])
+    found = rows(done)
+    assert [found[f"t{k}"].profile for k in range(4)] == ["2g.12gb", "2g.12gb", "4g.24gb", "4g.24gb"]
+    assert found["t2"].start_s >= max(found["t0"].end_s, found["t1"].end_s)
+    assert found["t3"].start_s >= found["t2"].end_s
+    check_apart(done)
+    for row in done.tasks:
+        words = (tmp_path / "logs" / f"{row.task}.log").read_text().split()
+        assert words == [row.mig_uuid, row.profile, row.profile[0], "4"]
+    assert (found["t0"].planned_end_s, done.planned_makespan_s) == (1.0, 4.0)
+    assert done.makespan_s == found["t3"].end_s
+
+
+@settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 1000), st.integers(4, 9))
+def test_any_searched_plan_is_followed(tmp_path_factory, seed, n):
+    """What the search plans for two GPUs runs without overlap, each task once, and the machine is empty afterwards."""
+    folder = tmp_path_factory.mktemp("machine")
+    one = [0.01 * (1 + (seed * 7 + k * 13) % 9) for k in range(n)]
+    batch = tasks_of(
+        "a30", {"1g": one, "2g": [s / 1.5 for s in one], "4g": [s / 3 for s in one]}, [f"t{k}" for k in range(n)]
+    )
+    plan = search(batch, ("A30", "A30"), steps=300, seed=seed).plan
+    adapter = machine(folder, ["a30", "a30"], pace=0.02)
+    tasks = [sh(f"t{k}", f"sleep {one[k]:.3f}") for k in range(n)]
+    done = execute(tasks, plan, adapter, folder)
+    assert [row.outcome for row in done.tasks] == ["ok"] * n
+    check_apart(done)
+    assert all(not state.instances for state in adapter.states().values())
+    assert adapter.tenants() == []
+
+
+def test_failures_do_not_stop_others(tmp_path):
+    """A nonzero exit, a signal and a timeout are told apart; the tasks behind them run all the same."""
+    tasks = [
+        sh("t0", "exit 3"),
+        sh("t1", "trap '' TERM; sleep 60", timeout_s=0.1),
+        sh("t2", "kill -9 $$"),
+        sh("t3", "true"),
+    ]
+    done = execute(tasks, two_halves_then_whole(), machine(tmp_path), tmp_path)
+    told = [(row.outcome, row.exit_code, row.signal) for row in done.tasks]
+    assert told == [("failed", 3, None), ("timed out", None, 9), ("failed", None, 9), ("ok", 0, None)]
+    assert (done.status, done.exit_status) == ("failed", 1)
+
+
+def test_fail_fast_ends_what_runs(tmp_path):
+    """With --fail-fast nothing is started after the first failure, and what runs is ended."""
+    tasks = [sh("t0", "sleep 0.1; exit 1"), sh("t1", "sleep 60"), sh("t2", "true"), sh("t3", "true")]
+    done = execute(tasks, two_halves_then_whole(), machine(tmp_path), tmp_path, Options(fail_fast=True, grace_s=0.2))
+    assert [row.outcome for row in done.tasks] == ["failed", "interrupted", "not run", "not run"]
+    assert "t0 failed" in rows(done)["t2"].reason
+
+
+def test_a_daemon_does_not_hold_its_instance(tmp_path):
+    """A process that a task leaves behind would keep the instance in use; it is ended, and the plan goes on."""
+    tasks = four("true")
+    tasks[0] = sh("t0", "setsid sleep 60 & exit 0")
+    done = execute(tasks, two_halves_then_whole(), machine(tmp_path), tmp_path)
+    assert [row.outcome for row in done.tasks] == ["ok"] * 4
+    assert rows(done)["t0"].left_behind == 1
+    assert done.problems == []
+
+
+def test_a_refused_creation_costs_its_own_tasks_only(tmp_path, monkeypatch):
+    """If the driver refuses one instance, its tasks are told not run and why; all others run; status 3."""
+    adapter = machine(tmp_path)
+    real = adapter.reconfigure
+
+    def refusing(gpu, destroy, create, tenant=None):
+        if whole("2g.12gb", 2) in create:
+            raise DeviceError(INSUFFICIENT_RESOURCES, "nvmlDeviceCreateGpuInstanceWithPlacement", "GPU 0")
+        real(gpu, destroy, create, tenant)
+
+    monkeypatch.setattr(adapter, "reconfigure", refusing)
+    done = execute(four(), two_halves_then_whole(), adapter, tmp_path)
+    assert [row.outcome for row in done.tasks] == ["ok", "not run", "ok", "ok"]
+    assert "INSUFFICIENT_RESOURCES" in rows(done)["t1"].reason
+    assert done.exit_status == 3 and "create 2g.12gb@2" in done.problems[0]
+
+
+def test_instances_are_held_while_tasks_run(tmp_path):
+    """Nobody else's reconfiguration takes an instance away from under a task."""
+    adapter, refused = machine(tmp_path), []
+    gpu = adapter.driver.gpus()[0].uuid
+
+    def on_event(event):
+        if event.what == "ready" and event.subject == "4g.24gb@0":
+            with pytest.raises(InputError) as error:
+                adapter.reconfigure(gpu, [whole("4g.24gb", 0)], [])
+            refused.append(str(error.value))
+
+    done = execute(four(), two_halves_then_whole(), adapter, tmp_path, on_event=on_event)
+    assert done.status == "ok"
+    assert refused and f"rltune-run-{os.getpid()}" in refused[0]
+
+
+def test_foreign_instances_are_refused(tmp_path):
+    """A GPU that holds something the plan does not know is not touched, and nothing is started."""
+    adapter = machine(tmp_path)
+    gpu = adapter.driver.gpus()[0].uuid
+    adapter.reconfigure(gpu, [], [whole("1g.6gb", 3)])
+    with pytest.raises(InputError, match=r"GPU 0 holds 1g\.6gb@3, the plan begins from none"):
+        execute(four(), two_halves_then_whole(), adapter, tmp_path)
+    assert not (tmp_path / "logs").exists()
+    assert adapter.states()[gpu].instances == (whole("1g.6gb", 3),)
+
+
+def taking_over():
+    """The half that is there runs task 0, goes, and all of the GPU runs the others."""
+    there = instance("2g", 0, None, 1.0)
+    runs = [Run(0, 0, 0.0, 1.0), *(Run(k, 1, 1.3 + k, 2.3 + k) for k in (1, 2, 3))]
+    return Plan(("A30",), (there, instance("4g", 0, 1.1)), tuple(runs), "by hand", (Left((instance("2g", 0, None),)),))
+
+
+def test_the_partition_that_was_there_comes_back(tmp_path):
+    """Instances that the plan takes over and destroys are there again at the end, and held by nobody."""
+    adapter = machine(tmp_path)
+    gpu = adapter.driver.gpus()[0].uuid
+    adapter.reconfigure(gpu, [], [whole("2g.12gb", 0)])
+    done = execute(four(), taking_over(), adapter, tmp_path)
+    assert (done.status, done.problems) == ("ok", [])
+    assert adapter.states()[gpu].instances == (whole("2g.12gb", 0),)
+    assert adapter.tenants() == []
+
+
+def test_instances_in_use_are_not_taken_over(tmp_path):
+    """What another tenant holds is refused before anything starts."""
+    adapter = machine(tmp_path)
+    gpu = adapter.driver.gpus()[0].uuid
+    adapter.reconfigure(gpu, [], [whole("2g.12gb", 0)], tenant="alice")
+    with pytest.raises(InputError, match=r"2g\.12gb@0 is in use \(tenant alice\)"):
+        execute(four(), taking_over(), adapter, tmp_path)
+    assert not (tmp_path / "logs").exists()
+
+
+def test_keep_leaves_the_last_partition(tmp_path):
+    """With keep the instances of the plan stay for the next one, held by nobody."""
+    adapter = machine(tmp_path)
+    done = execute(four(), two_halves_then_whole(), adapter, tmp_path, Options(keep=True))
+    assert done.status == "ok"
+    (state,) = adapter.states().values()
+    assert state.instances == (whole("4g.24gb", 0),)
+    assert adapter.tenants() == []
+
+
+def test_a_plan_for_other_gpus(tmp_path):
+    """A plan for a model that is not here, or has MIG off, is refused with what is here."""
+    with pytest.raises(InputError, match=r"needs 1 x A30 with MIG on; here are GPU 0 .*A100-80GB"):
+        execute(four(), two_halves_then_whole(), machine(tmp_path, ["a100-80gb"]), tmp_path)
+    with pytest.raises(InputError, match="MIG off"):
+        execute(four(), two_halves_then_whole(), machine(tmp_path / "b", mig=False), tmp_path)
+
+
+def test_whole_gpus_take_the_longest_first(tmp_path):
+    """Without MIG each GPU runs one task at a time, the longest first, and all GPUs are used."""
+    adapter = machine(tmp_path, ["a30", "a30"], mig=False)
+    tasks = [sh(f"t{k}", ENV + f"; sleep {0.05 * (k + 1)}") for k in range(4)]
+    tasks = [type(t)(t.name, t.command, seconds={"": {"whole": 0.05 * (k + 1)}}) for k, t in enumerate(tasks)]
+    done = execute(tasks, None, adapter, tmp_path)
+    found = rows(done)
+    assert [row.outcome for row in done.tasks] == ["ok"] * 4
+    assert {found["t3"].gpu, found["t2"].gpu} == {0, 1}
+    assert max(found["t3"].start_s, found["t2"].start_s) < min(found["t1"].start_s, found["t0"].start_s)
+    words = (tmp_path / "logs" / "t3.log").read_text().split()
+    assert words == [adapter.driver.gpus()[found["t3"].gpu].uuid, "whole", "4", "4"]
+    check_apart(done)
+
+
+def test_energy_is_shared_among_those_who_ran(tmp_path):
+    """Joules of tasks add up to no more than the GPU used, and a task on more slices is charged more of the same time."""
+    adapter = machine(tmp_path)
+    done = execute(four("sleep 0.3"), two_halves_then_whole(), adapter, tmp_path, EARLY)
+    joules = [row.energy_j for row in done.tasks]
+    assert all(j is not None and j > 0 for j in joules)
+    assert joules[2] > 1.3 * joules[0]
+    assert rows(done)["t2"].utilization_percent > 50
+
+
+def test_energy_by_hand():
+    """100 W for 2 s, then 200 W for 2 s: shared by slices while two ran, whole to the one that ran alone."""
+    samples = [Sample(0.0, 0.0, None, 50), Sample(2.0, 200e3, None, 100), Sample(4.0, 600e3, None, None)]
+    alone, shared = energy_of(samples, [Span(0.0, 3.0, 1), Span(2.0, 3.0, 3)])
+    assert (alone, shared) == pytest.approx((200 + 50, 150))
+    assert utilization_of(samples, 1.0, 4.0) == 100
+    # By power where there is no counter; unknown where the driver was silent, or nobody looked.
+    assert energy_of([Sample(0, None, 100, None), Sample(2, None, 300, None)], [Span(0, 2, 1)]) == [400]
+    silent = [Sample(0, None, 100, None), Sample(1, None, None, None), Sample(2, None, 100, None)]
+    assert energy_of(silent, [Span(0, 2, 1)]) == [None]
+    assert energy_of(samples, [Span(3.0, 5.0, 1)]) == [None]
+    assert energy_of([], [Span(0.0, 1.0, 1)]) == [None]
+
+
+def test_a_program_that_vanished_fails_alone(tmp_path):
+    """A program that cannot be started any more is a failed task with its reason, not the end of the run."""
+    tasks = four("true")
+    tasks[1] = type(tasks[1])("t1", ("/nowhere/program",))
+    done = execute(tasks, two_halves_then_whole(), machine(tmp_path), tmp_path)
+    assert [row.outcome for row in done.tasks] == ["ok", "failed", "ok", "ok"]
+    assert "could not be started" in rows(done)["t1"].reason

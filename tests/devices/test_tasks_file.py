@@ -1,0 +1,172 @@
+"""Lists of tasks: what users write, and every mistake told with its place before anything starts."""
+
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from rltune.devices.tasks_file import check_programs, read_task_list, to_batch, whole_gpu_s
+from rltune.errors import InputError
+from rltune.mig.geometry import geometry
+
+GOOD = """\
+version: 1
+tasks:
+  - name: a
+    command: "{python} -c 'print(1)' {other}"
+    env: {N: 3}
+    cwd: sub
+    timeout_s: 60
+    memory_gb: 15
+    seconds: {1g: 30, 2g: 16, 7g: null}
+  - name: b
+    command: [sleep, 1]
+    seconds: {a30: {1g: 5}, a100-80gb: {3g.40gb: 2, whole: 1}}
+"""
+
+
+def written(folder, text, name="tasks.yaml"):
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_a_good_file(tmp_path):
+    """Words, environment, folder and limits arrive as written; {python} is this interpreter, other braces stay."""
+    a, b = read_task_list(written(tmp_path, GOOD))
+    assert a.command == (sys.executable, "-c", "print(1)", "{other}")
+    assert (a.env, a.cwd, a.timeout_s, a.memory_gb) == ({"N": "3"}, tmp_path / "sub", 60.0, 15.0)
+    assert (b.command, b.cwd, b.timeout_s) == (("sleep", "1"), None, None)
+
+
+def test_seconds_reach_the_planner(tmp_path):
+    """Times go to the profiles of each model; memory rules small ones out, and 1g double stands in for 1g."""
+    path = written(tmp_path, GOOD.replace("3g.40gb: 2,", "3g.40gb: 2, 1g: 9,"))
+    batch = to_batch(read_task_list(path), ["a100-80gb"])
+    kinds = [profile.kind for profile in geometry("a100-80gb").profiles]
+    rows = [dict(zip(kinds, row, strict=True)) for row in batch.seconds["A100-80GB"]]
+    assert {k: s for k, s in rows[0].items() if np.isfinite(s)} == {"1g double": 30, "2g": 16}
+    assert {k: s for k, s in rows[1].items() if np.isfinite(s)} == {"3g": 2, "1g": 9}
+
+
+def test_whole_gpus_have_their_own_seconds(tmp_path):
+    """Without MIG the time is that of `whole`, else of the largest profile, else unknown."""
+    a, b = read_task_list(written(tmp_path, GOOD.replace("7g: null", "7g: 4")))
+    assert [whole_gpu_s(a, "A100-80GB"), whole_gpu_s(b, "A100-80GB")] == [4, 1]
+    assert [whole_gpu_s(a, None), whole_gpu_s(b, "A30")] == [None, None]
+
+
+def test_tasks_without_seconds_are_sent_to_profile(tmp_path):
+    """Who has not measured is told how, instead of getting a plan of invented times."""
+    tasks = read_task_list(written(tmp_path, "version: 1\ntasks:\n - {name: a, command: ls}\n"))
+    with pytest.raises(InputError, match="task 'a' has no seconds on A30; run `profile`"):
+        to_batch(tasks, ["a30"])
+
+
+def test_a_task_that_fits_nowhere(tmp_path):
+    """A task with more memory than the GPU has is named."""
+    tasks = read_task_list(
+        written(tmp_path, "version: 1\ntasks:\n - {name: a, command: ls, memory_gb: 30, seconds: {1g: 1}}\n")
+    )
+    with pytest.raises(InputError, match="fits no slice of A30"):
+        to_batch(tasks, ["a30"])
+
+
+def one(text):
+    return f"version: 1\ntasks:\n  - {{{text}}}\n"
+
+
+BAD = [
+    ("", "no version"),
+    ("tasks: []\n", "no version"),
+    ("version: 2\ntasks: []\n", "version 2 is unknown"),
+    ("version: true\ntasks: []\n", "version True is unknown"),
+    ("version: 1\ntasks: []\n", "no tasks"),
+    ("version: 1\n", "tasks is no list"),
+    ("version: 1\ntask: []\ntasks: []\n", "key 'task' is unknown"),
+    ("version: 1\ntasks: [x]\n", "task 1 is no mapping"),
+    ("version: 1\ntasks: [\n", "is no YAML"),
+    ("version: 1\nversion: 1\ntasks: []\n", "line 2: 'version' stands twice"),
+    (one("name: a, command: ls, name: b"), "line 3: 'name' stands twice"),
+    (one("name: a, command: ls, colour: red"), "line 3: task 'a': key 'colour' is unknown"),
+    (one("name: ../a, command: ls"), "not usable as a file name"),
+    (one("command: ls"), "not usable as a file name"),
+    (one("name: a"), "command None is no text"),
+    (one("name: a, command: ''"), "the command is empty"),
+    (one("name: a, command: 'echo \"x'"), "open quote"),
+    (one("name: a, command: [ls, {b: 1}]"), "no list of words"),
+    (one("name: a, command: ls, timeout_s: -1"), "timeout_s=-1 is no positive number"),
+    (one("name: a, command: ls, timeout_s: .nan"), "timeout_s=nan is no positive number"),
+    (one("name: a, command: ls, memory_gb: much"), "memory_gb='much' is no positive number"),
+    (one("name: a, command: ls, env: {CUDA_VISIBLE_DEVICES: 0}"), "which the executor sets"),
+    (one("name: a, command: ls, env: {A: [1]}"), "is no text"),
+    (one("name: a, command: ls, env: 5"), "env is no mapping"),
+    (one("name: a, command: ls, seconds: {5g: 1}"), "no GPU model has profile '5g'"),
+    (one("name: a, command: ls, seconds: {a30: {3g: 1}}"), "A30 has no profile '3g'"),
+    (one("name: a, command: ls, seconds: {v100: {1g: 1}}"), "has no MIG table"),
+    (one("name: a, command: ls, seconds: {1g: 1, 1g.10gb: 1}"), "names a profile that another key names too"),
+    (one("name: a, command: ls, seconds: {1g: 1, a30: {1g: 1}}"), "mixes profiles and GPU models"),
+    (one("name: a, command: ls, seconds: {1g: fast}"), "1g='fast' is no positive number"),
+    ("version: 1\ntasks:\n - {name: a, command: ls}\n - {name: A, command: ls}\n", "task 'A' stands twice"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD)
+def test_bad_files(tmp_path, text, message):
+    """Each mistake is one line with its place; no list comes of it."""
+    with pytest.raises(InputError) as refused:
+        read_task_list(written(tmp_path, text))
+    assert message in str(refused.value)
+    assert str(refused.value).startswith(str(tmp_path)) and "\n" not in str(refused.value)
+
+
+def test_a_csv(tmp_path):
+    """The same list as a table, as the planner's own files are."""
+    text = "task,command,timeout_s,memory_gb,1g,2g\na,sleep 1,5,,10,6\nb,\"echo 'x y'\",,,,3\n"
+    a, b = read_task_list(written(tmp_path, text, "tasks.csv"))
+    assert (a.command, a.timeout_s, a.seconds) == (("sleep", "1"), 5.0, {"": {"1g": 10.0, "2g": 6.0}})
+    assert (b.command, b.seconds) == (("echo", "x y"), {"": {"1g": None, "2g": 3.0}})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task,1g\na,1\n", "line 1: no column 'command'"),
+        ("task,command,9g\na,ls,1\n", "line 1: seconds: no GPU model has profile '9g'"),
+        ("task,command,1g\na,ls,fast\n", "line 2: 1g='fast' is no number"),
+        ("task,command,1g\na,ls\n", "line 2: as many cells"),
+        ("task,command,1g,1g\na,ls,1,1\n", "a column stands twice"),
+        ("task,command\n", "no tasks"),
+    ],
+)
+def test_bad_csv(tmp_path, text, message):
+    """Mistakes in a table are told by line."""
+    with pytest.raises(InputError) as refused:
+        read_task_list(written(tmp_path, text, "tasks.csv"))
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a, command: no-such-program-anywhere", "program 'no-such-program-anywhere' is not there"),
+        ("name: a, command: ls, cwd: nowhere", "is no folder"),
+        ("name: a, command: ls, env: {PATH: /nowhere}", "program 'ls' is not there"),
+        ("name: a, command: ./run.sh", "program './run.sh' is not there"),
+    ],
+)
+def test_programs_that_are_not_there(tmp_path, text, message):
+    """A typing mistake in the last task is told before the first one has run for hours."""
+    tasks = read_task_list(written(tmp_path, one(text)))
+    with pytest.raises(InputError) as refused:
+        check_programs(tasks, os.environ)
+    assert message in str(refused.value)
+
+
+def test_programs_relative_to_the_task_s_folder(tmp_path):
+    """./run.sh is looked for where the task will run."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "run.sh").write_text("#!/bin/sh\n")
+    (tmp_path / "sub" / "run.sh").chmod(0o755)
+    check_programs(read_task_list(written(tmp_path, one("name: a, command: ./run.sh, cwd: sub"))), os.environ)
