@@ -83,7 +83,7 @@ def test_an_instance_in_use_is_never_destroyed(machine):
     with pytest.raises(InputError, match="pid 4242"):
         machine.adapter.apply(plan)
     machine.adapter.apply(machine.adapter.plan(spec(["3g.40gb", "1g.10gb"])))
-    assert ("3g.40gb", 4, (3,)) in machine.found()[0]
+    assert ("3g.40gb", 4, (3,)) in machine.found()[0][0]
 
 
 def test_a_job_that_starts_in_the_last_moment_keeps_its_instance(machine):
@@ -111,7 +111,7 @@ def test_a_moment_in_use_is_waited_for(machine):
     for nth in (1, 2, 3):
         machine.nvml.set_fault("error", nth, code=19, call="nvmlGpuInstanceDestroy")
     done = machine.adapter.apply(machine.adapter.plan(spec(["7g.80gb"])))
-    assert done.retries == 3 and machine.found()[0] == {("7g.80gb", 0, (7,))}
+    assert done.retries == 3 and machine.found()[0][0] == {("7g.80gb", 0, (7,))}
 
 
 def test_waiting_has_an_end(fake_nvml, tmp_path):
@@ -133,7 +133,7 @@ def test_a_gpu_instance_without_its_compute_instance_is_not_left(machine):
     machine.nvml.refuse({"nvmlGpuInstanceCreateComputeInstance": 23})
     with pytest.raises(RolledBack, match="INSUFFICIENT_RESOURCES"):
         machine.adapter.apply(machine.adapter.plan(spec(["3g.40gb", "3g.40gb"])))
-    assert machine.found()[0] == set()
+    assert machine.found()[0][0] == set()
 
 
 def test_a_failure_on_one_gpu_undoes_the_others(machine):
@@ -159,7 +159,7 @@ def test_a_gpu_that_is_lost_is_settled_when_it_is_back(machine):
         machine.adapter.plan(spec([]))
     machine.nvml.clear()
     assert "exactly that before" in machine.adapter.recover()[0]
-    assert machine.found()[0] == {("7g.80gb", 0, (7,))}
+    assert machine.found()[0][0] == {("7g.80gb", 0, (7,))}
 
 
 def test_what_cannot_be_undone_is_finished(machine):
@@ -176,7 +176,7 @@ def test_what_cannot_be_undone_is_finished(machine):
     machine.occupy(0, "3g.40gb@0", 77)
     lines = machine.adapter.recover()
     assert "exactly that after" in lines[0] and "could not be undone" in lines[0]
-    assert machine.found()[0] == {("3g.40gb", 0, (3,)), ("3g.40gb", 4, (3,))}
+    assert machine.found()[0][0] == {("3g.40gb", 0, (3,)), ("3g.40gb", 4, (3,))}
     assert (
         machine.adapter.journal.recent(1)[0].outcome == COMMITTED and machine.adapter.journal.recent(1)[0].id == number
     )
@@ -190,7 +190,7 @@ def test_after_a_reboot_nothing_is_made_again(machine, monkeypatch):
     machine.adapter.journal.begin({g.uuid: g.before for g in plan.gpus}, {g.uuid: g.after for g in plan.gpus}, [])
     machine.nvml.reset_gpu(0)
     assert "the machine was rebooted since" in machine.adapter.recover()[0]
-    assert machine.found()[0] == set() and machine.adapter.journal.recent(1)[0].outcome == VOID
+    assert machine.found()[0][0] == set() and machine.adapter.journal.recent(1)[0].outcome == VOID
 
 
 def test_somebody_elses_instance_is_left_alone(machine):
@@ -201,7 +201,7 @@ def test_somebody_elses_instance_is_left_alone(machine):
     number = machine.driver.create_gpu_instance(0, "1g.10gb", 6)
     machine.driver.create_compute_instance(0, number, 1)
     machine.adapter.recover()
-    assert machine.found()[0] == {("1g.10gb", 6, (1,))}
+    assert machine.found()[0][0] == {("1g.10gb", 6, (1,))}
 
 
 def test_mig_mode_changes_only_when_told(fake_nvml, tmp_path):
@@ -214,10 +214,10 @@ def test_mig_mode_changes_only_when_told(fake_nvml, tmp_path):
         machine.adapter.apply(plan)
     assert machine.nvml.mode(0) == (False, False)
     machine.adapter.apply(plan, mig_mode=True)
-    assert machine.found()[0] == {("3g.40gb", 4, (3,)), ("4g.40gb", 0, (4,))}
+    assert machine.found()[0][0] == {("3g.40gb", 4, (3,)), ("4g.40gb", 0, (4,))}
     off = spec_of({"version": 1, "gpus": [{"gpu": 0, "mig": False}]})
     machine.adapter.apply(machine.adapter.plan(off), mig_mode=True)
-    assert machine.nvml.mode(0) == (False, False) and machine.found()[0] == set()
+    assert machine.nvml.mode(0) == (False, False) and machine.found()[0][0] == set()
     machine.close()
 
 
@@ -226,10 +226,10 @@ def test_a_needed_reset_is_told_and_the_apply_after_it_goes_on(fake_nvml, tmp_pa
     machine = Machine(fake_nvml(["A100-80GB"], mig=False, activation="reset_required"), tmp_path)
     wanted = spec(["7g.80gb"], mig=True)
     done = machine.adapter.apply(machine.adapter.plan(wanted), mig_mode=True)
-    assert done.resets == (0,) and machine.nvml.mode(0) == (False, True) and machine.found()[0] == set()
+    assert done.resets == (0,) and machine.nvml.mode(0) == (False, True) and machine.found()[0][0] == set()
     machine.nvml.reset_gpu(0)
     machine.adapter.apply(machine.adapter.plan(wanted), mig_mode=True)
-    assert machine.found()[0] == {("7g.80gb", 0, (7,))}
+    assert machine.found()[0][0] == {("7g.80gb", 0, (7,))}
     machine.close()
 
 

@@ -25,14 +25,14 @@ def _random(fake_nvml, model, tmp_path, steps, seed):
 @pytest.mark.parametrize("model", TYPES)
 def test_random_plans_end_as_planned_or_are_refused(fake_nvml, model, tmp_path):
     """A plan would end in another state than it says, touch a running neighbour, or refuse what is possible."""
-    _random(fake_nvml, model, tmp_path, 150, 0)
+    _random(fake_nvml, model, tmp_path, 300, TYPES.index(model))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", TYPES)
 def test_thousands_of_random_plans(fake_nvml, model, tmp_path):
     """The same over 3,000 plans a model: rarer states."""
-    _random(fake_nvml, model, tmp_path, 3000, 1)
+    _random(fake_nvml, model, tmp_path, 3000, 100 + TYPES.index(model))
 
 
 def _kills(fake_nvml, name, again, stride):

@@ -25,8 +25,8 @@ from rltune.devices.status import STATUSES
 from rltune.errors import InputError
 from rltune.mig.geometry import geometry
 
-Found = frozenset[tuple[str, int, tuple[int, ...]]]
-"""(profile, start, compute slices) of a GPU's instances."""
+Found = tuple[frozenset[tuple[str, int, tuple[int, ...]]], tuple[bool, bool]]
+"""(profile, start, compute slices) of a GPU's instances; its MIG mode now and pending."""
 Held = set[tuple[str, int, tuple[int, ...], int]]
 """The same with the driver's numbers: who keeps his number was not touched."""
 MUTATING = ("Create", "Destroy", "SetMigMode")
@@ -64,7 +64,7 @@ class Machine:
         return [self.nvml.instances(gpu) for gpu in range(len(self.nvml.models))]
 
     def found(self) -> list[Found]:
-        return [frozenset(one[:3] for one in gpu) for gpu in self.held()]
+        return [(bare(held), self.nvml.mode(gpu)) for gpu, held in enumerate(self.held())]
 
     def mutations(self) -> int:
         return sum(any(word in name for word in MUTATING) for name in self.nvml.log())
@@ -90,8 +90,12 @@ class Machine:
         self.nvml.add_process(gpu, pid, number, inner)
 
 
+def bare(held: Held) -> frozenset[tuple[str, int, tuple[int, ...]]]:
+    return frozenset(one[:3] for one in held)
+
+
 def found_in(plan_state: Any) -> Found:
-    return frozenset(tuple(one) for one in plan_state.instances)
+    return frozenset(tuple(one) for one in plan_state.instances), (plan_state.mig, plan_state.pending)
 
 
 # Random plans.
@@ -173,7 +177,7 @@ def _wish(machine: Machine, rng: np.random.Generator, gpu: int, counts: Counts) 
     machine.nvml.clear()
     try:
         plan = machine.adapter.plan(spec)
-        done = machine.adapter.apply(plan)
+        done = machine.adapter.apply(plan, mig_mode=True)
     except InputError as error:
         assert not isinstance(error, RolledBack | Unsettled), error
         assert not possible, f"{names} on {before[gpu]} beside {busy} is possible: {error}"
@@ -182,7 +186,7 @@ def _wish(machine: Machine, rng: np.random.Generator, gpu: int, counts: Counts) 
         return
     assert possible, f"{names} was applied beside {busy}, which nothing can meet"
     after = machine.held()
-    assert frozenset(one[:3] for one in after[gpu]) == found_in(plan.gpus[0].after)
+    assert bare(after[gpu]) == found_in(plan.gpus[0].after)[0]
     assert frozenset(one[:2] for one in after[gpu]) in possible
     assert machine.adapter.verify(spec) == []
     kept = {one for one in before[gpu] if one[:3] in {other[:3] for other in after[gpu]}}
@@ -222,10 +226,10 @@ def _illegal(machine: Machine, rng: np.random.Generator, gpu: int, counts: Count
     now = machine.adapter.states()[identity.uuid]
     plan = Plan((GpuPlan(gpu, identity.uuid, identity.name, now, state(True, wrong), {}),), 0.0)
     try:
-        machine.adapter.apply(plan)
+        machine.adapter.apply(plan, mig_mode=True)
     except RolledBack as error:
         assert "INSUFFICIENT_RESOURCES" in str(error)
-        assert machine.found() == [frozenset(one[:3] for one in one_gpu) for one_gpu in before]
+        assert [bare(held) for held in machine.held()] == [bare(held) for held in before]
         counts.rolled_back += 1
         return
     raise AssertionError(f"{wrong} was created")
@@ -253,6 +257,7 @@ CASES: dict[str, Case] = {
         "A100-40GB", [["7g.40gb"]], [["3g.20gb@4", "2g.10gb@2", "2g.10gb@0"]], [],
         {"missing": ["nvmlDeviceCreateGpuInstanceWithPlacement"]},
     ),
+    "MIG mode as well": ("A100-80GB,A30", [[], []], [["7g.80gb"], ["2g.12gb", "2g.12gb"]], [], {"mig": False}),
     # The stand-in begins at the right: the first order, largest first, puts 3g where 2g belongs.
     "old driver, second order": (
         "A100-40GB", [["1g.5gb@6", "2g.10gb@0"]], [["3g.20gb@0", "2g.10gb@4", "1g.5gb@6"]], [(0, "1g.5gb@6")],
@@ -266,11 +271,12 @@ def prepare(machine: Machine, case: Case) -> Plan:
     _, before, after, busy, options = case
     blind = options.get("missing", [])
     machine.nvml.refuse(dict.fromkeys(blind, 0))
-    machine.make(before)
+    if options.get("mig", True):
+        machine.make(before)
     machine.nvml.refuse(dict.fromkeys(blind, 13))
     for pid, (gpu, name) in enumerate(busy, start=4000):
         machine.occupy(gpu, name, pid)
-    entries = [{"gpu": gpu, "instances": names} for gpu, names in enumerate(after)]
+    entries = [{"gpu": gpu, "mig": True, "instances": names} for gpu, names in enumerate(after)]
     return machine.adapter.plan(spec_of({"version": 1, "gpus": entries}))
 
 
@@ -316,28 +322,29 @@ def kill_everywhere(nvml: FakeNvml, case: Case, again: int = 0, stride: int = 1)
     with tempfile.TemporaryDirectory() as folder:
         first = Machine(nvml, Path(folder) / "prepare")
         plan = prepare(first, case)
-        before, after = first.held(), [found_in(gpu.after) for gpu in plan.gpus]
+        before, was, after = first.held(), first.found(), [found_in(gpu.after) for gpu in plan.gpus]
         snapshot = first.snapshot()
         first.close()
         for kind in ("kill_before", "kill_after"):
             nth = 1
             while _kill_once(
-                nvml, plan, snapshot, before, after, (kind, nth), Path(folder) / f"{kind}{nth}", again, counts
+                nvml, plan, snapshot, (before, was, after), (kind, nth), Path(folder) / f"{kind}{nth}", again, counts
             ):
                 nth += stride
     return counts
 
 
 def _kill_once(
-    nvml: FakeNvml, plan: Plan, snapshot: bytes, before: list[Held], after: list[Found], fault: tuple[str, int],
-    store: Path, again: int, counts: Kills,
+    nvml: FakeNvml, plan: Plan, snapshot: bytes, states: tuple[list[Held], list[Found], list[Found]],
+    fault: tuple[str, int], store: Path, again: int, counts: Kills,
 ) -> bool:  # fmt: skip
     """One kill and all that is to be true of it; False where the apply ended before the call came."""
+    before, was, after = states
     store.mkdir()
     machine = Machine.__new__(Machine)
     machine.nvml, machine.store, machine.patience_s = nvml, store, 5.0
     machine.restore(snapshot)
-    if not killed_in(machine, lambda child: child.adapter.apply(plan), *fault):
+    if not killed_in(machine, lambda child: child.adapter.apply(plan, mig_mode=True), *fault):
         assert machine.found() == after
         return False
     counts.kills += 1
@@ -348,7 +355,6 @@ def _kill_once(
         )
     machine.open()
     lines = machine.adapter.recover()
-    was = [frozenset(one[:3] for one in gpu) for gpu in before]
     found = machine.found()
     if not lines:
         counts.nothing_begun += not again
@@ -360,7 +366,7 @@ def _kill_once(
         assert found == (after if word == "after" else was), (fault, lines, found)
         counts.after += word == "after"
         counts.before += word == "before"
-    kept = {gpu: {one for one in held if one[:3] in after[gpu]} for gpu, held in enumerate(before)}
+    kept = {gpu: {one for one in held if one[:3] in after[gpu][0]} for gpu, held in enumerate(before)}
     assert all(kept[gpu] <= held for gpu, held in enumerate(machine.held())), "a neighbour was touched"
     assert all(one[2] for gpu in machine.held() for one in gpu), "an instance without compute instances was left"
     assert machine.adapter.recover() == [] and machine.adapter.journal.open_ones() == []
@@ -394,9 +400,9 @@ def fail_everywhere(nvml: FakeNvml, case: Case, codes: Sequence[int], stride: in
     with tempfile.TemporaryDirectory() as folder:
         machine = Machine(nvml, Path(folder))
         plan = prepare(machine, case)
-        snapshot, before = machine.snapshot(), machine.held()
+        snapshot, before, was = machine.snapshot(), machine.held(), machine.found()
         machine.begin_anew()
-        calls = calls_of(machine, lambda: machine.adapter.apply(plan))
+        calls = calls_of(machine, lambda: machine.adapter.apply(plan, mig_mode=True))
         after = machine.found()
         for nth in range(1, calls + 1, stride):
             for code in codes:
@@ -404,16 +410,19 @@ def fail_everywhere(nvml: FakeNvml, case: Case, codes: Sequence[int], stride: in
                     machine.restore(snapshot)
                     machine.begin_anew()
                     nvml.set_fault(kind, nth, code=code)
-                    _fail_once(machine, plan, before, after, code, counts)
+                    _fail_once(machine, plan, (before, was, after), code, counts)
                     nvml.clear()
         machine.close()
     return counts
 
 
-def _fail_once(machine: Machine, plan: Plan, before: list[Held], after: list[Found], code: int, counts: Errors) -> None:
+def _fail_once(
+    machine: Machine, plan: Plan, states: tuple[list[Held], list[Found], list[Found]], code: int, counts: Errors
+) -> None:
+    before, was, after = states
     counts.injected += 1
     try:
-        machine.adapter.apply(plan)
+        machine.adapter.apply(plan, mig_mode=True)
     except InputError as error:
         text = str(error)
         name = STATUSES[code].name if code in STATUSES else f"STATUS_{code}"
@@ -422,14 +431,14 @@ def _fail_once(machine: Machine, plan: Plan, before: list[Held], after: list[Fou
         misread = code in ORDINARY and any(words in text for words in MISREAD)
         assert "\n" not in text and (name in text or misread), (code, text)
         if isinstance(error, RolledBack):
-            assert machine.found() == [frozenset(one[:3] for one in gpu) for gpu in before], text
+            assert machine.found() == was, text
             counts.rolled_back += 1
         else:
-            assert machine.held() == before, text
+            assert machine.held() == before and machine.found() == was, text
             counts.refused += 1
     else:
         assert machine.found() == after
         counts.went_through += 1
-    kept = {gpu: {one for one in held if one[:3] in after[gpu]} for gpu, held in enumerate(before)}
+    kept = {gpu: {one for one in held if one[:3] in after[gpu][0]} for gpu, held in enumerate(before)}
     assert all(kept[gpu] <= held for gpu, held in enumerate(machine.held())), "a neighbour was touched"
     assert machine.adapter.journal.open_ones() == []
