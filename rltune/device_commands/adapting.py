@@ -25,7 +25,7 @@ def adapter_of(args: argparse.Namespace) -> Iterator[Adapter]:
         value = getattr(args, option)
         if not (math.isfinite(value) and value >= 0):
             raise InputError(f"--{option} {value}: a number of seconds from 0 is needed")
-    adapter = Adapter(args.driver, lock=args.lock, patience_s=args.patience, wait_s=args.wait)
+    adapter = Adapter(args.driver, locks=args.locks, patience_s=args.patience, wait_s=args.wait)
     try:
         yield adapter
     finally:

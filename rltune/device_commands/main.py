@@ -54,7 +54,7 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(getattr(error, "exit_status", 2))
     except KeyboardInterrupt:
-        print("error: interrupted; nothing was changed", file=sys.stderr)
+        print("error: interrupted; if something was being changed, `recover` says what became of it", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # Whoever read the output has gone; Python would complain once more at its own end.
@@ -115,4 +115,6 @@ def _common(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="give up a driver that does not answer (default 60)",
     )
-    group.add_argument("--lock", type=Path, metavar="FILE", help="the machine's lock, where it is not /run/lock")
+    group.add_argument(
+        "--locks", type=Path, metavar="DIR", help="folder of the GPUs' locks (default /run/lock, or the temporary one)"
+    )

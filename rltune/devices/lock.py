@@ -1,4 +1,4 @@
-"""One adapter at a time on a machine's GPUs."""
+"""One adapter at a time on a GPU."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rltune.errors import InputError
 POLL_S = 0.05
 
 
-def default_lock() -> Path:
+def default_locks() -> Path:
     """Where all adapters of this machine look, whoever runs them and wherever their journals are."""
     folder = Path("/run/lock")
-    return (folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())) / "rltune-devices.lock"
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def locked(path: Path, wait_s: float = 0.0) -> Iterator[None]:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise InputError(
-            f"{path}: the lock cannot be opened ({error.strerror}); name another file with --lock"
+            f"{path}: the lock cannot be opened ({error.strerror}); name another folder with --locks"
         ) from None
     try:
         _take(file, path, time.monotonic() + wait_s)
@@ -49,8 +49,8 @@ def _take(file: int, path: Path, deadline: float) -> None:
             if time.monotonic() >= deadline:
                 holder = os.pread(file, 20, 0).decode(errors="replace").strip() or "unknown"
                 raise InputError(
-                    f"{path}: another adapter (pid {holder}) is changing this machine's GPUs; try again, or wait for it (--wait 60)"
+                    f"{path}: another adapter (pid {holder}) is changing this GPU; try again, or wait for it (--wait 60)"
                 ) from None
         except OSError as error:
-            raise InputError(f"{path}: cannot be locked ({error.strerror}); name another file with --lock") from None
+            raise InputError(f"{path}: cannot be locked ({error.strerror}); name another folder with --locks") from None
         time.sleep(POLL_S)

@@ -21,7 +21,7 @@ EARLY = Options(sample_s=0.05, grace_s=0.2)
 def machine(folder: Path, models: list[str] | None = None, pace: float = 0.05, mig: bool = True) -> Adapter:
     """A simulated machine with a journal of its own."""
     driver = SimulatedDriver(models or ["a30"], pace, mig=mig)
-    return Adapter(driver, folder / "store", folder / "lock", patience_s=0.2)
+    return Adapter(driver, folder / "store", folder / "locks", patience_s=0.2)
 
 
 def sh(name: str, script: str, timeout_s: float | None = None) -> TaskSpec:

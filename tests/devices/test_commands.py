@@ -121,13 +121,13 @@ def test_a_bad_file_is_one_line_and_status_2(devices, tmp_path, text):
         (["plan", "spec.yaml", "--device", "simulated:k80"], "known are A30"),
         (["plan", "spec.yaml", "--out", "/nowhere/plan.json"], "cannot be written"),
         (["show", "--call-timeout", "0"], "--call-timeout"),
-        (["apply", "spec.yaml", "--lock", "/nowhere/else/lock"], "the lock cannot be opened"),
+        (["apply", "spec.yaml", "--locks", "/nowhere/else"], "the lock cannot be opened"),
     ],
 )
 def test_bad_options_are_one_line_and_status_2(devices, words, says, monkeypatch):
     """A slip on the command line would end in a traceback or a page of usage."""
-    if os.geteuid() == 0 and "--lock" in words:
-        words = [*words[:-1], "/proc/lock"]
+    if os.geteuid() == 0 and "--locks" in words:
+        words = [*words[:-1], "/proc/locks/x"]
     code, _, errors = _plain(devices, words)
     assert code == 2 and errors.startswith("error: ") and errors.count("\n") == 1 and says in errors
 
@@ -168,7 +168,7 @@ def test_the_real_command_on_a_whole_machine(fake_nvml, tmp_path):
     env = {"RLTUNE_STATE": str(tmp_path), "RLTUNE_DEVICE": "nvml"} | nvml.env
     spec = tmp_path / "spec.yaml"
     spec.write_text("version: 1\ngpus: [{gpu: all, instances: [4g.40gb, 3g.40gb]}]\n")
-    done = command("apply", str(spec), "--lock", str(tmp_path / "lock"), **env)
+    done = command("apply", str(spec), "--locks", str(tmp_path / "locks"), **env)
     assert done.returncode == 0, done.stderr
     assert all(len(nvml.instances(gpu)) == 2 for gpu in range(8))
     shown = json.loads(command("show", "--json", **env).stdout)
@@ -179,7 +179,7 @@ def test_a_killed_apply_is_settled_by_the_next(fake_nvml, tmp_path):
     """After a kill the next command would work on half a partition without a word."""
     nvml = fake_nvml(["A30"])
     env = {"RLTUNE_STATE": str(tmp_path), "RLTUNE_DEVICE": "nvml"} | nvml.env
-    spec, lock = tmp_path / "spec.yaml", ["--lock", str(tmp_path / "lock")]
+    spec, lock = tmp_path / "spec.yaml", ["--locks", str(tmp_path / "locks")]
     spec.write_text("version: 1\ngpus: [{gpu: 0, instances: [2g.12gb, 1g.6gb, 1g.6gb]}]\n")
     nvml.set_fault("kill_after", 2, call="nvmlDeviceCreateGpuInstanceWithPlacement")
     assert command("apply", str(spec), *lock, **env).returncode == -9
@@ -198,7 +198,7 @@ def test_a_failed_apply_is_status_3_and_undone(fake_nvml, tmp_path):
     spec = tmp_path / "spec.yaml"
     spec.write_text("version: 1\ngpus: [{gpu: 0, instances: [2g.12gb, 1g.6gb, 1g.6gb]}]\n")
     nvml.set_fault("error", 2, code=999, call="nvmlDeviceCreateGpuInstanceWithPlacement")
-    done = command("apply", str(spec), "--lock", str(tmp_path / "lock"), **env)
+    done = command("apply", str(spec), "--locks", str(tmp_path / "locks"), **env)
     assert done.returncode == 3 and "everything is as it was before" in done.stderr and done.stderr.count("\n") == 1
     assert nvml.instances(0) == set()
 
@@ -207,7 +207,7 @@ def test_a_driver_that_hangs_is_given_up(fake_nvml, tmp_path):
     """A driver that does not answer would hang the command for ever, Ctrl-C or not."""
     nvml = fake_nvml(["A30"])
     env = {"RLTUNE_STATE": str(tmp_path), "RLTUNE_DEVICE": "nvml"} | nvml.env
-    spec, lock = tmp_path / "spec.yaml", ["--lock", str(tmp_path / "lock")]
+    spec, lock = tmp_path / "spec.yaml", ["--locks", str(tmp_path / "locks")]
     spec.write_text("version: 1\ngpus: [{gpu: 0, instances: [2g.12gb, 1g.6gb]}]\n")
     nvml.set_fault("delay", 2, delay_ms=20_000, call="nvmlDeviceCreateGpuInstanceWithPlacement")
     begun = time.monotonic()

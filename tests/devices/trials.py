@@ -48,7 +48,7 @@ class Machine:
     def open(self) -> None:
         """As a process begins: a driver, and an adapter that knows nothing but its journal."""
         self.driver = NvmlDriver()
-        self.adapter = Adapter(self.driver, self.store, self.store / "lock", self.patience_s, sleep=lambda s: None)
+        self.adapter = Adapter(self.driver, self.store, self.store / "locks", self.patience_s, sleep=lambda s: None)
 
     def close(self) -> None:
         self.adapter.close()
