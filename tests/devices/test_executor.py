@@ -8,7 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rltune.devices.energy import Sample, Span, energy_of, utilization_of
-from rltune.devices.executor import Options
+from rltune.devices.executor import Executor, Options
+from rltune.devices.measuring import Measured, kinds_of, trials_of
+from rltune.devices.processes import Signals
+from rltune.devices.schedule import targets_of
 from rltune.devices.state import whole
 from rltune.devices.status import INSUFFICIENT_RESOURCES, DeviceError
 from rltune.errors import InputError
@@ -244,3 +247,46 @@ def test_a_program_that_vanished_fails_alone(tmp_path):
     done = execute(tasks, two_halves_then_whole(), machine(tmp_path), tmp_path)
     assert [row.outcome for row in done.tasks] == ["ok", "failed", "ok", "ok"]
     assert "could not be started" in rows(done)["t1"].reason
+
+
+def trials(tasks, adapter, folder, kinds=None, repeats=1):
+    """Profile the tasks on GPU 0; what was run, and what came of it."""
+    (target,) = targets_of(adapter.driver, [0])
+    found = trials_of(tasks, target, kinds_of(target, kinds), repeats, adapter.driver, adapter.states()[target.uuid])
+    with Signals() as signals:
+        done = Executor(
+            found.specs, found.schedule, adapter, folder / "logs", signals, EARLY, after=dict(found.after)
+        ).run()
+    return found, done, Measured(tasks, found, done.tasks)
+
+
+def test_profiling_a_whole_gpu(tmp_path):
+    """Where MIG is off only the whole GPU's time is measured; asking for slices is refused with the remedy."""
+    adapter = machine(tmp_path, mig=False)
+    _, done, measured = trials([sh("a", "sleep 0.05")], adapter, tmp_path, repeats=2)
+    assert list(measured.seconds) == [("a", "whole")] and len(measured.seconds["a", "whole"]) == 2
+    assert done.tasks[0].profile == "whole"
+    with pytest.raises(InputError, match="GPU 0 has MIG off"):
+        trials([sh("a", "true")], adapter, tmp_path, kinds=["1g"])
+
+
+def test_profiling_beside_what_is_there(tmp_path):
+    """Instances of others stay while a GPU is profiled; a profile without room beside them is refused at once."""
+    adapter = machine(tmp_path)
+    gpu = adapter.driver.gpus()[0].uuid
+    adapter.reconfigure(gpu, [], [whole("2g.12gb", 0)], tenant="alice")
+    _, done, measured = trials([sh("a", "true")], adapter, tmp_path, kinds=["1g", "2g"])
+    assert (done.status, [row.start_slice for row in done.tasks]) == ("ok", [2, 2])
+    assert sorted(measured.seconds) == [("a", "1g"), ("a", "2g")]
+    assert adapter.states()[gpu].instances == (whole("2g.12gb", 0),)
+    with pytest.raises(InputError, match=r"no room for 4g\.24gb beside 2g\.12gb@0"):
+        trials([sh("a", "true")], adapter, tmp_path, kinds=["4g"])
+
+
+def test_a_timeout_is_no_misfit(tmp_path):
+    """A task that was cut short by its timeout has no known time; only one that fails counts as not fitting."""
+    tasks = [sh("slow", "sleep 60", timeout_s=0.1), sh("bad", "exit 1"), sh("good", "true")]
+    _, done, measured = trials(tasks, machine(tmp_path), tmp_path, kinds=["1g"], repeats=2)
+    assert [name for name, _, _ in measured.unfit] == ["bad"]
+    assert [name for name, _, _ in measured.unknown] == ["slow"]
+    assert [row.outcome for row in done.tasks] == ["timed out", "not run", "failed", "not run", "ok", "ok"]
