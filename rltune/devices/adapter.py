@@ -135,8 +135,10 @@ class Adapter:
         for gpu in gpus:
             if gpu.uuid in entries:
                 now = read_state(self.driver, gpu.index)
-                users = self._users(gpu, now, tenants) if mind_users else Users({})
                 entry = entries[gpu.uuid]
+                # Of an empty GPU nobody asks who uses it: without root the driver would not tell.
+                held = bool(now.instances) or entry.mig not in (None, now.mig)
+                users = self._users(gpu, now, tenants) if mind_users and held else Users({})
                 profiles = self._profiles(gpu, now) if entry.instances else ()
                 plans.append(plan_gpu(gpu, now, users, entry, profiles))
         return Plan(tuple(plans), time.time())

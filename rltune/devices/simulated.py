@@ -48,7 +48,7 @@ PROFILE_IDS = {"1g": 19, "1g+me": 20, "1g double": 15, "2g": 14, "3g": 9, "4g": 
 PROFILE_IDS_OF_FOUR = {"1g": 14, "1g+me": 21, "2g": 5, "2g+me": 6, "4g": 0}
 """Kind -> profile id as the drivers of A100 and A30 list them."""
 SPACE = uuid.UUID("7f1bb7b5-6e0a-4c0e-9f0e-7a1d5d6f2c11")
-"""Namespace of simulated UUIDs: the same machine has the same ones again."""
+"""Namespace of simulated MIG UUIDs: the same instance has the same one again."""
 GIB = 1024**3
 
 
@@ -89,8 +89,9 @@ class SimulatedDriver:
             raise InputError("a simulated device needs at least one GPU model, such as simulated:a100-80gb")
         now = time.time()
         self._gpus = [
-            _Gpu(model, f"GPU-{uuid.uuid5(SPACE, f'{index} {model}')}", mig, measured_at=now)
-            for index, model in enumerate(self._models)
+            # Of no other machine: a job that runs on one of them must not be found on another.
+            _Gpu(model, f"GPU-{uuid.uuid4()}", mig, measured_at=now)
+            for model in self._models
         ]
         if file is not None:
             with self._state(change=not file.exists()):

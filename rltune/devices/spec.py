@@ -224,7 +224,7 @@ def _parted_entry(where: str, value: Any) -> Entry:
             raise InputError(f"{where}: {name}: {count!r} is no count")
         wanted += _packed(where, str(name), count)
     filters = value.get("device-filter") or []
-    models = tuple(_pci(where, one) for one in ([filters] if isinstance(filters, str) else filters))
+    models = tuple(_pci(where, one) for one in (filters if isinstance(filters, list) else [filters]))
     return Entry(_gpus(where, value.get("devices")), enabled, tuple(wanted), where, models)
 
 

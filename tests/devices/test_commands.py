@@ -1,0 +1,218 @@
+"""``python -m rltune.devices``: what people and scripts see - output, exit status, one clear line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rltune.device_commands.main import COMMANDS, main
+from rltune.devices.lock import locked
+
+SPEC = "version: 1\ngpus: [{gpu: 0, instances: [3g.40gb@4, 1g.10gb, 1g.10gb]}]\n"
+
+
+@pytest.fixture
+def devices(tmp_path, monkeypatch, capsys):
+    """Runs a command on a simulated machine; (status, output, errors)."""
+    monkeypatch.setenv("RLTUNE_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("RLTUNE_DEVICE", "simulated:2xa100-80gb")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spec.yaml").write_text(SPEC)
+
+    def run(*words):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, *(["--pace", "0"] if words[0] in COMMANDS else [])])
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def refused(answer, says, status=2):
+    code, out, errors = answer
+    assert code == status and errors.startswith("error: ") and errors.count("\n") == 1, (code, out, errors)
+    assert says in errors
+    return errors
+
+
+def test_from_plan_to_verify(devices):
+    """The way that every user goes first would not end where it says."""
+    status, out, _ = devices("plan", "spec.yaml", "--out", "plan.json")
+    assert status == 0 and "+ create 3g.40gb@4" in out and "Plan: 0 to destroy, 3 to create, 0 kept" in out
+    assert devices("verify", "spec.yaml")[0] == 1
+    status, out, _ = devices("apply", "plan.json")
+    assert status == 0 and "Applied and verified (transaction 1)." in out
+    assert devices("verify", "spec.yaml")[:2] == (0, "The GPUs are as the spec says.\n")
+    assert "Nothing to do" in devices("apply", "spec.yaml")[1]
+    listed = json.loads(devices("history", "--json")[1])
+    assert [one["outcome"] for one in listed] == ["committed"] and len(listed[0]["steps"]) == 3
+    refused(devices("apply", "plan.json"), "not the state that the plan was made on; plan anew")
+
+
+def test_a_dry_run_changes_nothing(devices):
+    """A rehearsal would be the real thing."""
+    status, out, _ = devices("apply", "spec.yaml", "--dry-run")
+    assert status == 0 and "nothing was changed" in out
+    assert devices("verify", "spec.yaml")[0] == 1 and devices("history")[1] == "Nothing was applied yet.\n"
+
+
+def test_a_plan_is_json_for_programs(devices):
+    """A script would have to read what is meant for people."""
+    plan = json.loads(devices("plan", "spec.yaml", "--json")[1])
+    assert plan["version"] == 1 and plan["gpus"][0]["steps"] == [
+        "create 3g.40gb@4",
+        "create 1g.10gb@0",
+        "create 1g.10gb@1",
+    ]
+
+
+def test_export_goes_both_ways(devices, tmp_path):
+    """The present state could not be kept, or not be handed to mig-parted."""
+    devices("apply", "spec.yaml")
+    (tmp_path / "kept.yaml").write_text(devices("export")[1])
+    (tmp_path / "parted.yaml").write_text(devices("export", "--format", "mig-parted")[1])
+    assert devices("verify", "kept.yaml")[0] == 0
+    assert devices("verify", "parted.yaml", "--config", "current")[0] == 0
+
+
+def test_tenants_by_hand(devices, tmp_path):
+    """An administrator could not protect an instance from the next apply."""
+    devices("apply", "spec.yaml")
+    assert devices("tenants", "claim", "0", "3g.40gb@4", "alice")[0] == 0
+    assert "3g.40gb@4  alice" in devices("tenants")[1]
+    (tmp_path / "empty.yaml").write_text("version: 1\ngpus: [{gpu: 0, instances: []}]")
+    refused(devices("apply", "empty.yaml"), "tenant alice")
+    assert devices("apply", "empty.yaml", "--tenant", "alice")[0] == 0
+    refused(devices("tenants", "claim", "0"), "name GPU, instance and tenant")
+    refused(devices("tenants", "release", "5", "3g.40gb@4", "alice"), "there is no GPU 5")
+
+
+BAD = {
+    "version: 3\ngpus: []": "version 3 is unknown",
+    "version: 1\ngpus: [{gpu: 9, instances: []}]": "there is no GPU 9",
+    "version: 1\ngpus: [{gpu: 0, instances: [7g.80gb, 1g.10gb]}]": "do not fit together",
+    "version: 1\ngpus: [{gpu: 0, mig: false}]": "--mig-mode",
+    '{"kind": "rltune device plan", "version": 9}': "version 9 of plans is unknown",
+    '{"kind": "rltune device plan", "version": 1, "gpus": [{}]}': "is no whole plan",
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_a_bad_file_is_one_line_and_status_2(devices, tmp_path, text):
+    """A script could not tell a slip from a failure, nor a person what to mend."""
+    (tmp_path / "bad.yaml").write_text(text)
+    refused(devices("apply", "bad.yaml"), BAD[text])
+    assert devices("history")[1] == "Nothing was applied yet.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["aply"], "invalid choice: 'aply'"),
+        ([], "required: COMMAND"),
+        (["plan"], "required: FILE"),
+        (["plan", "none.yaml"], "cannot be read"),
+        (["plan", "spec.yaml", "--wait", "-1"], "--wait -1"),
+        (["plan", "spec.yaml", "--device", "simulated:k80"], "known are A30"),
+        (["plan", "spec.yaml", "--out", "/nowhere/plan.json"], "cannot be written"),
+        (["show", "--call-timeout", "0"], "--call-timeout"),
+        (["apply", "spec.yaml", "--lock", "/nowhere/else/lock"], "the lock cannot be opened"),
+    ],
+)
+def test_bad_options_are_one_line_and_status_2(devices, words, says, monkeypatch):
+    """A slip on the command line would end in a traceback or a page of usage."""
+    if os.geteuid() == 0 and "--lock" in words:
+        words = [*words[:-1], "/proc/lock"]
+    code, _, errors = _plain(devices, words)
+    assert code == 2 and errors.startswith("error: ") and errors.count("\n") == 1 and says in errors
+
+
+def _plain(devices, words):
+    return devices(*words) if words and words[0] in COMMANDS else devices(*(words or ["--pace=0"]))
+
+
+def test_a_second_apply_at_the_same_time_is_refused(devices, tmp_path):
+    """Two applies would plan on states that the other changes."""
+    with locked(tmp_path / "state/simulated.lock"):
+        refused(devices("apply", "spec.yaml"), "another adapter")
+
+
+def command(*words, **env):
+    """A process of its own: ``python -m rltune.devices``."""
+    return subprocess.run(
+        [sys.executable, "-m", "rltune.devices", *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | env,
+        timeout=60,
+    )
+
+
+def test_a_machine_without_a_driver_is_told(tmp_path):
+    """The first thing that a newcomer on a laptop sees would be a traceback."""
+    done = command("show", RLTUNE_STATE=str(tmp_path), RLTUNE_DEVICE="nvml", LD_LIBRARY_PATH=str(tmp_path))
+    if done.returncode == 0:
+        pytest.skip("this machine has an NVIDIA driver")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "no NVIDIA driver is installed" in done.stderr and "--device simulated:a100-80gb" in done.stderr
+
+
+def test_the_real_command_on_a_whole_machine(fake_nvml, tmp_path):
+    """What works in a test's process would not work from the shell."""
+    nvml = fake_nvml(["A100-80GB"] * 8)
+    env = {"RLTUNE_STATE": str(tmp_path), "RLTUNE_DEVICE": "nvml"} | nvml.env
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("version: 1\ngpus: [{gpu: all, instances: [4g.40gb, 3g.40gb]}]\n")
+    done = command("apply", str(spec), "--lock", str(tmp_path / "lock"), **env)
+    assert done.returncode == 0, done.stderr
+    assert all(len(nvml.instances(gpu)) == 2 for gpu in range(8))
+    shown = json.loads(command("show", "--json", **env).stdout)
+    assert len(shown["gpus"]) == 8
+
+
+def test_a_killed_apply_is_settled_by_the_next(fake_nvml, tmp_path):
+    """After a kill the next command would work on half a partition without a word."""
+    nvml = fake_nvml(["A30"])
+    env = {"RLTUNE_STATE": str(tmp_path), "RLTUNE_DEVICE": "nvml"} | nvml.env
+    spec, lock = tmp_path / "spec.yaml", ["--lock", str(tmp_path / "lock")]
+    spec.write_text("version: 1\ngpus: [{gpu: 0, instances: [2g.12gb, 1g.6gb, 1g.6gb]}]\n")
+    nvml.set_fault("kill_after", 2, call="nvmlDeviceCreateGpuInstanceWithPlacement")
+    assert command("apply", str(spec), *lock, **env).returncode == -9
+    assert len(nvml.instances(0)) == 2
+    planned = command("plan", str(spec), *lock, **env)
+    assert planned.returncode == 2 and "was cut short" in planned.stderr
+    done = command("apply", str(spec), *lock, **env)
+    assert done.returncode == 0 and "exactly that before it" in done.stderr
+    assert len(nvml.instances(0)) == 3
+
+
+def test_a_failed_apply_is_status_3_and_undone(fake_nvml, tmp_path):
+    """A script would take a failure for a refusal, or for a success."""
+    nvml = fake_nvml(["A30"])
+    env = {"RLTUNE_STATE": str(tmp_path), "RLTUNE_DEVICE": "nvml"} | nvml.env
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("version: 1\ngpus: [{gpu: 0, instances: [2g.12gb, 1g.6gb, 1g.6gb]}]\n")
+    nvml.set_fault("error", 2, code=999, call="nvmlDeviceCreateGpuInstanceWithPlacement")
+    done = command("apply", str(spec), "--lock", str(tmp_path / "lock"), **env)
+    assert done.returncode == 3 and "everything is as it was before" in done.stderr and done.stderr.count("\n") == 1
+    assert nvml.instances(0) == set()
+
+
+def test_a_driver_that_hangs_is_given_up(fake_nvml, tmp_path):
+    """A driver that does not answer would hang the command for ever, Ctrl-C or not."""
+    nvml = fake_nvml(["A30"])
+    env = {"RLTUNE_STATE": str(tmp_path), "RLTUNE_DEVICE": "nvml"} | nvml.env
+    spec, lock = tmp_path / "spec.yaml", ["--lock", str(tmp_path / "lock")]
+    spec.write_text("version: 1\ngpus: [{gpu: 0, instances: [2g.12gb, 1g.6gb]}]\n")
+    nvml.set_fault("delay", 2, delay_ms=20_000, call="nvmlDeviceCreateGpuInstanceWithPlacement")
+    begun = time.monotonic()
+    done = command("apply", str(spec), *lock, "--call-timeout", "0.5", **env)
+    assert done.returncode == 4 and time.monotonic() - begun < 15
+    assert "has not answered nvmlDeviceCreateGpuInstanceWithPlacement for 0.5 s" in done.stderr
+    assert "exactly that before it" in command("recover", *lock, **env).stdout
+    assert nvml.instances(0) == set()

@@ -1,0 +1,194 @@
+"""Specs: both formats, what they mean, and what is wrong with them, in one line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rltune.devices.adapter import Adapter
+from rltune.devices.driver import Identity
+from rltune.devices.reading import read_states
+from rltune.devices.simulated import SimulatedDriver
+from rltune.devices.spec import export_parted, export_spec, read_spec, spec_of
+from rltune.devices.state import GpuState, Instance, parse_instance, state, whole
+from rltune.errors import InputError
+
+GPUS = (Identity(0, "GPU-a", "NVIDIA A100", None, 0x20B210DE), Identity(1, "GPU-b", "NVIDIA A30", None, 0x20B710DE))
+PARTED = """
+version: v1
+mig-configs:
+  all-1g:
+    - devices: all
+      mig-enabled: true
+      mig-devices: {"1g.10gb": 7}
+  mixed:
+    - device-filter: ["0x20B210DE", "0x233010DE"]
+      devices: all
+      mig-enabled: true
+      mig-devices: {"3g.40gb": 1, "1c.3g.40gb": 2, "1g.10gb": 0}
+    - device-filter: 0x20B710DE
+      devices: [1]
+      mig-enabled: false
+"""
+
+
+def written(tmp_path, text):
+    path = tmp_path / "spec.yaml"
+    path.write_text(text)
+    return path
+
+
+def wanted(spec, gpu):
+    return [str(one) for one in spec.by_gpu(GPUS)[gpu].instances]
+
+
+def test_mig_parted_files_mean_the_same_here(tmp_path):
+    """Who comes from mig-parted would get other partitions, or have to write everything anew."""
+    path = written(tmp_path, PARTED)
+    assert wanted(read_spec(path, "all-1g"), "GPU-b") == ["1g.10gb"] * 7
+    mixed = read_spec(path, "mixed")
+    assert wanted(mixed, "GPU-a") == ["3g.40gb", "3g.40gb[1+1]"]
+    assert mixed.by_gpu(GPUS)["GPU-b"].mig is False
+
+
+def test_json_is_read_as_well(tmp_path):
+    """Programs write JSON."""
+    value = {"version": 1, "gpus": [{"gpu": "GPU-a", "instances": ["3g.40gb@4"]}]}
+    assert wanted(read_spec(written(tmp_path, json.dumps(value))), "GPU-a") == ["3g.40gb@4"]
+
+
+BAD = {
+    "gpus: []": "version None is unknown",
+    "version: 2\ngpus: []": "version 2 is unknown; this release reads version: 1",
+    "version: true\ngpus: []": "version True is unknown",
+    "version: 1\ngpus: []": "gpus must be a list",
+    "version: 1\ngpus: [7]": r"gpus\[0\]: 7 is no entry",
+    "version: 1\ngpu: []": "'gpu' is unknown; known are version, gpus",
+    "version: 1\ngpus: [{gpu: 0, instance: []}]": "'instance' is unknown; known are gpu, mig, instances",
+    "version: 1\ngpus: [{gpu: 0}]": r"has no instances; write instances: \[\]",
+    "version: 1\ngpus: [{gpu: 0, instances: 3g.40gb}]": "write a list",
+    "version: 1\ngpus: [{gpu: 0, instances: [3g]}]": "'3g' is no instance",
+    "version: 1\ngpus: [{gpu: 0, instances: [3]}]": "3 is no instance",
+    "version: 1\ngpus: [{gpu: 0, instances: ['3g.40gb@x']}]": "is no instance",
+    "version: 1\ngpus: [{gpu: 0, instances: ['1c.3g.40gb@0[1]']}]": "is no instance",
+    "version: 1\ngpus: [{gpu: 0, instances: ['3g.40gb@0[2+2]']}]": "asks for 4 compute slices of 3",
+    "version: 1\ngpus: [{gpu: 0, instances: ['3g.40gb@0[0]']}]": "compute slices",
+    "version: 1\ngpus: [{gpu: 0, mig: maybe, instances: []}]": "mig: 'maybe'; write true or false",
+    "version: 1\ngpus: [{gpu: 0, mig: false, instances: [3g.40gb]}]": "leaves no room",
+    "version: 1\ngpus: [{gpu: -1, instances: []}]": "gpu: -1; write a number",
+    "version: 1\ngpus: [{gpu: [], instances: []}]": r"gpu: \[\]; name at least one",
+    "version: 1\ngpus: [{instances: []}]": "gpu: None; write a number",
+    "version: 1\ngpus: [": "line",
+    "- 1": "a spec begins with version: 1",
+    "": "a spec begins with version: 1",
+    "version: v2\nmig-configs: {}": "of mig-parted is unknown",
+    "version: v1\nmig-configs: {}": "holds no configurations",
+    "version: v1\nmig-configs: {a: [], b: []}": "name one with --config; it has a, b",
+    "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: yes please}]}": "mig-enabled: 'yes please'",
+    "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {1g.10gb: many}}]}": "'many' is no count",
+    "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {all: 1}}]}": "'all' is no instance",
+    "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, device-filter: GTX}]}": "is no PCI device id",
+    "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, extra: 1}]}": "'extra' is unknown",
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_a_bad_spec_is_told_in_one_line(tmp_path, text):
+    """A slip would be ignored, and the GPUs cut into something else; or a traceback would say nothing of the place."""
+    path = written(tmp_path, text)
+    with pytest.raises(InputError, match=BAD[text]) as error:
+        read_spec(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_files_that_cannot_be_read_are_told(tmp_path):
+    """A wrong path or a binary file would end in a traceback."""
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "none", tmp_path, tmp_path / "binary"):
+        with pytest.raises(InputError, match="cannot be read"):
+            read_spec(path)
+    with pytest.raises(InputError, match="--config x is for mig-parted's"):
+        read_spec(written(tmp_path, "version: 1\ngpus: [{gpu: 0, instances: []}]"), "x")
+
+
+def test_gpus_that_are_not_there_or_named_twice_are_told():
+    """An entry would silently do nothing, or the last of two would win."""
+    for gpu, says in ((7, "there is no GPU 7; this machine has 0"), ("GPU-x", "there is no GPU GPU-x")):
+        with pytest.raises(InputError, match=says):
+            spec_of({"version": 1, "gpus": [{"gpu": gpu, "instances": []}]}).by_gpu(GPUS)
+    twice = [{"gpu": "all", "instances": []}, {"gpu": 1, "instances": []}]
+    with pytest.raises(InputError, match=r"GPU 1 stands in spec: gpus\[0\] too"):
+        spec_of({"version": 1, "gpus": twice}).by_gpu(GPUS)
+    lost = (Identity(0, "", "", None, None),)
+    with pytest.raises(InputError, match="GPU 0 cannot be reached"):
+        spec_of({"version": 1, "gpus": [{"gpu": 0, "instances": []}]}).by_gpu(lost)
+
+
+IMPOSSIBLE = {
+    ("8g.80gb",): "has no profile 8g.80gb; it has 7g.80gb",
+    ("3g.40gb@2",): "cannot begin at memory slice 2; legal are 0, 4",
+    ("1g.10gb",) * 8: "8 x 1g.10gb; the GPU can have 7",
+    ("4g.40gb", "4g.40gb"): "2 x 4g.40gb; the GPU can have 1",
+    ("7g.80gb", "1g.10gb"): "do not fit together",
+    ("3g.40gb@0", "3g.40gb@0"): "do not fit together",
+    ("4g.40gb[3]",): "compute instances have 1, 2, 4 slices there",
+    ("3g.40gb[]",): "without compute instances is of no use",
+    ("1g.10gb+me", "1g.10gb+me"): "the GPU can have 1",
+}
+
+
+@pytest.mark.parametrize("names", IMPOSSIBLE)
+def test_what_no_gpu_can_have_is_told_before_anything_is_done(tmp_path, names):
+    """The driver would refuse in the middle, with a number for an explanation."""
+    adapter = Adapter(SimulatedDriver(["a100-80gb"], pace=0, scan=False), tmp_path)
+    with pytest.raises(InputError, match=r"gpus\[0\]: GPU 0.*") as error:
+        adapter.plan(spec_of({"version": 1, "gpus": [{"gpu": 0, "instances": list(names)}]}))
+    assert IMPOSSIBLE[names] in str(error.value)
+
+
+def test_an_exported_state_is_read_back(tmp_path):
+    """A machine could not be put back to what it was yesterday."""
+    driver = SimulatedDriver(["a100-80gb", "a30"], pace=0, scan=False)
+    adapter = Adapter(driver, tmp_path)
+    names = ["3g.40gb@4[1+2]", "2g.20gb@0", "1g.10gb+me@2"]
+    adapter.apply(adapter.plan(spec_of({"version": 1, "gpus": [{"gpu": 0, "instances": names}]})))
+    text = export_spec(read_states(driver), driver.gpus())
+    empty = spec_of({"version": 1, "gpus": [{"gpu": "all", "instances": []}]})
+    before = adapter.states()
+    adapter.apply(adapter.plan(empty))
+    adapter.apply(adapter.plan(read_spec(written(tmp_path, text))))
+    assert adapter.states() == before
+    parted = read_spec(written(tmp_path, export_parted(before, driver.gpus())))
+    assert sorted(str(one) for one in parted.by_gpu(driver.gpus())[driver.gpus()[0].uuid].instances) == [
+        "1g.10gb+me", "2g.20gb", "3g.40gb[1]", "3g.40gb[2]",
+    ]  # fmt: skip
+    assert yaml.safe_load(export_parted(before, driver.gpus(), "mine"))["mig-configs"]["mine"][1]["devices"] == [1]
+
+
+instances = st.builds(
+    Instance,
+    st.sampled_from(["1g.10gb", "1g.10gb+me", "3g.40gb", "7g.141gb"]),
+    st.integers(0, 7),
+    st.lists(st.integers(1, 3), max_size=3).map(lambda found: tuple(sorted(found))),
+)
+states = st.builds(
+    state, st.sampled_from([True, False, None]), st.lists(instances, max_size=4), st.sampled_from([None, True])
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(states)
+def test_states_survive_their_spelling(found):
+    """The journal and kept plans would come back as other states than were written."""
+    assert GpuState.from_json(json.loads(json.dumps(found.as_json()))) == found
+    assert all(parse_instance(str(one)) == one for one in found.instances)
+
+
+def test_the_usual_instance_is_spelled_short():
+    """Every line would carry brackets that nobody needs."""
+    assert str(whole("3g.40gb", 4)) == "3g.40gb@4"
+    assert str(Instance("3g.40gb", 4, (1, 2))) == "3g.40gb@4[1+2]"
