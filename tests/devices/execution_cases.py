@@ -20,7 +20,8 @@ EARLY = Options(sample_s=0.05, grace_s=0.2)
 
 def machine(folder: Path, models: list[str] | None = None, pace: float = 0.05, mig: bool = True) -> Adapter:
     """A simulated machine with a journal of its own."""
-    driver = SimulatedDriver(models or ["a30"], pace, mig=mig)
+    # In a file, as commands have it: there its threads take turns.
+    driver = SimulatedDriver(models or ["a30"], pace, folder / "gpus.json", mig=mig)
     return Adapter(driver, folder / "store", folder / "lock", patience_s=0.2)
 
 

@@ -1,12 +1,14 @@
 """Plans followed with real processes on a simulated machine: order, isolation, failures, and what is left."""
 
 import os
+import threading
 
 import pytest
 from execution_cases import EARLY, execute, instance, machine, sh, two_halves_then_whole
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rltune.devices import executor
 from rltune.devices.energy import Sample, Span, energy_of, utilization_of
 from rltune.devices.executor import Executor, Options
 from rltune.devices.measuring import Measured, kinds_of, trials_of
@@ -73,6 +75,7 @@ def test_any_searched_plan_is_followed(tmp_path_factory, seed, n):
     adapter = machine(folder, ["a30", "a30"], pace=0.02)
     tasks = [sh(f"t{k}", f"sleep {one[k]:.3f}") for k in range(n)]
     done = execute(tasks, plan, adapter, folder)
+    assert done.problems == []
     assert [row.outcome for row in done.tasks] == ["ok"] * n
     check_apart(done)
     assert all(not state.instances for state in adapter.states().values())
@@ -126,6 +129,28 @@ def test_a_refused_creation_costs_its_own_tasks_only(tmp_path, monkeypatch):
     assert [row.outcome for row in done.tasks] == ["ok", "not run", "ok", "ok"]
     assert "INSUFFICIENT_RESOURCES" in rows(done)["t1"].reason
     assert done.exit_status == 3 and "create 2g.12gb@2" in done.problems[0]
+
+
+def test_a_driver_that_hangs_keeps_nobody_else(tmp_path, monkeypatch):
+    """If one GPU's driver never answers, the other GPU's tasks run, and the command ends and says why."""
+    adapter, never = machine(tmp_path, ["a30", "a30"]), threading.Event()
+    first, real = adapter.driver.gpus()[0].uuid, adapter.reconfigure
+
+    def hanging(gpu, destroy, create, tenant=None):
+        if gpu == first:
+            never.wait(30)
+        else:
+            real(gpu, destroy, create, tenant)
+
+    monkeypatch.setattr(adapter, "reconfigure", hanging)
+    monkeypatch.setattr(executor, "CHANGE_S", 0.5)
+    instances = (instance("1g", 0, 0.0), instance("1g", 0, 0.0, gpu=1))
+    plan = Plan(("A30", "A30"), instances, (Run(0, 0, 0.2, 1.0), Run(1, 1, 0.2, 1.0)), "by hand")
+    done = execute([sh("t0", "true"), sh("t1", "true")], plan, adapter, tmp_path)
+    never.set()
+    assert [row.outcome for row in done.tasks] == ["not run", "ok"]
+    assert "has not answered" in rows(done)["t0"].reason
+    assert done.exit_status == 3
 
 
 def test_instances_are_held_while_tasks_run(tmp_path):
