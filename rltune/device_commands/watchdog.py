@@ -23,10 +23,11 @@ def watched(driver: Driver, timeout_s: float) -> Iterator[None]:
 
     def watch() -> None:
         while not done.wait(min(timeout_s / 4, 1.0)):
-            call = driver.calling
-            if call is not None and time.monotonic() - call[1] > timeout_s:
+            now = time.monotonic()
+            late = [name for name, begun in list(driver.calling.values()) if now - begun > timeout_s]
+            if late:
                 print(
-                    f"error: the driver has not answered {call[0]} for {timeout_s:g} s; look at the kernel's log (dmesg); "
+                    f"error: the driver has not answered {late[0]} for {timeout_s:g} s; look at the kernel's log (dmesg); "
                     "if something was being changed, the next apply, or `recover`, settles it",
                     file=sys.stderr, flush=True,
                 )  # fmt: skip

@@ -108,8 +108,8 @@ class Driver(Protocol):
 
     kind: str
     """``nvml`` or ``simulated``: of whom results speak."""
-    calling: tuple[str, float] | None
-    """The call that is under way and when it began (`time.monotonic`), for whoever watches that it ends."""
+    calling: dict[int, tuple[str, float]]
+    """Thread -> the call that is under way and when it began (`time.monotonic`), for whoever watches that it ends."""
 
     def close(self) -> None:
         """Let go of the driver."""

@@ -25,8 +25,8 @@ from rltune.devices.state import GpuState
 from rltune.devices.tasks_file import TaskSpec
 from rltune.devices.worker import Worker
 
-RESTORE_S = 300.0
-"""After which the loop no longer waits for a GPU's last change."""
+CHANGE_S = 300.0
+"""After which the loop no longer waits for a change: documented ones take less than a second, patience a few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +129,10 @@ class Executor:
             self._advance()
             if not self._running and not any(worker.busy for worker in self._workers):
                 break
-            for ended in self._processes.wait():
+            for ended in self._processes.wait(self._change_deadline()):
                 self._task_ended(ended)
             self._take_reports()
+            self._mind_workers()
         for pool in self._pools:
             while pool:
                 self._not_run(pool.popleft(), self._stopping or "no instance was there for it")
@@ -283,21 +284,37 @@ class Executor:
             self._stopping = f"interrupted by {signal.Signals(got[0]).name}"
             self._processes.stop_all(got[0] if first and len(got) == 1 else signal.SIGKILL)
 
+    def _change_deadline(self) -> float | None:
+        return min((worker.begun + CHANGE_S for worker in self._workers if worker.busy), default=None)
+
+    def _mind_workers(self) -> None:
+        """A driver that hangs keeps its own GPU's tasks waiting, and nobody else."""
+        for gpu, worker in enumerate(self._workers):
+            if worker.busy and time.monotonic() >= worker.begun + CHANGE_S:
+                worker.give_up()
+                self._steps[gpu].clear()
+                for number, slot in enumerate(self.schedule.slots):
+                    if slot.target == gpu and slot.instance is not None and number not in self._ready:
+                        while self._pools[slot.pool]:
+                            self._not_run(
+                                self._pools[slot.pool].popleft(), f"{slot} could not be had: {worker.problem}", slot
+                            )
+
     # The end.
 
     def _tidy_up(self, before: Mapping[str, GpuState]) -> None:
         """Bring back the instances that were there, or keep what is there; let go of all."""
         for gpu, worker in enumerate(self._workers):
             held = [self.schedule.slots[step.slot].instance for step in self.schedule.steps[gpu]]
+            if worker.lost:
+                continue
             worker.restore(before[worker.gpu], [one for one in held if one is not None], self.options.keep)
-        deadline = time.monotonic() + RESTORE_S
-        while any(worker.busy for worker in self._workers) and time.monotonic() < deadline:
-            self._processes.wait(deadline)
+        while any(worker.busy for worker in self._workers):
+            self._processes.wait(self._change_deadline())
             for worker in self._workers:
                 worker.reports()
+            self._mind_workers()
         for worker, target in zip(self._workers, self.schedule.targets, strict=True):
-            if worker.busy:
-                worker.problem = f"its driver has not answered for {RESTORE_S:g} s"
             if worker.problem:
                 self.done.problems.append(f"GPU {target.index}: bringing back its instances: {worker.problem}")
         if self.signals.got:

@@ -6,6 +6,7 @@ change while MIG mode stays as it is (profiles, placements) is asked once per GP
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from ctypes import byref, c_uint
@@ -56,7 +57,7 @@ class NvmlDriver:
     kind = "nvml"
 
     def __init__(self) -> None:
-        self.calling: tuple[str, float] | None = None
+        self.calling: dict[int, tuple[str, float]] = {}
         self._handles: dict[int, Handle] = {}
         self._names: dict[int, str] = {}
         self._profiles: dict[int, tuple[DeviceProfile, ...]] = {}
@@ -334,7 +335,7 @@ class NvmlDriver:
         ``place`` numbers of the GPU, its GPU instance, its compute instance, as far as the call is about them.
         """
         function = getattr(pynvml, name, None)
-        self.calling = (name, time.monotonic())
+        self.calling[threading.get_ident()] = (name, time.monotonic())
         try:
             if function is None:  # a binding older than the call
                 raise DeviceError(status.FUNCTION_NOT_FOUND, name, self._where(place))
@@ -344,7 +345,7 @@ class NvmlDriver:
         except pynvml.NVMLLibraryMismatchError:
             raise DeviceError(status.FUNCTION_NOT_FOUND, name, self._where(place)) from None
         finally:
-            self.calling = None
+            self.calling.pop(threading.get_ident(), None)
 
     def _where(self, place: tuple[int, ...]) -> str:
         words = [

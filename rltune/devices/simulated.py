@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -82,8 +83,9 @@ class SimulatedDriver:
     def __init__(
         self, models: Sequence[str], pace: float = 1.0, file: Path | None = None, mig: bool = True, scan: bool = True
     ) -> None:
-        self.calling: tuple[str, float] | None = None
+        self.calling: dict[int, tuple[str, float]] = {}
         self.pace, self.scan, self._file = pace, scan, file
+        self._turn = threading.RLock()
         self._models = [geometry(model).model for model in models]
         if not self._models:
             raise InputError("a simulated device needs at least one GPU model, such as simulated:a100-80gb")
@@ -104,7 +106,8 @@ class SimulatedDriver:
     def _state(self, change: bool = False) -> Iterator[list[_Gpu]]:
         """The GPUs, read from the file under its lock and, for a change, written back."""
         if self._file is None:
-            yield self._gpus
+            with self._turn:
+                yield self._gpus
             return
         lock = self._file.with_name(self._file.name + ".lock")
         try:
@@ -123,7 +126,7 @@ class SimulatedDriver:
     def _call(self, name: str, gpu: int | None = None, change: bool = False) -> Iterator[Any]:
         """One call, as NVML names it: the GPU's state, and a function that refuses."""
         where = "" if gpu is None else f"GPU {gpu}"
-        self.calling = (name, time.monotonic())
+        self.calling[threading.get_ident()] = (name, time.monotonic())
 
         def refuse(code: int) -> DeviceError:
             return DeviceError(code, name, where)
@@ -137,7 +140,7 @@ class SimulatedDriver:
                 else:
                     raise DeviceError(INVALID_ARGUMENT, "nvmlDeviceGetHandleByIndex", where)
         finally:
-            self.calling = None
+            self.calling.pop(threading.get_ident(), None)
 
     def versions(self) -> Versions:
         return Versions("simulated", "simulated", None)

@@ -20,11 +20,12 @@ PAUSE_S = 0.1
 
 
 class Worker:
-    """``do`` and ``restore`` begin a change and return; ``busy`` until its report; ``problem`` of a restoration."""
+    """``do`` and ``restore`` begin a change and return; ``busy`` until its report, since ``begun``; ``problem`` of a
+    restoration, or of one that is ``lost``."""
 
     def __init__(self, adapter: Adapter, gpu: str, tenant: str, signals: Signals) -> None:
         self.adapter, self.gpu, self.tenant, self.signals = adapter, gpu, tenant, signals
-        self.busy, self.problem = False, ""
+        self.busy, self.lost, self.problem, self.begun = False, False, "", 0.0
         self._todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._reports: queue.SimpleQueue[tuple[Step, str, str | None] | None] = queue.SimpleQueue()
         # Daemon: a thread that hangs in the driver must not keep this process.
@@ -35,12 +36,12 @@ class Worker:
 
     def do(self, step: Step, instance: Instance) -> None:
         """Begin a step; its report comes through `reports`."""
-        self.busy = True
+        self.busy, self.begun = True, time.monotonic()
         self._todo.put(lambda: self._reports.put((step, *self._step(step, instance))))
 
     def restore(self, before: GpuState, held: Sequence[Instance], keep: bool) -> None:
         """Begin to bring back what was there, as far as ``held`` instances are concerned; keep: only let go of them."""
-        self.busy = True
+        self.busy, self.begun = True, time.monotonic()
 
         def work() -> None:
             try:
@@ -53,10 +54,15 @@ class Worker:
 
         self._todo.put(work)
 
+    def give_up(self) -> None:
+        """Nobody waits for its driver any longer."""
+        self.busy, self.lost = False, True
+        self.problem = f"its driver has not answered for {time.monotonic() - self.begun:.0f} s"
+
     def reports(self) -> list[tuple[Step, str, str | None]]:
         """(step, UUID, problem) of what has ended since the last call."""
         found = []
-        while not self._reports.empty():
+        while not self.lost and not self._reports.empty():
             report = self._reports.get()
             self.busy = False
             if report is not None:

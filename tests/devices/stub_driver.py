@@ -51,7 +51,7 @@ class StubDriver:
     listed: tuple[DeviceProfile, ...] = PROFILES
     calls: Counter[str] = field(default_factory=Counter)
     kind: str = "nvml"
-    calling: tuple[str, float] | None = None
+    calling: dict[int, tuple[str, float]] = field(default_factory=dict)
 
     def _answer(self, call: str, gpu: int, value: Any) -> Any:
         self.calls[call] += 1

@@ -310,9 +310,33 @@ def test_reconfigure_holds_what_it_creates(simulated):
 def test_one_adapter_at_a_time(simulated, tmp_path):
     """Two adapters would plan on a state that the other is changing."""
     plan = simulated.plan(spec(["7g.80gb"]))
-    with locked(simulated.lock), pytest.raises(InputError, match=rf"another adapter \(pid {os.getpid()}\)"):
+    with (
+        locked(simulated.lock_of(simulated.driver.gpus()[0].uuid)),
+        pytest.raises(InputError, match=rf"another adapter \(pid {os.getpid()}\)"),
+    ):
         simulated.apply(plan)
     simulated.apply(plan)
+
+
+def test_different_gpus_may_change_at_once(simulated):
+    """An executor's GPUs would wait for each other with every change, and an administrator for a run on another GPU."""
+    first, second = (gpu.uuid for gpu in simulated.driver.gpus())
+    with locked(simulated.lock_of(first)):
+        simulated.reconfigure(second, [], [whole("2g.12gb", 0)])
+        with pytest.raises(InputError, match="another adapter"):
+            simulated.reconfigure(first, [], [whole("7g.80gb", 0)])
+
+
+def test_what_is_under_way_elsewhere_is_not_settled(simulated):
+    """An adapter would undo what another one is just doing on another GPU."""
+    plan = simulated.plan(spec(["7g.80gb"], ["4g.24gb"]))
+    first = plan.gpus[0]
+    simulated.journal.begin({first.uuid: first.before}, {first.uuid: first.after}, [])
+    simulated.reconfigure(plan.gpus[1].uuid, [], [whole("2g.12gb", 0)])
+    assert len(simulated.journal.open_ones()) == 1
+    with pytest.raises(InputError, match="cut short or is under way"):
+        simulated.plan(spec([]))
+    assert len(simulated.recover()) == 1 and simulated.journal.open_ones() == []
 
 
 def test_another_adapter_is_waited_for_if_asked(simulated):
@@ -322,7 +346,7 @@ def test_another_adapter_is_waited_for_if_asked(simulated):
     entered = threading.Event()
 
     def hold():
-        with locked(simulated.lock):
+        with locked(simulated.lock_of(simulated.driver.gpus()[0].uuid)):
             entered.set()
             time.sleep(0.2)
 

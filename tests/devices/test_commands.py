@@ -138,7 +138,8 @@ def _plain(devices, words):
 
 def test_a_second_apply_at_the_same_time_is_refused(devices, tmp_path):
     """Two applies would plan on states that the other changes."""
-    with locked(tmp_path / "state/simulated.lock"):
+    gpu = json.loads(devices("plan", "spec.yaml", "--json")[1])["gpus"][0]["uuid"]
+    with locked(tmp_path / f"state/rltune-{gpu}.lock"):
         refused(devices("apply", "spec.yaml"), "another adapter")
 
 

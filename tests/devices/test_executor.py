@@ -1,14 +1,19 @@
 """Plans followed with real processes on a simulated machine: order, isolation, failures, and what is left."""
 
 import os
+import threading
 
 import pytest
 from execution_cases import EARLY, execute, instance, machine, sh, two_halves_then_whole
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rltune.devices import executor
 from rltune.devices.energy import Sample, Span, energy_of, utilization_of
-from rltune.devices.executor import Options
+from rltune.devices.executor import Executor, Options
+from rltune.devices.measuring import Measured, kinds_of, trials_of
+from rltune.devices.processes import Signals
+from rltune.devices.schedule import targets_of
 from rltune.devices.state import whole
 from rltune.devices.status import INSUFFICIENT_RESOURCES, DeviceError
 from rltune.errors import InputError
@@ -70,6 +75,7 @@ def test_any_searched_plan_is_followed(tmp_path_factory, seed, n):
     adapter = machine(folder, ["a30", "a30"], pace=0.02)
     tasks = [sh(f"t{k}", f"sleep {one[k]:.3f}") for k in range(n)]
     done = execute(tasks, plan, adapter, folder)
+    assert done.problems == []
     assert [row.outcome for row in done.tasks] == ["ok"] * n
     check_apart(done)
     assert all(not state.instances for state in adapter.states().values())
@@ -123,6 +129,28 @@ def test_a_refused_creation_costs_its_own_tasks_only(tmp_path, monkeypatch):
     assert [row.outcome for row in done.tasks] == ["ok", "not run", "ok", "ok"]
     assert "INSUFFICIENT_RESOURCES" in rows(done)["t1"].reason
     assert done.exit_status == 3 and "create 2g.12gb@2" in done.problems[0]
+
+
+def test_a_driver_that_hangs_keeps_nobody_else(tmp_path, monkeypatch):
+    """If one GPU's driver never answers, the other GPU's tasks run, and the command ends and says why."""
+    adapter, never = machine(tmp_path, ["a30", "a30"]), threading.Event()
+    first, real = adapter.driver.gpus()[0].uuid, adapter.reconfigure
+
+    def hanging(gpu, destroy, create, tenant=None):
+        if gpu == first:
+            never.wait(30)
+        else:
+            real(gpu, destroy, create, tenant)
+
+    monkeypatch.setattr(adapter, "reconfigure", hanging)
+    monkeypatch.setattr(executor, "CHANGE_S", 0.5)
+    instances = (instance("1g", 0, 0.0), instance("1g", 0, 0.0, gpu=1))
+    plan = Plan(("A30", "A30"), instances, (Run(0, 0, 0.2, 1.0), Run(1, 1, 0.2, 1.0)), "by hand")
+    done = execute([sh("t0", "true"), sh("t1", "true")], plan, adapter, tmp_path)
+    never.set()
+    assert [row.outcome for row in done.tasks] == ["not run", "ok"]
+    assert "has not answered" in rows(done)["t0"].reason
+    assert done.exit_status == 3
 
 
 def test_instances_are_held_while_tasks_run(tmp_path):
@@ -244,3 +272,46 @@ def test_a_program_that_vanished_fails_alone(tmp_path):
     done = execute(tasks, two_halves_then_whole(), machine(tmp_path), tmp_path)
     assert [row.outcome for row in done.tasks] == ["ok", "failed", "ok", "ok"]
     assert "could not be started" in rows(done)["t1"].reason
+
+
+def trials(tasks, adapter, folder, kinds=None, repeats=1):
+    """Profile the tasks on GPU 0; what was run, and what came of it."""
+    (target,) = targets_of(adapter.driver, [0])
+    found = trials_of(tasks, target, kinds_of(target, kinds), repeats, adapter.driver, adapter.states()[target.uuid])
+    with Signals() as signals:
+        done = Executor(
+            found.specs, found.schedule, adapter, folder / "logs", signals, EARLY, after=dict(found.after)
+        ).run()
+    return found, done, Measured(tasks, found, done.tasks)
+
+
+def test_profiling_a_whole_gpu(tmp_path):
+    """Where MIG is off only the whole GPU's time is measured; asking for slices is refused with the remedy."""
+    adapter = machine(tmp_path, mig=False)
+    _, done, measured = trials([sh("a", "sleep 0.05")], adapter, tmp_path, repeats=2)
+    assert list(measured.seconds) == [("a", "whole")] and len(measured.seconds["a", "whole"]) == 2
+    assert done.tasks[0].profile == "whole"
+    with pytest.raises(InputError, match="GPU 0 has MIG off"):
+        trials([sh("a", "true")], adapter, tmp_path, kinds=["1g"])
+
+
+def test_profiling_beside_what_is_there(tmp_path):
+    """Instances of others stay while a GPU is profiled; a profile without room beside them is refused at once."""
+    adapter = machine(tmp_path)
+    gpu = adapter.driver.gpus()[0].uuid
+    adapter.reconfigure(gpu, [], [whole("2g.12gb", 0)], tenant="alice")
+    _, done, measured = trials([sh("a", "true")], adapter, tmp_path, kinds=["1g", "2g"])
+    assert (done.status, [row.start_slice for row in done.tasks]) == ("ok", [2, 2])
+    assert sorted(measured.seconds) == [("a", "1g"), ("a", "2g")]
+    assert adapter.states()[gpu].instances == (whole("2g.12gb", 0),)
+    with pytest.raises(InputError, match=r"no room for 4g\.24gb beside 2g\.12gb@0"):
+        trials([sh("a", "true")], adapter, tmp_path, kinds=["4g"])
+
+
+def test_a_timeout_is_no_misfit(tmp_path):
+    """A task that was cut short by its timeout has no known time; only one that fails counts as not fitting."""
+    tasks = [sh("slow", "sleep 60", timeout_s=0.1), sh("bad", "exit 1"), sh("good", "true")]
+    _, done, measured = trials(tasks, machine(tmp_path), tmp_path, kinds=["1g"], repeats=2)
+    assert [name for name, _, _ in measured.unfit] == ["bad"]
+    assert [name for name, _, _ in measured.unknown] == ["slow"]
+    assert [row.outcome for row in done.tasks] == ["timed out", "not run", "failed", "not run", "ok", "ok"]

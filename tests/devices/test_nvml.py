@@ -541,11 +541,11 @@ def test_calling(fake_nvml: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever watches for calls that hang sees which one is under way, and none afterwards."""
     fake_nvml(["A30"])
     driver, seen = NvmlDriver(), []
-    assert driver.calling is None
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetMigMode", lambda handle: seen.append(driver.calling) or [1, 1])
+    assert driver.calling == {}
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMigMode", lambda handle: seen.extend(driver.calling.values()) or [1, 1])
     driver.mig_mode(0)
-    assert seen[0][0] == "nvmlDeviceGetMigMode" and driver.calling is None
-    assert refused(driver.create_gpu_instance, 0, "2g.12gb", 1) and driver.calling is None
+    assert seen[0][0] == "nvmlDeviceGetMigMode" and driver.calling == {}
+    assert refused(driver.create_gpu_instance, 0, "2g.12gb", 1) and driver.calling == {}
 
 
 def test_older_binding(fake_nvml: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
