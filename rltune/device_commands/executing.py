@@ -15,11 +15,20 @@ import yaml
 
 from rltune.device_commands.adapting import adapter_of
 from rltune.devices.adapter import Adapter
-from rltune.devices.executor import Event, Executor, Options
-from rltune.devices.outcome import FAILED, INTERRUPTED, NOT_RUN, OK, TIMED_OUT, Execution, InstanceRow, TaskRow
-from rltune.devices.processes import Signals
-from rltune.devices.schedule import Schedule
-from rltune.devices.tasks_file import TaskSpec
+from rltune.devices.execution.executor import Event, Executor, Options
+from rltune.devices.execution.outcome import (
+    FAILED,
+    INTERRUPTED,
+    NOT_RUN,
+    OK,
+    TIMED_OUT,
+    Execution,
+    InstanceRow,
+    TaskRow,
+)
+from rltune.devices.execution.processes import Signals
+from rltune.devices.execution.schedule import Schedule
+from rltune.devices.execution.tasks_file import TaskSpec
 from rltune.errors import InputError
 from rltune.report.console import ERR, say
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, manifest_of_file, peak_rss_mb

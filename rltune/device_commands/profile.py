@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 
 from rltune.device_commands.executing import Kept, add_shared, options_of, settled_adapter, write_rows
-from rltune.devices.measuring import Measured, Trials, kinds_of, trials_of
-from rltune.devices.outcome import Execution
-from rltune.devices.schedule import Target, targets_of
-from rltune.devices.tasks_file import ANY, VERSION, WHOLE, TaskSpec, check_programs, read_task_list
+from rltune.devices.execution.measuring import Measured, Trials, kinds_of, trials_of
+from rltune.devices.execution.outcome import Execution
+from rltune.devices.execution.schedule import Target, targets_of
+from rltune.devices.execution.tasks_file import ANY, VERSION, WHOLE, TaskSpec, check_programs, read_task_list
 from rltune.errors import InputError
 from rltune.mig.geometry import geometry
 from rltune.report.console import say

@@ -21,9 +21,17 @@ from rltune.device_commands.executing import (
     write_rows,
 )
 from rltune.devices.adapter import Adapter
-from rltune.devices.outcome import Execution
-from rltune.devices.schedule import Schedule, Target, check_expected, left_on, schedule_of, targets_of, whole_gpus
-from rltune.devices.tasks_file import TaskSpec, check_programs, read_task_list, to_batch
+from rltune.devices.execution.outcome import Execution
+from rltune.devices.execution.schedule import (
+    Schedule,
+    Target,
+    check_expected,
+    left_on,
+    schedule_of,
+    targets_of,
+    whole_gpus,
+)
+from rltune.devices.execution.tasks_file import TaskSpec, check_programs, read_task_list, to_batch
 from rltune.errors import InputError
 from rltune.mig.batch.plan import Left, Plan
 from rltune.report.console import say

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from rltune.devices.adapter import Adapter
-from rltune.devices.executor import Executor, Options
-from rltune.devices.outcome import Execution
-from rltune.devices.processes import Signals
-from rltune.devices.schedule import schedule_of, targets_of, whole_gpus
+from rltune.devices.execution.executor import Executor, Options
+from rltune.devices.execution.outcome import Execution
+from rltune.devices.execution.processes import Signals
+from rltune.devices.execution.schedule import schedule_of, targets_of, whole_gpus
+from rltune.devices.execution.tasks_file import TaskSpec
 from rltune.devices.simulated import SimulatedDriver
-from rltune.devices.tasks_file import TaskSpec
 from rltune.mig.batch.plan import Instance, Plan, Run
 from rltune.mig.geometry import Placement, geometry
 

@@ -155,9 +155,9 @@ def test_a_gpu_that_is_lost_is_settled_when_it_is_back(machine):
     machine.nvml.set_fault("from_on", 30, code=15)
     with pytest.raises(Unsettled, match="GPU_IS_LOST"):
         machine.adapter.apply(plan)
+    machine.nvml.clear()
     with pytest.raises(InputError, match="cut short"):
         machine.adapter.plan(spec([]))
-    machine.nvml.clear()
     assert "exactly that before" in machine.adapter.recover()[0]
     assert machine.found()[0][0] == {("7g.80gb", 0, (7,))}
 

@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rltune.devices import executor
-from rltune.devices.energy import Sample, Span, energy_of, utilization_of
-from rltune.devices.executor import Executor, Options
-from rltune.devices.measuring import Measured, kinds_of, trials_of
-from rltune.devices.processes import Signals
-from rltune.devices.schedule import targets_of
+from rltune.devices.execution.energy import Sample, Span, energy_of, utilization_of
+from rltune.devices.execution.executor import Executor, Options
+from rltune.devices.execution.measuring import Measured, kinds_of, trials_of
+from rltune.devices.execution.processes import Signals
+from rltune.devices.execution.schedule import targets_of
 from rltune.devices.state import whole
 from rltune.devices.status import INSUFFICIENT_RESOURCES, DeviceError
 from rltune.errors import InputError

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from execution_cases import instance
 
-from rltune.devices.tasks_file import read_task_list, to_batch
+from rltune.devices.execution.tasks_file import read_task_list, to_batch
 from rltune.mig.batch.files import plans_as_json
 from rltune.mig.batch.plan import Plan, Run
 from rltune.mig.batch.tasks import read_tasks

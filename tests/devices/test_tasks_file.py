@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from rltune.devices.tasks_file import check_programs, read_task_list, to_batch, whole_gpu_s
+from rltune.devices.execution.tasks_file import check_programs, read_task_list, to_batch, whole_gpu_s
 from rltune.errors import InputError
 from rltune.mig.geometry import geometry
 

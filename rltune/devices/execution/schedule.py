@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from rltune.devices.adapter import Adapter
 from rltune.devices.driver import Driver
+from rltune.devices.execution.tasks_file import TaskSpec, whole_gpu_s
 from rltune.devices.models import model_of
 from rltune.devices.reading import read_users
 from rltune.devices.state import GpuState, Instance, whole
 from rltune.devices.status import NOT_SUPPORTED, DeviceError
-from rltune.devices.tasks_file import TaskSpec, whole_gpu_s
 from rltune.errors import InputError
 from rltune.mig.batch.plan import Instance as PlannedInstance
 from rltune.mig.batch.plan import Left, Plan

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from rltune.devices.adapter import Adapter
-from rltune.devices.processes import Signals
-from rltune.devices.schedule import Step
+from rltune.devices.execution.processes import Signals
+from rltune.devices.execution.schedule import Step
 from rltune.devices.state import GpuState, Instance
 from rltune.errors import InputError
 

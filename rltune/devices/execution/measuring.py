@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rltune.devices.driver import Driver
-from rltune.devices.outcome import FAILED, OK, TaskRow
-from rltune.devices.schedule import Schedule, Slot, Step, Target
+from rltune.devices.execution.outcome import FAILED, OK, TaskRow
+from rltune.devices.execution.schedule import Schedule, Slot, Step, Target
+from rltune.devices.execution.tasks_file import WHOLE, TaskSpec
 from rltune.devices.state import GpuState, whole
-from rltune.devices.tasks_file import WHOLE, TaskSpec
 from rltune.errors import InputError
 from rltune.mig.geometry import PLAIN, Geometry, geometry
 

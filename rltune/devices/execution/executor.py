@@ -17,13 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rltune.devices.adapter import Adapter
-from rltune.devices.energy import Sampling, Span, energy_of, utilization_of
-from rltune.devices.outcome import FAILED, INTERRUPTED, NOT_RUN, OK, TIMED_OUT, Execution, InstanceRow, TaskRow
-from rltune.devices.processes import GRACE_S, Ended, Processes, Signals
-from rltune.devices.schedule import Schedule, Slot, Step, Target, check_expected
+from rltune.devices.execution.energy import Sampling, Span, energy_of, utilization_of
+from rltune.devices.execution.outcome import (
+    FAILED,
+    INTERRUPTED,
+    NOT_RUN,
+    OK,
+    TIMED_OUT,
+    Execution,
+    InstanceRow,
+    TaskRow,
+)
+from rltune.devices.execution.processes import GRACE_S, Ended, Processes, Signals
+from rltune.devices.execution.schedule import Schedule, Slot, Step, Target, check_expected
+from rltune.devices.execution.tasks_file import TaskSpec
+from rltune.devices.execution.worker import Worker
 from rltune.devices.state import GpuState
-from rltune.devices.tasks_file import TaskSpec
-from rltune.devices.worker import Worker
 
 CHANGE_S = 300.0
 """After which the loop no longer waits for a change: documented ones take less than a second, patience a few."""

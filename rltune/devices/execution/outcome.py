@@ -15,7 +15,7 @@ class TaskRow:
 
     ``gpu`` NVML's number; ``slices`` of memory from ``start_slice``; ``exit_code`` None where ``signal`` ended it; ``reason``
     why it did not run, or what else is to be said; ``cpu_s`` of it and of children it waited for; ``energy_j`` an estimate
-    (`rltune.devices.energy.energy_of`); ``utilization_percent`` of the whole GPU meanwhile; ``left_behind`` processes that
+    (`rltune.devices.execution.energy.energy_of`); ``utilization_percent`` of the whole GPU meanwhile; ``left_behind`` processes that
     it left and that were ended; ``log`` its standard output, beside it ``.err``.
     """
 
