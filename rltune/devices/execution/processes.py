@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from rltune.devices import keeper
+from rltune.devices.execution import keeper
 from rltune.devices.execution.keeper import MARK, environment_of, session_of
 
 PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
