@@ -8,7 +8,7 @@ from execution_cases import EARLY, execute, instance, machine, sh, two_halves_th
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rltune.devices import executor
+from rltune.devices.execution import executor
 from rltune.devices.execution.energy import Sample, Span, energy_of, utilization_of
 from rltune.devices.execution.executor import Executor, Options
 from rltune.devices.execution.measuring import Measured, kinds_of, trials_of
