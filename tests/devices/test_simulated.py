@@ -101,8 +101,7 @@ def test_it_lists_the_profiles_that_nvml_lists(fake_nvml):
     for gpu in range(len(TYPES)):
         wanted = {(p.name, p.id, p.compute, p.size, p.starts, p.most) for p in real.profiles(gpu)}
         listed = {(p.name, p.id, p.compute, p.size, p.starts, p.most) for p in simulated.profiles(gpu)}
-        # The stand-in's A30 also has 2g with media engines, which the table of rltune leaves to the driver.
-        assert listed <= wanted
+        assert listed == wanted
     real.close()
 
 
