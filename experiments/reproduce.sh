@@ -66,3 +66,5 @@ for part in golden month hard; do "$python" experiments/allocators.py "$part"; d
 "$python" experiments/mig_batches.py
 "$python" experiments/mig_agent.py
 "$python" experiments/mig_online.py --fresh 40
+"$python" experiments/devices.py
+"$python" experiments/mig_execute.py

@@ -25,7 +25,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 import rltune
-from rltune import planning
+from rltune import committing, planning
 from rltune.allocators.milp import MilpAllocator
 from rltune.allocators.placement import BEST_FIT
 from rltune.config import CONF
@@ -232,6 +232,15 @@ def bench_mig() -> list[dict[str, Any]]:
     return rows
 
 
+def bench_devices() -> list[dict[str, Any]]:
+    """The hardware adapter's own time, on a simulated machine."""
+    told = f"{committing.GPUS} simulated A100-80GB that take no time (rltune.committing)"
+    return [
+        row("device_apply_ms_8_gpus", committing.apply_ms(), "ms", 20, told, "7 x 1g to 4g + 3g and back", most=True),
+        row("device_show_ms_8_gpus", committing.show_ms(), "ms", 50, told, "inventory as JSON", most=True),
+    ]
+
+
 OPENB = ("openb_node_list_gpu_node.csv", "openb_pod_list_default.csv.gz")
 
 
@@ -431,7 +440,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=EXPERIMENTS / "bench.json")
     parser.add_argument(
         "--only",
-        choices=("allocator", "environment", "ppo", "mig"),
+        choices=("allocator", "environment", "ppo", "mig", "devices"),
         help="measure this part; the other rows of the record stay",
     )
     parser.add_argument("--iterations", type=int, default=6, help="PPO epochs of each side")
@@ -449,11 +458,12 @@ def main(argv: list[str] | None = None) -> int:
     parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "allocator": bench_allocator, "environment": environment_rows,
         "ppo": lambda: bench_ppo(helios, arguments.iterations), "mig": bench_mig,
+        "devices": bench_devices,
     }  # fmt: skip
     if arguments.only is not None:
         return finish(parts[arguments.only](), arguments.out, keep=True)
     rows = bench_simulator(helios) + bench_scaling() + bench_allocator() + bench_mig() + environment_rows()
-    rows += bench_ppo(helios, arguments.iterations)
+    rows += bench_ppo(helios, arguments.iterations) + bench_devices()
     rows.append(row("peak_memory_mb", peak_rss_mb(), "MB", None, helios.label, "this whole benchmark, in one process"))
     return finish(rows, arguments.out)
 
