@@ -1,11 +1,12 @@
 """Batches of real processes, profiled, planned and run on a simulated A100-80GB and A30: planned against measured makespan.
 
-OMP_NUM_THREADS=1 python experiments/mig_execute.py [--tasks 14] [--families wide_times]
+OMP_NUM_THREADS=1 python experiments/mig_execute.py [--tasks 14] [--families wide_times ...]
 
 Writes mig_execute.json and .md beside the other results. The device is simulated: creating and destroying instances take their
-documented seconds, tasks are processes that sleep as long as a generated task of that many slices would take, shortened
-`SHORTER` times. So this measures the executor: what starting processes, changing instances and keeping the journal add to
-a plan. It says nothing of interference between real tasks on a GPU.
+documented seconds. Tasks of the families are processes that sleep as long as a generated task of that many slices would
+take, shortened `SHORTER` times: this measures what starting processes, changing instances and keeping the journal add to a
+plan. ``workloads`` are real programs (`rltune.workloads`) on the CPU: one core in a 2g of the A30, two in its 4g, so that on two
+cores instances have their cores to themselves as they would have their slices. Nothing is said of tasks sharing a GPU.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ RESULTS = Path(__file__).resolve().parent / "results"
 DEVICE = "simulated:a100-80gb,a30"
 PARTS = {"A100-80GB": "0", "A30": "1", "both": "0,1"}
 """What is run on: GPUs of the simulated machine, by number."""
+FAMILIES = ("wide_times", "good_scaling", "bad_scaling")
+WORKLOADS = ("matmul", "mlp", "lstm", "images", "boosting")
+COPIES = 2
+"""Of each real program, with seeds of their own."""
 SHORTER = 15.0
 SEED = 5000
 SEARCH_S = 1.0
@@ -40,17 +45,19 @@ AIM = 0.05
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tasks", type=int, default=14, help="of each batch")
-    parser.add_argument("--families", nargs="+", default=["wide_times"], help="generators of batches")
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), help="generators of batches")
     options = parser.parse_args()
     begin = time.perf_counter()
     rows = []
     for family in options.families:
         with tempfile.TemporaryDirectory() as folder:
             rows += batch_rows(family, options.tasks, Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        rows.append(workload_row(Path(folder)))
     found = {
         "command": f"python experiments/mig_execute.py --tasks {options.tasks} --families {' '.join(options.families)}",
         "device": f"{DEVICE}, pace 1; {os.cpu_count()} cores",
-        "source": f"rltune.mig.batch.families, seed {SEED}, seconds / {SHORTER:g}; tasks are sleeping processes",
+        "source": f"families: rltune.mig.batch.families, seed {SEED}, seconds / {SHORTER:g}, sleeping processes; workloads: real programs",
         "rows": rows,
         "wall_s": round(time.perf_counter() - begin, 1),
     }
@@ -73,6 +80,21 @@ def batch_rows(family: str, tasks: int, folder: Path) -> list[dict[str, Any]]:
         )
         rows.append({"family": family, "tasks": tasks, "gpus": name} | run_row(run, both))
     return rows
+
+
+def workload_row(folder: Path) -> dict[str, Any]:
+    """Profile real programs on 2g and 4g of the A30, then plan and run them there."""
+    script = "OMP_NUM_THREADS=$((RLTUNE_COMPUTE_SLICES / 2)) exec {python} -m rltune.workloads"
+    tasks = [
+        {"name": f"{name}-{seed}", "command": ["sh", "-c", f"{script} {name} --device cpu --seed {seed}"]}
+        for name in WORKLOADS
+        for seed in range(COPIES)
+    ]
+    (folder / "tasks.yaml").write_text(yaml.safe_dump({"version": 1, "tasks": tasks}))
+    profiled = devices(folder, "profile", "tasks.yaml", "--gpu", "1", "--kinds", "2g,4g", "--name", "profiled")
+    words = ("--gpus", "1", "--seconds", str(SEARCH_S), "--name", "A30")
+    run = devices(folder, "run", str(profiled / "tasks.yaml"), *words)
+    return {"family": "workloads", "tasks": len(tasks), "gpus": "A30"} | run_row(run, profiled)
 
 
 def task_list(times: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
@@ -119,7 +141,7 @@ def markdown(found: dict[str, Any]) -> str:
     lines += [f"`{found['command']}`, {found['device']}, {found['wall_s']} s. {found['source']}.", ""]
     lines += [
         "The device is simulated and no GPU was used: the executor's own costs are measured, not those of tasks sharing a GPU. "
-        "Changes of several GPUs wait for each other, since the adapter's lock is the machine's; plans do not know that.",
+        "The workloads compute on the CPU, a core in a 2g, two in a 4g.",
         "",
     ]
     columns = (
