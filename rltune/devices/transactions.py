@@ -104,7 +104,7 @@ class Transactions:
         with _undisturbed():
             before = {gpu.uuid: gpu.before for gpu in changes}
             blind = any(one.blind for one in self.journal.open_ones() if one.id == number)
-            stuck = self._restore(before, {gpu.uuid: owned_by(gpu.before, gpu.after, blind) for gpu in changes})
+            stuck = self._restore(number, before, {gpu.uuid: owned_by(gpu.before, gpu.after, blind) for gpu in changes})
             if stuck:
                 raise Unsettled(
                     f"{why}; and the state before could not be restored: {'; '.join(stuck)}; the next apply, or `recover`, tries again"
@@ -117,7 +117,7 @@ class Transactions:
             told.exit_status = 130 if isinstance(error, KeyboardInterrupt) else 143
         raise told from error
 
-    def _restore(self, target: States, owned: Mapping[str, frozenset[Key]]) -> list[str]:
+    def _restore(self, number: int, target: States, owned: Mapping[str, frozenset[Key]]) -> list[str]:
         """Bring our part of the GPUs to ``target``, as far as that can be done; what could not be, a line a GPU."""
         stuck = []
         index = self._indices()
@@ -126,7 +126,8 @@ class Transactions:
             if uuid not in index:
                 stuck.append(f"GPU {uuid} is not there")
                 continue
-            change = Change(self.driver, index[uuid], wanted, owned[uuid], patience, thorough=True)
+            on_blind = partial(self.journal.mark_blind, number)
+            change = Change(self.driver, index[uuid], wanted, owned[uuid], patience, True, on_blind)
             try:
                 change.run()
                 now = read_state(self.driver, index[uuid])
@@ -174,10 +175,10 @@ class Transactions:
         return told
 
     def _either_way(self, cut: Transaction, name: str, owned: Mapping[str, frozenset[Key]]) -> str:
-        stuck = self._restore(cut.before, owned)
+        stuck = self._restore(cut.id, cut.before, owned)
         if not stuck:
             return self._settled(cut, name, ROLLED_BACK, "what it had begun was undone")
-        if not self._restore(cut.after, owned):
+        if not self._restore(cut.id, cut.after, owned):
             how = f"it could not be undone ({'; '.join(stuck)}) and was finished"
             return self._settled(cut, name, COMMITTED, how)
         raise Unsettled(
