@@ -7,12 +7,12 @@ The MIG mode is on throughout: that a GPU changes between slices and whole jobs,
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from rltune.cluster import Cluster
@@ -113,21 +113,21 @@ def _held(gpus: list[float]) -> str:
 
 def _runs(rows: pd.DataFrame, cluster: Cluster) -> Iterator[_Run]:
     pools = {pool.name: pool for pool in cluster.pools}
-    for row in rows[list(COLUMNS)].itertuples(index=False):
-        where = f"schedule: job {row.job_id}"
-        pool = pools.get(row.pool)
+    columns = [rows[name].tolist() for name in COLUMNS]
+    for job, begin_s, end_s, nodes, _, name, profile, gpu, start in zip(*columns, strict=True):
+        where = f"schedule: job {job}"
+        pool = pools.get(name)
         if pool is None or not pool.mig:
             known = ", ".join(name for name, one in pools.items() if one.mig) or "none"
-            raise InputError(f"{where}: pool {row.pool!r} of {cluster.name} has no MIG; pools with it: {known}")
-        begin, end = float(row.start_s), float(row.end_s)
-        if not (np.isfinite(begin) and np.isfinite(end) and begin <= end):
-            raise InputError(f"{where}: from {begin:g} to {end:g} s is no time; simulate again")
-        node = int(row.nodes[0]) if len(row.nodes) == 1 else -1
+            raise InputError(f"{where}: pool {name!r} of {cluster.name} has no MIG; pools with it: {known}")
+        if not (math.isfinite(begin_s) and math.isfinite(end_s) and begin_s <= end_s):
+            raise InputError(f"{where}: from {begin_s:g} to {end_s:g} s is no time; simulate again")
+        node = int(nodes[0]) if len(nodes) == 1 else -1
         inside = 0 <= node - pool.first_node_id < pool.nodes
-        if not inside or not 0 <= row.gpu < pool.gpus_per_node:
-            raise InputError(f"{where}: nodes {list(row.nodes)}, GPU {row.gpu}: pool {pool.name} has no such GPU")
-        gpu = f"{pool.name} node {node} GPU {row.gpu}"
-        yield _Run(str(row.job_id), gpu, pool.gpu_type, str(row.mig), int(row.first_slice), begin, end)
+        if not inside or not 0 <= gpu < pool.gpus_per_node:
+            raise InputError(f"{where}: nodes {list(nodes)}, GPU {gpu}: pool {pool.name} has no such GPU")
+        place = f"{pool.name} node {node} GPU {gpu}"
+        yield _Run(str(job), place, pool.gpu_type, str(profile), int(start), float(begin_s), float(end_s))
 
 
 def _in_order(runs: list[_Run]) -> Iterator[tuple[bool, _Run]]:
