@@ -16,6 +16,8 @@ from rltune.errors import InputError
 SHOWN = 20
 """Refusals printed; all are counted, and ``--json`` has all."""
 HOUR_S = 3600.0
+WIDTH = 100
+"""Least width of the table: a pipe or a narrow terminal would break its heads."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +70,7 @@ def _print(done: Rehearsal) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, WIDTH)
     table = Table(title=f"MIG slices on {done.gpus:,} simulated GPUs", title_justify="left", box=SIMPLE_HEAD)
     for column in ("GPU type", "profile"):
         table.add_column(column)

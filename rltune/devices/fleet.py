@@ -8,7 +8,7 @@ number i of a type in the fleet, counted among its own type, is GPU i of that ty
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,8 @@ from rltune.mig.geometry import Geometry, Placement, geometry
 
 TENANT = "rltune-fleet"
 """In whose name the adapter holds the fleet's instances."""
+Uuids = Mapping[Instance, tuple[str, ...]]
+"""Names of MIG devices by instance, as `Adapter.uuids` has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +84,13 @@ class FleetOnDevice:
 
     The fleet is `Fleet` or restored from its ``journal``, a file; nobody else may change it. InputError where the GPUs hold
     anything that the ledger does not know: it is named and left alone. What the ledger has and the GPUs have not is created.
+    ``tell`` gets a line whenever an instance that a tenant holds had to be created again: its MIG device is another then.
     """
 
-    def __init__(self, fleet: Fleet, adapter: Adapter, journal: str | Path) -> None:
-        self.fleet, self.adapter = fleet, adapter
+    def __init__(
+        self, fleet: Fleet, adapter: Adapter, journal: str | Path, tell: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self.fleet, self.adapter, self._tell = fleet, adapter, tell
         self.notes: list[str] = []
         self._doubtful: dict[int, tuple[Identity, frozenset[Instance]]] = {}
         """GPU numbers where hardware and ledger may differ -> that GPU, and instances of ours that may be left on it."""
@@ -147,17 +152,21 @@ class FleetOnDevice:
         now = read_state(self.adapter.driver, gpu.index)
         if not now.mig:
             raise InputError(
-                f"{where}: MIG is off; turn it on (apply a spec with mig: true), or lower the limit (gpu=)"
+                f"{where}: MIG is off; turn it on (apply a spec with mig: true), or begin a fleet with a lower limit (gpu=TYPE:N)"
             )
         wanted = frozenset() if number is None else self._wanted(number)
         foreign = [one for one in now.instances if one not in wanted | ours]
         users = read_users(self.adapter.driver, gpu.index, {})
         if foreign:
             names = ", ".join(f"{one} ({users.of[one]})" if one in users.of else str(one) for one in foreign)
-            raise InputError(f"{where}: {names} is not the fleet's; destroy it, or lower the limit (gpu=)")
+            raise InputError(
+                f"{where}: {names} is not the fleet's; destroy it, or begin a fleet with a lower limit (gpu=TYPE:N)"
+            )
         if users.elsewhere:
             pids = ", ".join(map(str, users.elsewhere))
-            raise InputError(f"{where}: pid {pids} runs on it in no instance; end it, or lower the limit (gpu=)")
+            raise InputError(
+                f"{where}: pid {pids} runs on it in no instance; end it, or begin a fleet with a lower limit (gpu=TYPE:N)"
+            )
         if number is None:
             return None
         for one in now.instances:
@@ -181,11 +190,13 @@ class FleetOnDevice:
 
     def acquire(self, tenant: str, profile: str, request: str = "", at: float | None = None) -> Lease:
         """As `Fleet.acquire`; the lease names the MIG device. InputError also where the hardware refuses."""
+        self._settle()
         lease = self.fleet.acquire(tenant, profile, request, at)
         return replace(lease, device=self._named)
 
     def release(self, tenant: str, request: str | None = None, at: float | None = None) -> tuple[str, ...]:
         """As `Fleet.release`; InputError also where a process still runs in an instance, or the hardware refuses."""
+        self._settle()
         return self.fleet.release(tenant, request, at)
 
     def _carry_out(self, record: Record) -> None:
@@ -193,29 +204,37 @@ class FleetOnDevice:
         parts = self._parts(record)
         for part in parts:
             self._check_idle(part)
+        before = {part.number: self.adapter.uuids(part.gpu.uuid) for part in parts if part.destroy}
         try:
             for part in parts:
                 self._apply(part)
                 if part.asked is not None:
                     self._named = self._device(part.gpu, part.asked)
         except BaseException as error:
-            told = self._undone(parts, error)
+            told = self._undone(parts, before, error)
             if told is error:
                 raise
             raise told from error
 
-    def _undone(self, parts: list[_Part], error: BaseException) -> BaseException:
+    def _undone(self, parts: list[_Part], before: Mapping[int, Uuids], error: BaseException) -> BaseException:
         """After a failure: the GPUs are brought to the ledger's state again, at once if that can be; what is to be raised."""
         for part in parts:
             self._doubtful[part.number] = part.gpu, frozenset(part.destroy + part.create)
-        again: list[str] = []
+        renamed: list[str] = []
+        # What cannot be put right now is tried again before the next request.
         with suppress(InputError):
-            again = self._settle()
+            self._settle()
+            renamed = [line for part in parts for line in self._renamed(part, before.get(part.number, {}))]
         if isinstance(error, RolledBack) and error.exit_status != RolledBack.exit_status:
             return KeyboardInterrupt()
-        if isinstance(error, InputError) and again:
-            return InputError(f"{error}; created again: {'; '.join(again)}")
+        if isinstance(error, InputError) and renamed:
+            return InputError(f"{error}; created again: {'; '.join(renamed)}")
         return error
+
+    def _renamed(self, part: _Part, before: Uuids) -> list[str]:
+        """Instances that were to go, came back, and bear another name."""
+        now = self.adapter.uuids(part.gpu.uuid)
+        return [f"{one} is {now[one][0]}" for one in part.destroy if now.get(one) and now[one] != before.get(one)]
 
     def _parts(self, record: Record) -> list[_Part]:
         """What an event does to each GPU, from the state before it."""
@@ -251,9 +270,8 @@ class FleetOnDevice:
             if one in users.of:
                 raise InputError(f"GPU {part.gpu.index}: {one} is in use ({users.of[one]}); end that, then release it")
 
-    def _settle(self) -> list[str]:
-        """Bring GPUs in doubt to the ledger's state; a line for each instance that had to be created again."""
-        again = []
+    def _settle(self) -> None:
+        """Bring GPUs in doubt to the ledger's state, and tell of what tenants hold that had to be created again."""
         for number, (gpu, ours) in list(self._doubtful.items()):
             self.adapter.recover()
             now, wanted = read_state(self.adapter.driver, gpu.index).instances, self._wanted(number)
@@ -261,8 +279,8 @@ class FleetOnDevice:
             part = _Part(number, gpu, gone, tuple(sorted(wanted - set(now))))
             self._apply(part)
             del self._doubtful[number]
-            again += self._told_again(part)
-        return again
+            for line in self._told_again(part):
+                self._tell(f"{line}: it had gone, and was created again")
 
     # What is where.
 

@@ -161,7 +161,7 @@ def _adapter(cfg: Mapping[str, Any]) -> Iterator[Adapter]:
 def _on_device(fleet: Fleet, adapter: Adapter, journal: str) -> Iterator[Service]:
     from rltune.devices.fleet import FleetOnDevice
 
-    service = FleetOnDevice(fleet, adapter, journal)
+    service = FleetOnDevice(fleet, adapter, journal, lambda line: print(f"note: {line}", file=sys.stderr, flush=True))
     fleet.notes += service.notes
     try:
         yield service
