@@ -5,19 +5,23 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rltune.errors import InputError
 from rltune.mig.fleet.events import read_events
 from rltune.mig.fleet.fleet import Fleet
 from rltune.mig.fleet.journal import torn_head
-from rltune.mig.fleet.lines import serve
+from rltune.mig.fleet.lines import Service, serve
 from rltune.mig.fleet.options import FleetOptions, Growth, Quota
 from rltune.mig.fleet.replay import replay
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, sha256_of
+
+if TYPE_CHECKING:
+    from rltune.devices.adapter import Adapter
 
 PLAIN = (
     *("policy", "weights", "learn", "lazy", "media", "half_life"),
@@ -68,8 +72,9 @@ def serve_trace(cfg: dict[str, Any]) -> str:
     """Replay ``cfg["events"]``; returns the run directory with summary.json, events.parquet, steps.parquet."""
     if not cfg["events"]:
         raise InputError("events is not set; name a file, such as events=events.csv")
-    if cfg["journal"]:
-        raise InputError("journal is for serve; serve-trace leaves events.parquet instead")
+    for name in ("journal", "device"):
+        if cfg.get(name):
+            raise InputError(f"{name} is for serve; serve-trace replays a file, and leaves events.parquet")
     path = Path(str(cfg["events"]))
     events = read_events(path, cfg["workload"], _whole("sequence", cfg["sequence"]))
     fleet = Fleet(fleet_options(cfg))
@@ -98,9 +103,31 @@ def print_report(found: Mapping[str, Any]) -> None:
 
 
 def serve_lines(cfg: dict[str, Any], lines: Iterable[str] | None = None, out: TextIO | None = None) -> None:
-    """Answer the line protocol on standard input and output; goes on with ``cfg["journal"]`` if that exists."""
+    """Answer the line protocol on standard input and output; goes on with ``cfg["journal"]`` if that exists.
+
+    ``cfg["device"]``: on that device's GPUs.
+    """
     if cfg["events"]:
         raise InputError("events is for serve-trace; serve reads standard input")
+    with ExitStack() as stack:
+        adapter = stack.enter_context(_adapter(cfg)) if cfg.get("device") else None
+        fleet = _fleet(cfg)
+        stack.callback(fleet.close)
+        service: Service = fleet
+        if adapter is not None:
+            service = stack.enter_context(_on_device(fleet, adapter, str(cfg["journal"])))
+        for note in fleet.notes:
+            print(f"note: {note}", file=sys.stderr, flush=True)
+        if lines is None and isinstance(sys.stdin, io.TextIOWrapper):
+            # A byte that is no UTF-8 is one tenant's bad line, not the end of the service.
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+        if out is None and isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        serve(service, sys.stdin if lines is None else lines, sys.stdout if out is None else out)
+
+
+def _fleet(cfg: Mapping[str, Any]) -> Fleet:
+    """The fleet of the journal, or a new one."""
     journal = cfg["journal"]
     if journal and Path(str(journal)).is_file() and not torn_head(Path(str(journal)).read_bytes()):
         fleet = Fleet.restore(str(journal))
@@ -108,14 +135,35 @@ def serve_lines(cfg: dict[str, Any], lines: Iterable[str] | None = None, out: Te
             print("note: the journal's own options hold, not those given", file=sys.stderr)
     else:
         fleet = Fleet(fleet_options(cfg), journal=str(journal) if journal else None, at=time.time())
-    for note in fleet.notes:
-        print(f"note: {note}", file=sys.stderr)
-    if lines is None and isinstance(sys.stdin, io.TextIOWrapper):
-        # A byte that is no UTF-8 is one tenant's bad line, not the end of the service.
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-    if out is None and isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    return fleet
+
+
+@contextmanager
+def _adapter(cfg: Mapping[str, Any]) -> Iterator[Adapter]:
+    """The adapter of the device that the configuration names, once it is known that such a fleet can be on it."""
+    if not cfg["journal"]:
+        raise InputError("device: set journal=FILE too; after an end it says who holds the instances that stay")
+    # Most services are on no device, and do without the adapter's modules.
+    from rltune.devices.adapter import Adapter
+    from rltune.devices.fleet import check_options, machine_gpus
+    from rltune.devices.open import open_device
+
+    with ExitStack() as stack:
+        driver = open_device(str(cfg["device"]))
+        stack.callback(driver.close)
+        check_options(fleet_options(cfg), machine_gpus(driver))
+        adapter = Adapter(driver)
+        stack.callback(adapter.close)
+        yield adapter
+
+
+@contextmanager
+def _on_device(fleet: Fleet, adapter: Adapter, journal: str) -> Iterator[Service]:
+    from rltune.devices.fleet import FleetOnDevice
+
+    service = FleetOnDevice(fleet, adapter, journal, lambda line: print(f"note: {line}", file=sys.stderr, flush=True))
+    fleet.notes += service.notes
     try:
-        serve(fleet, sys.stdin if lines is None else lines, sys.stdout if out is None else out)
+        yield service
     finally:
-        fleet.close()
+        service.close()

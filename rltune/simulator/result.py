@@ -121,7 +121,11 @@ class Result:
 
     @cached_property
     def attempts(self) -> pd.DataFrame:
-        """One row a run, by start: job_id, start_s, end_s, useful_s, outcome, nodes, gpus, pool as in `schedule`."""
+        """One row a run, by start: job_id, start_s, end_s, useful_s, outcome, nodes, gpus, pool as in `schedule`.
+
+        And of a run in a MIG slice: mig (the profile; None for all others), gpu (which of its node's GPUs, from 0; else -1),
+        first_slice (memory slice it begins at; else -1).
+        """
         runs, node_id = self.runs, self.cluster.arrays().node_id
         places = [slice(a, b) for a, b in zip(runs.ptr, runs.ptr[1:], strict=False)]
         names = np.array([pool.name for pool in self.cluster.pools], dtype=object)
@@ -136,7 +140,24 @@ class Result:
                 "gpus": [(runs.milli[place] / GPU).tolist() for place in places],
                 "pool": names[runs.pool],
             }
+            | self._slices()
         )
+
+    def _slices(self) -> dict[str, npt.NDArray[Any]]:
+        """(n_runs,) each: which MIG slice a run held."""
+        runs, n = self.runs, len(self.runs)
+        if runs.mask is None or runs.first_slice is None:
+            return {"mig": np.full(n, None), "gpu": np.full(n, -1), "first_slice": np.full(n, -1)}
+        codes = self.jobs.mig.codes[runs.job]
+        first = runs.ptr[:-1]
+        # A slice is of one GPU: one bit, whose number is how many are below it.
+        gpu = np.bitwise_count(runs.mask[first] - 1).astype(np.int64)
+        names = np.array([*self.jobs.mig.names, None], dtype=object)
+        return {
+            "mig": names[codes],
+            "gpu": np.where(codes >= 0, gpu, -1),
+            "first_slice": np.where(codes >= 0, runs.first_slice[first], -1),
+        }
 
     def scores(self) -> dict[str, npt.NDArray[np.float64]]:
         """Per-job wait_s, jct_s, bsld, slowdown of the jobs that finished, in submit order."""

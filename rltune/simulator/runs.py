@@ -31,6 +31,8 @@ class Runs:
         pool: index into the cluster's pools.
         ptr: (n_runs + 1,) run i holds ``milli[ptr[i]:ptr[i + 1]]`` thousandths of GPUs on node indices
             ``node[ptr[i]:ptr[i + 1]]`` (counted over all pools).
+        mask: like ``node``: which GPUs of that node, as bits; None from the plain loop, which only counts them.
+        first_slice: like ``node``: first memory slice of a MIG slice, -1 for anything else; None likewise.
     """
 
     job: npt.NDArray[np.int64]
@@ -42,6 +44,8 @@ class Runs:
     ptr: npt.NDArray[np.int64]
     node: npt.NDArray[np.int64]
     milli: npt.NDArray[np.int64]
+    mask: npt.NDArray[np.int64] | None = None
+    first_slice: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.job)

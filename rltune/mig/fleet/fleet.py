@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,8 @@ class Lease:
 
     ``tenant``, ``request`` (empty: the only one); ``gpu`` number and ``model``; ``profile`` the driver's name; ``start``
     memory slice; ``configuration`` number of the GPU's state now (`rltune.mig.configurations`); ``seconds`` that creation,
-    destruction and migrations take; whether a GPU was ``provisioned``, an instance ``reused``; ``migrations`` made for it.
+    destruction and migrations take; whether a GPU was ``provisioned``, an instance ``reused``; ``migrations`` made for it;
+    ``device`` what a job gets in CUDA_VISIBLE_DEVICES, where the fleet is on a machine's GPUs (`rltune.devices.fleet`).
     """
 
     tenant: str
@@ -58,6 +59,7 @@ class Lease:
     provisioned: bool
     reused: bool
     migrations: int
+    device: str = ""
 
 
 class Fleet:
@@ -65,6 +67,9 @@ class Fleet:
 
     A request that cannot be met raises InputError and changes nothing. ``policy`` a placement policy of your own instead
     of the one that the options name; ``at`` the caller's clock now, in seconds.
+
+    ``carry_out``, if set, is called with each event when it is in the journal and before it takes effect; if it raises, the
+    event is taken back, and nothing has changed.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class Fleet:
         self.options = options
         self.ledger = Ledger(options, policy or make_policy(options), _seconds(at))
         self.notes: list[str] = []
+        self.carry_out: Callable[[Record], None] | None = None
         self._journal: Journal | None = None
         if journal is not None:
             self._journal = Journal(journal)
@@ -352,6 +358,13 @@ class Fleet:
     def _commit(self, record: Record) -> None:
         if self._journal is not None:
             self._journal.append(record)
+        if self.carry_out is not None:
+            try:
+                self.carry_out(record)
+            except BaseException:
+                if self._journal is not None:
+                    self._journal.take_back()
+                raise
         self.ledger.apply(record)
 
 

@@ -23,6 +23,7 @@ class Journal:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._before_last: int | None = None
         try:
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  (open as long as the fleet)
         except OSError as error:
@@ -51,6 +52,8 @@ class Journal:
 
     def append(self, record: Record) -> None:
         """Write one line, whole or not at all."""
+        if self._file.closed:
+            raise InputError(f"{self.path}: the journal is closed; end this fleet and restore it")
         line = (json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n").encode()
         end = self._file.seek(0, os.SEEK_END)
         try:
@@ -60,6 +63,19 @@ class Journal:
             self._file.truncate(end)
             raise InputError(
                 f"{self.path}: the journal cannot be written ({error.strerror}); nothing changed"
+            ) from None
+
+        self._before_last = end
+
+    def take_back(self) -> None:
+        """Remove the line written last: what it says did not come about. Where that fails the journal takes no more lines."""
+        assert self._before_last is not None, "nothing was written"
+        try:
+            self._file.truncate(self._before_last)
+        except OSError as error:
+            self.close()
+            raise InputError(
+                f"{self.path}: the last event cannot be taken back ({error.strerror}); end this fleet and restore it"
             ) from None
 
     def close(self) -> None:

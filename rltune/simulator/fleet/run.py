@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rltune.allocators.sharing_fragments import MEASURES, TaskTypes, task_types
+from rltune.allocators.sharing_mig import INDICES, START_BIT
 from rltune.allocators.sharing_rules import SHARING_RULES
 from rltune.cluster import Cluster
 from rltune.errors import InputError
@@ -218,7 +219,8 @@ def _runs(jobs: JobTable, cluster: Cluster, fleet: Fleet) -> Runs:
     length = np.diff(log.ptr[: n + 1])[by_start]
     ptr = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
     where = np.repeat(log.ptr[:n][by_start] - ptr[:-1], length) + np.arange(ptr[-1])
-    job, node = log.job[:n][by_start].astype(np.int64), log.node[where].astype(np.int64)
+    job, node, grant = log.job[:n][by_start].astype(np.int64), log.node[where].astype(np.int64), log.grant[where]
+    cut = fleet.work.demand.profile[np.repeat(job, length)] >= 0
     return frozen_runs(
         job=job,
         start_s=log.start[:n][by_start],
@@ -228,13 +230,15 @@ def _runs(jobs: JobTable, cluster: Cluster, fleet: Fleet) -> Runs:
         pool=fleet.cluster.node_pool[node[ptr[:-1]]] if n else np.zeros(0, np.int64),
         ptr=ptr,
         node=node,
-        milli=_milli(jobs, fleet, np.repeat(job, length), node, log.grant[where]),
+        milli=_milli(jobs, fleet, np.repeat(job, length), node, grant),
+        mask=grant & INDICES,
+        first_slice=np.where(cut, grant >> START_BIT, -1),
     )
 
 
 def _milli(jobs: JobTable, fleet: Fleet, job: Any, node: Any, grant: Any) -> Any:
     """Thousandths of GPUs that a grant on a node stands for; a MIG slice counts by its memory."""
-    gpus = np.bitwise_count(grant & 0xFFFFFFFF).astype(np.int64)
+    gpus = np.bitwise_count(grant & INDICES).astype(np.int64)
     milli = np.where(fleet.work.demand.milli[job] == 0, 0, fleet.work.demand.milli[job] * gpus)
     profile = fleet.work.demand.profile[job]
     cut = profile >= 0
