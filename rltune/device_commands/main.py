@@ -1,6 +1,7 @@
 """``python -m rltune.devices COMMAND``: options, the device, and errors as one line.
 
-Exit status: 0 done; 1 differs (`verify`, `show --check`) or a task failed (`run`, `profile`); 2 refused, nothing was
+Exit status: 0 done; 1 differs (`verify`, `show --check`) or a task failed (`run`, `profile`), or
+something was refused (`rehearse`); 2 refused, nothing was
 changed; 3 failed, everything is as it was before; 4 failed, and not yet settled; 130 and 143 interrupted.
 """
 
@@ -30,10 +31,13 @@ COMMANDS = {
     "recover": ("recover", "settle an apply that was cut short"),
     "history": ("history", "what was applied, and how it ended"),
     "tenants": ("tenants", "who holds which instance; claim and release"),
+    "rehearse": ("rehearse", "a simulation's MIG slices on simulated GPUs"),
     "run": ("run", "run tasks on the instances of a plan"),
     "profile": ("profile", "run tasks once per slice size, and write down how long they take"),
 }
 """Command -> its module here, and what it does."""
+WITHOUT_DEVICE = ("rehearse",)
+"""Commands that bring their own."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,6 +76,8 @@ def _run(words: Sequence[str]) -> int:
     args = parser.parse_args(words)
     # Each command loads what it needs: only one of them runs, and `show` should not wait for the planner.
     module = import_module(f"rltune.device_commands.{COMMANDS[args.command][0]}")
+    if args.command in WITHOUT_DEVICE:
+        return int(module.run(args))
     args.driver = open_device(args.device, pace=args.pace)
     try:
         with watched(args.driver, args.call_timeout):
@@ -87,7 +93,8 @@ def _parser(command: str | None) -> Parser:
     for name, (module, does) in COMMANDS.items():
         sub = commands.add_parser(name, help=does, description=does[0].upper() + does[1:] + ".")
         if name == command:
-            _common(sub)
+            if name not in WITHOUT_DEVICE:
+                _common(sub)
             import_module(f"rltune.device_commands.{module}").add_arguments(sub)
     return parser
 

@@ -261,11 +261,17 @@ class Adapter:
             raise InputError(f"{tenant} does not hold {instance} on GPU {gpu}; `tenants` lists who holds what")
 
     def reconfigure(
-        self, gpu: str, destroy: Sequence[Instance], create: Sequence[Instance], tenant: str | None = None
+        self,
+        gpu: str,
+        destroy: Sequence[Instance],
+        create: Sequence[Instance],
+        tenant: str | None = None,
+        lasting: bool = False,
     ) -> None:
         """Replace some instances of one GPU by others, as one transaction; the rest of the GPU is not touched.
 
-        With ``tenant`` its own instances may go, and those created are held for it while this process lives. Errors as `apply`.
+        With ``tenant`` its own instances may go, and those created are held for it while this process lives (``lasting``: until
+        they are released or destroyed). Errors as `apply`.
         """
         with self._alone({gpu}):
             self._recover({gpu})
@@ -286,4 +292,4 @@ class Adapter:
                 for one in destroy:
                     self.journal.release(gpu, one, tenant)
                 for one in create:
-                    self.journal.claim(gpu, one, tenant, os.getpid())
+                    self.journal.claim(gpu, one, tenant, None if lasting else os.getpid())

@@ -7,7 +7,6 @@ number i of a type in the fleet, counted among its own type, is GPU i of that ty
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from rltune.mig.fleet.pool import Key, Pool
 from rltune.mig.geometry import Geometry, Placement, geometry
 
 TENANT = "rltune-fleet"
-"""In whose name the adapter holds the fleet's instances."""
+"""In whose name the adapter holds the fleet's instances, also while no fleet runs."""
 Uuids = Mapping[Instance, tuple[str, ...]]
 """Names of MIG devices by instance, as `Adapter.uuids` has them."""
 
@@ -144,7 +143,7 @@ class FleetOnDevice:
             self.notes += [f"{line}: it was not there, and was created" for line in created]
             self.notes += [f"GPU {part.gpu.index}: {one} was being given back, and is gone now" for one in part.destroy]
             for one in self._wanted(part.number) - set(part.create):
-                self.adapter.claim(part.gpu.uuid, one, TENANT, os.getpid())
+                self.adapter.claim(part.gpu.uuid, one, TENANT)
 
     def _compared(self, pool: Pool, number: int | None, gpu: Identity, ours: frozenset[Instance]) -> _Part | None:
         """What one GPU lacks and has left over; InputError for MIG off, and for what is not the fleet's."""
@@ -286,7 +285,7 @@ class FleetOnDevice:
 
     def _apply(self, part: _Part) -> None:
         if part.destroy or part.create:
-            self.adapter.reconfigure(part.gpu.uuid, part.destroy, part.create, TENANT)
+            self.adapter.reconfigure(part.gpu.uuid, part.destroy, part.create, TENANT, lasting=True)
 
     def _pool(self, number: int) -> Pool | None:
         return next((pool for pool in self.fleet.ledger.pools.values() if number in pool.gpus), None)
@@ -351,7 +350,7 @@ def _before_last(journal: str | Path) -> dict[int, frozenset[Instance]]:
 @contextmanager
 def _alone(adapter: Adapter) -> Iterator[None]:
     """No other fleet on this device meanwhile: neither would know the other's instances."""
-    path = adapter.lock.with_name(f"rltune-fleet-{adapter.driver.gpus()[0].uuid}.lock")
+    path = adapter.lock_of(f"fleet-{adapter.driver.gpus()[0].uuid}")
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(path))
