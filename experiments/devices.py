@@ -27,7 +27,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "devices"))
 
 from fake_nvml import FakeNvml, fake
-from trials import CASES, Machine, fail_everywhere, kill_everywhere, random_sequence
+from trials import CASES, Machine, fail_everywhere, kill_everywhere, machine_options, random_sequence
 
 from rltune.devices.inventory import inventory
 from rltune.devices.status import STATUSES
@@ -82,7 +82,7 @@ def plans(model: str, count: int, seed: int) -> dict[str, int]:
 def on(name: str, trial: Callable[[FakeNvml, Any], Any]) -> dict[str, int]:
     """A series of trials on the machine of a case."""
     models, *_, options = CASES[name]
-    machine: AbstractContextManager[FakeNvml] = fake(models.split(","), **options)
+    machine: AbstractContextManager[FakeNvml] = fake(models.split(","), **machine_options(options))
     with machine as nvml:
         return asdict(trial(nvml, CASES[name]))
 

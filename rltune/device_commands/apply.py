@@ -6,9 +6,12 @@ import argparse
 
 from rltune.device_commands.adapting import adapter_of, add_spec, print_plan, spec_from
 from rltune.devices.adapter import Applied
-from rltune.devices.difference import read_plan
+from rltune.devices.difference import Plan, read_plan
 from rltune.errors import InputError
 from rltune.report.console import say
+
+RESET = 5
+"""Exit status: begun, and waits for a reset."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,23 +25,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Apply; 0, or 3 where a GPU must be reset before the rest can be done."""
+    """Apply; 0, or 5 where a GPU must be reset before all is done."""
     plan = read_plan(args.spec)
     if plan is not None and args.config is not None:
         raise InputError(f"{args.spec}: --config {args.config} is for mig-parted's format; this file is a plan")
     spec = spec_from(args) if plan is None else None
     with adapter_of(args) as adapter:
         if not args.dry_run:
-            for line in adapter.recover():
+            # Of these GPUs only: one that is lost elsewhere must not stop the others.
+            named = spec.by_gpu(args.driver.gpus()) if spec is not None else _gpus(plan)
+            for line in adapter.recover(named):
                 say(f"note: {line}")
         if spec is not None:
             plan = adapter.plan(spec, args.tenant)
         assert plan is not None
         print_plan(plan)
         if args.dry_run:
+            adapter.check(plan, args.mig_mode, args.tenant)
             print("Dry run: nothing was changed.")
             return 0
         return _report(adapter.apply(plan, args.mig_mode, args.tenant))
+
+
+def _gpus(plan: Plan | None) -> list[str]:
+    return [] if plan is None else [gpu.uuid for gpu in plan.gpus]
 
 
 def _report(done: Applied) -> int:
@@ -50,9 +60,9 @@ def _report(done: Applied) -> int:
         gpus = ", ".join(map(str, done.resets))
         say(
             f"MIG mode of GPU {gpus} waits for a reset: end what runs on it, nvidia-smi --gpu-reset -i {gpus.replace(' ', '')}, "
-            "then apply again; no instance was changed"
+            "then apply again"
         )
-        return 3
+        return RESET
     if done.transaction is not None:
         print(f"Applied and verified (transaction {done.transaction}).")
     return 0

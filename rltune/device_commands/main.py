@@ -1,8 +1,8 @@
 """``python -m rltune.devices COMMAND``: options, the device, and errors as one line.
 
 Exit status: 0 done; 1 differs (`verify`, `show --check`) or a task failed (`run`, `profile`), or
-something was refused (`rehearse`); 2 refused, nothing was
-changed; 3 failed, everything is as it was before; 4 failed, and not yet settled; 130 and 143 interrupted.
+something was refused (`rehearse`); 2 refused, nothing was changed; 3 failed, everything is as it was before; 4 failed, and not
+yet settled; 5 a GPU must be reset before all is done (`apply`); 129, 130, 143 interrupted.
 """
 
 from __future__ import annotations
@@ -52,22 +52,31 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
     """Run a command, and exit with its status."""
     given = sys.argv[1:] if words is None else list(words)
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        # A terminal that is lost; under nohup it is ignored.
+        signal.signal(signal.SIGHUP, _terminated)
     try:
-        sys.exit(_run(given))
+        status = _run(given)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        sys.exit(status)
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(getattr(error, "exit_status", 2))
     except KeyboardInterrupt:
         print("error: interrupted; if something was being changed, `recover` says what became of it", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read the output has gone; Python would complain once more at its own end.
+    except OSError as error:
+        # Python would complain once more at its own end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        if isinstance(error, BrokenPipeError):
+            sys.exit(141)
+        print(f"error: the output cannot be written ({error.strerror}); what was to be done is done", file=sys.stderr)
+        sys.exit(1)
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(143)
+    sys.exit(128 + number)
 
 
 def _run(words: Sequence[str]) -> int:
@@ -78,12 +87,13 @@ def _run(words: Sequence[str]) -> int:
     module = import_module(f"rltune.device_commands.{COMMANDS[args.command][0]}")
     if args.command in WITHOUT_DEVICE:
         return int(module.run(args))
-    args.driver = open_device(args.device, pace=args.pace)
-    try:
-        with watched(args.driver, args.call_timeout):
+    with watched(args.call_timeout) as watch:
+        args.driver = open_device(args.device, pace=args.pace)
+        watch(args.driver)
+        try:
             return int(module.run(args))
-    finally:
-        args.driver.close()
+        finally:
+            args.driver.close()
 
 
 def _parser(command: str | None) -> Parser:

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rltune.devices.driver import Driver
@@ -15,16 +15,17 @@ from rltune.errors import InputError
 
 
 @contextmanager
-def watched(driver: Driver, timeout_s: float) -> Iterator[None]:
-    """End the process with status 4 if one call of the driver takes longer."""
+def watched(timeout_s: float) -> Iterator[Callable[[Driver], None]]:
+    """End the process with status 4 if opening a driver, or one call of it, takes longer; gives a function to hand it over."""
     if not (math.isfinite(timeout_s) and timeout_s > 0):
         raise InputError(f"--call-timeout {timeout_s}: a number of seconds above 0 is needed")
     done = threading.Event()
+    calls: list[dict[int, tuple[str, float]]] = [{0: ("to be opened", time.monotonic())}]
 
     def watch() -> None:
         while not done.wait(min(timeout_s / 4, 1.0)):
             now = time.monotonic()
-            late = [name for name, begun in list(driver.calling.values()) if now - begun > timeout_s]
+            late = [name for name, begun in list(calls[0].values()) if now - begun > timeout_s]
             if late:
                 print(
                     f"error: the driver has not answered {late[0]} for {timeout_s:g} s; look at the kernel's log (dmesg); "
@@ -34,8 +35,11 @@ def watched(driver: Driver, timeout_s: float) -> Iterator[None]:
                 # A thread that hangs in the driver lets no process end in any gentler way.
                 os._exit(4)
 
+    def hand_over(driver: Driver) -> None:
+        calls[0] = driver.calling
+
     threading.Thread(target=watch, daemon=True).start()
     try:
-        yield
+        yield hand_over
     finally:
         done.set()

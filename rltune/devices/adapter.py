@@ -17,7 +17,7 @@ from rltune.devices.journal import Journal, Tenant
 from rltune.devices.lock import default_locks, locked
 from rltune.devices.models import model_of
 from rltune.devices.open import store_path
-from rltune.devices.reading import Users, instance_of, read_state, read_states, read_users
+from rltune.devices.reading import Users, describe_elsewhere, instance_of, read_state, read_states, read_users
 from rltune.devices.spec import Spec
 from rltune.devices.state import GpuState, Instance, States, state
 from rltune.devices.status import NOT_SUPPORTED, DeviceError
@@ -27,6 +27,8 @@ from rltune.errors import InputError
 __all__ = ["Adapter", "Applied", "RolledBack", "Unsettled"]
 PATIENCE_S = 5.0
 """Pauses in all of one way, forward or back, before what is in use is given up."""
+TURN_S = 120.0
+"""Threads of one adapter wait so long for each other at one GPU: a change and its way back take seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,28 @@ class Adapter:
         """Hold the locks of these GPUs, taken in one order by everybody."""
         with ExitStack() as stack:
             for gpu in sorted(gpus):
-                stack.enter_context(self._turns[gpu])
+                stack.enter_context(self._turn_at(gpu))
                 stack.enter_context(locked(self.lock_of(gpu), self._wait_s))
             yield
+
+    @contextmanager
+    def _turn_at(self, gpu: str) -> Iterator[None]:
+        if not self._turns[gpu].acquire(timeout=max(TURN_S, self._wait_s)):
+            raise InputError(f"GPU {gpu}: another thread has been changing it for {TURN_S:g} s; try again")
+        try:
+            yield
+        finally:
+            self._turns[gpu].release()
+
+    def _with_cut(self, gpus: Collection[str]) -> set[str]:
+        """These GPUs, and all that stand with one of them in a transaction that was cut short: locked together or not at all."""
+        named, seen = set(gpus), 0
+        cut = self.journal.open_ones()
+        while len(named) > seen:
+            seen = len(named)
+            for one in cut:
+                named |= one.before.keys() if named & one.before.keys() else set()
+        return named
 
     @property
     def journal(self) -> Journal:
@@ -134,7 +155,7 @@ class Adapter:
                 now = read_state(self.driver, gpu.index)
                 entry = entries[gpu.uuid]
                 # Of an empty GPU nobody asks who uses it: without root the driver would not tell.
-                held = bool(now.instances) or entry.mig not in (None, now.mig)
+                held = bool(now.instances) or entry.mig not in (None, now.mig) or entry.mig not in (None, now.pending)
                 users = self._users(gpu, now, tenants) if mind_users and held else Users({})
                 profiles = self._profiles(gpu, now) if entry.instances else ()
                 plans.append(plan_gpu(gpu, now, users, entry, profiles))
@@ -166,8 +187,6 @@ class Adapter:
         lines = []
         for gpu in self.plan(spec, mind_users=False).gpus:
             lines += [f"GPU {gpu.index}: {step}" for step in gpu.steps]
-            if gpu.before.pending != gpu.after.pending and not gpu.mode_changes:
-                lines.append(f"GPU {gpu.index}: its MIG mode changes with the next reset")
         return lines
 
     # Changes.
@@ -178,11 +197,8 @@ class Adapter:
         ``mig_mode``: MIG modes may change; ``tenant`` whose instances may go. Raises InputError where it refuses (nothing was
         changed), `RolledBack` (everything is as it was), `Unsettled`.
         """
-        for gpu in plan.changes:
-            if gpu.mode_changes and not mig_mode:
-                word = "on" if gpu.after.mig else "off"
-                raise InputError(f"GPU {gpu.index}: the plan turns MIG mode {word}; repeat with --mig-mode to allow it")
-        named = {gpu.uuid for gpu in plan.gpus}
+        self._check_modes(plan, mig_mode)
+        named = self._with_cut([gpu.uuid for gpu in plan.gpus])
         with self._alone(named):
             notes = self._recover(named)
             self._check_unchanged(plan)
@@ -191,6 +207,18 @@ class Adapter:
                 return Applied(None, 0, notes=tuple(notes))
             done = self.transactions.run(plan.changes)
         return Applied(done.number, done.retries, done.resets, tuple(notes))
+
+    def check(self, plan: Plan, mig_mode: bool = False, tenant: str | None = None) -> None:
+        """Whether `apply` would begin, as far as can be told now; InputError where it would refuse."""
+        self._check_modes(plan, mig_mode)
+        self._check_unchanged(plan)
+        self._check_idle(plan.changes, tenant)
+
+    def _check_modes(self, plan: Plan, mig_mode: bool) -> None:
+        for gpu in plan.changes:
+            if gpu.mode_changes and not mig_mode:
+                word = "on" if gpu.after.mig else "off"
+                raise InputError(f"GPU {gpu.index}: the plan turns MIG mode {word}; repeat with --mig-mode to allow it")
 
     def _check_unchanged(self, plan: Plan) -> None:
         gpus = tuple(gpu for gpu in self.driver.gpus() if gpu.uuid in {one.uuid for one in plan.gpus})
@@ -214,16 +242,19 @@ class Adapter:
                     raise InputError(
                         f"GPU {gpu.index}: {one} is in use ({who}) and would have to go; wait for it, or keep it"
                     )
-            if users.elsewhere and gpu.mode_changes:
-                raise InputError(
-                    f"GPU {gpu.index}: its MIG mode cannot change while pid {users.elsewhere[0]} runs on it"
-                )
+            if users.elsewhere:
+                raise InputError(f"GPU {gpu.index}: {describe_elsewhere(users)}")
 
     # After a crash.
 
-    def recover(self) -> list[str]:
-        """Settle transactions that were cut short: each to exactly the state before or after; a line each says which."""
+    def recover(self, only: Collection[str] | None = None) -> list[str]:
+        """Settle transactions that were cut short: each to exactly the state before or after; a line each says which.
+
+        ``only``: those that touch these GPUs.
+        """
         named = {gpu for one in self.journal.open_ones() for gpu in one.before}
+        if only is not None:
+            named = {gpu for gpu in self._with_cut(only) if gpu in named}
         with self._alone(named):
             return self._recover(named)
 
@@ -231,11 +262,11 @@ class Adapter:
         """Settle those that touch GPUs whose locks we hold: nobody else can be at work on them."""
         lines = []
         for one in self.journal.open_ones():
-            if held & one.before.keys():
-                with self._alone(one.before.keys() - held):
-                    # Another adapter may have settled it before it gave us the lock.
-                    still = any(other.id == one.id for other in self.journal.open_ones())
-                    lines += [self.transactions.settle(one)] if still else []
+            if not held & one.before.keys():
+                continue
+            if not one.before.keys() <= held:
+                raise InputError(f"apply {one.id} of pid {one.pid} was cut short just now, on further GPUs; try again")
+            lines.append(self.transactions.settle(one))
         return lines
 
     # Tenants, and changes of single instances.
@@ -249,8 +280,9 @@ class Adapter:
 
     def claim(self, gpu: str, instance: Instance, tenant: str, pid: int | None = None) -> None:
         """Hold an instance: nobody else may destroy it until it is released, or the process ends. InputError if it is not there."""
-        with self._alone({gpu}):
-            self._recover({gpu})
+        named = self._with_cut([gpu])
+        with self._alone(named):
+            self._recover(named)
             if instance not in read_state(self.driver, self._identity(gpu).index).instances:
                 raise InputError(f"GPU {gpu} has no instance {instance}; `show` lists what is there")
             self.journal.claim(gpu, instance, tenant, pid)
@@ -273,8 +305,9 @@ class Adapter:
         With ``tenant`` its own instances may go, and those created are held for it while this process lives (``lasting``: until
         they are released or destroyed). Errors as `apply`.
         """
-        with self._alone({gpu}):
-            self._recover({gpu})
+        named = self._with_cut([gpu])
+        with self._alone(named):
+            self._recover(named)
             identity = self._identity(gpu)
             before = read_state(self.driver, identity.index)
             missing = [one for one in destroy if one not in before.instances]
@@ -283,13 +316,11 @@ class Adapter:
             left = [one for one in before.instances if one not in destroy]
             after = state(before.mig, [*left, *create], before.pending)
             change = GpuPlan(identity.index, gpu, identity.name, before, after, {})
-            if before.mig is None and create:
+            if not before.mig and create:
                 raise DeviceError(NOT_SUPPORTED, "nvmlDeviceCreateGpuInstance", f"GPU {identity.index}")
             self._check_idle([change], tenant)
             if change.steps:
                 self.transactions.run([change])
             if tenant is not None:
-                for one in destroy:
-                    self.journal.release(gpu, one, tenant)
                 for one in create:
                     self.journal.claim(gpu, one, tenant, None if lasting else os.getpid())

@@ -81,7 +81,9 @@ def reached(now: GpuState, target: GpuState, owned: frozenset[Key]) -> bool:
     def ours(state: GpuState) -> set[Instance]:
         return {one for one in state.instances if key_of(one) in owned}
 
-    return (now.mig, now.pending) == (target.mig, target.pending) and ours(now) == ours(target)
+    # A mode that waits for a reset cannot be told to wait again: asking for it might change it at once.
+    waits = target.mig != target.pending
+    return now.mig == target.mig and (waits or now.pending == target.pending) and ours(now) == ours(target)
 
 
 def set_mode(driver: Driver, gpu: int, enabled: bool, patience: Patience) -> None:
@@ -119,7 +121,8 @@ class Change:
         now = read_state(self.driver, self.gpu)
         mode, pending = bool(now.mig), bool(now.pending)
         wanted = bool(self.target.mig)
-        if (wanted and not (mode and pending)) or (not wanted and not mode and pending):
+        waits = self.target.mig != self.target.pending
+        if (wanted and not mode) or (wanted == mode and pending != wanted and not waits):
             with self._step():
                 set_mode(self.driver, self.gpu, wanted, self.patience)
         if mode or wanted:

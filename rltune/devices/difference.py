@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rltune.devices.driver import DeviceProfile, Identity
-from rltune.devices.reading import Users
+from rltune.devices.reading import Users, describe_elsewhere
 from rltune.devices.spec import Entry, Wanted
 from rltune.devices.state import GpuState, Instance, compute_sizes, state
 from rltune.errors import InputError
@@ -51,7 +51,7 @@ class GpuPlan:
 
     @property
     def mode_changes(self) -> bool:
-        return self.after.mig != self.before.mig
+        return (self.after.mig, self.after.pending) != (self.before.mig, self.before.pending)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -124,11 +124,15 @@ def plan_gpu(
     mig = now.mig if entry.mig is None else entry.mig
     if entry.instances and not mig:
         raise InputError(f"{where}: MIG mode is off; write mig: true in the spec, and apply it with --mig-mode")
-    if mig != now.mig and (users.of or users.elsewhere):
+    # Without a word on the mode what waits for a reset goes on waiting.
+    pending = now.pending if entry.mig is None else mig
+    if (mig, pending) != (now.mig, now.pending) and (users.of or users.elsewhere):
         who = ", ".join([*users.of.values(), *(f"pid {pid}" for pid in users.elsewhere)])
         raise InputError(f"{where}: its MIG mode cannot change while it is in use ({who}); end that first")
     chosen = _choose(where, entry.instances, now.instances, users.of, profiles) if mig else ()
-    after = state(mig, chosen)
+    after = state(mig, chosen, pending)
+    if users.elsewhere and not set(now.instances) <= set(after.instances):
+        raise InputError(f"{where}: {describe_elsewhere(users)}")
     lost = [one for one in users.of if one not in after.instances]
     if lost:
         raise InputError(

@@ -20,6 +20,7 @@ from rltune.devices.state import GpuState, Instance, States
 from rltune.errors import InputError
 
 SCHEMA_VERSION = 1
+POLL_S = 0.02
 BUSY_S = 5.0
 """Seconds to wait for another process that writes."""
 SCHEMA = """
@@ -85,20 +86,35 @@ class Journal:
                 raise
 
     def _prepare(self) -> None:
-        # A commit in this mode is one write and one synchronisation of the log.
-        self._db.execute("PRAGMA journal_mode=WAL")
+        self._write_ahead()
         self._db.execute("PRAGMA synchronous=FULL")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == SCHEMA_VERSION:
+        self._file = _file_at(self.path)
+        if self._db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
             return
-        if version or self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise InputError(
-                f"{self.path}: a journal of version {version}, not {SCHEMA_VERSION}; use the release that wrote it"
-            )
         with self._writing():
+            # Looked at again: another process may just have begun it.
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version == SCHEMA_VERSION:
+                return
+            if version or self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                raise InputError(
+                    f"{self.path}: a journal of version {version}, not {SCHEMA_VERSION}; use the release that wrote it"
+                )
             for statement in SCHEMA.split(";"):
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def _write_ahead(self) -> None:
+        """A commit in this mode is one write and one synchronisation. Changing it does not wait for others, so we do."""
+        deadline = time.monotonic() + BUSY_S
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(POLL_S)
 
     def close(self) -> None:
         self._db.close()
@@ -119,6 +135,8 @@ class Journal:
     def _writing(self) -> Iterator[None]:
         """One commit, whole or not at all, on disk when it is left."""
         with self._told():
+            if _file_at(self.path) != self._file:
+                raise InputError(f"{self.path}: the journal was removed or replaced while in use; begin again")
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -141,9 +159,11 @@ class Journal:
             self._db.executemany("INSERT INTO steps VALUES (?, ?, ?, ?)", rows)
         return number
 
-    def end(self, number: int, outcome: str, note: str = "") -> None:
-        """Write how a transaction ended."""
+    def end(self, number: int, outcome: str, note: str = "", gone: Sequence[tuple[str, Instance]] = ()) -> None:
+        """Write how a transaction ended, and forget claims on instances that are ``gone``."""
         with self._writing():
+            keys = [(gpu, one.profile, one.start) for gpu, one in gone]
+            self._db.executemany("DELETE FROM tenants WHERE gpu = ? AND profile = ? AND start = ?", keys)
             values = (time.time(), outcome, note, number)
             self._db.execute("UPDATE transactions SET ended = ?, outcome = ?, note = ? WHERE id = ?", values)
 
@@ -205,6 +225,15 @@ class Journal:
         ]
 
 
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Which file bears the name now."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def boot_id() -> str:
     """This boot of the machine; empty where the kernel does not tell."""
     try:
@@ -216,7 +245,7 @@ def boot_id() -> str:
 def process_start(pid: int) -> str | None:
     """When a process began, in the kernel's ticks: with its number it names the process for good. None: it is not there."""
     try:
-        content = Path(f"/proc/{pid}/stat").read_text()
+        content = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
     # The command's name, in brackets, may hold anything.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,26 +18,58 @@ POLL_S = 0.05
 def default_locks() -> Path:
     """Where all adapters of this machine look, whoever runs them and wherever their journals are."""
     folder = Path("/run/lock")
-    return folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
+    return folder if os.access(folder, os.W_OK) else Path("/tmp")
 
 
 @contextmanager
 def locked(path: Path, wait_s: float = 0.0) -> Iterator[None]:
     """Hold the lock; InputError if another process (or another adapter of this one) has it for longer than ``wait_s``."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        file = _open(path)
+        try:
+            _take(file, path, deadline)
+            if not _is(file, path):
+                # Somebody removed it between opening and locking: others would lock another file of this name.
+                continue
+            note = f"{os.getpid()}\n".encode()
+            os.pwrite(file, note, 0)
+            os.truncate(file, len(note))
+            yield
+            return
+        finally:
+            os.close(file)
+
+
+def _open(path: Path) -> int:
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            # Not created where it is there: in shared folders the kernel may refuse that for another user's file.
+            file = os.open(path, flags)
+        except FileNotFoundError:
+            file = os.open(path, flags | os.O_CREAT, 0o666)
+            # For every user, whatever our umask says.
+            os.fchmod(file, 0o666)
+    except PermissionError:
+        raise InputError(f"{path}: the lock belongs to another user; have its owner chmod 666 it") from None
     except OSError as error:
         raise InputError(
             f"{path}: the lock cannot be opened ({error.strerror}); name another folder with --locks"
         ) from None
-    try:
-        _take(file, path, time.monotonic() + wait_s)
-        os.truncate(file, 0)
-        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
+    if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
+        raise InputError(f"{path}: is no file, so it cannot be the lock; remove it")
+    return file
+
+
+def _is(file: int, path: Path) -> bool:
+    """Whether the name still stands for the file that is open."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except OSError:
+        return False
 
 
 def _take(file: int, path: Path, deadline: float) -> None:

@@ -21,6 +21,12 @@ class Users:
     elsewhere: tuple[int, ...] = ()
 
 
+def describe_elsewhere(users: Users) -> str:
+    """Why nothing on the GPU can be taken for idle."""
+    pids = ", ".join(map(str, users.elsewhere))
+    return f"pid {pids} runs on it, and the driver does not tell in which instance; end that first"
+
+
 def read_state(driver: Driver, gpu: int) -> GpuState:
     """MIG mode and instances of one GPU, by number."""
     try:

@@ -19,7 +19,7 @@ from rltune.devices.difference import GpuPlan
 from rltune.devices.driver import Driver
 from rltune.devices.journal import COMMITTED, ROLLED_BACK, VOID, WAITING, Journal, Transaction, boot_id
 from rltune.devices.reading import read_state
-from rltune.devices.state import States
+from rltune.devices.state import Instance, States
 from rltune.devices.status import RESET_REQUIRED, DeviceError
 from rltune.errors import InputError
 
@@ -63,19 +63,37 @@ class Transactions:
         after = {gpu.uuid: gpu.after for gpu in changes}
         number = self.journal.begin(before, after, [(gpu.uuid, str(step)) for gpu in changes for step in gpu.steps])
         patience = Patience(self.patience_s, self.sleep)
+        blind: set[str] = set()
         try:
-            resets = self._enable(changes, patience)
-            if not resets:
-                for gpu in changes:
-                    owned = owned_by(gpu.before, gpu.after)
-                    on_blind = partial(self.journal.mark_blind, number)
-                    Change(self.driver, gpu.index, gpu.after, owned, patience, on_blind=on_blind).run()
-                self._check_reached(changes)
+            waiting = self._enable(changes, patience)
+            resets = waiting or self._change(number, changes, patience, blind)
         except BaseException as error:
-            self._roll_back(number, changes, error)
-        with _undisturbed():
-            self._end(number, WAITING if resets else COMMITTED)
+            self._roll_back(number, changes, bool(blind), error)
+        with _undisturbed() as interrupts:
+            self._end(number, WAITING if resets else COMMITTED, gone=() if waiting else gone(before, after))
+        if interrupts:
+            signal.raise_signal(interrupts[0])
         return Done(number, patience.retries, tuple(resets))
+
+    def _change(self, number: int, changes: Sequence[GpuPlan], patience: Patience, blind: set[str]) -> list[int]:
+        """GPUs (by number) on which everything is done, but MIG is off after a reset only; ``blind`` collects old drivers'."""
+        resets = []
+
+        def on_blind(gpu: str) -> None:
+            blind.add(gpu)
+            self.journal.mark_blind(number)
+
+        for gpu in changes:
+            owned = owned_by(gpu.before, gpu.after)
+            change = Change(self.driver, gpu.index, gpu.after, owned, patience, on_blind=partial(on_blind, gpu.uuid))
+            try:
+                change.run()
+            except DeviceError as error:
+                if gpu.after.mig or error.code != RESET_REQUIRED:
+                    raise
+                resets.append(gpu.index)
+        self._check_reached([gpu for gpu in changes if gpu.index not in resets])
+        return resets
 
     def _enable(self, changes: Sequence[GpuPlan], patience: Patience) -> list[int]:
         """Turn MIG on first, everywhere: GPUs (by number) that need a reset before anything else can be done."""
@@ -98,12 +116,11 @@ class Transactions:
                     f"GPU {gpu.index} is [{now}] and not [{gpu.after}]: something else changed it meanwhile"
                 )
 
-    def _roll_back(self, number: int, changes: Sequence[GpuPlan], error: BaseException) -> None:
+    def _roll_back(self, number: int, changes: Sequence[GpuPlan], blind: bool, error: BaseException) -> None:
         """Everything back to what it was before; raises what is to be told of it."""
         why = str(error) if isinstance(error, InputError) else f"interrupted ({type(error).__name__})"
         with _undisturbed():
             before = {gpu.uuid: gpu.before for gpu in changes}
-            blind = any(one.blind for one in self.journal.open_ones() if one.id == number)
             stuck = self._restore(number, before, {gpu.uuid: owned_by(gpu.before, gpu.after, blind) for gpu in changes})
             if stuck:
                 raise Unsettled(
@@ -114,7 +131,7 @@ class Transactions:
             raise error
         told = RolledBack(f"{why}; everything is as it was before")
         if not isinstance(error, Exception):
-            told.exit_status = 130 if isinstance(error, KeyboardInterrupt) else 143
+            told.exit_status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 130
         raise told from error
 
     def _restore(self, number: int, target: States, owned: Mapping[str, frozenset[Key]]) -> list[str]:
@@ -131,7 +148,7 @@ class Transactions:
             try:
                 change.run()
                 now = read_state(self.driver, index[uuid])
-            except DeviceError as error:
+            except InputError as error:
                 stuck.append(str(error))
                 continue
             if not reached(now, wanted, owned[uuid]):
@@ -142,12 +159,12 @@ class Transactions:
     def _indices(self) -> dict[str, int]:
         try:
             return {gpu.uuid: gpu.index for gpu in self.driver.gpus()}
-        except DeviceError:
+        except InputError:
             return {}
 
-    def _end(self, number: int, outcome: str, note: str = "") -> None:
+    def _end(self, number: int, outcome: str, note: str = "", gone: Sequence[tuple[str, Instance]] = ()) -> None:
         try:
-            self.journal.end(number, outcome, note)
+            self.journal.end(number, outcome, note, gone)
         except InputError as error:
             raise Unsettled(
                 f"the GPUs are done ({outcome}), but {error}; the next apply, or `recover`, settles it"
@@ -158,7 +175,7 @@ class Transactions:
         name = f"apply {cut.id} of pid {cut.pid} was cut short"
         if self.driver.kind == "nvml" and cut.boot != boot_id():
             note = "the machine was rebooted since, and MIG instances do not survive that"
-            self._end(cut.id, VOID, note)
+            self._end(cut.id, VOID, note, gone(cut.before, {}))
             return f"{name}; {note}: its GPUs are left as they are"
         owned = {uuid: owned_by(cut.before[uuid], cut.after[uuid], cut.blind) for uuid in cut.before}
         index = self._indices()
@@ -186,8 +203,14 @@ class Transactions:
         )
 
     def _settled(self, cut: Transaction, name: str, outcome: str, how: str) -> str:
-        self._end(cut.id, outcome, how)
+        self._end(cut.id, outcome, how, gone(cut.before, cut.after) if outcome == COMMITTED else ())
         return f"{name}; the state is exactly that {'after' if outcome == COMMITTED else 'before'} it ({how})"
+
+
+def gone(before: States, after: States) -> list[tuple[str, Instance]]:
+    """(GPU, instance) of what a change from one state to the other destroys: no claim on it holds any longer."""
+    left = {gpu: after[gpu].instances if gpu in after else () for gpu in before}
+    return [(gpu, one) for gpu, state in before.items() for one in state.instances if one not in left[gpu]]
 
 
 @contextmanager

@@ -105,6 +105,17 @@ def test_without_knowing_who_uses_what_nothing_is_destroyed(machine):
         machine.adapter.plan(spec(["7g.80gb"]))
 
 
+def test_a_process_of_no_told_instance_keeps_all_of_them(machine):
+    """A driver that tells a process but not where it runs would let its instance be destroyed."""
+    machine.make([["3g.40gb@4", "3g.40gb@0"]])
+    plan = machine.adapter.plan(spec([]))
+    machine.nvml.add_process(0, 4242)
+    for action in (lambda: machine.adapter.plan(spec([])), lambda: machine.adapter.apply(plan)):
+        with pytest.raises(InputError, match="pid 4242 runs on it, and the driver does not tell in which instance"):
+            action()
+    assert len(machine.found()[0][0]) == 2
+
+
 def test_a_moment_in_use_is_waited_for(machine):
     """A monitoring agent that holds a handle for a moment would fail the whole change."""
     machine.make([["3g.40gb@4"]])
@@ -148,6 +159,27 @@ def test_a_failure_on_one_gpu_undoes_the_others(machine):
     assert [one.outcome for one in machine.adapter.journal.recent(1)] == [ROLLED_BACK]
 
 
+def test_a_journal_that_fails_in_the_middle_does_not_stop_the_way_back(machine):
+    """A disk error would leave half a partition, and a message that nothing was changed."""
+    machine.make([["7g.80gb"]])
+    before = machine.found()
+    plan = machine.adapter.plan(spec(["3g.40gb@0", "3g.40gb@4"]))
+    create = machine.driver.create_gpu_instance
+
+    def failing(gpu, profile, start):
+        if (profile, start) == ("3g.40gb", 4):
+            machine.adapter.journal._db.close()
+            raise InputError("the disk has gone")
+        return create(gpu, profile, start)
+
+    machine.driver.create_gpu_instance = failing
+    with pytest.raises(Unsettled, match="journal"):
+        machine.adapter.apply(plan)
+    assert machine.found() == before
+    machine.begin_anew()
+    assert "exactly that before" in machine.adapter.recover()[0]
+
+
 def test_a_gpu_that_is_lost_is_settled_when_it_is_back(machine):
     """A GPU that falls off the bus in the middle would be forgotten half changed."""
     machine.make([["7g.80gb"]])
@@ -169,7 +201,6 @@ def test_what_cannot_be_undone_is_finished(machine):
     before = {gpu.uuid: gpu.before for gpu in plan.changes}
     after = {gpu.uuid: gpu.after for gpu in plan.changes}
     machine.adapter.apply(plan)
-    machine.nvml.set_fault("error", 1, code=999, call="nvmlDeviceGetName")  # of no consequence
     number = machine.adapter.journal.begin(before, after, [])
     one = next(one for one in machine.driver.instances(0) if one.start == 4)
     machine.driver.destroy_compute_instance(0, one.id, one.compute_instances[0].id)
@@ -230,6 +261,31 @@ def test_a_needed_reset_is_told_and_the_apply_after_it_goes_on(fake_nvml, tmp_pa
     machine.nvml.reset_gpu(0)
     machine.adapter.apply(machine.adapter.plan(wanted), mig_mode=True)
     assert machine.found()[0][0] == {("7g.80gb", 0, (7,))}
+    machine.close()
+
+
+def test_turning_mig_off_after_a_reset_goes_on_as_well(fake_nvml, tmp_path):
+    """A GPU that needs a reset could never leave MIG mode: each try would bring its instances back."""
+    machine = Machine(fake_nvml(["A100-80GB"], activation="reset_required"), tmp_path)
+    machine.make([["3g.40gb@0"]])
+    off = spec_of({"version": 1, "gpus": [{"gpu": 0, "mig": False}]})
+    assert machine.adapter.apply(machine.adapter.plan(off), mig_mode=True).resets == (0,)
+    assert machine.found()[0] == (frozenset(), (True, False))
+    machine.nvml.reset_gpu(0)
+    assert machine.adapter.verify(off) == []
+    machine.close()
+
+
+def test_a_mode_that_waits_is_not_touched_without_the_flag(fake_nvml, tmp_path):
+    """An apply that only wants an instance would take back somebody's decision to turn MIG off."""
+    machine = Machine(fake_nvml(["A100-80GB"], activation="reset_required"), tmp_path)
+    machine.driver.set_mig_mode(0, False)
+    machine.adapter.apply(machine.adapter.plan(spec(["3g.40gb@0"])))
+    assert machine.found()[0] == (frozenset({("3g.40gb", 0, (3,))}), (True, False))
+    on = spec(["3g.40gb@0"], mig=True)
+    assert machine.adapter.verify(on) == ["GPU 0: enable MIG mode"]
+    with pytest.raises(InputError, match="--mig-mode"):
+        machine.adapter.apply(machine.adapter.plan(on))
     machine.close()
 
 
@@ -296,6 +352,14 @@ def test_a_claim_lapses_with_its_process(simulated):
         simulated.claim(gpu, held, "job", job.pid)
 
 
+def test_a_claim_goes_with_its_instance(simulated):
+    """Somebody else's later instance in the same place could not be removed by him."""
+    simulated.apply(simulated.plan(spec(["3g.40gb@4"])))
+    simulated.claim(simulated.driver.gpus()[0].uuid, parse_instance("3g.40gb@4"), "alice")
+    simulated.apply(simulated.plan(spec([]), tenant="alice"), tenant="alice")
+    assert simulated.tenants() == []
+
+
 def test_reconfigure_holds_what_it_creates(simulated):
     """Between its creation and its first job a new instance would be fair game."""
     gpu = simulated.driver.gpus()[0].uuid
@@ -325,6 +389,36 @@ def test_different_gpus_may_change_at_once(simulated):
         simulated.reconfigure(second, [], [whole("2g.12gb", 0)])
         with pytest.raises(InputError, match="another adapter"):
             simulated.reconfigure(first, [], [whole("7g.80gb", 0)])
+
+
+def test_threads_never_wait_for_each_other_for_ever(simulated):
+    """Two threads of a service would each hold the GPU that the other needs to settle an old crash."""
+    plan = simulated.plan(spec(["7g.80gb"], ["4g.24gb"]))
+    simulated.journal.begin({g.uuid: g.before for g in plan.gpus}, {g.uuid: g.after for g in plan.gpus}, [])
+    names = [whole("7g.80gb", 0), whole("4g.24gb", 0)]
+    threads = [
+        threading.Thread(target=simulated.reconfigure, args=(gpu.uuid, [], [one]), daemon=True)
+        for gpu, one in zip(plan.gpus, names, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in threads)
+    assert [simulated.states()[gpu.uuid].instances for gpu in plan.gpus] == [(one,) for one in names]
+
+
+def test_one_lost_gpu_does_not_stop_the_others(machine):
+    """A single dead GPU would keep all others of its machine from being used."""
+    plan = machine.adapter.plan(spec(["7g.80gb"]))
+    machine.adapter.journal.begin({g.uuid: g.before for g in plan.gpus}, {g.uuid: g.after for g in plan.gpus}, [])
+    machine.nvml.lose(0)
+    other = spec_of({"version": 1, "gpus": [{"gpu": 1, "instances": ["4g.24gb"]}]})
+    assert machine.adapter.recover(other.by_gpu(machine.driver.gpus())) == []
+    machine.adapter.apply(machine.adapter.plan(other))
+    assert machine.found()[1][0] == {("4g.24gb", 0, (4,))}
+    with pytest.raises(Unsettled):
+        machine.adapter.recover()
 
 
 def test_what_is_under_way_elsewhere_is_not_settled(simulated):
@@ -415,6 +509,54 @@ def test_a_journal_of_another_version_is_told(tmp_path):
     journal.close()
     with pytest.raises(InputError, match="version 99"):
         Journal(tmp_path / "devices.sqlite", "nvml")
+
+
+def test_a_journal_that_is_removed_is_not_written_on(simulated, tmp_path):
+    """Claims would go into a file that no other adapter ever sees."""
+    simulated.apply(simulated.plan(spec(["3g.40gb@4"])))
+    for file in tmp_path.glob("devices.sqlite*"):
+        file.unlink()
+    with pytest.raises(InputError, match="removed or replaced"):
+        simulated.claim(simulated.driver.gpus()[0].uuid, parse_instance("3g.40gb@4"), "alice")
+
+
+FIRST = """
+import sys
+from pathlib import Path
+from rltune.devices.journal import Journal
+sys.stdin.readline()
+Journal(Path(sys.argv[1]), "nvml").recent()
+"""
+
+
+def test_the_first_of_several_begins_the_journal(tmp_path):
+    """On a fresh machine all but one of the services that start at boot would fail."""
+    for turn in range(3):
+        path = str(tmp_path / f"{turn}.sqlite")
+        command = [sys.executable, "-c", FIRST, path]
+        several = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)
+        ]
+        for one in several:
+            one.stdin.write("go\n")
+            one.stdin.flush()
+        for one in several:
+            assert one.communicate(timeout=30)[1] == ""
+
+
+def test_a_lock_is_for_every_user_and_follows_its_name(tmp_path):
+    """Another user could never change GPUs after root did; a removed lock would let two in."""
+    path = tmp_path / "lock"
+    old = os.umask(0o077)
+    try:
+        with locked(path):
+            assert path.stat().st_mode & 0o777 == 0o666
+    finally:
+        os.umask(old)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="is no file"), locked(path):
+        pass
 
 
 HOLD = """

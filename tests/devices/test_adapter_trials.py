@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from trials import CASES, Machine, fail_everywhere, kill_everywhere, random_sequence
+from trials import CASES, Machine, fail_everywhere, kill_everywhere, machine_options, random_sequence
 
 from rltune.devices.status import STATUSES
 from rltune.mig_profiles import TYPES
@@ -37,7 +37,7 @@ def test_thousands_of_random_plans(fake_nvml, model, tmp_path):
 
 def _kills(fake_nvml, name, again, stride):
     models, *_, options = CASES[name]
-    counts = kill_everywhere(fake_nvml(models.split(","), **options), CASES[name], again, stride)
+    counts = kill_everywhere(fake_nvml(models.split(","), **machine_options(options)), CASES[name], again, stride)
     print(f"{name}: {counts}")
     assert counts.before and counts.kills > 10
 
@@ -58,7 +58,7 @@ def test_a_kill_at_every_call(fake_nvml, name, again):
 
 def _errors(fake_nvml, name, codes, stride):
     models, *_, options = CASES[name]
-    counts = fail_everywhere(fake_nvml(models.split(","), **options), CASES[name], codes, stride)
+    counts = fail_everywhere(fake_nvml(models.split(","), **machine_options(options)), CASES[name], codes, stride)
     print(f"{name}: {counts}")
     assert counts.rolled_back and counts.refused
 

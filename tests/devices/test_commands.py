@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -59,6 +60,21 @@ def test_a_dry_run_changes_nothing(devices):
     status, out, _ = devices("apply", "spec.yaml", "--dry-run")
     assert status == 0 and "nothing was changed" in out
     assert devices("verify", "spec.yaml")[0] == 1 and devices("history")[1] == "Nothing was applied yet.\n"
+
+
+def test_a_dry_run_refuses_what_apply_refuses(devices):
+    """A rehearsal would promise what the real thing then refuses."""
+    devices("plan", "spec.yaml", "--out", "plan.json")
+    devices("apply", "spec.yaml")
+    refused(devices("apply", "plan.json", "--dry-run"), "plan anew")
+
+
+def test_applies_on_different_gpus_do_not_meet(devices, tmp_path):
+    """An administrator would have to wait for a run on another GPU."""
+    gpu = json.loads(devices("plan", "spec.yaml", "--json")[1])["gpus"][0]["uuid"]
+    (tmp_path / "other.yaml").write_text("version: 1\ngpus: [{gpu: 1, instances: [7g.80gb]}]\n")
+    with locked(tmp_path / f"state/rltune-{gpu}.lock"):
+        assert devices("apply", "other.yaml")[0] == 0
 
 
 def test_a_plan_is_json_for_programs(devices):
@@ -202,6 +218,33 @@ def test_a_failed_apply_is_status_3_and_undone(fake_nvml, tmp_path):
     done = command("apply", str(spec), "--locks", str(tmp_path / "locks"), **env)
     assert done.returncode == 3 and "everything is as it was before" in done.stderr and done.stderr.count("\n") == 1
     assert nvml.instances(0) == set()
+
+
+def test_a_lost_terminal_is_undone(fake_nvml, tmp_path):
+    """A dropped ssh connection would leave half a partition."""
+    nvml = fake_nvml(["A30"])
+    env = {"RLTUNE_STATE": str(tmp_path), "RLTUNE_DEVICE": "nvml"} | nvml.env
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("version: 1\ngpus: [{gpu: 0, instances: [2g.12gb, 1g.6gb]}]\n")
+    nvml.set_fault("delay", 2, delay_ms=1500, call="nvmlDeviceCreateGpuInstanceWithPlacement")
+    words = [sys.executable, "-m", "rltune.devices", "apply", str(spec), "--locks", str(tmp_path / "locks")]
+    with subprocess.Popen(
+        words, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as job:
+        while not nvml.instances(0):
+            time.sleep(0.01)
+        job.send_signal(signal.SIGHUP)
+        errors = job.communicate(timeout=30)[1]
+    assert job.returncode == 129 and "everything is as it was before" in errors
+    assert nvml.instances(0) == set()
+
+
+def test_a_machine_that_does_not_open_is_given_up(tmp_path):
+    """The first call of a broken driver would hang for ever."""
+    state = tmp_path / "simulated-a30.json"
+    with locked(tmp_path / f"{state.name}.lock"):
+        done = command("show", "--call-timeout", "0.5", RLTUNE_STATE=str(tmp_path), RLTUNE_DEVICE="simulated:a30")
+    assert done.returncode == 4 and "has not answered" in done.stderr
 
 
 def test_a_driver_that_hangs_is_given_up(fake_nvml, tmp_path):

@@ -257,6 +257,7 @@ CASES: dict[str, Case] = {
         "A100-40GB", [["7g.40gb"]], [["3g.20gb@4", "2g.10gb@2", "2g.10gb@0"]], [],
         {"missing": ["nvmlDeviceCreateGpuInstanceWithPlacement"]},
     ),
+    "MIG off": ("H100-80GB,A30", [["3g.40gb@4", "1g.10gb@0"], ["4g.24gb"]], [[], []], [], {"off": True}),
     "MIG mode as well": ("A100-80GB,A30", [[], []], [["7g.80gb"], ["2g.12gb", "2g.12gb"]], [], {"mig": False}),
     # The stand-in begins at the right: the first order, largest first, puts 3g where 2g belongs.
     "old driver, second order": (
@@ -264,6 +265,11 @@ CASES: dict[str, Case] = {
         {"missing": ["nvmlDeviceCreateGpuInstanceWithPlacement"]},
     ),
 }  # fmt: skip
+
+
+def machine_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of a case that the stand-in takes."""
+    return {name: value for name, value in options.items() if name != "off"}
 
 
 def prepare(machine: Machine, case: Case) -> Plan:
@@ -276,7 +282,8 @@ def prepare(machine: Machine, case: Case) -> Plan:
     machine.nvml.refuse(dict.fromkeys(blind, 13))
     for pid, (gpu, name) in enumerate(busy, start=4000):
         machine.occupy(gpu, name, pid)
-    entries = [{"gpu": gpu, "mig": True, "instances": names} for gpu, names in enumerate(after)]
+    wanted = not options.get("off", False)
+    entries = [{"gpu": gpu, "mig": wanted, "instances": names} for gpu, names in enumerate(after)]
     return machine.adapter.plan(spec_of({"version": 1, "gpus": entries}))
 
 
