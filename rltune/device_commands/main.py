@@ -1,7 +1,7 @@
 """``python -m rltune.devices COMMAND``: options, the device, and errors as one line.
 
 Exit status: 0 done; 1 differs (`verify`, `show --check`) or a task failed (`run`, `profile`), or
-something was refused (`rehearse`); 2 refused, nothing was changed; 3 failed, everything is as it was before; 4 failed, and not
+something was refused (`rehearse`); 2 refused, nothing was changed; 3 failed, everything is as it was before (`run`, `profile`: trouble with the device, told in the summary); 4 failed, and not
 yet settled; 5 a GPU must be reset before all is done (`apply`); 129, 130, 143 interrupted.
 """
 
@@ -90,6 +90,7 @@ def _run(words: Sequence[str]) -> int:
     with watched(args.call_timeout) as watch:
         args.driver = open_device(args.device, pace=args.pace)
         watch(args.driver)
+        args.watch = watch
         try:
             return int(module.run(args))
         finally:

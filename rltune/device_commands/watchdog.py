@@ -15,8 +15,11 @@ from rltune.errors import InputError
 
 
 @contextmanager
-def watched(timeout_s: float) -> Iterator[Callable[[Driver], None]]:
-    """End the process with status 4 if opening a driver, or one call of it, takes longer; gives a function to hand it over."""
+def watched(timeout_s: float) -> Iterator[Callable[[Driver | None], None]]:
+    """End the process with status 4 if opening a driver, or one call of it, takes longer.
+
+    Gives a function that takes the driver once it is open; None: whoever asks watches himself from now on.
+    """
     if not (math.isfinite(timeout_s) and timeout_s > 0):
         raise InputError(f"--call-timeout {timeout_s}: a number of seconds above 0 is needed")
     done = threading.Event()
@@ -35,8 +38,8 @@ def watched(timeout_s: float) -> Iterator[Callable[[Driver], None]]:
                 # A thread that hangs in the driver lets no process end in any gentler way.
                 os._exit(4)
 
-    def hand_over(driver: Driver) -> None:
-        calls[0] = driver.calling
+    def hand_over(driver: Driver | None) -> None:
+        calls[0] = {} if driver is None else driver.calling
 
     threading.Thread(target=watch, daemon=True).start()
     try:
