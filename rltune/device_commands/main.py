@@ -1,8 +1,9 @@
 """``python -m rltune.devices COMMAND``: options, the device, and errors as one line.
 
-Exit status: 0 done; 1 differs (`verify`, `show --check`) or a task failed (`run`, `profile`), or
-something was refused (`rehearse`); 2 refused, nothing was changed; 3 failed, everything is as it was before (`run`, `profile`: trouble with the device, told in the summary); 4 failed, and not
-yet settled; 5 a GPU must be reset before all is done (`apply`); 129, 130, 143 interrupted.
+Exit status: 0 done; 1 differs (`verify`, `show --check`), a task failed (`run`, `profile`), or something was refused
+(`rehearse`); 2 refused, nothing was changed; 3 failed, everything is as it was before (`run`, `profile`: trouble with the
+device, told in the summary); 4 failed, and not yet settled; 5 a GPU must be reset before all is done (`apply`); 129, 130, 143
+interrupted.
 """
 
 from __future__ import annotations
