@@ -73,5 +73,6 @@ def _lines(gpu: GpuPlan) -> Iterator[str]:
 
 
 def _coloured(sign: str, text: str) -> str:
-    plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ
+    # Python has no standard output where whoever started it closed that.
+    plain = sys.stdout is None or not sys.stdout.isatty() or "NO_COLOR" in os.environ
     return text if plain else f"\033[{COLOURS[sign]}m{text}\033[0m"

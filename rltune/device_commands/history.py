@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from datetime import datetime
 from typing import Any
 
 from rltune.device_commands.adapting import adapter_of
 from rltune.devices.journal import Journal, Transaction
+from rltune.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print transactions and their steps; 0."""
+    if args.most < 1:
+        raise InputError(f"--most {args.most}: a number from 1 is needed")
     with adapter_of(args) as adapter:
-        found = [_as_json(adapter.journal, one) for one in adapter.journal.recent(args.most)]
+        found = [_as_json(adapter.journal, one) for one in adapter.journal.recent(min(args.most, sys.maxsize))]
     if args.json:
         print(json.dumps(found, indent=1))
         return 0

@@ -7,6 +7,7 @@ is wanted anywhere is taken to be one that is there already, where that is possi
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,16 +90,36 @@ def plan_from(value: Mapping[str, Any], path: str | Path) -> Plan:
     if value.get("version") != VERSION:
         raise InputError(f"{path}: version {value.get('version')!r} of plans is unknown; known is {VERSION}: plan anew")
     try:
-        gpus = tuple(
-            GpuPlan(
-                int(g["index"]), str(g["uuid"]), str(g["name"]), GpuState.from_json(g["before"]),
-                GpuState.from_json(g["after"]), dict(g["used"]),
-            )
-            for g in value["gpus"]
-        )  # fmt: skip
-        return Plan(gpus, float(value["made_at"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        gpus = tuple(_gpu_plan(one) for one in value["gpus"])
+        _each_once("GPU", [gpu.index for gpu in gpus])
+        _each_once("GPU", [gpu.uuid for gpu in gpus])
+        made_at = float(value["made_at"])
+        if not math.isfinite(made_at):
+            raise InputError(f"made_at {made_at} is no time")
+        return Plan(gpus, made_at)
+    except InputError as error:
+        raise InputError(f"{path}: is no whole plan ({error}); plan anew") from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{path}: is no whole plan ({type(error).__name__}: {error}); plan anew") from None
+
+
+def _gpu_plan(value: Mapping[str, Any]) -> GpuPlan:
+    """One GPU of `Plan.as_json`; InputError for what no plan of ours says, KeyError and such for what is not there."""
+    index = value["index"]
+    if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+        raise InputError(f"{index!r} is no number of a GPU")
+    before, after = GpuState.from_json(value["before"]), GpuState.from_json(value["after"])
+    _each_once(f"GPU {index}: instance", [f"{one.profile}@{one.start}" for one in after.instances])
+    for one in after.instances:
+        if not one.compute:
+            raise InputError(f"GPU {index}: {one} after it would be of no use")
+    return GpuPlan(index, str(value["uuid"]), str(value["name"]), before, after, dict(value["used"]))
+
+
+def _each_once(what: str, names: Sequence[object]) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(f"{what} {name} stands in it twice")
 
 
 def read_plan(path: str | Path) -> Plan | None:

@@ -84,16 +84,15 @@ class NvmlDriver:
         )
 
     def gpus(self) -> tuple[Identity, ...]:
+        """See the interface. One that cannot be reached, whatever the reason, has no UUID."""
         return tuple(self._identity(gpu) for gpu in range(self._call((), "nvmlDeviceGetCount")))
 
     def _identity(self, gpu: int) -> Identity:
         try:
             handle = self._handle(gpu)
             uuid = self._call((gpu,), "nvmlDeviceGetUUID", handle)
-        except DeviceError as error:
-            # The others go on: that one is lost is told by every other question about it.
-            if error.code != status.GPU_IS_LOST:
-                raise
+        except DeviceError:
+            # Lost, without power, not ours to see: the others go on, and why is told by every other question about this one.
             return Identity(gpu, "", self._names.get(gpu, ""), None, None)
         try:
             pci = self._call((gpu,), "nvmlDeviceGetPciInfo", handle)

@@ -30,6 +30,7 @@ from rltune.devices.driver import (
     Telemetry,
     Versions,
 )
+from rltune.devices.open import check_pace
 from rltune.devices.state import compute_sizes
 from rltune.devices.status import (
     IN_USE,
@@ -83,6 +84,7 @@ class SimulatedDriver:
     def __init__(
         self, models: Sequence[str], pace: float = 1.0, file: Path | None = None, mig: bool = True, scan: bool = True
     ) -> None:
+        check_pace(pace)
         self.calling: dict[int, tuple[str, float]] = {}
         self.pace, self.scan, self._file = pace, scan, file
         self._turn = threading.RLock()
@@ -96,7 +98,7 @@ class SimulatedDriver:
             for model in self._models
         ]
         if file is not None:
-            with self._state(change=not file.exists()):
+            with self._state():
                 pass
 
     def close(self) -> None:
@@ -104,7 +106,7 @@ class SimulatedDriver:
 
     @contextmanager
     def _state(self, change: bool = False) -> Iterator[list[_Gpu]]:
-        """The GPUs, read from the file under its lock and, for a change, written back."""
+        """The GPUs, read from the file under its lock and, for a change or where there is no file yet, written back."""
         if self._file is None:
             with self._turn:
                 yield self._gpus
@@ -114,10 +116,11 @@ class SimulatedDriver:
             lock.parent.mkdir(parents=True, exist_ok=True)
             with open(lock, "w") as held:
                 fcntl.flock(held, fcntl.LOCK_EX)
-                if self._file.exists():
+                new = not self._file.exists()
+                if not new:
                     self._gpus = _read(self._file, self._models)
                 yield self._gpus
-                if change:
+                if change or new:
                     _write(self._file, self._gpus)
         except OSError as error:
             raise InputError(f"{self._file}: the simulated device cannot be kept there ({error.strerror})") from None

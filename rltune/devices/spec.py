@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,15 @@ from typing import Any
 import yaml
 
 from rltune.devices.driver import Identity
-from rltune.devices.state import Instance, States, compute_slices
+from rltune.devices.state import INSIDE, PROFILE, GpuState, Instance, States, compute_slices
 from rltune.errors import InputError
 
 VERSION = 1
 PARTED_VERSION = "v1"
+MOST_DEVICES = 64
+"""Of one profile on a GPU, far beyond what any has: a count above is a slip."""
+LONGEST = 1000
+"""Characters of one value in a file; no name or number of a spec comes near."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,41 @@ def _named(entry: Entry, gpus: Sequence[Identity]) -> list[Identity]:
     return [gpu for gpu in chosen if gpu.pci_device_id in entry.models]
 
 
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML and JSON in which no key stands twice in one mapping: the last would silently win."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._checked: set[yaml.MappingNode] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Check before merge keys (``<<``) bring in what this mapping overrides; a mapping merged elsewhere comes twice."""
+        if node not in self._checked:
+            self._checked.add(node)
+            self._check(node)
+        super().flatten_mapping(node)
+
+    def _check(self, node: yaml.MappingNode) -> None:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode) and key_node.tag != "tag:yaml.org,2002:merge":
+                key = self.construct_object(key_node)
+                if isinstance(key, Hashable):
+                    if key in seen:
+                        raise _fault(f"the key {key!r} stands twice in one mapping: keep one", key_node)
+                    seen.add(key)
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        """Numbers of thousands of digits cannot even be named in a message."""
+        if isinstance(node, yaml.ScalarNode) and len(node.value) > LONGEST:
+            raise _fault(f"a value of {len(node.value)} characters; at most {LONGEST} can be meant", node)
+        return super().construct_scalar(node)
+
+
+def _fault(problem: str, node: yaml.Node) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
 def read_spec(path: str | Path, config: str | None = None) -> Spec:
     """A spec of either format; ``config`` names one of mig-parted's configurations. InputError names place and remedy."""
     try:
@@ -106,11 +145,13 @@ def read_spec(path: str | Path, config: str | None = None) -> Spec:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise InputError(f"{path}: cannot be read ({why}); give a spec in YAML or JSON") from None
     try:
-        value = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, RecursionError) as error:
+        value = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, RecursionError, ValueError, KeyError, OverflowError) as error:
+        # Not only YAMLError: a date or a tagged value that is none (2024-13-45, !!int abc) raises what Python raises.
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: is no YAML or JSON ({' '.join(str(error).split())[:120]})") from None
+        why = getattr(error, "problem", None) or str(error)
+        raise InputError(f"{path}{line}: cannot be read as YAML or JSON ({' '.join(why.split())[:120]})") from None
     if not isinstance(value, Mapping):
         raise InputError(f"{path}: a spec begins with version: {VERSION} and has a list gpus")
     if "mig-configs" in value:
@@ -166,7 +207,7 @@ def _gpus(where: str, value: Any) -> tuple[int | str, ...]:
     return tuple(names)
 
 
-SPELLED = re.compile(r"(?:(\d+)c\.)?(\d+g\.\d+gb[+\w.-]*)(?:@(\d+))?(?:\[([\d+]*)\])?", re.IGNORECASE)
+SPELLED = re.compile(rf"(?:(\d{{1,4}})c\.)?({PROFILE})(?:@(\d{{1,4}}))?{INSIDE}", re.ASCII | re.IGNORECASE)
 
 
 def _wanted(where: str, text: Any) -> Wanted:
@@ -191,13 +232,17 @@ def _parted(path: str, value: Mapping[str, Any], config: str | None) -> Spec:
             f"{path}: version {value.get('version')!r} of mig-parted is unknown; known is {PARTED_VERSION}"
         )
     _only(path, value, ("version", "mig-configs"))
-    configs = value["mig-configs"]
-    if not isinstance(configs, Mapping) or not configs:
+    given = value["mig-configs"]
+    if not isinstance(given, Mapping) or not given:
         raise InputError(f"{path}: mig-configs holds no configurations")
+    # YAML takes a name such as 1 for a number; on the command line it is text.
+    configs = {str(name): listed for name, listed in given.items()}
+    if len(configs) < len(given):
+        raise InputError(f"{path}: mig-configs: two configurations have one name ({', '.join(map(str, given))})")
     if config is None and len(configs) == 1:
-        config = str(next(iter(configs)))
-    if config not in configs:
-        known = ", ".join(map(str, configs))
+        config = next(iter(configs))
+    if config is None or config not in configs:
+        known = ", ".join(configs)
         asked = "name one with --config" if config is None else f"there is no configuration {config!r}"
         raise InputError(f"{path}: {asked}; it has {known}")
     listed = configs[config]
@@ -222,6 +267,8 @@ def _parted_entry(where: str, value: Any) -> Entry:
     for name, count in devices.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise InputError(f"{where}: {name}: {count!r} is no count")
+        if count > MOST_DEVICES:
+            raise InputError(f"{where}: {name}: {count} devices; no GPU has more than {MOST_DEVICES}")
         wanted += _packed(where, str(name), count)
     filters = value.get("device-filter") or []
     models = tuple(_pci(where, one) for one in (filters if isinstance(filters, list) else [filters]))
@@ -233,6 +280,10 @@ def _packed(where: str, name: str, count: int) -> list[Wanted]:
     one = _wanted(where, name)
     if one.start is not None:
         raise InputError(f"{where}: {name!r}: mig-parted's format knows no starts; write the profile only")
+    if "[" in name:
+        raise InputError(
+            f"{where}: {name!r}: mig-parted's format knows no brackets; write 1c.3g.40gb for one slice of it"
+        )
     if one.compute == (compute_slices(one.profile),):
         return [one] * count
     together = compute_slices(one.profile) // one.compute[0]
@@ -249,11 +300,14 @@ def _pci(where: str, text: Any) -> int:
 
 
 def export_spec(states: States, gpus: Sequence[Identity]) -> str:
-    """Our YAML for the states that GPUs have: `read_spec` reads it back to the same placements."""
+    """Our YAML for the states that GPUs have: `read_spec` reads it back to the same placements.
+
+    Left out, here and in `export_parted`, are GPUs that cannot be reached or have no MIG, and GPU instances without compute
+    instances, which no spec can ask for: `export` tells all three.
+    """
     entries = [
-        {"gpu": gpu.index, "mig": states[gpu.uuid].mig, "instances": [str(i) for i in states[gpu.uuid].instances]}
-        for gpu in gpus
-        if states[gpu.uuid].mig is not None
+        {"gpu": gpu.index, "mig": one.mig, "instances": [str(i) for i in one.instances if i.compute]}
+        for gpu, one in _with_mig(states, gpus)
     ]
     for entry in entries:
         if not entry["mig"]:
@@ -263,18 +317,20 @@ def export_spec(states: States, gpus: Sequence[Identity]) -> str:
 
 
 def export_parted(states: States, gpus: Sequence[Identity], name: str = "current") -> str:
-    """mig-parted's YAML for the same; it knows no placements, so they are lost, and nothing else."""
+    """mig-parted's YAML for the same; it knows neither starts nor which compute instances share a GPU instance: both are lost."""
     groups: dict[tuple[bool, tuple[tuple[str, int], ...]], list[int]] = {}
-    for gpu in gpus:
-        state = states[gpu.uuid]
-        if state.mig is not None:
-            counted = _counted(state.instances)
-            groups.setdefault((state.mig, tuple(counted.items())), []).append(gpu.index)
+    for gpu, one in _with_mig(states, gpus):
+        groups.setdefault((bool(one.mig), tuple(_counted(one.instances).items())), []).append(gpu.index)
     listed = [
         {"devices": numbers, "mig-enabled": mig, "mig-devices": dict(counted)}
         for (mig, counted), numbers in groups.items()
     ]
     return yaml.safe_dump({"version": PARTED_VERSION, "mig-configs": {name: listed}}, sort_keys=False)
+
+
+def _with_mig(states: States, gpus: Iterable[Identity]) -> list[tuple[Identity, GpuState]]:
+    """GPUs that can be reached and have MIG, with their states."""
+    return [(gpu, states[gpu.uuid]) for gpu in gpus if gpu.uuid and states[gpu.uuid].mig is not None]
 
 
 def _counted(instances: Iterable[Instance]) -> dict[str, int]:

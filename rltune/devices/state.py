@@ -46,7 +46,10 @@ def compute_sizes(total: int) -> tuple[int, ...]:
     return tuple(n for n in (1, 2, 3, 4, 7) if n <= total and (n, total) != (3, 4))
 
 
-SPELLED = re.compile(r"(\d+g\.\d+gb[+\w.-]*)@(\d+)(?:\[([\d+]*)\])?")
+PROFILE = r"\d{1,4}g\.\d{1,4}gb[+\w.-]*"
+INSIDE = r"(?:\[((?:\d{1,4}(?:\+\d{1,4})*)?)\])?"
+"""Slices of compute instances in brackets. Numbers are bounded: Python refuses to read those of thousands of digits."""
+SPELLED = re.compile(rf"({PROFILE})@(\d{{1,4}}){INSIDE}", re.ASCII)
 
 
 def parse_instance(text: str) -> Instance:

@@ -13,6 +13,7 @@ import pytest
 
 from rltune.device_commands.main import COMMANDS, main
 from rltune.devices.lock import locked
+from rltune.devices.nvml import NvmlDriver
 
 SPEC = "version: 1\ngpus: [{gpu: 0, instances: [3g.40gb@4, 1g.10gb, 1g.10gb]}]\n"
 
@@ -96,6 +97,63 @@ def test_export_goes_both_ways(devices, tmp_path):
     assert devices("verify", "parted.yaml", "--config", "current")[0] == 0
 
 
+def test_an_export_tells_what_it_leaves_out(fake_nvml, devices, tmp_path, monkeypatch):
+    """A kept state would lack a GPU or an instance that nobody knows of until it is applied."""
+    nvml = fake_nvml(["A100-80GB", "A100-80GB"])
+    driver = NvmlDriver()
+    driver.create_gpu_instance(0, "3g.40gb", 4)
+    driver.create_compute_instance(0, driver.create_gpu_instance(0, "2g.20gb", 0), 1)
+    driver.close()
+    nvml.lose(1)
+    monkeypatch.setenv("RLTUNE_DEVICE", "nvml")
+    for kind in ("rltune", "mig-parted"):
+        status, out, errors = devices("export", "--format", kind)
+        assert status == 0 and "GPU 1 cannot be reached and is left out" in errors
+        assert "1 GPU instances without compute instances are left out" in errors and "3g" not in out
+    assert "which compute instances share a GPU instance" in errors
+    nvml.lose(0)
+    refused(devices("export"), "GPU 0, 1 cannot")
+
+
+PLANS = {
+    "twice by number": (lambda gpus: gpus[1].update(index=0), "GPU 0 stands in it twice"),
+    "twice by UUID": (lambda gpus: gpus[1].update(uuid=gpus[0]["uuid"]), "stands in it twice"),
+    "endless number": (lambda gpus: gpus[0].update(index=float("inf")), "inf is no number of a GPU"),
+    "no number": (lambda gpus: gpus[0].update(index=float("nan")), "nan is no number of a GPU"),
+    "negative": (lambda gpus: gpus[0].update(index=-1), "-1 is no number of a GPU"),
+    "true": (lambda gpus: gpus[0].update(index=True), "True is no number of a GPU"),
+    "instance twice": (
+        lambda gpus: gpus[0]["after"].update(instances=["3g.40gb@0", "3g.40gb@0[1]"]), "instance 3g.40gb@0 stands in it twice",
+    ),
+    "useless instance": (lambda gpus: gpus[0]["after"].update(instances=["3g.40gb@0[]"]), "3g.40gb@0[] after it"),
+    "digits": (lambda gpus: gpus[0]["after"].update(instances=["3g.40gb@" + "9" * 5000]), "is no instance"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_that_is_none_of_ours_is_refused(devices, tmp_path, name):
+    """A plan that somebody edited would be carried out half, or end in a traceback."""
+    (tmp_path / "both.yaml").write_text("version: 1\ngpus: [{gpu: all, instances: [3g.40gb@0]}]")
+    plan = json.loads(devices("plan", "both.yaml", "--json")[1])
+    change, says = PLANS[name]
+    change(plan["gpus"])
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    errors = refused(devices("apply", "plan.json"), says)
+    assert "is no whole plan" in errors and "plan anew" in errors
+
+
+def test_history_shows_as_many_as_there_are(devices):
+    """A number that SQLite cannot hold would end in a traceback; one below 1 would show everything or nothing."""
+    devices("apply", "spec.yaml")
+    assert devices("history", "--most", str(10**30))[1].startswith("1  ")
+
+
+def test_a_plan_without_a_screen(devices, monkeypatch):
+    """A job whose standard output is closed would end in a traceback."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert devices("plan", "spec.yaml")[0] == 0
+
+
 def test_tenants_by_hand(devices, tmp_path):
     """An administrator could not protect an instance from the next apply."""
     devices("apply", "spec.yaml")
@@ -137,6 +195,8 @@ def test_a_bad_file_is_one_line_and_status_2(devices, tmp_path, text):
         (["plan", "spec.yaml", "--device", "simulated:k80"], "known are A30"),
         (["plan", "spec.yaml", "--out", "/nowhere/plan.json"], "cannot be written"),
         (["show", "--call-timeout", "0"], "--call-timeout"),
+        (["history", "--most", "-1"], "--most -1: a number from 1"),
+        (["history", "--most", "0"], "--most 0: a number from 1"),
         (["apply", "spec.yaml", "--locks", "/nowhere/else"], "the lock cannot be opened"),
     ],
 )

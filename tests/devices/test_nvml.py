@@ -522,6 +522,26 @@ def test_lost_gpu(fake_nvml: Fake) -> None:
     assert driver.instances(1) == ()
 
 
+@pytest.mark.parametrize("call", ["nvmlDeviceGetHandleByIndex", "nvmlDeviceGetUUID"])
+@pytest.mark.parametrize("code", [4, 8, 11, 15, 77, 999])
+def test_a_gpu_that_cannot_be_reached_is_listed(
+    fake_nvml: Fake, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    """One GPU without its power cable, or not ours to see, would hide all others of the machine."""
+    fake_nvml(["A30", "A100-80GB", "A30"])
+    driver, answer, asked = NvmlDriver(), getattr(pynvml, call), itertools.count()
+
+    def second_fails(argument: object) -> object:
+        if next(asked) == 1:
+            raise pynvml.NVMLError(code)
+        return answer(argument)
+
+    monkeypatch.setattr(pynvml, call, second_fails)
+    assert [(one.index, bool(one.uuid)) for one in driver.gpus()] == [(0, True), (1, False), (2, True)]
+    monkeypatch.undo()
+    assert all(one.uuid for one in driver.gpus())
+
+
 # Calls
 
 

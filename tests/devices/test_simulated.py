@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rltune.devices.nvml import NvmlDriver
-from rltune.devices.open import open_device
+from rltune.devices.open import open_device, store_path
 from rltune.devices.simulated import SimulatedDriver
 from rltune.devices.status import IN_USE, DeviceError
 from rltune.errors import InputError
@@ -147,6 +148,59 @@ def test_a_device_that_does_not_exist_is_told(tmp_path, name, says):
     """A slip in a name would give a traceback, or another device."""
     with pytest.raises(InputError, match=says):
         open_device(name, tmp_path)
+
+
+@pytest.mark.parametrize("pace", [-1.0, float("nan"), float("inf")])
+def test_a_pace_that_nobody_can_wait_is_told(tmp_path, pace):
+    """The first creation would fail in the middle of an apply, or never end."""
+    for begin in (lambda: open_device("simulated:a30", tmp_path, pace), lambda: SimulatedDriver(["a30"], pace)):
+        with pytest.raises(InputError, match="--pace"):
+            begin()
+    with pytest.raises(InputError, match="--pace"):
+        open_device("nvml", pace=pace)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_large_machine_has_a_file_of_its_own(tmp_path):
+    """A machine of many models could not be simulated, as its file's name would be too long; or two would share one."""
+    for last in ("a30", "a100-80gb"):
+        name = "simulated:" + "a30," * 100 + last
+        open_device(name, tmp_path, pace=0).create_gpu_instance(0, "1g.6gb", 0)
+        assert len(open_device(name, tmp_path).gpus()) == 101 and len(open_device(name, tmp_path).instances(0)) == 1
+    assert len(list(tmp_path.glob("*.json"))) == 2
+
+
+def test_a_count_of_thousands_of_digits_is_told(tmp_path):
+    """A slip would end in a traceback of Python's limit on digits."""
+    with pytest.raises(InputError, match="is no model or count"):
+        open_device("simulated:" + "9" * 5000 + "xa30", tmp_path)
+
+
+def test_a_file_that_cannot_be_looked_at_is_told(tmp_path, monkeypatch):
+    """A folder of another user, or a name that is too long, would end in a traceback."""
+    with pytest.raises(InputError, match="cannot be kept there"):
+        SimulatedDriver(["a30"], file=tmp_path / ("x" * 300))
+
+    def forbidden(path, **_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", forbidden)
+    with pytest.raises(InputError, match=r"cannot be kept there \(Permission denied"):
+        SimulatedDriver(["a30"], file=tmp_path / "state.json")
+
+
+def test_a_user_without_a_home_is_told(monkeypatch):
+    """In a bare container the first command would end in a traceback."""
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("RLTUNE_STATE", raising=False)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(InputError, match="set RLTUNE_STATE"):
+        store_path()
 
 
 def test_a_damaged_state_is_told(tmp_path):

@@ -93,6 +93,19 @@ BAD = {
     "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {all: 1}}]}": "'all' is no instance",
     "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, device-filter: GTX}]}": "is no PCI device id",
     "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, extra: 1}]}": "'extra' is unknown",
+    "gpu: 2024-13-45": "cannot be read as YAML or JSON .month must be",
+    "gpu: !!int abc": "cannot be read as YAML or JSON .invalid literal",
+    "gpu: !!bool foo": "cannot be read as YAML or JSON",
+    "version: 1\ngpus:\n- {gpu: 0, gpu: 1, instances: []}": "line 3: .*the key 'gpu' stands twice",
+    '{"version": 1,\n"gpus": [],\n"gpus": []}': "line 3: .*the key 'gpus' stands twice",
+    "version: 1\ngpus: [{gpu: 0, instances: ['3g.40gb@10000']}]": "is no instance",
+    "version: 1\ngpus: [{gpu: 0, instances: ['3g.40gb@٤']}]": "is no instance",
+    "version: 1\ngpus: [{gpu: 0, instances: ['99999c.3g.40gb']}]": "is no instance",
+    "version: 1\ngpus: [{gpu: 0, instances: ['3g.40gb@0[1+]']}]": "is no instance",
+    "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {3g.40gb: 1,\n3g.40gb: 2}}]}": "line 3: .*stands twice",
+    "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {'3g.40gb[]': 1}}]}": "knows no brackets",
+    "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {1g.10gb: 9000000000}}]}": "9000000000 devices; no GPU has more than 64",
+    "version: v1\nmig-configs: {1: [], '1': []}": "two configurations have one name",
 }
 
 
@@ -103,6 +116,43 @@ def test_a_bad_spec_is_told_in_one_line(tmp_path, text):
     with pytest.raises(InputError, match=BAD[text]) as error:
         read_spec(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_numbers_of_thousands_of_digits_are_told(tmp_path):
+    """A damaged file would end in a traceback of Python's limit on digits, be it while reading or in the message."""
+    for digits in ("9" * 5000, "0x" + "f" * 5000):
+        with pytest.raises(InputError, match=f"line 2: .*a value of {len(digits)} characters"):
+            read_spec(written(tmp_path, f"gpus: []\nversion: {digits}"))
+
+
+def test_anchors_and_merge_keys_still_work(tmp_path):
+    """Who keeps a large file short with anchors would be told that what they override stands twice."""
+    text = """
+version: 1
+gpus:
+  - &first {gpu: 0, mig: true, instances: [1g.10gb@6]}
+  - &second {<<: *first, gpu: 1}
+  - {<<: *second, gpu: 2, instances: [7g.80gb]}
+"""
+    entries = read_spec(written(tmp_path, text)).entries
+    assert [(one.gpus, [str(i) for i in one.instances]) for one in entries] == [
+        ((0,), ["1g.10gb@6"]), ((1,), ["1g.10gb@6"]), ((2,), ["7g.80gb"]),
+    ]  # fmt: skip
+
+
+def test_a_configuration_may_be_named_by_a_number(tmp_path):
+    """A configuration called 1 could not be chosen, and the message would name the very same one."""
+    text = "version: v1\nmig-configs: {1: [{devices: all, mig-enabled: false}], b: []}"
+    assert read_spec(written(tmp_path, text), "1").by_gpu(GPUS)["GPU-a"].mig is False
+    with pytest.raises(InputError, match="there is no configuration '2'; it has 1, b"):
+        read_spec(written(tmp_path, text), "2")
+
+
+def test_a_kept_state_with_absurd_numbers_is_told():
+    """A damaged journal or plan would end in a traceback of Python's limit on digits."""
+    for text in ("3g.40gb@" + "9" * 5000, "3g.40gb@4[" + "1" * 5000 + "]", "3g.40gb@٤"):
+        with pytest.raises(InputError, match="is no instance"):
+            parse_instance(text)
 
 
 def test_files_that_cannot_be_read_are_told(tmp_path):
@@ -167,6 +217,16 @@ def test_an_exported_state_is_read_back(tmp_path):
         "1g.10gb+me", "2g.20gb", "3g.40gb[1]", "3g.40gb[2]",
     ]  # fmt: skip
     assert yaml.safe_load(export_parted(before, driver.gpus(), "mine"))["mig-configs"]["mine"][1]["devices"] == [1]
+
+
+def test_an_export_holds_only_what_a_spec_can_ask_for(tmp_path):
+    """One lost GPU, or one useless GPU instance, would make a whole machine's export fail, or unreadable."""
+    lost = Identity(2, "", "", None, None)
+    found = {"GPU-a": state(True, [whole("3g.40gb", 4), Instance("3g.40gb", 0, ())]), "GPU-b": state(None)}
+    spec = read_spec(written(tmp_path, export_spec(found, (*GPUS, lost))))
+    assert {gpu: list(map(str, one.instances)) for gpu, one in spec.by_gpu(GPUS).items()} == {"GPU-a": ["3g.40gb@4"]}
+    parted = read_spec(written(tmp_path, export_parted(found, (*GPUS, lost))))
+    assert {gpu: list(map(str, one.instances)) for gpu, one in parted.by_gpu(GPUS).items()} == {"GPU-a": ["3g.40gb"]}
 
 
 instances = st.builds(
