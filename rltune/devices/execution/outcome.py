@@ -69,7 +69,10 @@ class InstanceRow:
 
 @dataclass
 class Execution:
-    """``status``: ``ok``, ``failed`` (a task), ``device trouble``, ``interrupted``; ``problems`` of the device, a line each."""
+    """``status``: ``ok``, ``failed`` (a task), ``device trouble``, ``interrupted``; ``problems`` of the device, a line each.
+
+    ``hangs``: a thread of ours still waits for the driver, which may never answer.
+    """
 
     tasks: list[TaskRow]
     instances: list[InstanceRow]
@@ -78,6 +81,7 @@ class Execution:
     signal: int | None = None
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    hangs: bool = False
 
     @property
     def makespan_s(self) -> float | None:

@@ -57,7 +57,10 @@ class Worker:
     def give_up(self) -> None:
         """Nobody waits for its driver any longer."""
         self.busy, self.lost = False, True
-        self.problem = f"its driver has not answered for {time.monotonic() - self.begun:.0f} s"
+        self.problem = (
+            f"a change has not ended after {time.monotonic() - self.begun:.0f} s: the driver may hang (see dmesg); the next apply, "
+            "or `recover`, settles it"
+        )
 
     def reports(self) -> list[tuple[Step, str, str | None]]:
         """(step, UUID, problem) of what has ended since the last call."""
