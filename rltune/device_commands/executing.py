@@ -154,13 +154,17 @@ class Kept:
                 except BaseException as error:
                     if not self.begun:
                         raise
-                    failure = error
+                    failure = _as_trouble(error)
             done = executor.done
             failure = self._write(directory, done, results, failure)
         if failure is not None:
             tell(f"what ran is in {self.directory.final}")
-            self._watch(self.args.driver)
+            if done.hangs:
+                tell(f"error: {_told(failure)}")
+                os._exit(_status_of(failure))
             raise failure
+        if not done.hangs:
+            self._watch(self.args.driver)
         return done
 
     def _begin(self) -> None:
@@ -190,22 +194,25 @@ class Kept:
         except Exception as error:
             # What ran for hours is not lost to a figure that cannot be drawn, or a full disk.
             done.notes.append(f"some results are missing: {_told(error)}")
-            failure = failure or _as_trouble(error, directory)
+            failure = failure or _as_trouble(error)
         try:
             ended = {} if failure is None else {"status": "error", "exit_status": _status_of(failure)}
             directory.write_json("summary.json", self._summary(done) | more | ended)
         except InputError as error:
-            failure = failure or _as_trouble(error, directory)
+            failure = failure or _as_trouble(error)
         return failure
 
-    def leave(self, done: Execution, status: int) -> int:
-        """Say where everything is; ``status``, with which the process ends at once if a thread of ours hangs in the driver."""
-        print(self.directory.final, flush=True)
-        if done.hangs:
-            # Closing the driver would hang as well.
-            with contextlib.suppress(OSError):
-                sys.stderr.flush()
-            os._exit(status)
+    def leave(self, done: Execution, status: int, report: Callable[[], None]) -> int:
+        """Report, and say where everything is; ``status``, with which the process ends at once if the driver hangs."""
+        try:
+            report()
+            print(self.directory.final, flush=True)
+        finally:
+            if done.hangs:
+                # Closing the driver would hang as well, whatever else went wrong.
+                with contextlib.suppress(OSError):
+                    sys.stderr.flush()
+                os._exit(status)
         return status
 
     def _summary(self, done: Execution) -> dict[str, Any]:
@@ -234,18 +241,19 @@ class Kept:
 
 
 class Trouble(InputError):
-    """Something could not be written after tasks had run."""
+    """The system or the device refused something after tasks had run."""
 
     exit_status = 3
 
 
-def _as_trouble(error: Exception, directory: RunDirectory) -> Exception:
+def _as_trouble(error: BaseException) -> BaseException:
     """A disk that refuses is no mistake of ours, and one line."""
     if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
         return Trouble(
-            f"{error.filename or directory.final}: cannot be written ({error.strerror or error}); free some space"
+            f"{where}refused by the system ({error.strerror or error}); free some space or choose another --runs"
         )
-    return Trouble(str(error)) if isinstance(error, InputError) else error
+    return Trouble(str(error)) if isinstance(error, InputError) and not isinstance(error, Trouble) else error
 
 
 def _told(error: BaseException) -> str:

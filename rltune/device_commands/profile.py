@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
             return _write(directory, tasks, target, kinds, trials, measured, done, args, listed)
 
         done = kept.execute(trials.specs, options, lambda directory: None, results, dict(trials.after))
-        _report(tasks, kinds, trials, found[0])
-        return kept.leave(done, _ended(tasks, found[0], done)[1])
+        (measured,) = found
+        return kept.leave(done, _ended(tasks, measured, done)[1], lambda: _report(tasks, kinds, trials, measured))
 
 
 def _ended(tasks: Sequence[TaskSpec], measured: Measured, done: Execution) -> tuple[str, int]:

@@ -80,8 +80,7 @@ def run(args: argparse.Namespace) -> int:
             return {}
 
         done = kept.execute(tasks, options, files, results)
-        _report(done, args)
-        return kept.leave(done, done.exit_status)
+        return kept.leave(done, done.exit_status, lambda: _report(done, args))
 
 
 def gpu_numbers(text: str | None) -> list[int] | None:

@@ -342,6 +342,11 @@ class Executor:
         for worker, target in zip(self._workers, self.schedule.targets, strict=True):
             if worker.problem:
                 self.done.problems.append(f"GPU {target.index}: bringing back its instances: {worker.problem}")
+        for number, row in self._row_of.items():
+            slot = self.schedule.slots[number]
+            span = self._workers[slot.target].removed.get(slot.instance) if slot.instance else None
+            if span is not None and row.ready_s is not None and row.gone_s is None:
+                row.destroy_s, row.gone_s = (at - self.began for at in span)
         if self.signals.got:
             self.done.signal = self.done.signal or self.signals.got[0]
 

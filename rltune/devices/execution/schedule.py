@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -260,7 +261,7 @@ def whole_held(schedule: Schedule, adapter: Adapter) -> Iterator[None]:
                 stack.enter_context(locked(adapter.lock_of(f"whole-{target.uuid}")))
             except InputError as error:
                 raise InputError(
-                    f"GPU {target.index}: another run has all of it; wait for it, or use other GPUs ({error})"
+                    f"GPU {target.index}: another run has all of it, or its lock cannot be had; wait for it, or use other GPUs ({error})"
                 ) from None
         yield
 
@@ -270,7 +271,7 @@ def check_whole(schedule: Schedule, adapter: Adapter) -> list[str]:
     notes = []
     for target in _whole(schedule):
         try:
-            users = sorted({process.pid for process in adapter.driver.processes(target.index)})
+            users = sorted({process.pid for process in adapter.driver.processes(target.index)} - {os.getpid()})
         except DeviceError as error:
             notes.append(f"GPU {target.index}: whether somebody else uses it is not known ({error})")
             continue
