@@ -157,14 +157,14 @@ class Kept:
                     failure = _as_trouble(error)
             done = executor.done
             failure = self._write(directory, done, results, failure)
+        if not done.hangs:
+            self._watch(self.args.driver)
         if failure is not None:
             tell(f"what ran is in {self.directory.final}")
             if done.hangs:
                 tell(f"error: {_told(failure)}")
                 os._exit(_status_of(failure))
             raise failure
-        if not done.hangs:
-            self._watch(self.args.driver)
         return done
 
     def _begin(self) -> None:
