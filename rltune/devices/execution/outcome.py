@@ -49,7 +49,10 @@ class TaskRow:
 
 @dataclass
 class InstanceRow:
-    """One instance: when its creation and destruction began and ended, in seconds; ``problem`` why it could not be."""
+    """One instance: when its creation and destruction began and ended, in seconds; ``problem`` why it could not be.
+
+    Instances that are destroyed after the last task go together, and have the same times.
+    """
 
     gpu: int
     model: str | None
