@@ -122,7 +122,9 @@ def run_row(run: Path, profiled: Path) -> dict[str, Any]:
     instances = pd.read_parquet(run / "instances.parquet")
     whole = yaml.safe_load((profiled / "tasks.yaml").read_text())["tasks"]
     one_by_one = {"A100-80GB": "7g", "A30": "4g"}.get(run.name)
-    changes = pd.concat([instances.ready_s - instances.create_s, instances.gone_s - instances.destroy_s])
+    # Of the plan: what is brought back at the end comes after the last task.
+    gone = instances[instances.destroy_s < summary["makespan_s"]]
+    changes = pd.concat([instances.ready_s - instances.create_s, gone.gone_s - gone.destroy_s])
     return {
         "planned_s": summary["planned_makespan_s"],
         "measured_s": summary["makespan_s"],

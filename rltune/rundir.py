@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -21,6 +23,8 @@ from rltune.errors import InputError
 SCHEMA_VERSION = 1
 LONGEST_NAME = 200
 """Bytes of a run's name: file systems allow 255, and a suffix must fit."""
+ATTEMPTS = 10
+"""To find a name that no other run takes at the same moment."""
 PACKAGES = (
     "rltune",
     "ray",
@@ -39,8 +43,9 @@ PACKAGES = (
 class RunDirectory:
     """``with RunDirectory(runs, name) as run: run.write_json("summary.json", ...)``.
 
-    Files go to a hidden ``<runs>/.<name>.*.partial``, which becomes ``<runs>/<name>`` on leaving
-    without an error and is removed otherwise. Raises InputError when the disk refuses, whoever writes.
+    Files go to a hidden ``<runs>/.<name>.*.partial``, which becomes ``<runs>/<name>`` (``final``) on leaving
+    without an error, or after `keep` with one, and is removed otherwise. Raises InputError when the disk refuses,
+    whoever writes.
     """
 
     def __init__(self, runs: str | Path, name: str) -> None:
@@ -48,10 +53,11 @@ class RunDirectory:
             raise InputError(f"name={name!r} is no directory name; use letters, digits, - and _")
         if len(os.fsencode(name)) > LONGEST_NAME:
             raise InputError(f"name={name[:20]!r}... is too long for a directory; use at most {LONGEST_NAME} bytes")
-        self.final = Path(runs) / name
+        self._kept = False
+        self._plain = self.final = Path(runs) / name
         with _disk(self.final):
             if self.final.exists():
-                self.final = Path(runs) / f"{name}-{datetime.now():%H%M%S%f}"
+                self.final = self._another()
         # Unlike any that a killed run left behind, also where process ids begin anew (containers).
         self.path = self.final.with_name(f".{self.final.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
 
@@ -63,17 +69,44 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if kind is None or self._kept:
             with _disk(self.final):
-                os.replace(self.path, self.final)
-            return
-        shutil.rmtree(self.path, ignore_errors=True)
+                self._rename()
+        else:
+            shutil.rmtree(self.path, ignore_errors=True)
         if isinstance(error, OSError):
             raise _refusal(error, self.final) from None
 
+    def keep(self) -> None:
+        """From now on the directory gets its name also if an error comes: what is in it cannot be had again."""
+        self._kept = True
+
+    def _another(self) -> Path:
+        """A name that nobody else has."""
+        return self._plain.with_name(f"{self._plain.name}-{datetime.now():%H%M%S%f}")
+
+    def _rename(self) -> None:
+        for attempt in range(ATTEMPTS):
+            try:
+                os.replace(self.path, self.final)
+                return
+            except OSError as error:
+                # Another run of this name ended while this one ran.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) or attempt == ATTEMPTS - 1:
+                    raise
+                self.final = self._another()
+
     def write_text(self, name: str, text: str) -> None:
+        """All of it, or nothing under this name."""
+        partial = self.path / f".{name}.partial"
         with _disk(self.path / name):
-            (self.path / name).write_text(text)
+            try:
+                partial.write_text(text)
+                os.replace(partial, self.path / name)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    partial.unlink()
+                raise
 
     def write_json(self, name: str, value: Any) -> None:
         """Standard JSON; NaN is refused (`json` would write an invalid token)."""
@@ -110,9 +143,10 @@ def manifest(trace: Any, seeds: Any, ranges: dict[str, Any]) -> dict[str, Any]:
     return _code_and_machine() | {"seeds": seeds, "trace": describe_trace(trace), "ranges": ranges}
 
 
-def manifest_of_file(path: Path, seeds: Any) -> dict[str, Any]:
-    """The same of a result that comes from one file of the user's."""
-    return _code_and_machine() | {"seeds": seeds, "file": {"path": str(path), "sha256": sha256_of(path)}}
+def manifest_of_file(path: Path, seeds: Any, data: bytes | None = None) -> dict[str, Any]:
+    """The same of a result that comes from one file of the user's; ``data`` what was read of it (default: read it now)."""
+    sha256 = sha256_of(path) if data is None else hashlib.sha256(data).hexdigest()
+    return _code_and_machine() | {"seeds": seeds, "file": {"path": str(path), "sha256": sha256}}
 
 
 def _code_and_machine() -> dict[str, Any]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.console import Console
 
 from rltune.device_commands.adapting import adapter_of
 from rltune.devices.adapter import Adapter
+from rltune.devices.driver import Driver
 from rltune.devices.execution.executor import Event, Executor, Options
 from rltune.devices.execution.outcome import (
     FAILED,
@@ -30,14 +35,43 @@ from rltune.devices.execution.processes import Signals
 from rltune.devices.execution.schedule import Schedule
 from rltune.devices.execution.tasks_file import TaskSpec
 from rltune.errors import InputError
-from rltune.report.console import ERR, say
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, manifest_of_file, peak_rss_mb
 
 LOCK_S = 60.0
 """A run claims and reconfigures now and then, and waits at least so long for others who do."""
 LONGEST_S = 1e9
+CALLS = 5
+"""Calls of the driver that a change may take, each for as long as --call-timeout."""
 SIMULATED = "simulated device: no GPU was used; times are those of processes on this machine"
 OUTCOMES = (OK, FAILED, TIMED_OUT, INTERRUPTED, NOT_RUN)
+
+
+class _Remarks(Console):
+    def on_broken_pipe(self) -> None:
+        # The library's own would end the process.
+        raise BrokenPipeError
+
+
+REMARKS = _Remarks(stderr=True, highlight=False)
+
+
+def tell(line: str) -> None:
+    """A remark on standard error, if anybody still reads it."""
+    with unseen():
+        REMARKS.print(line, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """What is shown never matters to what runs: if the terminal is gone, nothing is shown from then on."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        REMARKS.quiet = True
+        if isinstance(error, OSError):
+            # What could not be written would be tried once more at the very end, and spoil the exit status.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def add_shared(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +98,7 @@ def check_positive(args: argparse.Namespace, *names: str) -> None:
 
 def options_of(args: argparse.Namespace, keep: bool = False, fail_fast: bool = False) -> Options:
     check_positive(args, "timeout", "grace", "sample-s")
-    return Options(keep, fail_fast, args.timeout, args.sample_s, args.grace)
+    return Options(keep, fail_fast, args.timeout, args.sample_s, args.grace, CALLS * args.call_timeout)
 
 
 @contextmanager
@@ -73,19 +107,22 @@ def settled_adapter(args: argparse.Namespace) -> Iterator[Adapter]:
     patient = argparse.Namespace(**vars(args) | {"wait": max(args.wait, LOCK_S)})
     with adapter_of(patient) as adapter:
         for line in adapter.recover():
-            say(f"note: {line}")
+            tell(f"note: {line}")
         if args.driver.kind == "simulated":
-            say(SIMULATED)
+            tell(SIMULATED)
         yield adapter
 
 
 class Kept:
     """A run directory around an execution: whatever happens, it is left with logs and a summary that says so."""
 
-    def __init__(self, args: argparse.Namespace, name: str, adapter: Adapter, schedule: Schedule) -> None:
-        self.args, self.adapter, self.schedule = args, adapter, schedule
+    def __init__(
+        self, args: argparse.Namespace, name: str, adapter: Adapter, schedule: Schedule, listed: bytes
+    ) -> None:
+        """``listed``: what was read of the list of tasks."""
+        self.args, self.adapter, self.schedule, self.listed = args, adapter, schedule, listed
         self.directory = RunDirectory(args.runs, args.name or name)
-        self.begun = time.perf_counter()
+        self.since, self.begun = time.perf_counter(), False
 
     def execute(
         self,
@@ -97,45 +134,86 @@ class Kept:
     ) -> Execution:
         """Run the tasks; ``files`` writes what is known before, ``results`` what comes of it, and gives more of the summary.
 
-        InputError where nothing was begun; then no directory is left. An error of ours leaves the directory and comes through.
+        InputError where nothing was begun; then no directory is left. Afterwards any error leaves the directory, with a
+        summary as far as the disk allows, and comes through.
         """
-        failure: Exception | None = None
         # Outermost: a signal must neither cut short the writing of results nor lose the directory.
         with Signals() as signals, self.directory as directory:
             files(directory)
             directory.write_text("config.yaml", yaml.safe_dump(_config(self.args), sort_keys=False))
-            directory.write_json(
-                "manifest.json", manifest_of_file(Path(self.args.tasks), getattr(self.args, "seed", None))
-            )
+            seed = getattr(self.args, "seed", None)
+            directory.write_json("manifest.json", manifest_of_file(Path(self.args.tasks), seed, self.listed))
             with screen(len(tasks), self.schedule) as on_event:
                 executor = Executor(
-                    tasks, self.schedule, self.adapter, directory.file("logs"), signals, options, on_event, after
-                )
+                    tasks, self.schedule, self.adapter, directory.file("logs"), signals, options, on_event, after,
+                    self._begin,
+                )  # fmt: skip
+                failure: BaseException | None = None
                 try:
-                    done = executor.run()
-                except InputError:
-                    raise
-                except Exception as error:
-                    failure, done = error, executor.done
-                    done.settle()
-                    done.status = "error"
-                    done.notes.append(f"ended by {type(error).__name__}: {' '.join(str(error).split())}")
-            more: dict[str, Any] = {}
-            try:
-                more = results(directory, done)
-            except Exception as error:
-                # What ran for hours is not lost to a figure that cannot be drawn, or a full disk.
-                done.notes.append(f"some results are missing: {type(error).__name__}: {' '.join(str(error).split())}")
-                failure = failure or error
-            try:
-                directory.write_json("summary.json", self._summary(done) | more)
-            except InputError as error:
-                # A full disk must not take the logs along: they are in the directory that an error would remove.
-                failure = failure or error
+                    executor.run()
+                except BaseException as error:
+                    if not self.begun:
+                        raise
+                    failure = _as_trouble(error)
+            done = executor.done
+            failure = self._write(directory, done, results, failure)
+        if not done.hangs:
+            self._watch(self.args.driver)
         if failure is not None:
-            say(f"what ran is in {self.directory.final}")
+            tell(f"what ran is in {self.directory.final}")
+            if done.hangs:
+                tell(f"error: {_told(failure)}")
+                os._exit(_status_of(failure))
             raise failure
         return done
+
+    def _begin(self) -> None:
+        """From now on what is in the directory cannot be had again, and the executor itself minds a driver that hangs."""
+        self.begun = True
+        self.directory.keep()
+        self._watch(None)
+
+    def _watch(self, driver: Driver | None) -> None:
+        if hasattr(self.args, "watch"):
+            self.args.watch(driver)
+
+    def _write(
+        self,
+        directory: RunDirectory,
+        done: Execution,
+        results: Callable[[RunDirectory, Execution], dict[str, Any]],
+        failure: BaseException | None,
+    ) -> BaseException | None:
+        """Results and summary; the error with which the command ends, the first of all."""
+        more: dict[str, Any] = {}
+        if failure is not None:
+            done.settle()
+            done.notes.append(f"ended by {_told(failure)}")
+        try:
+            more = results(directory, done)
+        except Exception as error:
+            # What ran for hours is not lost to a figure that cannot be drawn, or a full disk.
+            done.notes.append(f"some results are missing: {_told(error)}")
+            failure = failure or _as_trouble(error)
+        try:
+            ended = {} if failure is None else {"status": "error", "exit_status": _status_of(failure)}
+            directory.write_json("summary.json", self._summary(done) | more | ended)
+        except InputError as error:
+            failure = failure or _as_trouble(error)
+        return failure
+
+    def leave(self, done: Execution, status: int, report: Callable[[], None]) -> int:
+        """Report, and say where everything is; ``status``, with which the process ends at once if the driver hangs."""
+        try:
+            report()
+            print(self.directory.final, flush=True)
+        finally:
+            if done.hangs:
+                # Closing the driver would hang as well, whatever else went wrong.
+                with contextlib.suppress(OSError):
+                    sys.stderr.flush()
+                os._exit(status)
+        return status
 
     def _summary(self, done: Execution) -> dict[str, Any]:
         driver, targets = self.adapter.driver, self.schedule.targets
@@ -158,13 +236,42 @@ class Kept:
             "task_energy_j": sum(joules) if joules else None,
             "problems": done.problems,
             "notes": done.notes,
-            "runtime": {"wall_s": round(time.perf_counter() - self.begun, 2), "peak_rss_mb": round(peak_rss_mb(), 1)},
+            "runtime": {"wall_s": round(time.perf_counter() - self.since, 2), "peak_rss_mb": round(peak_rss_mb(), 1)},
         }
+
+
+class Trouble(InputError):
+    """The system or the device refused something after tasks had run."""
+
+    exit_status = 3
+
+
+def _as_trouble(error: BaseException) -> BaseException:
+    """A disk that refuses is no mistake of ours, and one line."""
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return Trouble(
+            f"{where}refused by the system ({error.strerror or error}); free some space or choose another --runs"
+        )
+    return Trouble(str(error)) if isinstance(error, InputError) and not isinstance(error, Trouble) else error
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _status_of(error: BaseException) -> int:
+    """With which the command ends: 1 is Python's for what nobody expected."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return int(getattr(error, "exit_status", 2)) if isinstance(error, InputError) else 1
 
 
 def _config(args: argparse.Namespace) -> dict[str, Any]:
     """Options as given, without the driver."""
-    plain = {k: v for k, v in vars(args).items() if k != "driver"}
+    plain = {k: v for k, v in vars(args).items() if k not in ("driver", "watch")}
     return {k: v if isinstance(v, str | int | float | list | None) else str(v) for k, v in plain.items()}
 
 
@@ -182,12 +289,24 @@ def write_rows(path: Path, rows: Sequence[TaskRow | InstanceRow], extra: Sequenc
         )
     for column in extra[0] if extra else ():
         frame[column] = [more[column] for more in extra]
-    frame.to_parquet(path, index=False)
+    with whole_file(path) as partial:
+        frame.to_parquet(partial, index=False)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Another name to write to, which becomes ``path`` if all went well: no file is cut off by a full disk."""
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def draw(directory: RunDirectory, done: Execution, title: str) -> None:
     """gantt.png of what really ran; nothing if nothing did."""
-    ran = [replace(row, profile=_drawn(row), model=row.model or "GPU") for row in done.tasks if row.end_s is not None]
+    ran = [replace(row, model=row.model or "GPU") for row in done.tasks if row.end_s is not None]
     if not ran:
         return
     changes = [replace(row, create_s=None if row.ready_s is None else row.create_s,
@@ -199,28 +318,35 @@ def draw(directory: RunDirectory, done: Execution, title: str) -> None:
     write_rows(runs, ran)
     write_rows(instances, changes)
     try:
-        gantt(runs, instances, directory.file("gantt.png"), title)
+        with whole_file(directory.file("gantt.png")) as partial:
+            gantt(runs, instances, partial, title)
     finally:
-        runs.unlink()
-        instances.unlink()
-
-
-def _drawn(row: TaskRow) -> str:
-    """A whole GPU in the colour of the largest profile."""
-    return "7g" if row.profile == "whole" else str(row.profile)
+        runs.unlink(missing_ok=True)
+        instances.unlink(missing_ok=True)
 
 
 @contextmanager
 def screen(tasks: int, schedule: Schedule) -> Iterator[Callable[[Event], None]]:
     """On a terminal a table of what is where now; else a line an event."""
-    if not ERR.is_terminal:
-        yield lambda event: say(_line(event))
+    if not REMARKS.is_terminal:
+        yield lambda event: tell(_line(event))
         return
     from rich.live import Live
 
     shown = _Screen(tasks, schedule)
-    with Live(console=ERR, get_renderable=shown.table, refresh_per_second=4, transient=True):
-        yield shown.take
+    live = Live(console=REMARKS, get_renderable=shown.table, refresh_per_second=4, transient=True)
+    with unseen():
+        live.start()
+
+    def on_event(event: Event) -> None:
+        with unseen():
+            shown.take(event)
+
+    try:
+        yield on_event
+    finally:
+        with unseen():
+            live.stop()
 
 
 def _line(event: Event) -> str:
@@ -250,7 +376,7 @@ class _Screen:
             text = "idle" if free else event.subject if event.what == "started" else event.what
             self.places[event.where] = (text, time.monotonic())
         if event.what not in (OK, "started", "ready", "gone", "creating", "destroying", "taking over"):
-            say(_line(event))
+            tell(_line(event))
 
     def table(self) -> Any:
         from rich.table import Table

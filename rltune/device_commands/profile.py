@@ -12,14 +12,22 @@ from typing import Any
 
 import yaml
 
-from rltune.device_commands.executing import Kept, add_shared, options_of, settled_adapter, write_rows
+from rltune.device_commands.executing import Kept, add_shared, options_of, settled_adapter, tell, write_rows
 from rltune.devices.execution.measuring import Measured, Trials, kinds_of, trials_of
 from rltune.devices.execution.outcome import Execution
 from rltune.devices.execution.schedule import Target, targets_of
-from rltune.devices.execution.tasks_file import ANY, VERSION, WHOLE, TaskSpec, check_programs, read_task_list
+from rltune.devices.execution.tasks_file import (
+    ANY,
+    VERSION,
+    WHOLE,
+    TaskSpec,
+    check_programs,
+    load_task_list,
+    parse_task_list,
+)
 from rltune.errors import InputError
 from rltune.mig.geometry import geometry
-from rltune.report.console import say
+from rltune.mig_profiles import TYPES
 from rltune.rundir import RunDirectory
 
 
@@ -34,28 +42,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure and write; 0, 1 where a task could be measured nowhere or did not end, 3 device trouble, 130 interrupted."""
     options = options_of(args)
-    tasks = read_task_list(args.tasks)
+    listed = load_task_list(args.tasks)
+    tasks = parse_task_list(args.tasks, listed)
     check_programs(tasks, environ)
     with settled_adapter(args) as adapter:
         (target,) = targets_of(args.driver, [args.gpu])
         kinds = kinds_of(target, args.kinds.split(",") if args.kinds else None)
         trials = trials_of(tasks, target, kinds, args.repeats, args.driver, adapter.states()[target.uuid])
-        say(
+        tell(
             f"{len(tasks)} tasks on {', '.join(kinds)} of GPU {target.index} ({target.name}), each alone, {args.repeats} x"
         )
-        kept = Kept(args, f"profile-{Path(args.tasks).stem}-{datetime.now():%m%d-%H%M%S}", adapter, trials.schedule)
+        kept = Kept(
+            args, f"profile-{Path(args.tasks).stem}-{datetime.now():%m%d-%H%M%S}", adapter, trials.schedule, listed
+        )
         found: list[Measured] = []
 
         def results(directory: RunDirectory, done: Execution) -> dict[str, Any]:
             measured = Measured(tasks, trials, done.tasks)
             found.append(measured)
-            return _write(directory, tasks, target, kinds, trials, measured, done, args)
+            return _write(directory, tasks, target, kinds, trials, measured, done, args, listed)
 
         done = kept.execute(trials.specs, options, lambda directory: None, results, dict(trials.after))
-    measured = found[0]
-    _report(tasks, kinds, trials, measured)
-    print(kept.directory.final, flush=True)
-    return _ended(tasks, measured, done)[1]
+        (measured,) = found
+        return kept.leave(done, _ended(tasks, measured, done)[1], lambda: _report(tasks, kinds, trials, measured))
 
 
 def _ended(tasks: Sequence[TaskSpec], measured: Measured, done: Execution) -> tuple[str, int]:
@@ -75,11 +84,12 @@ def _write(
     measured: Measured,
     done: Execution,
     args: argparse.Namespace,
+    listed: bytes,
 ) -> dict[str, Any]:
     more = [{"of_task": tasks[t.task].name, "kind": t.kind, "repeat": t.repeat + 1} for t in trials.trials]
     write_rows(directory.file("profile.parquet"), done.tasks, more)
     seconds = _seconds(tasks, target, kinds, measured, args.repeats, directory)
-    text = yaml.safe_dump({"version": VERSION, "tasks": _filled(tasks, target, seconds, args)}, sort_keys=False)
+    text = yaml.safe_dump({"version": VERSION, "tasks": _filled(tasks, target, seconds, args, listed)}, sort_keys=False)
     directory.write_text("tasks.yaml", text)
     status, exit_status = _ended(tasks, measured, done)
     return {
@@ -130,13 +140,17 @@ def _seconds(
 
 
 def _filled(
-    tasks: Sequence[TaskSpec], target: Target, seconds: dict[str, dict[str, float | None]], args: argparse.Namespace
+    tasks: Sequence[TaskSpec],
+    target: Target,
+    seconds: dict[str, dict[str, float | None]],
+    args: argparse.Namespace,
+    listed: bytes,
 ) -> list[dict[str, Any]]:
     """Entries of the list as they were, folders absolute, with the seconds of this GPU's model beside those of others."""
     if Path(args.tasks).suffix.lower() == ".csv":
         entries: list[dict[str, Any]] = [_entry(task) for task in tasks]
     else:
-        entries = yaml.safe_load(Path(args.tasks).read_text(encoding="utf-8-sig"))["tasks"]
+        entries = yaml.safe_load(listed.decode("utf-8-sig"))["tasks"]
     for entry, task in zip(entries, tasks, strict=True):
         if task.cwd is not None:
             entry["cwd"] = str(task.cwd)
@@ -151,11 +165,19 @@ def _entry(task: TaskSpec) -> dict[str, Any]:
 
 
 def _merged(task: TaskSpec, model: str | None, fresh: dict[str, float | None]) -> dict[str, Any]:
-    """Measured seconds over those that were given; what held for every model is now this one's."""
+    """Measured seconds over those that were given; what held for every model still holds for the others."""
     if model is None:
+        # Of no table: they cannot stand beside others under its name, and those of others are not its.
+        if any(set(columns) - {WHOLE} for columns in task.seconds.values()) or set(task.seconds) - {ANY}:
+            tell(f"{task.name}: the seconds of the list stay as they are; those measured here are in the summary")
+            return _as_given(task)
         return fresh
     table = geometry(model)
     others = {name: dict(columns) for name, columns in task.seconds.items() if name not in (ANY, model)}
+    for other in TYPES if ANY in task.seconds else ():
+        known = {k: s for k, s in task.seconds[ANY].items() if k == WHOLE or _index(other, k) is not None}
+        if other != model and known:
+            others[other] = known
     measured = {table.profile(kind) for kind in fresh if kind != WHOLE}
     old = {
         name: value
@@ -163,6 +185,12 @@ def _merged(task: TaskSpec, model: str | None, fresh: dict[str, float | None]) -
         if name not in fresh and (name == WHOLE or _index(model, name) not in {*measured, None})
     }
     return others | {model: old | fresh}
+
+
+def _as_given(task: TaskSpec) -> dict[str, Any]:
+    if set(task.seconds) == {ANY}:
+        return dict(task.seconds[ANY])
+    return {name: dict(columns) for name, columns in task.seconds.items()}
 
 
 def _index(model: str, name: str) -> int | None:
@@ -186,8 +214,8 @@ def _report(tasks: Sequence[TaskSpec], kinds: Sequence[str], trials: Trials, mea
     Console().print(table)
     for name, kind, row in measured.unfit:
         how = f"signal {row.signal}" if row.exit_code is None else f"exit code {row.exit_code}"
-        say(f"{name} does not fit {kind}: {how}; see {row.log} and .err")
+        tell(f"{name} does not fit {kind}: {how}; see {row.log} and .err")
     for name, kind, row in measured.unknown:
-        say(f"{name} on {kind} is not known: {row.outcome}{f' ({row.reason})' if row.reason else ''}")
+        tell(f"{name} on {kind} is not known: {row.outcome}{f' ({row.reason})' if row.reason else ''}")
     for k, kind in trials.ruled_out:
-        say(f"{tasks[k].name} was not tried on {kind}: memory_gb {tasks[k].memory_gb:g} rules it out")
+        tell(f"{tasks[k].name} was not tried on {kind}: memory_gb {tasks[k].memory_gb:g} rules it out")

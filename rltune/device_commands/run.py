@@ -18,6 +18,7 @@ from rltune.device_commands.executing import (
     draw,
     options_of,
     settled_adapter,
+    tell,
     write_rows,
 )
 from rltune.devices.adapter import Adapter
@@ -31,10 +32,9 @@ from rltune.devices.execution.schedule import (
     targets_of,
     whole_gpus,
 )
-from rltune.devices.execution.tasks_file import TaskSpec, check_programs, read_task_list, to_batch
+from rltune.devices.execution.tasks_file import TaskSpec, check_programs, load_task_list, parse_task_list, to_batch
 from rltune.errors import InputError
-from rltune.mig.batch.plan import Left, Plan
-from rltune.report.console import say
+from rltune.mig.batch.plan import Left, Plan, check_plan
 from rltune.rundir import RunDirectory
 
 
@@ -59,14 +59,15 @@ def run(args: argparse.Namespace) -> int:
     """
     options = options_of(args, args.keep, args.fail_fast)
     check_positive(args, "seconds")
-    tasks = read_task_list(args.tasks)
+    listed = load_task_list(args.tasks)
+    tasks = parse_task_list(args.tasks, listed)
     check_programs(tasks, environ)
     with settled_adapter(args) as adapter:
         targets = targets_of(args.driver, gpu_numbers(args.gpus))
         schedule, plan_json = _planned(args, tasks, targets, adapter)
         check_expected(schedule, adapter)
         _say_plan(schedule, tasks)
-        kept = Kept(args, f"run-{Path(args.tasks).stem}-{datetime.now():%m%d-%H%M%S}", adapter, schedule)
+        kept = Kept(args, f"run-{Path(args.tasks).stem}-{datetime.now():%m%d-%H%M%S}", adapter, schedule, listed)
 
         def files(directory: RunDirectory) -> None:
             if plan_json is not None:
@@ -79,9 +80,7 @@ def run(args: argparse.Namespace) -> int:
             return {}
 
         done = kept.execute(tasks, options, files, results)
-    _report(done, args)
-    print(kept.directory.final, flush=True)
-    return done.exit_status
+        return kept.leave(done, done.exit_status, lambda: _report(done, args))
 
 
 def gpu_numbers(text: str | None) -> list[int] | None:
@@ -106,7 +105,7 @@ def _planned(
         return whole_gpus(tasks, targets), None
     if len(cut) < len(targets):
         off = ", ".join(str(t.index) for t in targets if not t.mig)
-        say(f"GPU {off} without MIG: not used; run them on their own (--gpus {off.replace(' ', '')})")
+        tell(f"GPU {off} without MIG: not used; run them on their own (--gpus {off.replace(' ', '')})")
     for target in cut:
         if target.model is None:
             raise InputError(
@@ -140,16 +139,31 @@ def _given_plan(path: Path, tasks: Sequence[TaskSpec]) -> tuple[Plan, dict[str, 
     plan = plans[0]
     if sorted(run.task for run in plan.runs) != list(range(len(names))):
         raise InputError(f"{path}: the plan does not run every task once; plan anew")
-    return replace(plan, runs=tuple(replace(run, task=numbers[str(names[run.task])]) for run in plan.runs)), value
+    plan = replace(plan, runs=tuple(replace(run, task=numbers[str(names[run.task])]) for run in plan.runs))
+    _check_times(path, plan, tasks)
+    return plan, value
+
+
+def _check_times(path: Path, plan: Plan, tasks: Sequence[TaskSpec]) -> None:
+    """InputError where the list says how long tasks take on the plan's GPUs, and the plan says otherwise."""
+    try:
+        batch = to_batch(tasks, plan.gpus)
+    except InputError:
+        # A list without seconds can follow a plan all the same.
+        return
+    try:
+        check_plan(batch, plan)
+    except InputError as error:
+        raise InputError(f"{path}: {error}; plan anew for this list") from None
 
 
 def _say_plan(schedule: Schedule, tasks: Sequence[TaskSpec]) -> None:
     gpus = ", ".join(f"GPU {t.index} {t.model or t.name}" for t in schedule.targets)
     planned = schedule.planned_makespan_s
     if planned is None:
-        say(f"{len(tasks)} tasks, one at a time on {gpus}")
+        tell(f"{len(tasks)} tasks, one at a time on {gpus}")
     else:
-        say(f"{len(tasks)} tasks in {len(schedule.slots)} instances on {gpus}; planned to end after {planned:,.2f} s")
+        tell(f"{len(tasks)} tasks in {len(schedule.slots)} instances on {gpus}; planned to end after {planned:,.2f} s")
 
 
 def _title(args: argparse.Namespace, done: Execution) -> str:
@@ -166,6 +180,6 @@ def _report(done: Execution, args: argparse.Namespace) -> None:
         counts[row.outcome] = counts.get(row.outcome, 0) + 1
     print(f"{_title(args, done)}; tasks: {', '.join(f'{n} {what}' for what, n in counts.items())}")
     for problem in done.problems:
-        say(f"trouble: {problem}")
+        tell(f"trouble: {problem}")
     if done.status == "interrupted":
-        say("interrupted: what had begun was ended, and the GPUs were brought back")
+        tell("interrupted: what had begun was ended, and the GPUs were brought back")

@@ -11,13 +11,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-COLOURS = {"1g": "#8ecae6", "2g": "#52b788", "3g": "#f4a261", "4g": "#e76f51", "7g": "#9d8189"}
+COLOURS = {"1g": "#8ecae6", "2g": "#52b788", "3g": "#f4a261", "4g": "#e76f51", "7g": "#9d8189", "whole": "#c9b79c"}
 RECONFIGURING = "#222222"
+FAILED = "#d00000"
+"""Edge of a task that did not end well, which is hatched as well."""
 GPUS_SHOWN = 16
 
 
 def gantt(runs_parquet: Path, instances_parquet: Path, png: Path, title: str) -> None:
     """Tasks as boxes over the memory slices of their instance, creation and destruction as dark bars before and after.
+
+    Where runs have an ``outcome``, tasks of any other than ``ok`` are hatched with a red edge.
 
     Of more than `GPUS_SHOWN` GPUs the first are shown, and the title says so.
     """
@@ -33,7 +37,10 @@ def gantt(runs_parquet: Path, instances_parquet: Path, png: Path, title: str) ->
     sides[-1, 0].set_xlabel("seconds")
     used = [kind for kind in COLOURS if runs.profile.str.startswith(kind).any()]
     handles = [Patch(color=COLOURS[kind], label=kind) for kind in used]
-    handles.append(Patch(color=RECONFIGURING, label="create, destroy"))
+    if "outcome" in runs and (runs.outcome != "ok").any():
+        handles.append(Patch(facecolor="white", edgecolor=FAILED, hatch="///", label="did not end well"))
+    if len(instances):
+        handles.append(Patch(color=RECONFIGURING, label="create, destroy"))
     sides[0, 0].legend(
         handles=handles, ncols=len(handles), frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1)
     )
@@ -49,8 +56,10 @@ def _one_gpu(axes: Axes, runs: pd.DataFrame, instances: pd.DataFrame, end: float
     for run in rows:
         begin_s, width = run["start_s"], run["end_s"] - run["start_s"]
         low, high, name = run["start_slice"], run["slices"], str(run["task"])
-        colour = COLOURS[run["profile"][:2]]
-        axes.barh(low, width, high, begin_s, align="edge", color=colour, edgecolor="white", lw=0.6)
+        colour = COLOURS[run["profile"] if run["profile"] in COLOURS else run["profile"][:2]]
+        bad = run.get("outcome", "ok") != "ok"
+        edge, hatch = (FAILED, "///") if bad else ("white", None)
+        axes.barh(low, width, high, begin_s, align="edge", color=colour, edgecolor=edge, hatch=hatch, lw=0.6)
         # A letter takes about 0.75 % of the width at this size.
         letters = int(width / end / 0.0075)
         if letters >= min(3, len(name)):

@@ -8,15 +8,18 @@ from execution_cases import EARLY, execute, instance, machine, sh, two_halves_th
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rltune.devices.execution import executor
-from rltune.devices.execution.energy import Sample, Span, energy_of, utilization_of
+from rltune.devices.driver import Process
+from rltune.devices.execution.energy import Sample, Sampling, Span, energy_of, utilization_of
 from rltune.devices.execution.executor import Executor, Options
 from rltune.devices.execution.measuring import Measured, kinds_of, trials_of
-from rltune.devices.execution.processes import Signals
+from rltune.devices.execution.outcome import TaskRow
+from rltune.devices.execution.processes import Processes, Signals
 from rltune.devices.execution.schedule import targets_of
+from rltune.devices.lock import locked
 from rltune.devices.state import whole
-from rltune.devices.status import INSUFFICIENT_RESOURCES, DeviceError
+from rltune.devices.status import INSUFFICIENT_RESOURCES, NO_PERMISSION, DeviceError
 from rltune.errors import InputError
+from rltune.gpus import GPU_TYPES
 from rltune.mig.batch.plan import Left, Plan, Run
 from rltune.mig.batch.search import search
 from rltune.mig.batch.tasks import tasks_of
@@ -60,6 +63,8 @@ def test_a_plan_is_followed_in_its_order(tmp_path):
         assert words == [row.mig_uuid, row.profile, row.profile[0], "4"]
     assert (found["t0"].planned_end_s, done.planned_makespan_s) == (1.0, 4.0)
     assert done.makespan_s == found["t3"].end_s
+    # Also what the plan leaves, and is destroyed at the end.
+    assert found["t3"].end_s <= done.instances[-1].destroy_s <= done.instances[-1].gone_s
 
 
 @settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -143,14 +148,14 @@ def test_a_driver_that_hangs_keeps_nobody_else(tmp_path, monkeypatch):
             real(gpu, destroy, create, tenant)
 
     monkeypatch.setattr(adapter, "reconfigure", hanging)
-    monkeypatch.setattr(executor, "CHANGE_S", 0.5)
     instances = (instance("1g", 0, 0.0), instance("1g", 0, 0.0, gpu=1))
     plan = Plan(("A30", "A30"), instances, (Run(0, 0, 0.2, 1.0), Run(1, 1, 0.2, 1.0)), "by hand")
-    done = execute([sh("t0", "true"), sh("t1", "true")], plan, adapter, tmp_path)
+    options = Options(sample_s=0.05, grace_s=0.2, change_s=0.5)
+    done = execute([sh("t0", "true"), sh("t1", "true")], plan, adapter, tmp_path, options)
     never.set()
     assert [row.outcome for row in done.tasks] == ["not run", "ok"]
-    assert "has not answered" in rows(done)["t0"].reason
-    assert done.exit_status == 3
+    assert "the driver may hang" in rows(done)["t0"].reason
+    assert done.exit_status == 3 and done.hangs
 
 
 def test_instances_are_held_while_tasks_run(tmp_path):
@@ -215,6 +220,7 @@ def test_keep_leaves_the_last_partition(tmp_path):
     assert done.status == "ok"
     (state,) = adapter.states().values()
     assert state.instances == (whole("4g.24gb", 0),)
+    assert done.instances[-1].gone_s is None
     assert adapter.tenants() == []
 
 
@@ -242,13 +248,36 @@ def test_whole_gpus_take_the_longest_first(tmp_path):
 
 
 def test_energy_is_shared_among_those_who_ran(tmp_path):
-    """Joules of tasks add up to no more than the GPU used, and a task on more slices is charged more of the same time."""
+    """Joules of tasks add up to no more than the GPU used, and one that had it alone is charged all of its time."""
     adapter = machine(tmp_path)
+    before = adapter.driver.telemetry(0).energy_mj
     done = execute(four("sleep 0.3"), two_halves_then_whole(), adapter, tmp_path, EARLY)
+    used = (adapter.driver.telemetry(0).energy_mj - before) / 1e3
     joules = [row.energy_j for row in done.tasks]
     assert all(j is not None and j > 0 for j in joules)
-    assert joules[2] > 1.3 * joules[0]
-    assert rows(done)["t2"].utilization_percent > 50
+    assert 0.3 * 4 * GPU_TYPES["A30"].idle_w / 2 < sum(joules) <= used
+    alone = rows(done)["t2"]
+    assert GPU_TYPES["A30"].idle_w < alone.energy_j / alone.seconds <= GPU_TYPES["A30"].busy_w * 1.01
+    assert joules[2] / alone.seconds > 1.3 * joules[0] / done.tasks[0].seconds
+    assert alone.utilization_percent > 50
+
+
+def test_a_sample_that_fails_is_told_once():
+    """A surprise from the driver would end the sampling silently, and with it the energy of every later task."""
+
+    class Broken:
+        calls = 0
+
+        def telemetry(self, gpu):
+            self.calls += 1
+            raise RuntimeError("no\nsuch thing")
+
+    broken = Broken()
+    with Sampling(broken, [0], 0.001) as sampling:
+        while broken.calls < 3:
+            pass
+    assert sampling.notes == ["a sample is missing: RuntimeError: no such thing"]
+    assert len(sampling.samples[0]) == broken.calls and not sampling.hangs
 
 
 def test_energy_by_hand():
@@ -315,3 +344,55 @@ def test_a_timeout_is_no_misfit(tmp_path):
     assert [name for name, _, _ in measured.unfit] == ["bad"]
     assert [name for name, _, _ in measured.unknown] == ["slow"]
     assert [row.outcome for row in done.tasks] == ["timed out", "not run", "failed", "not run", "ok", "ok"]
+
+
+def test_fewer_repeats_than_asked_for_are_no_misfit(tmp_path):
+    """A task whose second repeat never came would be called too large for the profile, and planned elsewhere for ever."""
+    adapter = machine(tmp_path)
+    (target,) = targets_of(adapter.driver, [0])
+    tasks = [sh(name, "true") for name in ("cut", "bad", "good")]
+    found = trials_of(tasks, target, ["1g"], 2, adapter.driver, adapter.states()[target.uuid])
+    told = [("ok", 1.0), ("not run", None), ("ok", 1.0), ("failed", 0.5), ("ok", 1.0), ("ok", 3.0)]
+    rows = [TaskRow("x", what, "why" * (what != "ok"), seconds=seconds) for what, seconds in told]
+    measured = Measured(tasks, found, rows)
+    assert [(name, row.reason) for name, _, row in measured.unknown] == [("cut", "why")]
+    assert [name for name, _, _ in measured.unfit] == ["bad"]
+    assert measured.seconds == {("good", "1g"): [1.0, 3.0]}
+
+
+def test_whole_gpus_are_nobody_else_s(tmp_path, monkeypatch):
+    """Two runs on one whole GPU would measure each other, or run out of memory."""
+    adapter = machine(tmp_path, mig=False)
+    gpu = adapter.driver.gpus()[0].uuid
+    with locked(adapter.lock_of(f"whole-{gpu}")), pytest.raises(InputError, match="GPU 0: another run has all of it"):
+        execute(four("true"), None, adapter, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(adapter.driver, "processes", lambda gpu: (Process(7, None, None, None),))
+        with pytest.raises(InputError, match="GPU 0 is in use by process 7"):
+            execute(four("true"), None, adapter, tmp_path)
+    assert not (tmp_path / "logs").exists()
+
+    def silent(gpu):
+        raise DeviceError(NO_PERMISSION, "nvmlDeviceGetComputeRunningProcesses_v3", "GPU 0")
+
+    # The lock was let go of; who uses a GPU cannot always be told.
+    real = adapter.driver.processes
+    asked = []
+    monkeypatch.setattr(
+        adapter.driver, "processes", lambda gpu: real(gpu) if asked else asked.append(gpu) or silent(gpu)
+    )
+    done = execute(four("true"), None, adapter, tmp_path)
+    assert done.status == "ok" and "whether somebody else uses it is not known" in done.notes[0]
+
+
+def test_the_gpu_is_brought_back_whatever_fails(tmp_path, monkeypatch):
+    """A process that cannot be ended would leave the plan's instances, held by nobody who lives."""
+    adapter = machine(tmp_path)
+
+    def refused(self):
+        raise PermissionError("not yours")
+
+    with monkeypatch.context() as patch, pytest.raises(PermissionError):
+        patch.setattr(Processes, "kill_all", refused)
+        execute(four("true"), two_halves_then_whole(), adapter, tmp_path)
+    assert all(not state.instances for state in adapter.states().values())

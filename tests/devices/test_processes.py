@@ -168,3 +168,23 @@ def test_a_killed_executor_takes_its_tasks_along(tmp_path):
     executor.kill()
     executor.wait()
     assert wait_for(lambda: not any(alive(int(file.read_text())) for file in files))
+
+
+def test_a_task_of_another_user(processes, tmp_path, monkeypatch):
+    """A task that became another user's (sudo) would end the executor, and with it all others."""
+    start(processes, tmp_path, ["sleep", "0.2"])
+
+    def refused(group, number):
+        raise PermissionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "killpg", refused)
+        processes.stop(0)
+    assert ended(processes).stopped
+
+
+def test_sigquit_counts_as_sigterm():
+    """Ctrl-\\ would end the executor without its tasks, or have each of them write its core."""
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGQUIT)
+        assert signals.got == [signal.SIGTERM]

@@ -1,5 +1,6 @@
 """`run` and `profile` as users call them: what they leave, how they end, and what an interrupt does."""
 
+import hashlib
 import json
 import os
 import signal
@@ -7,15 +8,20 @@ import subprocess
 import sys
 import time
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import yaml
 from execution_cases import instance
 
+from rltune.device_commands.executing import draw
+from rltune.devices.execution.outcome import FAILED, Execution, TaskRow
 from rltune.devices.execution.tasks_file import read_task_list, to_batch
-from rltune.mig.batch.files import plans_as_json
+from rltune.errors import InputError
+from rltune.mig.batch.files import plans_as_json, read_plans
 from rltune.mig.batch.plan import Plan, Run
 from rltune.mig.batch.tasks import read_tasks
+from rltune.rundir import RunDirectory
 
 LIST = """\
 version: 1
@@ -36,15 +42,16 @@ tasks:
 
 @pytest.fixture
 def call(tmp_path):
-    """Starts a command on a simulated A30 that lives in the test's folder."""
+    """Starts a command on a simulated A30 that lives in the test's folder; ``patch``: code that runs before."""
     (tmp_path / "tasks.yaml").write_text(LIST)
     variables = {**os.environ, "RLTUNE_STATE": str(tmp_path / "state"), "RLTUNE_DEVICE": "simulated:a30"}
 
-    def start(*words, **more):
-        command = [sys.executable, "-m", "rltune.devices", *words, "--pace", "0.02", "--runs", str(tmp_path / "runs")]
-        return subprocess.Popen(
-            command, cwd=tmp_path, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
-        )
+    def start(*words, patch="", **more):
+        program = f"{patch}\nfrom rltune.device_commands.main import main\nmain()"
+        begin = ["-c", program] if patch else ["-m", "rltune.devices"]
+        command = [sys.executable, *begin, *words, "--pace", "0.02", "--runs", str(tmp_path / "runs")]
+        more = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
+        return subprocess.Popen(command, cwd=tmp_path, env=variables, text=True, **more)
 
     return start
 
@@ -52,6 +59,10 @@ def call(tmp_path):
 def finished(process):
     out, err = process.communicate(timeout=60)
     return process.returncode, out.strip().splitlines(), err
+
+
+def summary_of(folder):
+    return json.loads((folder / "summary.json").read_text())
 
 
 def test_run_leaves_its_directory(call, tmp_path):
@@ -202,3 +213,199 @@ def test_bad_input(call, tmp_path, words, message):
     assert (status, out) == (2, [])
     assert message in err.splitlines()[-1] and err.splitlines()[-1].startswith("error: ")
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["pipe", "terminal"])
+def test_whoever_watches_may_leave(call, tmp_path, kind):
+    """A closed terminal, or a reader of standard error that is gone, would take hours of results along."""
+    reads, writes = os.pipe() if kind == "pipe" else os.openpty()
+    process = call("run", "tasks.yaml", "--name", "x", "--seconds", "0.05", stderr=writes)
+    os.close(writes)
+    if kind == "terminal":
+        os.read(reads, 1)
+    os.close(reads)
+    status, out, _ = finished(process)
+    assert (status, out[-1]) == (0, str(tmp_path / "runs" / "x"))
+    summary = summary_of(tmp_path / "runs" / "x")
+    assert (summary["exit_status"], summary["tasks"]["ok"]) == (0, 2)
+
+
+def test_an_error_of_ours_leaves_what_ran(call, tmp_path):
+    """A mistake in the executor would remove the logs of everything that had run."""
+    patch = """
+from rltune.devices.execution.executor import Executor
+def bad(self, ended):
+    raise SystemError("ours")
+Executor._task_ended = bad
+"""
+    status, _, err = finished(call("run", "tasks.yaml", "--name", "x", "--seconds", "0.05", patch=patch))
+    summary = summary_of(tmp_path / "runs" / "x")
+    assert (status, summary["exit_status"], summary["status"]) == (1, 1, "error"), err
+    assert (tmp_path / "runs" / "x" / "logs").is_dir()
+
+
+HANGS = """
+import threading, time
+from rltune.devices.execution import energy
+from rltune.devices.simulated import SimulatedDriver
+real = SimulatedDriver.telemetry
+def hang(self, gpu):
+    if threading.current_thread() is threading.main_thread():
+        return real(self, gpu)
+    self.calling[threading.get_ident()] = ("telemetry", time.monotonic())
+    time.sleep(600)
+SimulatedDriver.telemetry = hang
+SimulatedDriver.close = lambda self: time.sleep(600)
+energy.JOIN_S = 0.1
+"""
+
+
+def test_a_driver_that_hangs_in_telemetry_ends_no_run(call, tmp_path):
+    """One question that the driver never answers would kill tasks that run well, or keep the command from ending."""
+    (tmp_path / "tasks.yaml").write_text(LIST.replace("sleep 0.1", "sleep 2").replace("0.1", "2"))
+    words = ("--name", "x", "--seconds", "0.05", "--call-timeout", "1")
+    status, out, err = finished(call("run", "tasks.yaml", *words, patch=HANGS))
+    assert (status, out[-1]) == (0, str(tmp_path / "runs" / "x")), err
+    summary = summary_of(tmp_path / "runs" / "x")
+    assert summary["status"] == "ok" and "did not answer" in summary["notes"][0]
+
+
+def test_a_list_that_is_edited_meanwhile(call, tmp_path):
+    """Whoever edits the list while it is profiled would lose all that was measured, or get times of other tasks."""
+    text = (
+        "version: 1\ntasks:\n"
+        "  - {name: a, command: [sh, -c, 'echo broken > new.yaml; sleep 0.1'], seconds: {1g: 9, 2g: 5, 3g: 4}}\n"
+    )
+    (tmp_path / "new.yaml").write_text(text)
+    status, _, err = finished(call("profile", "new.yaml", "--kinds", "1g", "--name", "p"))
+    assert status == 0, err
+    folder = tmp_path / "runs" / "p"
+    (a,) = read_task_list(folder / "tasks.yaml")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["file"]["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    # What was given for every model holds for the others, and for this one's other profiles.
+    assert a.seconds["A30"]["2g"] == 5 and a.seconds["A30"]["1g"] < 5
+    assert a.seconds["A100-80GB"] == {"1g": 9, "2g": 5, "3g": 4}
+
+
+FULL = """
+import pandas as pd
+def full(self, path, **more):
+    open(path, "wb").write(b"PAR1")
+    raise OSError(28, "No space left on device")
+pd.DataFrame.to_parquet = full
+"""
+
+
+def test_a_full_disk_after_the_tasks(call, tmp_path):
+    """A full disk would be a stack trace, a torn table that looks whole, or a summary that says ok."""
+    status, _, err = finished(call("run", "tasks.yaml", "--name", "x", "--seconds", "0.05", patch=FULL))
+    folder = tmp_path / "runs" / "x"
+    assert status == 3 and "Traceback" not in err
+    assert err.splitlines()[-1].startswith("error: ") and "No space left" in err.splitlines()[-1]
+    summary = summary_of(folder)
+    assert (summary["status"], summary["exit_status"], summary["tasks"]["ok"]) == ("error", 3, 2)
+    assert not list(folder.glob("*.parquet")) and not list(folder.glob(".*"))
+    assert (folder / "logs" / "b.log").read_text() == "said\n"
+
+
+def test_a_full_disk_leaves_no_half_a_summary(tmp_path, monkeypatch):
+    """Half a summary.json would stop every tool that reads a folder of runs."""
+    real = type(tmp_path).write_text
+
+    def full(path, text):
+        real(path, text[:5])
+        raise OSError(28, "No space left on device")
+
+    with RunDirectory(tmp_path, "x") as run:
+        run.keep()
+        monkeypatch.setattr(type(tmp_path), "write_text", full)
+        with pytest.raises(InputError, match="No space left"):
+            run.write_json("summary.json", {"status": "ok"})
+    assert list((tmp_path / "x").iterdir()) == []
+
+
+def test_two_runs_of_one_name_at_once(tmp_path):
+    """The run that ends second would lose its directory, or be told to be where the other one is."""
+    with RunDirectory(tmp_path, "x") as one, RunDirectory(tmp_path, "x") as two:
+        one.write_text("who", "one")
+        two.write_text("who", "two")
+    assert one.final != two.final
+    assert [(run.final / "who").read_text() for run in (one, two)] == ["one", "two"]
+
+
+def a_plan(tmp_path):
+    """Two tasks one after the other on an A30, and its JSON."""
+    (tmp_path / "list.yaml").write_text(LIST)
+    tasks = to_batch(read_task_list(tmp_path / "list.yaml"), ["a30"])
+    runs = (Run(0, 0, 0.2, 0.3), Run(1, 1, 0.7, 0.8))
+    plan = Plan(("A30",), (instance("2g", 0, 0.0, 0.3), instance("1g", 0, 0.5)), runs, "by hand")
+    return plans_as_json([tasks], [plan])
+
+
+def edited(value, where, new):
+    """The plan's JSON with one value, or one key (new is None: removed), changed."""
+    *path, last = where
+    at = value["batches"][0]
+    for key in path:
+        at = at[key]
+    at[last] = new
+    return value
+
+
+@pytest.mark.parametrize(
+    ("where", "new", "message"),
+    [
+        (("runs", 0, "start_s"), "soon", "'soon' is no number of seconds"),
+        (("runs", 0, "start_s"), None, "None is no number of seconds"),
+        (("runs", 0, "end_s"), 1e400, "inf is no number of seconds"),
+        (("runs", 0, "instance"), True, "True is no whole number"),
+        (("runs", 0, "instance"), 7, "runs in instance 7; there are 2"),
+        (("runs", 0, "end_s"), 0.1, "before it starts"),
+        (("runs", 0, "end_s"), 9.0, "its instance goes at 0.3 s"),
+        (("instances", 0, "gpu"), 3, "an instance is on GPU 3; there are 1"),
+        (("instances", 0, "gpu"), -1, "an instance is on GPU -1"),
+        (("instances", 0, "start"), 1, "cannot begin at memory slice 1"),
+        (("instances", 0, "start"), "0", "'0' is no whole number"),
+        (("instances", 0, "profile"), 5, "profile '5' does not exist"),
+        (("instances", 0, "ready_s"), None, "a beginning without an end"),
+        (("instances", 0, "colour"), 1, "is no plan.json"),
+        (("instances", 1, "create_s"), 0.01, "creating"),
+        (("instances", 0), [], "is no plan.json"),
+        (("left",), [{"instances": [], "reconfiguring_until_s": "x"}], "'x' is no number of seconds"),
+    ],
+)
+def test_a_plan_edited_by_hand(tmp_path, where, new, message):
+    """A mistake in plan.json would end in a stack trace, or in tasks that wait for ever for an instance."""
+    value = a_plan(tmp_path)
+    (tmp_path / "plan.json").write_text(json.dumps(value))
+    assert len(read_plans(tmp_path / "plan.json")) == 1
+    (tmp_path / "plan.json").write_text(json.dumps(edited(value, where, new)))
+    with pytest.raises(InputError) as refused:
+        read_plans(tmp_path / "plan.json")
+    assert message in str(refused.value) and str(refused.value).startswith(str(tmp_path))
+
+
+def test_a_plan_with_other_times(call, tmp_path):
+    """A plan that promises a makespan that the list's own seconds exclude is refused before anything starts."""
+    value = edited(a_plan(tmp_path), ("runs", 0, "end_s"), 0.25)
+    (tmp_path / "plan.json").write_text(json.dumps(value))
+    status, _, err = finished(call("run", "tasks.yaml", "--plan", "plan.json"))
+    assert status == 2 and "task 'a' takes 0.1 s there" in err.splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_figure_of_whole_gpus(tmp_path, monkeypatch):
+    """A whole GPU without MIG would be called 7g, and a task that failed would look like one that went well."""
+    rows = [
+        TaskRow(name, outcome, gpu=0, gpu_slices=1, profile="whole", start_slice=0, slices=1, start_s=k, end_s=k + 1.0)
+        for k, (name, outcome) in enumerate([("a", "ok"), ("b", FAILED)])
+    ]
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    with RunDirectory(tmp_path, "x") as run:
+        draw(run, Execution(rows, [], None), "title")
+    axes = plt.gcf().axes[0]
+    monkeypatch.undo()
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["whole", "did not end well"]
+    assert [bool(box.get_hatch()) for box in axes.patches] == [False, True]
+    plt.close("all")

@@ -78,6 +78,7 @@ def one(text):
 
 
 BAD = [
+    ("[" * 5000, "is nested too deeply"),
     ("", "no version"),
     ("tasks: []\n", "no version"),
     ("version: 2\ntasks: []\n", "version 2 is unknown"),

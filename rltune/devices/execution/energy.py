@@ -6,14 +6,14 @@ import itertools
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
 
 from rltune.devices.driver import Driver
-from rltune.devices.status import DeviceError
+from rltune.devices.status import UNKNOWN, DeviceError
 from rltune.devices.telemetry import untold
 
 JOIN_S = 10.0
@@ -43,20 +43,23 @@ class Span(NamedTuple):
 class Sampling:
     """``with Sampling(driver, [0, 1], 1.0) as sampling``: a sample of each GPU at once, every ``every_s``, and at the end.
 
-    ``samples``: a list a GPU, in the order of ``gpus``.
+    ``samples``: a list a GPU, in the order of ``gpus``; ``notes``: what the driver refused, once; ``hangs``: at the end the driver
+    has not answered for `JOIN_S`.
     """
 
     driver: Driver
     gpus: Sequence[int]
     every_s: float
+    notes: list[str] = field(default_factory=list, init=False)
+    hangs: bool = field(default=False, init=False)
 
     def __enter__(self) -> Sampling:
         self.samples: list[list[Sample]] = [[] for _ in self.gpus]
-        self._done = threading.Event()
-        self._take()
+        self._done, first = threading.Event(), threading.Event()
         # Daemon: one that hangs in the driver must not keep this process.
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(first,), daemon=True)
         self._thread.start()
+        first.wait(JOIN_S)
         return self
 
     def __exit__(
@@ -64,8 +67,13 @@ class Sampling:
     ) -> None:
         self._done.set()
         self._thread.join(JOIN_S)
+        self.hangs = self._thread.is_alive()
+        if self.hangs:
+            self.notes.append(f"the driver did not answer for {JOIN_S:g} s when it was asked for a last sample")
 
-    def _run(self) -> None:
+    def _run(self, first: threading.Event) -> None:
+        self._take()
+        first.set()
         tick = time.monotonic()
         ending = False
         while not ending:
@@ -79,6 +87,11 @@ class Sampling:
                 told = self.driver.telemetry(gpu)
             except DeviceError as error:
                 told = untold(error.code)
+            except Exception as error:
+                # Whatever it is, tasks run on, and the next sample may come.
+                told = untold(UNKNOWN)
+                if not self.notes:
+                    self.notes.append(f"a sample is missing: {type(error).__name__}: {' '.join(str(error).split())}")
             kept.append(Sample(time.monotonic(), told.energy_mj, told.power_w, told.utilization_percent))
 
 

@@ -29,7 +29,7 @@ from rltune.devices.execution.outcome import (
     TaskRow,
 )
 from rltune.devices.execution.processes import GRACE_S, Ended, Processes, Signals
-from rltune.devices.execution.schedule import Schedule, Slot, Step, Target, check_expected
+from rltune.devices.execution.schedule import Schedule, Slot, Step, Target, check_expected, check_whole, whole_held
 from rltune.devices.execution.tasks_file import TaskSpec
 from rltune.devices.execution.worker import Worker
 from rltune.devices.state import GpuState
@@ -41,13 +41,15 @@ CHANGE_S = 300.0
 @dataclass(frozen=True, slots=True)
 class Options:
     """``keep`` the instances that are there at the end, else those from the beginning come back; ``fail_fast``: the first failure
-    ends what runs and starts nothing more; ``timeout_s`` of tasks without their own; ``sample_s`` between samples."""
+    ends what runs and starts nothing more; ``timeout_s`` of tasks without their own; ``sample_s`` between samples; ``change_s``
+    after which a change counts as hanging."""
 
     keep: bool = False
     fail_fast: bool = False
     timeout_s: float | None = None
     sample_s: float = 1.0
     grace_s: float = GRACE_S
+    change_s: float = CHANGE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ class Event:
 class Executor:
     """``Executor(tasks, schedule, adapter, logs, signals).run()``.
 
-    ``after``: task -> one that must have succeeded first, else it is not run. ``on_event`` is called from the loop's thread.
+    ``after``: task -> one that must have succeeded first, else it is not run. ``on_event`` is called from the loop's thread,
+    ``on_begin`` when all is checked and the first thing is about to happen.
     """
 
     def __init__(
@@ -77,9 +80,11 @@ class Executor:
         options: Options = Options(),
         on_event: Callable[[Event], None] = lambda event: None,
         after: Mapping[int, int] | None = None,
+        on_begin: Callable[[], None] = lambda: None,
     ) -> None:
         self.tasks, self.schedule, self.adapter, self.logs = tasks, schedule, adapter, logs
         self.signals, self.options, self.on_event, self.after = signals, options, on_event, after or {}
+        self.on_begin = on_begin
         self.tenant = f"rltune-run-{os.getpid()}"
         rows = [TaskRow(task.name) for task in tasks]
         for k, (start, end) in schedule.planned.items():
@@ -102,16 +107,23 @@ class Executor:
 
     def run(self) -> Execution:
         """Everything, to the end; InputError before anything is changed. Never raises for what tasks or changes do."""
-        before = check_expected(self.schedule, self.adapter)
-        # Instances of the plan must not be anybody's; the adapter sees to that, change by change.
+        with whole_held(self.schedule, self.adapter):
+            before = check_expected(self.schedule, self.adapter)
+            self.done.notes += check_whole(self.schedule, self.adapter)
+            # Instances of the plan must not be anybody's; the adapter sees to that, change by change.
+            self.on_begin()
+            return self._run(before)
+
+    def _run(self, before: Mapping[str, GpuState]) -> Execution:
         targets = [target.index for target in self.schedule.targets]
         self.logs.mkdir(parents=True, exist_ok=True)
         self._workers = [
             Worker(self.adapter, target.uuid, self.tenant, self.signals) for target in self.schedule.targets
         ]
+        sampling = Sampling(self.adapter.driver, targets, self.options.sample_s)
         try:
             with (
-                Sampling(self.adapter.driver, targets, self.options.sample_s) as sampling,
+                sampling,
                 Processes(self.signals, self.options.grace_s) as self._processes,
             ):
                 self.began = time.monotonic()
@@ -119,11 +131,15 @@ class Executor:
                     self._loop()
                 finally:
                     # After an error of ours the GPUs are brought back as well; nothing runs any more otherwise.
-                    self._processes.kill_all()
-                    self._tidy_up(before)
+                    try:
+                        self._processes.kill_all()
+                    finally:
+                        self._tidy_up(before)
         finally:
             for worker in self._workers:
                 worker.end()
+            self.done.hangs = any(worker.lost for worker in self._workers) or sampling.hangs
+        self.done.notes += sampling.notes
         self._measure(sampling)
         self.done.settle()
         return self.done
@@ -294,12 +310,12 @@ class Executor:
             self._processes.stop_all(got[0] if first and len(got) == 1 else signal.SIGKILL)
 
     def _change_deadline(self) -> float | None:
-        return min((worker.begun + CHANGE_S for worker in self._workers if worker.busy), default=None)
+        return min((worker.begun + self.options.change_s for worker in self._workers if worker.busy), default=None)
 
     def _mind_workers(self) -> None:
         """A driver that hangs keeps its own GPU's tasks waiting, and nobody else."""
         for gpu, worker in enumerate(self._workers):
-            if worker.busy and time.monotonic() >= worker.begun + CHANGE_S:
+            if worker.busy and time.monotonic() >= worker.begun + self.options.change_s:
                 worker.give_up()
                 self._steps[gpu].clear()
                 for number, slot in enumerate(self.schedule.slots):
@@ -326,6 +342,11 @@ class Executor:
         for worker, target in zip(self._workers, self.schedule.targets, strict=True):
             if worker.problem:
                 self.done.problems.append(f"GPU {target.index}: bringing back its instances: {worker.problem}")
+        for number, row in self._row_of.items():
+            slot = self.schedule.slots[number]
+            span = self._workers[slot.target].removed.get(slot.instance) if slot.instance else None
+            if span is not None and row.ready_s is not None and row.gone_s is None:
+                row.destroy_s, row.gone_s = (at - self.began for at in span)
         if self.signals.got:
             self.done.signal = self.done.signal or self.signals.got[0]
 

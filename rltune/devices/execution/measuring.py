@@ -112,24 +112,29 @@ def _name(task: str, trial: Trial, repeats: int) -> str:
 
 
 class Measured:
-    """What trials told: a `rltune.mig.profiles.Measure` that answers from them."""
+    """What trials told: a `rltune.mig.profiles.Measure` that answers from them.
+
+    Of a task on a kind: ``seconds`` where every repeat went well; ``unfit`` where one failed by itself, with its row; ``unknown``
+    for all else (a timeout, no instance, an interrupt), with the first row that did not go well.
+    """
 
     def __init__(self, tasks: Sequence[TaskSpec], trials: Trials, rows: Sequence[TaskRow]) -> None:
         self._names = [task.name for task in tasks]
         self.seconds: dict[tuple[str, str], list[float]] = {}
         self.unfit: list[tuple[str, str, TaskRow]] = []
         self.unknown: list[tuple[str, str, TaskRow]] = []
+        found: dict[tuple[str, str], list[TaskRow]] = {}
         for trial, row in zip(trials.trials, rows, strict=True):
-            key = (self._names[trial.task], trial.kind)
-            if row.outcome == OK and row.seconds is not None:
-                self.seconds.setdefault(key, []).append(row.seconds)
-            elif row.outcome == FAILED and row.seconds is not None:
-                self.unfit.append((*key, row))
-            elif trial.repeat == 0 or row.seconds is not None:
-                self.unknown.append((*key, row))
-        # One that failed once does not fit, whatever other repeats said.
-        for name, kind, _ in (*self.unfit, *self.unknown):
-            self.seconds.pop((name, kind), None)
+            found.setdefault((self._names[trial.task], trial.kind), []).append(row)
+        for key, repeats in found.items():
+            failed = next((row for row in repeats if row.outcome == FAILED and row.seconds is not None), None)
+            other = next((row for row in repeats if row.outcome != OK), None)
+            if failed is not None:
+                self.unfit.append((*key, failed))
+            elif other is not None:
+                self.unknown.append((*key, other))
+            else:
+                self.seconds[key] = [row.seconds for row in repeats if row.seconds is not None]
 
     def measured(self, name: str) -> bool:
         """Whether the task ran anywhere."""

@@ -49,7 +49,10 @@ class TaskRow:
 
 @dataclass
 class InstanceRow:
-    """One instance: when its creation and destruction began and ended, in seconds; ``problem`` why it could not be."""
+    """One instance: when its creation and destruction began and ended, in seconds; ``problem`` why it could not be.
+
+    Instances that are destroyed after the last task go together, and have the same times.
+    """
 
     gpu: int
     model: str | None
@@ -69,7 +72,10 @@ class InstanceRow:
 
 @dataclass
 class Execution:
-    """``status``: ``ok``, ``failed`` (a task), ``device trouble``, ``interrupted``; ``problems`` of the device, a line each."""
+    """``status``: ``ok``, ``failed`` (a task), ``device trouble``, ``interrupted``; ``problems`` of the device, a line each.
+
+    ``hangs``: a thread of ours still waits for the driver, which may never answer.
+    """
 
     tasks: list[TaskRow]
     instances: list[InstanceRow]
@@ -78,6 +84,7 @@ class Execution:
     signal: int | None = None
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    hangs: bool = False
 
     @property
     def makespan_s(self) -> float | None:

@@ -38,7 +38,9 @@ LOST_S = 30.0
 """After SIGKILL: what is not gone by then hangs in the kernel, and nobody waits for it any longer."""
 LOOK_S = 0.02
 """Between two looks at what is being ended, which the kernel does not always announce."""
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+AS: dict[int, int] = {signal.SIGQUIT: signal.SIGTERM}
+"""Noted as another: SIGQUIT would have every task write its core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class _Task:
 
 
 class Signals:
-    """While entered, SIGINT, SIGTERM and SIGHUP are noted (``got``, in order) instead of ending this process.
+    """While entered, SIGINT, SIGTERM, SIGHUP and SIGQUIT (as SIGTERM) are noted (``got``, in order) instead of ending this process.
 
     Works in the main thread; elsewhere nothing is noted, since Python delivers signals there only.
     """
@@ -113,7 +115,7 @@ class Signals:
         os.close(self._writes)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.got.append(number)
+        self.got.append(AS.get(number, number))
 
     def wake(self) -> None:
         """End the present or next wait; from any thread."""
@@ -174,10 +176,6 @@ class Processes:
                 pass  # somebody ended the keeper
             self._keeper.wait()
             _subreaper(self._reaper_before)
-
-    @property
-    def running(self) -> int:
-        return len(self._tasks)
 
     def start(
         self,
@@ -315,7 +313,8 @@ class Processes:
 
     def _signal(self, task: _Task, number: int) -> None:
         if task.end is None:
-            with contextlib.suppress(ProcessLookupError):
+            # A task may have become another user's (sudo): its leader is then ended by nobody, and let go of.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(task.process.pid, number)
         _send(self._descendants(task) - {task.process.pid}, number)
 

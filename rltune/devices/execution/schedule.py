@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from rltune.devices.adapter import Adapter
 from rltune.devices.driver import Driver
 from rltune.devices.execution.tasks_file import TaskSpec, whole_gpu_s
+from rltune.devices.lock import locked
 from rltune.devices.models import model_of
 from rltune.devices.reading import read_users
 from rltune.devices.state import GpuState, Instance, whole
@@ -247,3 +250,38 @@ def _check_idle(schedule: Schedule, target: Target, adapter: Adapter) -> None:
     for one, who in read_users(adapter.driver, target.index, tenants).of.items():
         if one in taken:
             raise InputError(f"GPU {target.index}: {one} is in use ({who}); wait for it, or use other GPUs (--gpus)")
+
+
+@contextmanager
+def whole_held(schedule: Schedule, adapter: Adapter) -> Iterator[None]:
+    """Hold the whole GPUs of a schedule against other runs (instances have tenants); InputError where another run has one."""
+    with ExitStack() as stack:
+        for target in sorted(_whole(schedule), key=lambda one: one.uuid):
+            try:
+                stack.enter_context(locked(adapter.lock_of(f"whole-{target.uuid}")))
+            except InputError as error:
+                raise InputError(
+                    f"GPU {target.index}: another run has all of it, or its lock cannot be had; wait for it, or use other GPUs ({error})"
+                ) from None
+        yield
+
+
+def check_whole(schedule: Schedule, adapter: Adapter) -> list[str]:
+    """Notes on whole GPUs of which nobody can tell who uses them; InputError where somebody does."""
+    notes = []
+    for target in _whole(schedule):
+        try:
+            users = sorted({process.pid for process in adapter.driver.processes(target.index)} - {os.getpid()})
+        except DeviceError as error:
+            notes.append(f"GPU {target.index}: whether somebody else uses it is not known ({error})")
+            continue
+        if users:
+            raise InputError(
+                f"GPU {target.index} is in use by process {', '.join(map(str, users))}; wait for its end, or use other GPUs "
+                "(--gpus)"
+            )
+    return notes
+
+
+def _whole(schedule: Schedule) -> list[Target]:
+    return [schedule.targets[slot.target] for slot in schedule.slots if slot.instance is None]

@@ -68,12 +68,25 @@ class TaskSpec:
 
 def read_task_list(path: str | Path) -> list[TaskSpec]:
     """Tasks of a ``.csv``, or of a YAML file; InputError names file, line and remedy."""
-    path = Path(path)
+    return parse_task_list(path, load_task_list(path))
+
+
+def load_task_list(path: str | Path) -> bytes:
+    """What stands in the file now: it may be edited while its tasks run."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return Path(path).read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give a list of tasks (YAML with version: 1, or CSV)") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())}); save it as UTF-8") from None
+
+
+def parse_task_list(path: str | Path, data: bytes) -> list[TaskSpec]:
+    """Tasks in what `load_task_list` gave."""
+    path = Path(path)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())}); save it as UTF-8") from None
     tasks = _from_csv(path, text) if path.suffix.lower() == ".csv" else _from_yaml(path, text)
     if not tasks:
@@ -192,6 +205,8 @@ def _from_yaml(path: Path, text: str) -> list[TaskSpec]:
         value = yaml.load(text, _Lines)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path}: is nested too deeply; see the example in the documentation") from None
     except (yaml.YAMLError, ValueError, TypeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""

@@ -21,11 +21,13 @@ PAUSE_S = 0.1
 
 class Worker:
     """``do`` and ``restore`` begin a change and return; ``busy`` until its report, since ``begun``; ``problem`` of a
-    restoration, or of one that is ``lost``."""
+    restoration, or of one that is ``lost``; ``removed``: instance -> when its destruction by a restoration began and ended, by
+    `time.monotonic`."""
 
     def __init__(self, adapter: Adapter, gpu: str, tenant: str, signals: Signals) -> None:
         self.adapter, self.gpu, self.tenant, self.signals = adapter, gpu, tenant, signals
         self.busy, self.lost, self.problem, self.begun = False, False, "", 0.0
+        self.removed: dict[Instance, tuple[float, float]] = {}
         self._todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._reports: queue.SimpleQueue[tuple[Step, str, str | None] | None] = queue.SimpleQueue()
         # Daemon: a thread that hangs in the driver must not keep this process.
@@ -57,7 +59,10 @@ class Worker:
     def give_up(self) -> None:
         """Nobody waits for its driver any longer."""
         self.busy, self.lost = False, True
-        self.problem = f"its driver has not answered for {time.monotonic() - self.begun:.0f} s"
+        self.problem = (
+            f"a change has not ended after {time.monotonic() - self.begun:.0f} s: the driver may hang (see dmesg); the next apply, "
+            "or `recover`, settles it"
+        )
 
     def reports(self) -> list[tuple[Step, str, str | None]]:
         """(step, UUID, problem) of what has ended since the last call."""
@@ -108,7 +113,9 @@ class Worker:
             destroy = [one for one in now if one in held and one not in before.instances]
             create = [one for one in before.instances if one in held and one not in now]
             if destroy or create:
+                begun = time.monotonic()
                 self._patiently(destroy, create)
+                self.removed = dict.fromkeys(destroy, (begun, time.monotonic()))
                 now = self.adapter.states()[self.gpu].instances
         mine = {(t.profile, t.start) for t in self.adapter.tenants() if t.gpu == self.gpu and t.tenant == self.tenant}
         for one in now:

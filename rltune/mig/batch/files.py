@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,11 +12,21 @@ from typing import Any
 import pandas as pd
 
 from rltune.errors import InputError
-from rltune.mig.batch.plan import Instance, Left, Plan, Run
+from rltune.mig.batch.plan import (
+    Instance,
+    Left,
+    Plan,
+    Run,
+    check_form,
+    check_reconfigurations,
+    check_runs,
+)
 from rltune.mig.batch.tasks import Tasks
 from rltune.mig.geometry import Placement, geometry
 
 SCHEMA_VERSION = 1
+TIMES = ("create_s", "ready_s", "destroy_s", "gone_s")
+"""Of an instance."""
 
 
 def run_table(batches: Sequence[Tasks], plans: Sequence[Plan]) -> pd.DataFrame:
@@ -38,13 +49,12 @@ def instance_table(batches: Sequence[Tasks], plans: Sequence[Plan]) -> pd.DataFr
     for number, (tasks, plan) in enumerate(zip(batches, plans, strict=True)):
         for instance in plan.instances:
             times = {
-                name: None if (value := getattr(instance, name)) is None else tasks.arrival_s + value
-                for name in ("create_s", "ready_s", "destroy_s", "gone_s")
+                name: None if (value := getattr(instance, name)) is None else tasks.arrival_s + value for name in TIMES
             }
             if any(value is not None for value in times.values()):
                 rows.append({"batch": tasks.label or str(number)} | _place(plan, instance) | times)
     places = ("gpu", "model", "gpu_slices", "profile", "start_slice", "slices")
-    columns = ("batch", *places, "create_s", "ready_s", "destroy_s", "gone_s")
+    columns = ("batch", *places, *TIMES)
     frame = pd.DataFrame(rows, columns=list(columns))
     return frame.astype(dict.fromkeys(columns[-4:], float))
 
@@ -96,31 +106,61 @@ def _instance_as_json(plan: Plan, instance: Instance) -> dict[str, Any]:
 
 
 def read_plans(path: str | Path) -> list[Plan]:
-    """Plans of a ``plan.json``; InputError for what is none."""
+    """Plans of a ``plan.json``; InputError for what is none, or what no GPU could follow."""
     try:
         value = json.loads(Path(path).read_text())
         if value["schema_version"] != SCHEMA_VERSION:
-            raise InputError(f"{path}: schema_version {value['schema_version']}, not {SCHEMA_VERSION}; plan anew")
+            raise InputError(f"schema_version {value['schema_version']}, not {SCHEMA_VERSION}")
         gpus = tuple(geometry(model).model for model in value["gpus"])
-        return [_plan(gpus, batch) for batch in value["batches"]]
+        plans = [_plan(gpus, batch) for batch in value["batches"]]
+        for plan in plans:
+            check_form(plan)
+            check_runs(plan)
+            check_reconfigurations(plan)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the plan.json of a run directory") from None
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError as error:
+        raise InputError(f"{path}: {error}; plan anew") from None
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: is no plan.json ({type(error).__name__}: {error}); plan anew") from None
+    return plans
 
 
 def _plan(gpus: tuple[str, ...], batch: dict[str, Any]) -> Plan:
     left = tuple(
-        Left(tuple(_instance(gpus, i) for i in held["instances"]), held["reconfiguring_until_s"])
+        Left(tuple(_instance(gpus, i) for i in held["instances"]), _seconds(held["reconfiguring_until_s"]))
         for held in batch["left"]
     )
     instances = tuple(_instance(gpus, i) for i in batch["instances"])
-    return Plan(gpus, instances, tuple(Run(**run) for run in batch["runs"]), batch["method"], left)
+    return Plan(gpus, instances, tuple(_run(run) for run in batch["runs"]), str(batch["method"]), left)
+
+
+def _run(value: dict[str, Any]) -> Run:
+    fields = dict(value)
+    times = {name: _seconds(fields.pop(name)) for name in ("start_s", "end_s")}
+    return Run(task=_whole(fields.pop("task")), instance=_whole(fields.pop("instance")), **times, **fields)
 
 
 def _instance(gpus: tuple[str, ...], value: dict[str, Any]) -> Instance:
     fields = dict(value)
-    profile = geometry(gpus[value["gpu"]]).profile(fields.pop("profile"))
-    return Instance(placement=Placement(profile, fields.pop("start")), **fields)
+    gpu = _whole(fields.pop("gpu"))
+    if not 0 <= gpu < len(gpus):
+        raise InputError(f"an instance is on GPU {gpu}; there are {len(gpus)}")
+    profile = geometry(gpus[gpu]).profile(str(fields.pop("profile")))
+    busy_s = _seconds(fields.pop("busy_until_s", 0.0))
+    times = {name: None if value is None else _seconds(value) for name, value in fields.items() if name in TIMES}
+    others = {name: value for name, value in fields.items() if name not in (*TIMES, "start")}
+    place = Placement(profile, _whole(fields["start"]))
+    return Instance(gpu=gpu, placement=place, busy_until_s=busy_s, **times, **others)
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{value!r} is no number of seconds")
+    return float(value)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(f"{value!r} is no whole number")
+    return value

@@ -98,18 +98,14 @@ def check_plan(tasks: Tasks, plan: Plan) -> None:
 
     Reconfigurations of a GPU are serial and never touch an instance in which something runs.
     """
-    _check_form(plan)
+    check_form(plan)
     ran = sorted(run.task for run in plan.runs)
     if ran != list(range(len(tasks))):
         raise InputError(f"the plan runs tasks {ran}; every one of {len(tasks)} must run once")
     for run in plan.runs:
         _check_run(tasks, plan, run)
-    for index in range(len(plan.instances)):
-        _check_apart((f"runs in instance {index}", r.start_s, r.end_s) for r in plan.runs if r.instance == index)
-    for gpu, model in enumerate(plan.gpus):
-        mine = [i for i in plan.instances if i.gpu == gpu]
-        _check_reconfigurations(model, mine, plan.left[gpu] if plan.left else Left())
-        _check_states(model, mine)
+    check_runs(plan)
+    check_reconfigurations(plan)
 
 
 def _eps(*times: float) -> float:
@@ -117,7 +113,7 @@ def _eps(*times: float) -> float:
     return EPS * max(1.0, *(abs(time) for time in times))
 
 
-def _check_form(plan: Plan) -> None:
+def check_form(plan: Plan) -> None:
     """Indices name something, times are numbers, and a creation or destruction has both its ends."""
     if plan.left and len(plan.left) != len(plan.gpus):
         raise InputError(f"the plan says what is left on {len(plan.left)} GPUs, but has {len(plan.gpus)}")
@@ -131,6 +127,10 @@ def _check_form(plan: Plan) -> None:
             raise InputError("a creation or destruction has a beginning without an end, or an end without a beginning")
         if not all(math.isfinite(t) for pair in pairs for t in pair if t is not None):
             raise InputError("an instance is created or destroyed at a time that is no number")
+        if not 0 <= instance.busy_until_s < math.inf:
+            raise InputError("an instance is busy until a time that is no number from 0")
+    if not all(0 <= left.reconfiguring_until_s < math.inf for left in plan.left):
+        raise InputError("a GPU is reconfiguring until a time that is no number from 0")
     for run in plan.runs:
         if not 0 <= run.instance < len(plan.instances):
             raise InputError(f"task {run.task} runs in instance {run.instance}; there are {len(plan.instances)}")
@@ -143,15 +143,17 @@ def _check_run(tasks: Tasks, plan: Plan, run: Run) -> None:
     takes = tasks.seconds[plan.gpus[instance.gpu]][run.task, instance.placement.profile]
     if not math.isfinite(takes) or abs(run.end_s - run.start_s - takes) > _eps(run.end_s):
         raise InputError(f"task {tasks.names[run.task]!r} takes {takes} s there, not {run.end_s - run.start_s} s")
+    _check_inside(f"task {tasks.names[run.task]!r}", instance, run)
+
+
+def _check_inside(task: str, instance: Instance, run: Run) -> None:
+    if run.end_s < run.start_s:
+        raise InputError(f"{task} ends at {run.end_s} s, before it starts at {run.start_s} s")
     from_s = max(instance.ready_s or 0.0, instance.busy_until_s)
     if run.start_s < from_s - _eps(from_s):
-        raise InputError(
-            f"task {tasks.names[run.task]!r} starts at {run.start_s} s, its instance is free from {from_s} s"
-        )
+        raise InputError(f"{task} starts at {run.start_s} s, its instance is free from {from_s} s")
     if instance.destroy_s is not None and run.end_s > instance.destroy_s + _eps(run.end_s):
-        raise InputError(
-            f"task {tasks.names[run.task]!r} runs to {run.end_s} s, its instance goes at {instance.destroy_s} s"
-        )
+        raise InputError(f"{task} runs to {run.end_s} s, its instance goes at {instance.destroy_s} s")
 
 
 def _check_apart(spans: Iterable[tuple[str, float, float]]) -> None:
@@ -159,6 +161,22 @@ def _check_apart(spans: Iterable[tuple[str, float, float]]) -> None:
     for (what, _, end), (other, begin, _) in itertools.pairwise(ordered):
         if begin < end - (_eps(end) if math.isfinite(end) else 0.0):
             raise InputError(f"{what} until {end} s, but {other} from {begin} s")
+
+
+def check_reconfigurations(plan: Plan) -> None:
+    """Raise InputError unless every GPU could create and destroy the plan's instances; of a plan whose form is right."""
+    for gpu, model in enumerate(plan.gpus):
+        mine = [i for i in plan.instances if i.gpu == gpu]
+        _check_reconfigurations(model, mine, plan.left[gpu] if plan.left else Left())
+        _check_states(model, mine)
+
+
+def check_runs(plan: Plan) -> None:
+    """Raise InputError unless each run fits in the life of its instance, one after the other; however long tasks take."""
+    for run in plan.runs:
+        _check_inside(f"task {run.task}", plan.instances[run.instance], run)
+    for index in range(len(plan.instances)):
+        _check_apart((f"runs in instance {index}", r.start_s, r.end_s) for r in plan.runs if r.instance == index)
 
 
 def _check_reconfigurations(model: str, instances: Sequence[Instance], left: Left) -> None:
