@@ -39,13 +39,13 @@ def _kills(fake_nvml, name, again, stride):
     models, *_, options = CASES[name]
     counts = kill_everywhere(fake_nvml(models.split(","), **machine_options(options)), CASES[name], again, stride)
     print(f"{name}: {counts}")
-    assert counts.before and counts.kills > 10
+    assert counts.before and counts.kills >= 6
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_kill_at_any_call_leaves_the_state_before_or_after(fake_nvml, name):
     """A crash in the middle would leave half a partition, an orphaned GPU instance, or lose one that was there."""
-    _kills(fake_nvml, name, 0, 13)
+    _kills(fake_nvml, name, 0, 29)
 
 
 @pytest.mark.slow
