@@ -65,6 +65,7 @@ class Adapter:
         self._patience_s, self._wait_s, self._sleep = patience_s, wait_s, sleep
         self._journal: Journal | None = None
         # The locks are between processes; threads of this one (an executor's, one a GPU) take turns.
+        self._opening = threading.Lock()
         self._turns: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
 
     def lock_of(self, gpu: str) -> Path:
@@ -102,9 +103,10 @@ class Adapter:
     @property
     def journal(self) -> Journal:
         """Opened when first needed: reading the GPUs does without."""
-        if self._journal is None:
-            self._journal = Journal(self.store / "devices.sqlite", self.driver.kind)
-        return self._journal
+        with self._opening:
+            if self._journal is None:
+                self._journal = Journal(self.store / "devices.sqlite", self.driver.kind)
+            return self._journal
 
     def close(self) -> None:
         """Close the journal; the driver is whoever's opened it."""
