@@ -110,6 +110,9 @@ class Executor:
         with whole_held(self.schedule, self.adapter):
             before = check_expected(self.schedule, self.adapter)
             self.done.notes += check_whole(self.schedule, self.adapter)
+            if any(self.schedule.steps):
+                # The journal is opened here: threads that do at the same moment would each have one of their own.
+                self.adapter.tenants()
             # Instances of the plan must not be anybody's; the adapter sees to that, change by change.
             self.on_begin()
             return self._run(before)
