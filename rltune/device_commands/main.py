@@ -69,7 +69,8 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
         sys.exit(130)
     except OSError as error:
         # Python would complain once more at its own end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             sys.exit(141)
         print(f"error: the output cannot be written ({error.strerror}); what was to be done is done", file=sys.stderr)

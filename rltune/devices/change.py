@@ -28,6 +28,7 @@ from rltune.devices.status import (
 Key = tuple[str, int]
 """Profile and start: on one GPU no two instances share it, and it outlives numbers and handles."""
 T = TypeVar("T")
+SET_MODE = "nvmlDeviceSetMigMode"
 SLICES = 8
 """Memory slices of the largest GPUs."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
@@ -94,7 +95,7 @@ def set_mode(driver: Driver, gpu: int, enabled: bool, patience: Patience) -> Non
         if status == SUCCESS and driver.mig_mode(gpu).current != enabled:
             status = RESET_REQUIRED
         if status != SUCCESS:
-            raise DeviceError(status, "nvmlDeviceSetMigMode", f"GPU {gpu}")
+            raise DeviceError(status, SET_MODE, f"GPU {gpu}")
 
     patience.attempt(once)
 

@@ -256,6 +256,6 @@ def states_differ(plan: Plan, now: Mapping[str, GpuState]) -> Iterator[str]:
     """What has changed since a plan was made, a line each."""
     for gpu in plan.gpus:
         if gpu.uuid not in now:
-            yield f"GPU {gpu.index} ({gpu.uuid}) is no longer there"
+            yield f"GPU {gpu.index} ({gpu.uuid}) is no longer there, or cannot be reached"
         elif now[gpu.uuid] != gpu.before:
             yield f"GPU {gpu.index} was [{gpu.before}], and is now [{now[gpu.uuid]}]"

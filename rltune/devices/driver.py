@@ -22,7 +22,7 @@ class Versions:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """``index`` NVML's number; ``uuid`` and ``name`` empty where the GPU is lost; ``pci_device_id`` device and vendor in one
+    """``index`` NVML's number; ``uuid`` and ``name`` empty where the GPU cannot be reached; ``pci_device_id`` device and vendor in one
     number, as NVML gives it (0x20B010DE)."""
 
     index: int

@@ -51,7 +51,7 @@ def machine_gpus(driver: Driver) -> dict[str, list[Identity]]:
     found: dict[str, list[Identity]] = {}
     for gpu in driver.gpus():
         if not gpu.uuid:
-            raise InputError(f"GPU {gpu.index} is lost, and with it which GPU is which; drain and reboot the machine")
+            raise InputError(f"GPU {gpu.index} cannot be reached, and with it which GPU is which; `show` says why")
         model = model_of(gpu.name, driver.telemetry(gpu.index).memory_total_bytes)
         if model is not None:
             found.setdefault(model, []).append(gpu)

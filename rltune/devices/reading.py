@@ -40,7 +40,7 @@ def read_state(driver: Driver, gpu: int) -> GpuState:
 
 
 def read_states(driver: Driver, gpus: tuple[Identity, ...] | None = None) -> States:
-    """The state of every GPU (or of these), by UUID; lost GPUs have none."""
+    """The state of every GPU (or of these), by UUID; GPUs that cannot be reached have none."""
     return {gpu.uuid: read_state(driver, gpu.index) for gpu in (driver.gpus() if gpus is None else gpus) if gpu.uuid}
 
 

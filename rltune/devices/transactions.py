@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 
-from rltune.devices.change import Change, Key, Patience, owned_by, reached, set_mode
+from rltune.devices.change import SET_MODE, Change, Key, Patience, owned_by, reached, set_mode
 from rltune.devices.difference import GpuPlan
 from rltune.devices.driver import Driver
 from rltune.devices.journal import COMMITTED, ROLLED_BACK, VOID, WAITING, Journal, Transaction, boot_id
@@ -89,9 +89,7 @@ class Transactions:
             try:
                 change.run()
             except DeviceError as error:
-                if gpu.after.mig or error.code != RESET_REQUIRED:
-                    raise
-                resets.append(gpu.index)
+                resets += self._waits(gpu, error)
         self._check_reached([gpu for gpu in changes if gpu.index not in resets])
         return resets
 
@@ -103,10 +101,17 @@ class Transactions:
                 try:
                     set_mode(self.driver, gpu.index, True, patience)
                 except DeviceError as error:
-                    if error.code != RESET_REQUIRED:
-                        raise
-                    resets.append(gpu.index)
+                    resets += self._waits(gpu, error)
         return resets
+
+    def _waits(self, gpu: GpuPlan, error: DeviceError) -> list[int]:
+        """The GPU's number if its new MIG mode waits for a reset, nothing if it is active after all; else the error."""
+        if (error.code, error.call) != (RESET_REQUIRED, SET_MODE):
+            raise error
+        mode = self.driver.mig_mode(gpu.index)
+        if mode.pending != gpu.after.mig:
+            raise error
+        return [] if mode.current == gpu.after.mig else [gpu.index]
 
     def _check_reached(self, changes: Sequence[GpuPlan]) -> None:
         for gpu in changes:
