@@ -449,6 +449,7 @@ def test_another_adapter_is_waited_for_if_asked(simulated):
     entered.wait()
     simulated.apply(plan)
     thread.join()
+    assert simulated.verify(spec(["7g.80gb"])) == []
 
 
 def test_an_interrupt_in_the_middle_is_undone(machine):
