@@ -25,7 +25,7 @@ def _random(fake_nvml, model, tmp_path, steps, seed):
 @pytest.mark.parametrize("model", TYPES)
 def test_random_plans_end_as_planned_or_are_refused(fake_nvml, model, tmp_path):
     """A plan would end in another state than it says, touch a running neighbour, or refuse what is possible."""
-    _random(fake_nvml, model, tmp_path, 300, TYPES.index(model))
+    _random(fake_nvml, model, tmp_path, 150, TYPES.index(model))
 
 
 @pytest.mark.slow

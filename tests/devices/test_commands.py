@@ -289,7 +289,13 @@ def test_a_lost_terminal_is_undone(fake_nvml, tmp_path):
     nvml.set_fault("delay", 2, delay_ms=1500, call="nvmlDeviceCreateGpuInstanceWithPlacement")
     words = [sys.executable, "-m", "rltune.devices", "apply", str(spec), "--locks", str(tmp_path / "locks")]
     with subprocess.Popen(
-        words, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        words,
+        env=os.environ | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Under nohup, as tests may run, it would be ignored from the start, which is respected.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     ) as job:
         while not nvml.instances(0):
             time.sleep(0.01)

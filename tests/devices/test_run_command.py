@@ -166,6 +166,7 @@ def test_ctrl_c_leaves_no_process_and_loses_nothing(call, tmp_path):
     assert not state["gpus"][0]["instances"], "the partition was not brought back"
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_does_not_wait(call, tmp_path):
     """Whoever presses Ctrl-C twice is not made to wait for the grace of a minute; the directory is there all the same."""
     (tmp_path / "slow.yaml").write_text(SLOW)
@@ -260,6 +261,7 @@ energy.JOIN_S = 0.1
 """
 
 
+@pytest.mark.slow
 def test_a_driver_that_hangs_in_telemetry_ends_no_run(call, tmp_path):
     """One question that the driver never answers would kill tasks that run well, or keep the command from ending."""
     (tmp_path / "tasks.yaml").write_text(LIST.replace("sleep 0.1", "sleep 2").replace("0.1", "2"))
