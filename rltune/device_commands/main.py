@@ -136,5 +136,5 @@ def _common(parser: argparse.ArgumentParser) -> None:
         help="give up a driver that does not answer (default 60)",
     )
     group.add_argument(
-        "--locks", type=Path, metavar="DIR", help="folder of the GPUs' locks (default /run/lock, or the temporary one)"
+        "--locks", type=Path, metavar="DIR", help="folder of the GPUs' locks (default /run/lock, else /tmp)"
     )

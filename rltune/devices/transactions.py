@@ -25,7 +25,7 @@ from rltune.errors import InputError
 
 
 class RolledBack(InputError):
-    """A change failed, and everything is as it was before. Commands end with status 3, or 130 where it was interrupted."""
+    """A change failed, and everything is as it was before. Commands end with status 3, interrupted ones with 128 and the signal."""
 
     exit_status = 3
 
@@ -57,7 +57,8 @@ class Transactions:
     def run(self, changes: Sequence[GpuPlan]) -> Done:
         """Bring the GPUs from the states before to those after.
 
-        Where MIG modes wait for a reset nothing else is done. Raises `RolledBack`, or `Unsettled`.
+        Where MIG can be on after a reset only, nothing else is done; where it can be off after one only, all the rest is.
+        Raises `RolledBack`, or `Unsettled`.
         """
         before = {gpu.uuid: gpu.before for gpu in changes}
         after = {gpu.uuid: gpu.after for gpu in changes}
@@ -142,7 +143,10 @@ class Transactions:
     def _restore(self, number: int, target: States, owned: Mapping[str, frozenset[Key]]) -> list[str]:
         """Bring our part of the GPUs to ``target``, as far as that can be done; what could not be, a line a GPU."""
         stuck = []
-        index = self._indices()
+        try:
+            index = self._indices()
+        except InputError as error:
+            return [str(error)]
         patience = Patience(self.patience_s, self.sleep)
         for uuid, wanted in target.items():
             if uuid not in index:
@@ -162,10 +166,7 @@ class Transactions:
         return stuck
 
     def _indices(self) -> dict[str, int]:
-        try:
-            return {gpu.uuid: gpu.index for gpu in self.driver.gpus()}
-        except InputError:
-            return {}
+        return {gpu.uuid: gpu.index for gpu in self.driver.gpus()}
 
     def _end(self, number: int, outcome: str, note: str = "", gone: Sequence[tuple[str, Instance]] = ()) -> None:
         try:
