@@ -25,9 +25,8 @@ from rltune.rl.policy_file import BASELINE, PARENT, LearnedPolicy
 from rltune.rl.rollout import play
 from rltune.rl.rules import Rules, run_times
 from rltune.rundir import RunDirectory
-from rltune.simulator.disciplines import DISCIPLINES
 from rltune.simulator.result import DAY_S, Result
-from rltune.simulator.run import check_discipline, find_oversized, simulate_jobs
+from rltune.simulator.run import TRAINED, check_discipline, find_oversized, simulate_jobs
 
 METRICS = ("wait_s", "jct_s", "bsld", "slowdown")
 COMPARED = ("wait_s", "jct_s", "bsld")
@@ -68,7 +67,7 @@ def evaluate_into(
     score: str = "wait",
     windows: Any = 64,
     orders: Any = "all",
-    disciplines: Sequence[str] = tuple(DISCIPLINES),
+    disciplines: Sequence[str] = tuple(TRAINED),
     progress: bool = True,
 ) -> dict[str, Any]:
     """Evaluate at every cluster size, write tables and figures into ``run``; the summary's share of it.

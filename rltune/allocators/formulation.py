@@ -19,7 +19,6 @@ from rltune.allocators.rows import Items
 from rltune.allocators.sharing import Demand, Room
 from rltune.cluster import GRID, ClusterArrays
 from rltune.jobs import WHOLE
-from rltune.mig_profiles import SIZE
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -201,14 +200,3 @@ def _items(listed: list[tuple[Any, ...]], most: Ints, n_pools: int) -> Items:
         most=most,
         code=np.random.default_rng(20231).integers(1, 2**62, len(listed)),
     )  # fmt: skip
-
-
-def amounts(demand: Demand, jobs: Ints, cluster: ClusterArrays) -> Floats:
-    """(n,) GPUs that each job counts for in a quota; a MIG slice by its share of the largest GPU's memory slices."""
-    amount = demand.gpus[jobs] * demand.milli[jobs] / WHOLE
-    profile = demand.profile[jobs]
-    cut = profile >= 0
-    if cut.any():
-        share = (SIZE / np.maximum(1, SIZE.max(axis=0))).max(axis=1)
-        amount[cut] = share[profile[cut]]
-    return amount

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.allocators.columns import list_parts, search_columns, single_costs
-from rltune.allocators.formulation import Formulation, Instance, amounts, formulate
+from rltune.allocators.formulation import Formulation, Instance, formulate
 from rltune.allocators.highs import Session
 from rltune.allocators.lower_bound import least_costs
 from rltune.allocators.measure import Measure
@@ -34,6 +34,7 @@ from rltune.allocators.problem import (
 )  # fmt: skip
 from rltune.allocators.realise import Answer, patterns_in_use, realise
 from rltune.allocators.rows import FULL, Search, build_search
+from rltune.allocators.sharing_room import amounts
 from rltune.allocators.states import Classes, classes_of
 
 if TYPE_CHECKING:
@@ -287,7 +288,7 @@ class JointSolver:
             count=np.minimum(classes.size, made.parts[pool]),
             n_items=len(made.items.most),
             group=none if instance.group is None else instance.group,
-            amount=amounts(instance.demand, instance.jobs, instance.cluster),
+            amount=amounts(instance.demand, instance.jobs),
             left=np.zeros(0) if instance.left is None else instance.left,
             prefix=instance.prefix,
             all_start=instance.all_start,

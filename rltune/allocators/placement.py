@@ -213,16 +213,16 @@ def find(cluster, space, g, pools, lo, hi, rule, work):
         best = pools[lo]
         if not fits_pool(cluster, space, g, best):
             return 0
-        return _find_tight(cluster, space, g, best, rule, work)
+        return find_tight(cluster, space, g, best, rule, work)
     for i in range(lo, hi):
         p = pools[i]
         if fits_pool(cluster, space, g, p):
-            cost = _pool_cost(cluster, space, g, p, rule)
+            cost = tight_cost(cluster, space, g, p, rule)
             if cost < best_cost:
                 best, best_cost = p, cost
     if best < 0:
         return 0
-    return _find_tight(cluster, space, g, best, rule, work)
+    return find_tight(cluster, space, g, best, rule, work)
 
 
 # --- best fit and least fragmentation -------------------------------------------------
@@ -247,7 +247,7 @@ def _tight_level(cluster, space, g, p, rule):
 
 
 @inner
-def _pool_cost(cluster, space, g, p, rule):
+def tight_cost(cluster, space, g, p, rule):
     """Order of pools for one gang: GPUs left on its partly used node, or the rise in fragmentation."""
     cap = cluster.pool_cap[p]
     rest = g % cap
@@ -262,7 +262,7 @@ def _pool_cost(cluster, space, g, p, rule):
 
 
 @inner
-def _find_tight(cluster, space, g, p, rule, work):
+def find_tight(cluster, space, g, p, rule, work):
     """Whole free nodes first and the rest on the tightest node; failing that, the m freest nodes."""
     cap = cluster.pool_cap[p]
     if g <= cap:

@@ -114,6 +114,17 @@ def demand_of(jobs: JobTable, cluster: Cluster) -> Demand:
     )
 
 
+def amounts(demand: Demand, jobs: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """(n,) GPUs that each job counts for in a quota; a MIG slice by its share of the largest GPU's memory slices."""
+    amount = demand.gpus[jobs] * demand.milli[jobs] / WHOLE
+    profile = demand.profile[jobs]
+    cut = profile >= 0
+    if cut.any():
+        share = (SIZE / np.maximum(1, SIZE.max(axis=0))).max(axis=1)
+        amount[cut] = share[profile[cut]]
+    return amount
+
+
 @kernel
 def copy_room(source, target):
     """Copy all free resources, of the same cluster."""

@@ -18,7 +18,6 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from rltune.errors import InputError
-from rltune.rl.batch import CLOSED, FRESH, OVER, make_batch
 from rltune.rl.kernels import (
     apply_rows,
     baseline_total,
@@ -28,9 +27,9 @@ from rltune.rl.kernels import (
     step_rows,
 )
 from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
+from rltune.rl.rows import CLOSED, FRESH, OVER, Training
 from rltune.rl.rules import Setup
 from rltune.simulator.result import Result
-from rltune.simulator.state import build
 
 FLOOR_WINDOWS = 64
 
@@ -77,9 +76,7 @@ class VectorSchedulingEnv(VectorEnv):
         self.single_observation_space, self.single_action_space = spaces(rules.visible)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.batch = make_batch(
-            num_envs, setup.length, rules.visible, setup.table, setup.pools, setup.cluster, setup.cost
-        )
+        self.training = Training(setup.table, num_envs, setup.length, rules.visible)
         self._jobs = np.zeros((num_envs, rules.visible, len(JOB_FEATURES)), np.float32)
         self._cluster = np.zeros((num_envs, len(CLUSTER_FEATURES)), np.float32)
         self._mask = np.zeros((num_envs, rules.visible + 1), np.int8)
@@ -87,7 +84,6 @@ class VectorSchedulingEnv(VectorEnv):
         self._over = np.zeros(num_envs, bool)
         self._first_job = np.zeros(num_envs, np.int64)
         self._illegal = np.zeros(num_envs, np.int64)
-        self._options = (rules.discipline, rules.rule, rules.score_code)
         self._rng = np.random.default_rng(seed)
         self._floor = self._mean_baseline() if rules.reward == "relative" else 1.0
 
@@ -96,11 +92,10 @@ class VectorSchedulingEnv(VectorEnv):
         if self.setup.rules.score == "utilization":
             return 1.0
         starts = np.linspace(self.setup.low, self.setup.high - 1, FLOOR_WINDOWS).astype(np.int64)
-        discipline, rule, score = self._options
-        totals = []
+        batch, rules, totals = self.training.batch, self.setup.rules, []
         for start in starts:
-            begin(self.batch, 0, self.setup.table, start, self.setup.rules.warmup, discipline, rule)
-            totals.append(baseline_total(self.batch, 0, discipline, rule, score))
+            begin(batch, 0, start, rules.warmup)
+            totals.append(baseline_total(batch, 0, rules.score_code))
         return float(np.mean(totals)) + 1e-3
 
     def reset(
@@ -117,40 +112,36 @@ class VectorSchedulingEnv(VectorEnv):
     def _begin(self, i: int, first_job: int | None) -> None:
         if first_job is None:
             first_job = int(self._rng.integers(self.setup.low, self.setup.high))
-        elif not 0 <= first_job <= len(self.setup.table.submit) - self.setup.length:
+        elif not 0 <= first_job <= len(self.setup.table.jobs.submit) - self.setup.length:
             raise ValueError(
-                f"first_job={first_job}: 0 to {len(self.setup.table.submit) - self.setup.length} are possible"
+                f"first_job={first_job}: 0 to {len(self.setup.table.jobs.submit) - self.setup.length} are possible"
             )
         self._first_job[i] = first_job
         self._over[i] = False
         self._illegal[i] = 0
         rules = self.setup.rules
-        reset_row(
-            self.batch, i, self.setup.table, first_job, rules.warmup, *self._options,
-            rules.reward == "relative", self._floor, rules.visible, self._mask, self._jobs, self._cluster,
-        )  # fmt: skip
+        episode = (first_job, rules.warmup, rules.score_code, rules.reward == "relative", self._floor)
+        reset_row(self.training.batch, i, episode, rules.visible, self._mask, self._jobs, self._cluster)
 
     def step(self, actions: npt.ArrayLike) -> tuple[Any, Any, Any, Any, Any]:
         acts = self._legalised(np.asarray(actions, np.int64))
         active = ~self._over
         resetting = self._over & self.autoreset
         self._rewards[:] = 0.0
-        visible = self.setup.rules.visible
+        batch, mark = self.training.batch, self.training.value.episode.mark
+        visible, score = self.setup.rules.visible, self.setup.rules.score_code
+        seen = (self._mask, self._jobs, self._cluster)
         if self.joint is None:
-            step_rows(
-                self.batch, acts, active, *self._options, visible, self._mask, self._jobs, self._cluster, self._rewards
-            )
+            step_rows(batch, acts, active, score, visible, *seen, self._rewards)
         else:
-            apply_rows(self.batch, acts, active, *self._options, visible, self._mask)
-            together = active & (self.batch.mark[:, CLOSED] == 1) & (self.batch.mark[:, FRESH] > 1)
+            apply_rows(batch, acts, active, score, visible, self._mask)
+            together = active & (mark[:, CLOSED] == 1) & (mark[:, FRESH] > 1)
             for i in np.flatnonzero(together):
-                self.joint.place(self.batch, int(i), self._options, bool(acts[i] == visible))
-            close_rows(
-                self.batch, active, *self._options, visible, self._mask, self._jobs, self._cluster, self._rewards
-            )
+                self.joint.place(self.training, int(i), bool(acts[i] == visible))
+            close_rows(batch, active, score, visible, *seen, self._rewards)
         for i in np.flatnonzero(resetting):
             self._begin(int(i), None)
-        ended = (self.batch.mark[:, OVER] == 1) & active
+        ended = (mark[:, OVER] == 1) & active
         self._over = ended if self.autoreset else self._over | ended
         return self._observation(), self._rewards.copy(), ended, np.zeros(self.num_envs, bool), self._info()
 
@@ -177,13 +168,7 @@ class VectorSchedulingEnv(VectorEnv):
         setup = self.setup
         begin_at = int(self._first_job[i])
         jobs = setup.trace.jobs.take(slice(begin_at, begin_at + setup.length))
-        sim = build(jobs, setup.cluster, self.batch.known[i], self.batch.rank[i], setup.cost)
-        for name in ("start", "end", "alloc_len", "counts"):
-            getattr(sim, name)[:] = getattr(self.batch, name)[i]
-        used = int(sim.jobs.part[-1])
-        sim.alloc_node[:] = self.batch.alloc_node[i, :used]
-        sim.alloc_gpus[:] = self.batch.alloc_gpus[i, :used]
-        return Result.of(jobs, setup.cluster, sim)
+        return Result.of(jobs, setup.cluster, self.training.copy(i))
 
 
 class JoinedEnv(VectorEnv):

@@ -16,9 +16,9 @@ import numpy as np
 from rltune.allocators.enumeration import NONE, search
 from rltune.allocators.milp import MilpAllocator
 from rltune.compiled import kernel
-from rltune.rl.batch import CLOSED, FRESH, RESERVED, Batch, view
+from rltune.core.state import EASY, NOW
 from rltune.rl.kernels import expected_start, first_misfit, lift_fresh, replace_fresh
-from rltune.simulator.disciplines import EASY
+from rltune.rl.rows import CLOSED, FRESH, RESERVED, Row, Training, row_at
 
 EPS = 1e-9
 """Rises closer than this are equal; the model itself tells no finer differences."""
@@ -41,53 +41,55 @@ class JointPlacement:
     def stats(self) -> dict[str, Any]:
         return self.allocator.stats.as_dict() | {"kept_for_reservation": self.kept_for_reservation}
 
-    def place(self, batch: Batch, i: int, options: tuple[int, int, int], waited: bool) -> None:
+    def place(self, training: Training, i: int, waited: bool) -> None:
         """Place the jobs that row i started at the present instant together.
 
         Unless the agent chose to wait, what fits beside the new places is decided at the same instant.
         """
-        discipline, rule, _ = options
-        cost = self.allocator.cost_of(batch.cluster)
+        row, batch = training.row(i), training.batch
+        sim, mark = row.sim, row.episode.mark
+        cost = self.allocator.cost_of(sim.cluster)
         if settled(batch, i, cost, self._parts, self._floor, self._choice, self._tries):
             self.allocator.count_trivial()
             return
-        fresh = batch.fresh[i, : batch.mark[i, FRESH]]
-        which = np.flatnonzero(batch.start[i, fresh] == batch.clock[i, 0])
+        fresh = row.episode.fresh[: mark[FRESH]]
+        which = np.flatnonzero(sim.start[fresh] == sim.clock[NOW])
         if len(which) < 2:
             return
-        head = first_misfit(batch, i) if discipline == EASY else -1
-        before = expected_start(batch, i, head, rule) if head >= 0 else np.inf
-        old = [self._placement(batch, i, int(job)) for job in fresh[which]]
+        head = first_misfit(batch, i) if sim.params.backfill == EASY else -1
+        before = expected_start(batch, i, head) if head >= 0 else np.inf
+        old = [self._placement(row, int(job)) for job in fresh[which]]
         for k in which:
             lift_fresh(batch, i, k)
         jobs = fresh[which]
-        classes = batch.cls[i, jobs]
+        classes = sim.jobs.cls[jobs]
         new, _ = self.allocator.place_jointly(
-            batch.cluster,
-            batch.free[i],
-            batch.gpus[i, jobs],
-            batch.pools.ptr[classes],
-            batch.pools.ptr[classes + 1],
-            batch.pools.pool,
+            sim.cluster,
+            sim.space.free,
+            sim.jobs.gpus[jobs].astype(np.int64),
+            sim.choices.ptr[classes],
+            sim.choices.ptr[classes + 1],
+            sim.choices.pool,
             old,
         )
         self._book(batch, i, which, new)
-        if head >= 0 and expected_start(batch, i, head, rule) > before:
+        if head >= 0 and expected_start(batch, i, head) > before:
             self.kept_for_reservation += 1
             for k in which:
                 lift_fresh(batch, i, k)
             self._book(batch, i, which, old)
         elif new != old:
-            batch.mark[i, RESERVED] = 0
-            batch.mark[i, CLOSED] = int(waited)
+            mark[RESERVED] = 0
+            mark[CLOSED] = int(waited)
 
     @staticmethod
-    def _placement(batch: Batch, i: int, job: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        part = slice(batch.part[i, job], batch.part[i, job] + batch.alloc_len[i, job])
-        return tuple(batch.alloc_node[i, part].tolist()), tuple(batch.alloc_gpus[i, part].tolist())
+    def _placement(row: Row, job: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        sim = row.sim
+        part = slice(sim.jobs.part[job], sim.jobs.part[job] + sim.alloc_len[job])
+        return tuple(sim.alloc_node[part].tolist()), tuple(sim.alloc_grant[part].tolist())
 
     @staticmethod
-    def _book(batch: Batch, i: int, which: Any, placements: Any) -> None:
+    def _book(batch: Any, i: int, which: Any, placements: Any) -> None:
         for k, (nodes, gpus) in zip(which, placements, strict=True):
             replace_fresh(batch, i, k, np.array(nodes, np.int64), np.array(gpus, np.int64), len(nodes))
 
@@ -98,20 +100,22 @@ def settled(batch, i, cost, parts, floor, choice, tries):
 
     By trying every way (`rltune.allocators.enumeration`); for clusters of one pool. ``parts, floor, choice, tries``: work space.
     """
-    if len(batch.cluster.pool_cap) != 1:
+    row = row_at(batch, i)
+    sim, episode = row.sim, row.episode
+    if len(sim.cluster.pool_cap) != 1:
         return False
-    sim = view(batch, i)
-    cap, nodes, count = batch.cluster.pool_cap[0], sim.spare.free, sim.spare.level[0]
+    # Counted in the shadow, which is worked out anew before it is used.
+    cap, nodes, count = sim.cluster.pool_cap[0], sim.shadow.free, sim.shadow.level[0]
     for node in range(len(nodes)):
         nodes[node] = sim.space.free[node]
     n = 0
-    for k in range(batch.mark[i, FRESH]):
-        job = batch.fresh[i, k]
+    for k in range(episode.mark[FRESH]):
+        job = episode.fresh[k]
         # Zero seconds long jobs of this instant have ended: their places are free again.
-        if sim.start[job] == sim.clock[0] and sim.end[job] == sim.clock[0]:
+        if sim.start[job] == sim.clock[NOW] and sim.end[job] == sim.clock[NOW]:
             return False
         for j in range(sim.jobs.part[job], sim.jobs.part[job] + sim.alloc_len[job]):
-            nodes[sim.alloc_node[j]] += sim.alloc_gpus[j]
+            nodes[sim.alloc_node[j]] += sim.alloc_grant[j]
         rest = sim.jobs.gpus[job] % cap
         if rest > 0:
             if n == len(parts):
@@ -123,8 +127,8 @@ def settled(batch, i, cost, parts, floor, choice, tries):
             parts[at] = rest
             n += 1
     whole = 0
-    for k in range(batch.mark[i, FRESH]):
-        whole += sim.jobs.gpus[batch.fresh[i, k]] // cap
+    for k in range(episode.mark[FRESH]):
+        whole += sim.jobs.gpus[episode.fresh[k]] // cap
     rise = -whole * (cost[0, 0] - cost[0, cap])
     for f in range(cap + 1):
         count[f] = 0

@@ -14,50 +14,61 @@ from __future__ import annotations
 
 import numpy as np
 
-from rltune.allocators.placement import book, fits, recount
-from rltune.compiled import inner, kernel
+from rltune.compiled import inner, kernel, verb
+from rltune.core.backfilling import reserve, start_easy, start_what_fits, start_when_it_fits
+from rltune.core.events import advance, can_ever_run, next_time, reset, step_single_event, work_left
+from rltune.core.loop import begin_detail, worth_going_on
+from rltune.core.priorities import progress
+from rltune.core.queue import remove_at
+from rltune.core.resources.verbs import (
+    book_held,
+    copy_free,
+    find,
+    fits,
+    narrow,
+    prefer_unreserved,
+    take_found,
+)
+from rltune.core.runs import find_ending_by, fits_ending_by, start_job
+from rltune.core.state import (
+    ARRIVED,
+    BLOCKING,
+    EASY,
+    FINISHED,
+    GIVEN_UP,
+    LOGGED,
+    NOW,
+    ON_GPUS,
+    QUEUED,
+    RUNNING,
+    is_full,
+    is_lean,
+)
 from rltune.metrics import BOUND_S
-from rltune.rl.batch import (
+from rltune.rl.observe import observe
+from rltune.rl.rows import (
     CLOSED,
     DECISIONS,
-    DONE,
     FIRST,
     FRESH,
     HEAD,
     LAST_END,
     OVER,
     PAIRED,
+    READ,
     RESERVED,
     SCALE,
     SCORED,
+    SETTLED,
     SHADOW,
     SHOWN,
     TOTAL,
     WORK,
+    is_full_row,
+    is_lean_row,
     load,
-    view,
+    row_at,
 )
-from rltune.rl.observe import observe
-from rltune.simulator.disciplines import (
-    BLOCKING,
-    EASY,
-    reserve,
-    start_easy,
-    start_what_fits,
-    start_when_it_fits,
-)
-from rltune.simulator.events import (
-    advance,
-    can_ever_run,
-    find_job,
-    job_fits,
-    next_event,
-    remove_at,
-    reset,
-    start_job,
-    step_single_event,
-)
-from rltune.simulator.state import ARRIVED, QUEUED, RUNNING
 
 BSLD, WAIT, JCT, UTILIZATION, SLOWDOWN = range(5)
 SCORE_CODES = {"bsld": BSLD, "wait": WAIT, "jct": JCT, "utilization": UTILIZATION, "slowdown": SLOWDOWN}
@@ -65,178 +76,282 @@ SCORE_CODES = {"bsld": BSLD, "wait": WAIT, "jct": JCT, "utilization": UTILIZATIO
 
 @kernel
 def job_cost(score, wait, run):
-    """What one job adds to the score; for utilization nothing."""
+    """What a job that waited and then ran adds to the score; for utilization nothing."""
+    return cost_of(score, wait, wait + run, run)
+
+
+@inner
+def cost_of(score, wait, jct, run):
+    """The same where completion is not wait plus run time: seconds without GPUs, from submission to end, and of work."""
     if score == WAIT:
         return wait
     if score == JCT:
-        return wait + run
+        return jct
     if score == BSLD:
-        return max(1.0, (wait + run) / max(run, BOUND_S))
+        return max(1.0, jct / max(run, BOUND_S))
     if score == SLOWDOWN:
-        return (wait + run) / max(run, 1.0)
+        return jct / max(run, 1.0)
     return 0.0
 
 
+# --- an episode's beginning ---------------------------------------------------------------
+
+
+@inner
+def baseline_pass(sim):
+    """Start jobs as the baseline does: by the queue's order, under easy around a reservation, else all that fit."""
+    if sim.params.backfill == EASY:
+        start_easy(sim)
+    else:
+        start_what_fits(sim)
+
+
 @kernel
-def begin(batch, i, table, first_job, warmup, discipline, rule):
+def begin(batch, i, first_job, warmup):
     """Load an episode into row i, run its first ``warmup`` jobs by the baseline, stop at the first decision."""
-    load(batch, i, table, first_job)
-    sim = view(batch, i)
-    reset(sim)
-    while sim.counts[ARRIVED] < warmup:
-        advance(sim)
-        if discipline == EASY:
-            start_easy(sim, rule)
-        else:
-            start_what_fits(sim, rule)
-    scored = 0
-    work = 0.0
-    last = sim.jobs.submit[0]
+    row = row_at(batch, i)
+    load(row.sim, batch.table, first_job)
+    reset(row.sim)
+    begin_detail(row.sim)
+    while row.sim.counts[ARRIVED] < warmup:
+        advance(row.sim)
+        baseline_pass(row.sim)
+    open_episode(row)
+
+
+@kernel
+def open_episode(row):
+    """Empty books for a state in which some jobs may have started already; those are not scored."""
+    sim, episode = row.sim, row.episode
+    scored, work, last = 0, 0.0, sim.jobs.submit[0]
     for job in range(len(sim.jobs.submit)):
+        episode.scored[job] = 0
         if can_ever_run(sim, job):
-            scored += 1 if np.isnan(sim.start[job]) else 0
+            if np.isnan(sim.start[job]):
+                episode.scored[job] = 1
+                scored += 1
             work += sim.jobs.run[job] * sim.jobs.gpus[job]
             last = sim.jobs.submit[job]
-    batch.mark[i, :] = 0
-    batch.tally[i, :] = 0.0
-    batch.mark[i, SCORED] = max(scored, 1)
-    batch.tally[i, SCALE] = 1.0
-    batch.tally[i, WORK] = work
-    batch.tally[i, FIRST] = sim.jobs.submit[0]
-    batch.tally[i, LAST_END] = last
+    episode.mark[:] = 0
+    episode.tally[:] = 0.0
+    episode.mark[SCORED] = max(scored, 1)
+    episode.mark[READ] = logged(sim)
+    episode.tally[SCALE] = 1.0
+    episode.tally[WORK] = work
+    episode.tally[FIRST] = sim.jobs.submit[0]
+    episode.tally[LAST_END] = last
     for k in range(sim.counts[RUNNING]):
-        batch.tally[i, LAST_END] = max(batch.tally[i, LAST_END], sim.end[sim.active[k]])
+        episode.tally[LAST_END] = max(episode.tally[LAST_END], sim.end[sim.active[k]])
+
+
+@verb
+def logged(sim):
+    """Runs that have ended."""
+
+
+@logged.when(is_lean)
+def _logged_lean(sim):
+    return 0
+
+
+@logged.when(is_full)
+def _logged_full(sim):
+    return sim.counts[LOGGED]
 
 
 @kernel
-def baseline_total(batch, i, discipline, rule, score):
+def baseline_total(batch, i, score):
     """Mean cost of row i, finished by the baseline order (skip under blocking); spends the row: ``begin`` it again.
 
-    Leaves in ``base[i]`` when the baseline starts every scored job.
+    Leaves in ``base`` when the baseline starts every scored job.
     """
-    sim = view(batch, i)
-    n = len(sim.jobs.submit)
-    for job in range(n):
-        sim.key[job] = 0.0 if np.isnan(sim.start[job]) else 1.0
+    row = row_at(batch, i)
+    sim, episode = row.sim, row.episode
     while True:
-        if discipline == EASY:
-            start_easy(sim, rule)
-        else:
-            start_what_fits(sim, rule)
-        if not advance(sim):
+        baseline_pass(sim)
+        if not worth_going_on(sim) or not advance(sim):
             break
-    total = 0.0
-    for job in range(n):
-        batch.base[i, job] = sim.start[job] if sim.key[job] == 0.0 else np.nan
-        if not np.isnan(batch.base[i, job]):
-            total += job_cost(score, sim.start[job] - sim.jobs.submit[job], sim.jobs.run[job])
-    return total / batch.mark[i, SCORED]
+    for job in range(len(sim.jobs.submit)):
+        episode.base[job] = sim.start[job] if episode.scored[job] == 1 else np.nan
+    settle_ended(row, score)
+    return episode.tally[SETTLED] / episode.mark[SCORED]
+
+
+# --- the score ----------------------------------------------------------------------------
 
 
 @inner
-def baseline_so_far(batch, i, score):
-    """What ``score_total`` would say of the baseline order at row i's clock; of its whole schedule once row i is over."""
-    now = np.inf if batch.mark[i, OVER] == 1 else batch.clock[i, 0]
+def baseline_so_far(row, score):
+    """What ``score_total`` would say of the baseline order at the row's clock; of its whole schedule once it is over."""
+    jobs, episode = row.sim.jobs, row.episode
+    now = np.inf if episode.mark[OVER] == 1 else row.sim.clock[NOW]
     total = 0.0
-    for job in range(batch.submit.shape[1]):
-        submit = batch.submit[i, job]
+    for job in range(len(jobs.submit)):
+        submit = jobs.submit[job]
         if submit > now:
             break
-        begun = batch.base[i, job]
+        begun = episode.base[job]
         if not np.isnan(begun):
-            total += job_cost(score, min(now, begun) - submit, batch.run[i, job])
-    return -total / batch.mark[i, SCORED]
+            total += job_cost(score, min(now, begun) - submit, jobs.run[job])
+    return -total / episode.mark[SCORED]
 
 
 @inner
-def score_total(batch, i, score):
-    """Score of row i so far, larger is better: minus the mean cost of scored jobs, or the utilisation in reach."""
-    sim = view(batch, i)
+def score_total(row, score):
+    """Score of the row so far, larger is better: minus the mean cost of scored jobs, or the utilisation in reach."""
+    sim, episode = row.sim, row.episode
     if score == UTILIZATION:
-        end = batch.tally[i, LAST_END]
         gpus = 0
         for p in range(len(sim.cluster.pool_cap)):
             gpus += sim.cluster.pool_cap[p] * (sim.cluster.pool_hi[p] - sim.cluster.pool_lo[p])
-        return batch.tally[i, WORK] / (max(end - batch.tally[i, FIRST], 1.0) * gpus)
-    total = batch.tally[i, DONE]
+        return episode.tally[WORK] / (max(episode.tally[LAST_END] - episode.tally[FIRST], 1.0) * gpus)
+    total = episode.tally[SETTLED] + cost_pending(row, score)
+    return -total / episode.mark[SCORED]
+
+
+@verb
+def cost_pending(row, score):
+    """The part of the cost that is already certain of jobs whose cost is not settled yet."""
+
+
+@cost_pending.when(is_lean_row)
+def _cost_pending_lean(row, score):
+    sim, total = row.sim, 0.0
     for k in range(sim.counts[QUEUED]):
         job = sim.queue[k]
-        # The part of the cost that waiting has already made certain.
-        total += job_cost(score, sim.clock[0] - sim.jobs.submit[job], sim.jobs.run[job])
-    return -total / batch.mark[i, SCORED]
+        total += job_cost(score, sim.clock[NOW] - sim.jobs.submit[job], sim.jobs.run[job])
+    return total
+
+
+@cost_pending.when(is_full_row)
+def _cost_pending_full(row, score):
+    settle_ended(row, score)
+    sim, total = row.sim, 0.0
+    for k in range(sim.counts[QUEUED]):
+        total += cost_so_far(row, sim.queue[k], score)
+    for k in range(sim.counts[RUNNING]):
+        total += cost_so_far(row, sim.active[k], score)
+    return total
 
 
 @inner
-def settle_start(batch, i, job, score):
-    """Book the final cost of a job that has just started."""
-    sim = view(batch, i)
-    batch.tally[i, DONE] += job_cost(score, sim.start[job] - sim.jobs.submit[job], sim.jobs.run[job])
-    batch.tally[i, LAST_END] = max(batch.tally[i, LAST_END], sim.end[job])
-    batch.fresh[i, batch.mark[i, FRESH]] = job
-    batch.mark[i, FRESH] += 1
+def cost_so_far(row, job, score):
+    """Cost of a job that has arrived and not ended, as if what is left of its work took its recorded time."""
+    sim, detail = row.sim, row.sim.detail
+    if row.episode.scored[job] == 0:
+        return 0.0
+    waited = sim.clock[NOW] - sim.jobs.submit[job] - detail.held[job]
+    if detail.status[job] == ON_GPUS:
+        waited -= sim.clock[NOW] - detail.since[job]
+    left = sim.jobs.run[job] - progress(sim, job)
+    return cost_of(score, waited, sim.clock[NOW] - sim.jobs.submit[job] + left, sim.jobs.run[job])
+
+
+@verb
+def settle_ended(row, score):
+    """Book the final cost of jobs that have ended since the last call."""
+
+
+@settle_ended.when(is_lean_row)
+def _settle_ended_lean(row, score):
+    # A lean run cannot be interrupted, so a job's cost is certain at its start; here all have started by the baseline.
+    sim = row.sim
+    for job in range(len(sim.jobs.submit)):
+        if row.episode.scored[job] == 1 and not np.isnan(sim.start[job]):
+            settle_start(row, job, score)
+
+
+@settle_ended.when(is_full_row)
+def _settle_ended_full(row, score):
+    sim, episode, log = row.sim, row.episode, row.sim.detail.log
+    for k in range(episode.mark[READ], sim.counts[LOGGED]):
+        job = log.job[k]
+        if episode.scored[job] == 1 and log.outcome[k] in (FINISHED, GIVEN_UP):
+            jct = log.end[k] - sim.jobs.submit[job]
+            episode.tally[SETTLED] += cost_of(score, jct - sim.detail.held[job], jct, sim.jobs.run[job])
+    episode.mark[READ] = sim.counts[LOGGED]
 
 
 @inner
-def apply(batch, i, action, discipline, rule, score, visible):
-    """Do ``action`` in row i. Sets mark CLOSED when nothing more is to be decided at this instant."""
-    sim = view(batch, i)
-    batch.mark[i, DECISIONS] += 1
-    batch.mark[i, CLOSED] = 0
+def note_start(row, job, score):
+    """A job has just been started by the agent."""
+    sim, episode = row.sim, row.episode
+    settle_start(row, job, score)
+    episode.tally[LAST_END] = max(episode.tally[LAST_END], sim.end[job])
+    episode.fresh[episode.mark[FRESH]] = job
+    episode.mark[FRESH] += 1
+
+
+@verb
+def settle_start(row, job, score):
+    """Book the final cost of a job that starts, where that is certain then."""
+
+
+@settle_start.when(is_lean_row)
+def _settle_start_lean(row, job, score):
+    sim = row.sim
+    row.episode.tally[SETTLED] += job_cost(score, sim.start[job] - sim.jobs.submit[job], sim.jobs.run[job])
+
+
+@settle_start.when(is_full_row)
+def _settle_start_full(row, job, score):
+    pass
+
+
+# --- actions ------------------------------------------------------------------------------
+
+
+@inner
+def apply(row, action, score, visible):
+    """Do ``action``. Sets mark CLOSED when nothing more is to be decided at this instant."""
+    sim, episode = row.sim, row.episode
+    episode.mark[DECISIONS] += 1
+    episode.mark[CLOSED] = 0
     if action == visible:
-        batch.mark[i, CLOSED] = 1
+        episode.mark[CLOSED] = 1
         return
-    position = batch.slot[i, action]
+    position = episode.slot[action]
     job = sim.queue[position]
-    if discipline == BLOCKING:
-        if start_when_it_fits(sim, job, rule):
-            settle_start(batch, i, job, score)
+    if sim.params.backfill == BLOCKING:
+        if start_when_it_fits(sim, job):
+            note_start(row, job, score)
         return
-    m = placement(batch, i, job, position, discipline, rule)
+    m = placement(row, job, position)
     start_job(sim, job, m)
     remove_at(sim, position)
-    settle_start(batch, i, job, score)
+    note_start(row, job, score)
 
 
 @kernel
-def placement(batch, i, job, position, discipline, rule):
+def placement(row, job, position):
     """Place a legal job around the reservation: it stays where it is while jobs behind it start.
 
     A start ahead of the reserved job ends the reservation; the next decision makes a new one.
     """
-    sim = view(batch, i)
-    if discipline == EASY and position > batch.mark[i, HEAD]:
-        if sim.clock[0] + sim.jobs.known[job] > batch.tally[i, SHADOW]:
-            narrow(batch, i)
-            m = find_job(sim, sim.shadow, job, rule)
-            for k in range(m):
-                batch.spare_free[i, sim.work.node[k]] -= sim.work.gpus[k]
-            return m
-    else:
-        batch.mark[i, RESERVED] = 0
-    return find_job(sim, sim.space, job, rule)
-
-
-@kernel
-def narrow(batch, i):
-    """Bring into ``shadow`` what is free now and spare at the shadow time."""
-    sim = view(batch, i)
-    for node in range(len(sim.shadow.free)):
-        sim.shadow.free[node] = min(sim.space.free[node], batch.spare_free[i, node])
-    recount(sim.cluster, sim.shadow)
+    sim, episode = row.sim, row.episode
+    if sim.params.backfill != EASY or position <= episode.mark[HEAD]:
+        episode.mark[RESERVED] = 0
+        return find(sim, sim.space, job)
+    m = find_ending_by(sim, job, episode.tally[SHADOW])
+    if m > 0:
+        prefer_unreserved(sim, sim.space, sim.spare, job, m)
+        return m
+    narrow(sim)
+    m = find(sim, sim.shadow, job)
+    take_found(sim, sim.spare, job, m)
+    return m
 
 
 @inner
-def keep_reservation(batch, i, head, rule):
-    """Reserve for the queue's position ``head`` unless it holds a reservation of this instant already."""
-    sim = view(batch, i)
+def keep_reservation(row, head):
+    """Reserve for the queue's position ``head`` unless it holds a reservation of this instant already; its time."""
+    sim, episode = row.sim, row.episode
     job = sim.queue[head]
-    if batch.mark[i, RESERVED] != job + 1:
-        batch.tally[i, SHADOW] = reserve(sim, job, rule)
-        batch.mark[i, RESERVED] = job + 1
-        for node in range(len(sim.spare.free)):
-            batch.spare_free[i, node] = sim.spare.free[node]
-    narrow(batch, i)
-    return batch.tally[i, SHADOW]
+    if episode.mark[RESERVED] != job + 1:
+        episode.tally[SHADOW] = reserve(sim, job)
+        episode.mark[RESERVED] = job + 1
+    narrow(sim)
+    return episode.tally[SHADOW]
 
 
 @inner
@@ -244,180 +359,222 @@ def reserved_position(sim):
     """Position of the first queued job that does not fit now; the queue's length if all fit."""
     n = sim.counts[QUEUED]
     for k in range(n):
-        if not job_fits(sim, sim.queue[k]):
+        if not fits(sim, sim.space, sim.queue[k]):
             return k
     return n
 
 
 @inner
-def mark_legal(batch, i, discipline, rule, visible, mask):
-    """Choose the visible jobs of row i and fill ``mask[i]`` (V + 1,).
+def mark_legal(row, visible, mask):
+    """Choose the visible jobs and fill ``mask`` (V + 1,).
 
     Returns the number of visible jobs that may be picked and the shadow time; leaves
-    ``slot[i]`` (queue positions of the visible jobs) and the marks HEAD and SHOWN.
+    ``slot`` (queue positions of the visible jobs) and the marks HEAD and SHOWN.
     """
-    sim = view(batch, i)
+    sim, episode = row.sim, row.episode
     queued = sim.counts[QUEUED]
-    mask[i, visible] = 1 if next_event(sim) < np.inf else 0
+    mask[visible] = 1 if next_time(sim) < np.inf else 0
     head = queued
-    shadow = np.inf
-    if discipline == EASY:
+    shadow_time = np.inf
+    if sim.params.backfill == EASY:
         head = reserved_position(sim)
         if head < queued:
-            shadow = keep_reservation(batch, i, head, rule)
-    batch.mark[i, HEAD] = head
+            shadow_time = keep_reservation(row, head)
+    episode.mark[HEAD] = head
     legal, others = 0, 0
     for k in range(queued):
         if legal == visible:
             break
-        if is_legal(sim, k, head, shadow, discipline):
-            batch.slot[i, legal] = k
+        if is_legal(sim, k, head, shadow_time):
+            episode.slot[legal] = k
             legal += 1
         elif others < visible:
-            batch.passed[i, others] = k
+            episode.passed[others] = k
             others += 1
     shown = min(legal + others, visible)
     for a in range(legal, shown):
-        batch.slot[i, a] = batch.passed[i, a - legal]
+        episode.slot[a] = episode.passed[a - legal]
     for a in range(visible):
-        mask[i, a] = 1 if a < legal else 0
-    batch.mark[i, SHOWN] = shown
-    return legal, shadow
+        mask[a] = 1 if a < legal else 0
+    episode.mark[SHOWN] = shown
+    return legal, shadow_time
 
 
 @inner
-def is_legal(sim, position, head, shadow, discipline):
+def is_legal(sim, position, head, shadow_time):
     """Whether the job at this position of the queue may be picked now."""
-    if discipline == BLOCKING:
+    if sim.params.backfill == BLOCKING:
         return True
     job = sim.queue[position]
-    c = sim.jobs.cls[job]
-    short = position <= head or sim.clock[0] + sim.jobs.known[job] <= shadow
-    space = sim.space if short else sim.shadow
-    return fits(sim.cluster, space, sim.jobs.gpus[job], sim.pools.pool, sim.pools.ptr[c], sim.pools.ptr[c + 1])
+    return fits(sim, sim.space, job) if position <= head else fits_ending_by(sim, job, shadow_time)
+
+
+@verb
+def nothing_to_decide(sim):
+    """Whether no decision will come any more."""
+
+
+@nothing_to_decide.when(is_lean)
+def _nothing_to_decide_lean(sim):
+    return sim.counts[QUEUED] == 0 and sim.counts[ARRIVED] == len(sim.jobs.submit)
+
+
+@nothing_to_decide.when(is_full)
+def _nothing_to_decide_full(sim):
+    # A running job may fail and come back.
+    return not work_left(sim)
 
 
 @inner
-def to_decision(batch, i, discipline, rule, visible, mask, wait):
-    """Advance row i to the next decision (at least one event if ``wait``); returns the shadow time. Sets mark OVER."""
-    sim = view(batch, i)
-    n = len(sim.jobs.submit)
+def to_decision(row, visible, mask, wait):
+    """Advance to the next decision (at least one event if ``wait``); returns the shadow time. Sets mark OVER."""
+    sim, episode = row.sim, row.episode
     while True:
+        going = True
         if wait:
-            batch.mark[i, FRESH] = 0
-            batch.mark[i, RESERVED] = 0
-            if discipline == BLOCKING:
-                if sim.counts[QUEUED] == 0 or next_event(sim) < np.inf:
+            episode.mark[FRESH] = 0
+            episode.mark[RESERVED] = 0
+            if sim.params.backfill == BLOCKING:
+                if sim.counts[QUEUED] == 0 or next_time(sim) < np.inf:
                     step_single_event(sim)
             else:
-                advance(sim)
-        if sim.counts[QUEUED] == 0 and sim.counts[ARRIVED] == n:
-            batch.mark[i, OVER] = 1
-            batch.mark[i, SHOWN] = 0
+                going = worth_going_on(sim) and advance(sim)
+        if not going or nothing_to_decide(sim):
+            episode.mark[OVER] = 1
+            episode.mark[SHOWN] = 0
             for a in range(visible):
-                mask[i, a] = 0
-            mask[i, visible] = 1
+                mask[a] = 0
+            mask[visible] = 1
             return np.inf
-        legal, shadow = mark_legal(batch, i, discipline, rule, visible, mask)
+        legal, shadow_time = mark_legal(row, visible, mask)
         if legal > 0:
-            return shadow
+            return shadow_time
         wait = True
 
 
+# --- what Python calls --------------------------------------------------------------------
+
+
 @kernel
-def reset_row(
-    batch, i, table, first_job, warmup, discipline, rule, score, relative, floor, visible, mask, jobs, cluster
-):
+def reset_row(batch, i, episode, view, mask, jobs, cluster):
     """Begin an episode in row i and observe it.
 
-    ``relative``: rewards are the gain on the baseline order in the same time, in units of
-    its cost plus floor. What arrivals cost whoever schedules cancels out: most of the
-    variance of a return (input-dependent baselines: Mao et al., ICLR 2019).
+    ``episode``: first job, jobs of warm-up, score, whether rewards are relative, their floor. Relative rewards are the
+    gain on the baseline order in the same time, in units of its cost plus floor. What arrivals cost whoever schedules
+    cancels out: most of the variance of a return (input-dependent baselines: Mao et al., ICLR 2019). In the full build,
+    where a start does not settle a job's cost, they are in those units but not paired.
     """
+    first_job, warmup, score, relative, floor = episode
+    row, visible = row_at(batch, i), view
     scale = 1.0
     if relative:
-        begin(batch, i, table, first_job, warmup, discipline, rule)
-        scale = 1.0 / (baseline_total(batch, i, discipline, rule, score) + floor)
-    begin(batch, i, table, first_job, warmup, discipline, rule)
-    batch.tally[i, SCALE] = scale
-    batch.mark[i, PAIRED] = 1 if relative and score != UTILIZATION else 0
-    shadow = to_decision(batch, i, discipline, rule, visible, mask, batch.counts[i, QUEUED] == 0)
-    observe(batch, i, shadow, discipline, visible, mask, jobs, cluster)
+        begin(batch, i, first_job, warmup)
+        scale = 1.0 / (baseline_total(batch, i, score) + floor)
+    begin(batch, i, first_job, warmup)
+    row.episode.tally[SCALE] = scale
+    row.episode.mark[PAIRED] = 1 if relative and score != UTILIZATION and starts_settle(row.sim) else 0
+    shadow_time = to_decision(row, visible, mask[i], row.sim.counts[QUEUED] == 0)
+    observe(row, shadow_time, visible, mask[i], jobs[i], cluster[i])
+
+
+@verb
+def starts_settle(sim):
+    """Whether a job's cost is certain when it starts."""
+
+
+@starts_settle.when(is_lean)
+def _starts_settle_lean(sim):
+    return True
+
+
+@starts_settle.when(is_full)
+def _starts_settle_full(sim):
+    return False
 
 
 @inner
-def close_row(batch, i, discipline, rule, score, visible, mask, jobs, cluster):
+def close_row(row, score, visible, mask, jobs, cluster):
     """After an action: go to the next decision, observe it; the reward of the step."""
-    shadow = to_decision(batch, i, discipline, rule, visible, mask, batch.mark[i, CLOSED] == 1)
-    observe(batch, i, shadow, discipline, visible, mask, jobs, cluster)
-    total = score_total(batch, i, score)
-    if batch.mark[i, PAIRED] == 1:
-        total -= baseline_so_far(batch, i, score)
-    reward = (total - batch.tally[i, TOTAL]) * batch.tally[i, SCALE]
-    batch.tally[i, TOTAL] = total
+    episode = row.episode
+    shadow_time = to_decision(row, visible, mask, episode.mark[CLOSED] == 1)
+    observe(row, shadow_time, visible, mask, jobs, cluster)
+    total = score_total(row, score)
+    if episode.mark[PAIRED] == 1:
+        total -= baseline_so_far(row, score)
+    reward = (total - episode.tally[TOTAL]) * episode.tally[SCALE]
+    episode.tally[TOTAL] = total
     return reward
 
 
 @kernel
-def apply_rows(batch, actions, active, discipline, rule, score, visible, mask):
+def apply_rows(batch, actions, active, score, visible, mask):
     """Act in every active row; a row whose instant offers nothing more to pick is marked CLOSED."""
     for i in range(len(actions)):
         if active[i]:
-            apply(batch, i, actions[i], discipline, rule, score, visible)
-            if batch.mark[i, CLOSED] == 0 and discipline != BLOCKING:
-                legal, _ = mark_legal(batch, i, discipline, rule, visible, mask)
+            row = row_at(batch, i)
+            apply(row, actions[i], score, visible)
+            if row.episode.mark[CLOSED] == 0 and row.sim.params.backfill != BLOCKING:
+                legal, _ = mark_legal(row, visible, mask[i])
                 if legal == 0:
-                    batch.mark[i, CLOSED] = 1
+                    row.episode.mark[CLOSED] = 1
 
 
 @kernel
-def close_rows(batch, active, discipline, rule, score, visible, mask, jobs, cluster, rewards):
+def close_rows(batch, active, score, visible, mask, jobs, cluster, rewards):
     """Bring every active row to its next decision; rewards (n_envs,)."""
     for i in range(len(active)):
         if active[i]:
-            rewards[i] = close_row(batch, i, discipline, rule, score, visible, mask, jobs, cluster)
+            rewards[i] = close_row(row_at(batch, i), score, visible, mask[i], jobs[i], cluster[i])
 
 
 @kernel
-def step_rows(batch, actions, active, discipline, rule, score, visible, mask, jobs, cluster, rewards):
+def step_rows(batch, actions, active, score, visible, mask, jobs, cluster, rewards):
     """``apply`` and ``close_row`` for every active row: a whole step where placements are greedy."""
     for i in range(len(actions)):
         if active[i]:
-            apply(batch, i, actions[i], discipline, rule, score, visible)
-            rewards[i] = close_row(batch, i, discipline, rule, score, visible, mask, jobs, cluster)
+            row = row_at(batch, i)
+            apply(row, actions[i], score, visible)
+            rewards[i] = close_row(row, score, visible, mask[i], jobs[i], cluster[i])
+
+
+# --- for the joint placement --------------------------------------------------------------
 
 
 @kernel
 def replace_fresh(batch, i, k, node, gpus, m):
     """Move the k-th job started at this instant to ``node[:m]``, ``gpus[:m]``; all its peers must be lifted first."""
-    sim = view(batch, i)
-    job = batch.fresh[i, k]
+    row = row_at(batch, i)
+    sim, job = row.sim, row.episode.fresh[k]
     base = sim.jobs.part[job]
     for j in range(m):
         sim.alloc_node[base + j] = node[j]
-        sim.alloc_gpus[base + j] = gpus[j]
+        sim.alloc_grant[base + j] = gpus[j]
     sim.alloc_len[job] = m
-    book(sim.cluster, sim.space, node, gpus, 0, m, -1)
+    book_held(sim, sim.space, job, -1)
 
 
 @kernel
 def lift_fresh(batch, i, k):
     """Give back the GPUs of the k-th job started at this instant, for ``replace_fresh``."""
-    sim = view(batch, i)
-    job = batch.fresh[i, k]
-    book(sim.cluster, sim.space, sim.alloc_node, sim.alloc_gpus, sim.jobs.part[job], sim.alloc_len[job], 1)
+    row = row_at(batch, i)
+    book_held(row.sim, row.sim.space, row.episode.fresh[k], 1)
 
 
 @kernel
 def first_misfit(batch, i):
     """The first queued job that does not fit now, by its row in the episode; -1 if all fit."""
-    sim = view(batch, i)
+    sim = row_at(batch, i).sim
     head = reserved_position(sim)
     return sim.queue[head] if head < sim.counts[QUEUED] else -1
 
 
 @kernel
-def expected_start(batch, i, job, rule):
-    """When a queued job could start, by the expected ends of what runs: now if it fits."""
-    sim = view(batch, i)
-    return sim.clock[0] if job_fits(sim, job) else reserve(sim, job, rule)
+def expected_start(batch, i, job):
+    """When a queued job could start, by the expected ends of what runs: now if it fits. The reservation stays."""
+    sim = row_at(batch, i).sim
+    if fits(sim, sim.space, job):
+        return sim.clock[NOW]
+    copy_free(sim, sim.spare, sim.shadow)
+    begins = reserve(sim, job)
+    copy_free(sim, sim.shadow, sim.spare)
+    return begins

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from rltune.compiled import inner, kernel
+from rltune.compiled import inner, kernel, verb
+from rltune.core.priorities import size_of
+from rltune.core.resources.verbs import fits
+from rltune.core.state import BLOCKING, NOW, QUEUED, RUNNING, is_full, is_lean
+from rltune.jobs import WHOLE
 from rltune.metrics import BOUND_S
-from rltune.rl.batch import HEAD, SHOWN, view
-from rltune.simulator.disciplines import BLOCKING
-from rltune.simulator.events import job_fits
-from rltune.simulator.state import QUEUED, RUNNING
+from rltune.rl.rows import HEAD, SHOWN
 
 JOB_FEATURES = (
     "wait",
@@ -47,40 +48,109 @@ QUEUE_SCALE = 1 / np.log1p(10_000.0)
 
 
 @inner
-def observe(batch, i, shadow, discipline, visible, mask, jobs, cluster):
-    """Write row i of the observation: ``jobs`` (n_envs, V, 12) and ``cluster`` (n_envs, 8), all in [0, 1]."""
-    sim = view(batch, i)
-    now = sim.clock[0]
-    queued, shown, head = sim.counts[QUEUED], batch.mark[i, SHOWN], batch.mark[i, HEAD]
-    free, size, partly = 0, 0, 0
+def observe(row, shadow_time, visible, mask, jobs, cluster):
+    """Write one row of the observation: ``jobs`` (V, 12) and ``cluster`` (8,), all in [0, 1]."""
+    sim, episode = row.sim, row.episode
+    now, index = sim.clock[NOW], index_of(sim)
+    queued, shown, head = sim.counts[QUEUED], episode.mark[SHOWN], episode.mark[HEAD]
+    size, partly = 0, 0
     for p in range(len(sim.cluster.pool_cap)):
         cap = sim.cluster.pool_cap[p]
         nodes = sim.cluster.pool_hi[p] - sim.cluster.pool_lo[p]
         size += nodes * cap
-        free += sim.space.total[p]
-        partly += nodes - sim.space.level[p, cap] - sim.space.level[p, 0]
+        partly += nodes - index.level[p, cap] - index.level[p, 0]
+    free = free_share(sim)
     startable = 0
     for a in range(shown):
-        position = batch.slot[i, a]
+        position = episode.slot[a]
         # Under blocking every job may be picked, whether or not it can start at once.
-        can_start = job_fits(sim, sim.queue[position]) if discipline == BLOCKING else mask[i, a] == 1
+        blocking = sim.params.backfill == BLOCKING
+        can_start = fits(sim, sim.space, sim.queue[position]) if blocking else mask[a] == 1
         startable += 1 if can_start else 0
-        job_features(sim, position, now, free, size, head, shadow, can_start, jobs[i, a])
+        job_features(sim, position, free, size, head, shadow_time, can_start, jobs[a])
     for a in range(shown, visible):
-        for f in range(jobs.shape[2]):
-            jobs[i, a, f] = 0.0
-    demand = 0
+        for f in range(jobs.shape[1]):
+            jobs[a, f] = 0.0
+    demand = 0.0
     for k in range(queued):
-        demand += sim.jobs.gpus[sim.queue[k]]
-    out = cluster[i]
-    out[0] = free / size
-    out[1] = partly / len(sim.cluster.node_pool)
-    out[2] = min(1.0, np.log1p(queued) * QUEUE_SCALE)
-    out[3] = startable / visible
-    out[4] = clip(np.log1p(until_expected_completion(sim)) * WAIT_SCALE)
-    out[5] = clip(np.log1p(min(shadow - now, 1e9)) * WAIT_SCALE) if head < queued else 0.0
-    out[6] = min(1.0, sim.jobs.gpus[sim.queue[head]] / size) if head < queued else 0.0
-    out[7] = demand / (demand + size)
+        demand += gpus_of(sim, sim.queue[k])
+    cluster[0] = free / size
+    cluster[1] = partly / len(sim.cluster.node_pool)
+    cluster[2] = min(1.0, np.log1p(queued) * QUEUE_SCALE)
+    cluster[3] = startable / visible
+    cluster[4] = clip(np.log1p(until_expected_completion(sim)) * WAIT_SCALE)
+    cluster[5] = clip(np.log1p(min(shadow_time - now, 1e9)) * WAIT_SCALE) if head < queued else 0.0
+    cluster[6] = min(1.0, gpus_of(sim, sim.queue[head]) / size) if head < queued else 0.0
+    cluster[7] = demand / (demand + size)
+
+
+@verb
+def index_of(sim):
+    """Free nodes by wholly free GPUs, now."""
+
+
+@index_of.when(is_lean)
+def _index_of_lean(sim):
+    return sim.space
+
+
+@index_of.when(is_full)
+def _index_of_full(sim):
+    return sim.space.levels
+
+
+@verb
+def free_share(sim):
+    """GPUs free now, free parts of shared ones included."""
+
+
+@free_share.when(is_lean)
+def _free_share_lean(sim):
+    free = 0
+    for p in range(len(sim.space.total)):
+        free += sim.space.total[p]
+    return float(free)
+
+
+@free_share.when(is_full)
+def _free_share_full(sim):
+    free, room = 0.0, sim.space.room
+    for node in range(len(room.loose)):
+        if room.closed[node] == 0:
+            free += room.loose[node] / WHOLE
+    return free
+
+
+@verb
+def gpus_of(sim, job):
+    """GPUs a job asks for, a share as its fraction."""
+
+
+@gpus_of.when(is_lean)
+def _gpus_of_lean(sim, job):
+    return float(sim.jobs.gpus[job])
+
+
+@gpus_of.when(is_full)
+def _gpus_of_full(sim, job):
+    return size_of(sim, job)
+
+
+@verb
+def believed_left(sim, job):
+    """Seconds that a waiting job would run now, as believed; NaN: unknown."""
+
+
+@believed_left.when(is_lean)
+def _believed_left_lean(sim, job):
+    return sim.jobs.known[job]
+
+
+@believed_left.when(is_full)
+def _believed_left_full(sim, job):
+    # On its fastest GPUs, which stand first among its choices.
+    fastest = sim.choices.rate[sim.choices.ptr[sim.jobs.cls[job]]]
+    return max(0.0, sim.jobs.known[job] - sim.detail.done[job]) / fastest
 
 
 @inner
@@ -90,25 +160,24 @@ def until_expected_completion(sim):
     1e9 with nothing running, 0 where run times are unknown. True ends would show the
     agent what predictions cannot know.
     """
-    running = sim.counts[RUNNING]
-    if running == 0:
+    if sim.counts[RUNNING] == 0:
         return 1e9
     first = sim.expected[0]
     if np.isnan(sim.jobs.known[first]):
         return 0.0
-    return min(max(sim.start[first] + sim.jobs.known[first] - sim.clock[0], 0.0), 1e9)
+    return min(max(sim.believed[first] - sim.clock[NOW], 0.0), 1e9)
 
 
 @inner
-def job_features(sim, position, now, free, size, head, shadow, can_start, out):
+def job_features(sim, position, free, size, head, shadow_time, can_start, out):
     """The features of JOB_FEATURES for one visible job; unknown run times are 0."""
-    job = sim.queue[position]
-    gpus = sim.jobs.gpus[job]
+    job, now = sim.queue[position], sim.clock[NOW]
+    gpus = gpus_of(sim, job)
     wait = now - sim.jobs.submit[job]
-    known = sim.jobs.known[job]
+    known = believed_left(sim, job)
     unknown = np.isnan(known)
     run = 0.0 if unknown else known
-    here = can_start or job_fits(sim, job)
+    here = can_start or fits(sim, sim.space, job)
     out[0] = clip(np.log1p(wait) * WAIT_SCALE)
     out[1] = clip(np.log1p(run) * RUN_SCALE)
     out[2] = clip(np.log1p(run * gpus) * AREA_SCALE)
@@ -119,23 +188,25 @@ def job_features(sim, position, now, free, size, head, shadow, can_start, out):
     out[7] = min(1.0, gpus / free) if free > 0 else 1.0
     out[8] = clip(np.log1p(position) * QUEUE_SCALE)
     out[9] = 1.0 if position == head else 0.0
-    out[10] = 1.0 if not unknown and now + run <= shadow else 0.0
-    out[11] = left_on_node(sim, job, gpus) if here else 1.0
+    out[10] = 1.0 if not unknown and now + run <= shadow_time else 0.0
+    out[11] = left_on_node(sim, job) if here else 1.0
 
 
 @inner
-def left_on_node(sim, job, gpus):
+def left_on_node(sim, job):
     """Share of a node's GPUs left free beside the job's partly used node, on the tightest node of its pools."""
-    c = sim.jobs.cls[job]
+    c, index = sim.jobs.cls[job], index_of(sim)
     best = 1.0
-    for k in range(sim.pools.ptr[c], sim.pools.ptr[c + 1]):
-        p = sim.pools.pool[k]
+    for k in range(sim.choices.ptr[c], sim.choices.ptr[c + 1]):
+        p = sim.choices.pool[k]
         cap = sim.cluster.pool_cap[p]
-        rest = gpus % cap
+        if cap == 0:
+            continue
+        rest = sim.jobs.gpus[job] % cap
         if rest == 0:
             return 0.0
         for f in range(rest, cap + 1):
-            if sim.space.level[p, f] > 0:
+            if index.level[p, f] > 0:
                 best = min(best, (f - rest) / cap)
                 break
     return best

@@ -13,15 +13,14 @@ from rltune.allocators.fragmentation import FloatArray, cost_table, demand_of
 from rltune.allocators.greedy import rule_code
 from rltune.allocators.placement import LEAST_FRAGMENTATION
 from rltune.cluster import Cluster, refuse_further_resources
+from rltune.core.state import Plain, Sim, build_lean
 from rltune.errors import InputError
 from rltune.metrics import check_score
 from rltune.policies.dynamic import STATIC
 from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import order, static_rank
 from rltune.rl.kernels import SCORE_CODES
-from rltune.simulator.disciplines import DISCIPLINES
-from rltune.simulator.run import check_discipline
-from rltune.simulator.state import Jobs, Pools, job_arrays
+from rltune.simulator.run import TRAINED, check_discipline
 from rltune.traces import Trace
 
 REWARDS = ("score", "relative")
@@ -84,7 +83,7 @@ class Rules:
 
     @property
     def discipline(self) -> int:
-        return DISCIPLINES[self.backfill]
+        return TRAINED[self.backfill]
 
     @property
     def rule(self) -> int:
@@ -98,14 +97,15 @@ class Rules:
 
 @dataclass(frozen=True)
 class Setup:
-    """A trace on a cluster under rules, as arrays. Episodes begin at job ``low`` .. ``high - 1`` of the trace."""
+    """A trace on a cluster under rules, as a state of the core that no job has reached yet.
+
+    Episodes begin at job ``low`` .. ``high - 1`` of the trace.
+    """
 
     trace: Trace
     cluster: Cluster
     rules: Rules
-    table: Jobs
-    pools: Pools
-    cost: npt.NDArray[np.float64]
+    table: Sim
     low: int = 0
     high: int = 1
 
@@ -133,12 +133,13 @@ def make_setup(
         )
     refuse_further_resources(jobs, cluster, trace.label)
     known = run_times(trace, rules.knowledge, history)
-    table, pools = job_arrays(jobs, cluster, known, static_rank(order(rules.order), jobs, known))
     arrays = cluster.arrays()
     if cost is None:
         measure = "quadratic" if rules.allocator == "milp" else "demand"
         cost = cost_table(arrays, measure, demand_of(jobs.num_gpus, arrays))
-    return Setup(trace, cluster, rules, table, pools, cost, 0, len(jobs) - length + 1)
+    params = Plain(STATIC, rules.discipline, rules.rule)
+    table = build_lean(jobs, cluster, known, static_rank(order(rules.order), jobs, known), cost, params)
+    return Setup(trace, cluster, rules, table, 0, len(jobs) - length + 1)
 
 
 def run_times(trace: Trace, knowledge: str, history: Trace | None = None) -> npt.NDArray[np.float64]:

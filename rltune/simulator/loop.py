@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.cluster import ClusterArrays
+from rltune.core.events import advance, drop_at, reset, step_single_event
+from rltune.core.queue import position_of, remove_at
+from rltune.core.reference import Ref, ref
+from rltune.core.runs import start_job
+from rltune.core.state import QUEUED, RUNNING, Sim
 from rltune.plan import Allocator, IntArray, Plan, Policy, Queue, Running, Snapshot
 from rltune.policies.orders import sequence
 from rltune.scheduler import decide
-from rltune.simulator.disciplines import position_of
-from rltune.simulator.events import advance, drop_at, remove_at, reset, start_job, step_single_event
-from rltune.simulator.state import QUEUED, RUNNING, Sim
 
 
 def run_readable(
@@ -28,7 +30,8 @@ def run_readable(
 
     ``sim.jobs.rank`` must be the order of arrival.
     """
-    reset(sim)
+    state = ref(sim)
+    reset(state)
     records: list[dict[str, object]] = []
     # To an allocator both mean the same: stop at the first job that does not fit.
     told = "blocking" if discipline == "strict" else discipline
@@ -38,36 +41,37 @@ def run_readable(
         plan = decide(snapshot, policy, allocator, told)
         for start in plan.starts:
             m = len(start.nodes)
-            sim.work.node[:m], sim.work.gpus[:m] = start.nodes, start.gpus
-            start_job(sim, start.job, m)
-            remove_at(sim, position_of(sim, start.job))
+            sim.place.node[:m], sim.place.gpus[:m] = start.nodes, start.gpus
+            start_job(state, start.job, m)
+            remove_at(state, position_of(state, start.job))
         records.append(
             {"now_s": snapshot.now_s, "queued": len(snapshot.queue), "started": len(plan.starts)} | plan.report
         )
         return plan
 
     if discipline == "blocking":
-        _loop_blocking(sim, policy, priority, commit)
+        _loop_blocking(state, policy, priority, commit)
         return records
-    while advance(sim):
+    while advance(state):
         if sim.counts[QUEUED] > 0:
             commit()
     return records
 
 
-def _loop_blocking(sim: Sim, policy: Policy, priority: np.ndarray | None, commit: Callable[..., Plan]) -> None:
+def _loop_blocking(state: Ref, policy: Policy, priority: np.ndarray | None, commit: Callable[..., Plan]) -> None:
     """As the compiled blocking discipline: a picked job stays picked until it has started."""
+    sim = state.value
     while True:
         while sim.counts[QUEUED] == 0:
-            if not step_single_event(sim):
+            if not step_single_event(state):
                 return
         if commit().starts:
             continue
         snapshot = take_snapshot(sim, priority)
         head = snapshot.queue.job[sequence(policy(snapshot.queue, snapshot), len(snapshot.queue))[:1]]
         while True:
-            if sim.counts[RUNNING] == 0 or not step_single_event(sim):
-                drop_at(sim, position_of(sim, head[0]))
+            if sim.counts[RUNNING] == 0 or not step_single_event(state):
+                drop_at(state, position_of(state, head[0]))
                 break
             if commit(head).starts:
                 break
@@ -100,15 +104,15 @@ def take_snapshot(sim: Sim, priority: np.ndarray | None = None, only: IntArray |
             num_gpus=read_only(sim.jobs.gpus[job]),
             wait_s=read_only(now - sim.jobs.submit[job]),
             priority=read_only(np.zeros(len(job)) if priority is None else priority[job]),
-            pool_lo=read_only(sim.pools.ptr[c]),
-            pool_hi=read_only(sim.pools.ptr[c + 1]),
-            pools=read_only(sim.pools.pool),
+            pool_lo=read_only(sim.choices.ptr[c]),
+            pool_hi=read_only(sim.choices.ptr[c + 1]),
+            pools=read_only(sim.choices.pool),
         ),
         running=Running(
             job=read_only(running),
             end_s=read_only(sim.start[running] + sim.jobs.known[running]),
             ptr=read_only(ptr),
             nodes=read_only(sim.alloc_node[where]),
-            gpus=read_only(sim.alloc_gpus[where]),
+            gpus=read_only(sim.alloc_grant[where]),
         ),
     )

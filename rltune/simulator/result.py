@@ -12,13 +12,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from rltune.cluster import Cluster
+from rltune.core.state import DROPPED, EVENTS, Sim
 from rltune.errors import InputError
 from rltune.fairness import finish_time_fairness, jain
 from rltune.jobs import Category, JobTable
 from rltune.metrics import distribution, job_scores, starvation, widest
 from rltune.simulator import bounds, fragments, usage
 from rltune.simulator.runs import GPU, OUTCOMES, Runs, runs_of
-from rltune.simulator.state import DROPPED, EVENTS, Sim
 
 DAY_S = 86_400.0
 GROUPS = ("vc", "user", "priority", "gpu_type", "name", "status", "mig", "num_gpus")

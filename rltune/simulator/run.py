@@ -13,21 +13,26 @@ from rltune.allocators.greedy import GreedyAllocator, rule_code
 from rltune.allocators.placement import RULES
 from rltune.allocators.sharing_rules import SHARING_RULES, SharingRule
 from rltune.cluster import Cluster, accepts, eligibility, further_resources
+from rltune.core.loop import begin, run
+from rltune.core.reference import ref
+from rltune.core.state import BACKFILLS, BLOCKING, CONSERVATIVE, Plain, build_lean
 from rltune.errors import InputError
 from rltune.jobs import JobTable
 from rltune.plan import Allocator, FloatArray, Policy
 from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import Order, order, static_rank
-from rltune.simulator.disciplines import DISCIPLINES, SIMULATED, run_to_end
-from rltune.simulator.fleet.joint import JointAllocator
 from rltune.simulator.fleet.options import make_options
 from rltune.simulator.fleet.run import preemptive_policy, simulate_fleet
-from rltune.simulator.fleet.state import FLEET_DISCIPLINES
+from rltune.simulator.joint import JointAllocator
 from rltune.simulator.loop import run_readable
 from rltune.simulator.result import Result
-from rltune.simulator.state import build
 
 OVERSIZED = ("refuse", "drop")
+TRAINED = {name: BACKFILLS[name] for name in ("blocking", "skip", "easy")}
+"""Backfilling that policies are trained and judged under."""
+PLAIN = {name: code for name, code in BACKFILLS.items() if code != CONSERVATIVE}
+DETAILED = {name: code for name, code in BACKFILLS.items() if code != BLOCKING}
+"""Backfilling by build of the core."""
 
 
 def simulate_jobs(
@@ -70,7 +75,7 @@ def simulate_jobs(
     if isinstance(allocator, SharingRule):
         allocator = allocator.rule
     detail = make_options(options | {"seed": seed})
-    check_discipline(discipline, {**SIMULATED, **FLEET_DISCIPLINES})
+    check_discipline(discipline, BACKFILLS)
     if not len(jobs):
         raise InputError(f"{source}: the job table is empty; at least one job is needed")
     known = believed_run_times(jobs, knowledge)
@@ -90,8 +95,11 @@ def simulate_jobs(
     jobs, known = handle_oversized(jobs, known, cluster, oversized, discipline, source)
     if isinstance(policy, str) and isinstance(allocator, str):
         chosen = order(policy)
-        sim = build(jobs, cluster, known, static_rank(chosen, jobs, known), cost)
-        run_to_end(sim, chosen.code, SIMULATED[discipline], rule_code(allocator))
+        params = Plain(chosen.code, BACKFILLS[discipline], rule_code(allocator))
+        sim = build_lean(jobs, cluster, known, static_rank(chosen, jobs, known), cost, params)
+        state = ref(sim)
+        begin(state)
+        run(state)
         return Result.of(jobs, cluster, sim)
     return simulate_readably(jobs, cluster, policy, discipline, allocator, known, cost)
 
@@ -114,7 +122,7 @@ def simulate_readably(
         allocator = cast(Allocator, GreedyAllocator(allocator, cost))
     elif isinstance(allocator, GreedyAllocator) and allocator.cost is None:
         allocator = allocator.with_cost(cost)
-    sim = build(jobs, cluster, known, np.arange(len(jobs)), cost)
+    sim = build_lean(jobs, cluster, known, np.arange(len(jobs)), cost)
     decisions = run_readable(sim, policy, allocator, discipline, jobs.priority)
     stats = getattr(allocator, "stats", None)
     return Result.of(jobs, cluster, sim, decisions, stats.as_dict() if stats is not None else {})
@@ -147,7 +155,7 @@ def needs_detail(
     """Why the detailed simulation is needed; None: it is not."""
     if options:
         return f"{', '.join(options)} given"
-    if discipline not in SIMULATED:
+    if discipline not in PLAIN:
         return f"discipline={discipline}"
     if isinstance(policy, str) and preemptive_policy(policy) is not None:
         return f"policy={policy}"
@@ -171,14 +179,14 @@ def check_detailed(reason: str, policy: Any, discipline: str, allocator: Any) ->
             "discipline=conservative places jobs ahead of time, allocator milp only those that start now; use "
             f"discipline=easy, or an allocator of {', '.join(SHARING_RULES)}"
         )
-    if discipline not in FLEET_DISCIPLINES:
+    if discipline not in DETAILED:
         raise InputError(
             f"{reason}: discipline={discipline} is the reference protocol of whole GPUs without interruptions; "
-            f"use {', '.join(FLEET_DISCIPLINES)}"
+            f"use {', '.join(DETAILED)}"
         )
 
 
-def check_discipline(discipline: str, known: Mapping[str, int] = DISCIPLINES) -> str:
+def check_discipline(discipline: str, known: Mapping[str, int] = TRAINED) -> str:
     if discipline not in known:
         raise InputError(f"discipline {discipline!r} is unknown; known are {', '.join(known)}")
     return discipline

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rltune.simulator.state import Sim
+from rltune.core.state import FINISHED, Sim
 
 OUTCOMES = ("finished", "suspended", "node failure", "job failure", "given up")
 """Why a run ended: its job was done; made room; lost a node; failed itself; failed for the last time
-allowed."""
-FINISHED, SUSPENDED, NODE_FAILURE, JOB_FAILURE, GIVEN_UP = range(len(OUTCOMES))
+allowed. By the codes of `rltune.core.state`."""
 GPU = 1000
 """Thousandths of a GPU."""
 
@@ -72,7 +71,7 @@ def runs_of(sim: Sim) -> Runs:
         pool=sim.cluster.node_pool[node[ptr[:-1]]],
         ptr=ptr,
         node=node,
-        milli=sim.alloc_gpus[where].astype(np.int64) * GPU,
+        milli=sim.alloc_grant[where].astype(np.int64) * GPU,
     )
 
 

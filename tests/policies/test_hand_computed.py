@@ -23,8 +23,8 @@ from rltune.cluster import Cluster, Pool
 from rltune.jobs import JobTable
 from rltune.policies.orders import ALIASES, ORDERS
 from rltune.policies.preemptive import PREEMPTIVE, PREEMPTIVE_ALIASES
-from rltune.simulator.disciplines import SIMULATED
-from rltune.simulator.fleet.state import FLEET_DISCIPLINES
+from rltune.simulator.run import DETAILED as FLEET_DISCIPLINES
+from rltune.simulator.run import PLAIN as SIMULATED
 
 
 def nodes(count: int, gpus: int) -> Cluster:

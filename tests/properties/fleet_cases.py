@@ -17,16 +17,17 @@ import numpy as np
 from hypothesis import strategies as st
 
 import rltune
+from rltune.allocators.sharing import idle_room
 from rltune.cluster import Cluster, Pool
+from rltune.core.rng import NODE_FAILURE, NODE_REPAIR, exponential
+from rltune.core.state import FINISHED, GIVEN_UP, JOB_FAILURE, SUSPENDED
+from rltune.core.state import NODE_FAILURE as LOST_NODE
 from rltune.jobs import WHOLE, JobTable
 from rltune.mig_profiles import NAMES, PROFILES, SIZE, STARTS, TYPES
 from rltune.policies.dynamic import STATIC
 from rltune.policies.orders import ORDERS
 from rltune.policies.preemptive import PREEMPTIVE
 from rltune.simulator.fleet import run as fleet_run
-from rltune.simulator.fleet.chance import NODE_FAILURE, NODE_REPAIR, exponential
-from rltune.simulator.runs import FINISHED, GIVEN_UP, JOB_FAILURE, SUSPENDED
-from rltune.simulator.runs import NODE_FAILURE as LOST_NODE
 
 POLICIES = (*ORDERS, *PREEMPTIVE)
 ALLOCATORS = tuple(fleet_run.SHARING_RULES)
@@ -192,7 +193,7 @@ class Seen:
 
     def grants(self) -> Iterator[tuple[int, float, float, list[tuple[int, int, int]]]]:
         """(job, start, end, [(node, mask of GPUs, first slice)]) of every run."""
-        log = self.fleet.log
+        log = self.fleet.detail.log
         for r in range(len(self.result.runs)):
             places = range(int(log.ptr[r]), int(log.ptr[r + 1]))
             held = [(int(log.node[i]), int(log.grant[i]) & 0xFFFFFFFF, int(log.grant[i]) >> 32) for i in places]
@@ -353,10 +354,10 @@ def check_resources(seen: Seen) -> None:
         assert not milli.keys() & slices.keys()
         assert (cpus <= arrays.pool_cpus[arrays.node_pool] + 1e-3).all()
         assert (memory <= arrays.pool_memory[arrays.node_pool] + 1e-3).all()
-    idle = fleet_run.build_fleet.__globals__["idle_room"](seen.cluster)
+    idle = idle_room(seen.cluster)
     for name in idle._fields:
         if name != "closed":
-            assert np.array_equal(getattr(seen.fleet.room, name), getattr(idle, name)), name
+            assert np.array_equal(getattr(seen.fleet.space.room, name), getattr(idle, name)), name
 
 
 def closed_spans(seen: Seen) -> list[list[tuple[float, float, bool]]]:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import rltune
 from rltune.cluster import Cluster, Pool
+from rltune.core import conservative
 from rltune.jobs import JobTable
 from rltune.policies.orders import ORDERS
-from rltune.simulator.fleet import run as fleet_run
 
 FEW = settings(max_examples=9, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
@@ -144,7 +144,7 @@ def test_a_plan_that_outgrows_its_memory_says_so_and_stays_possible() -> None:
     """On a large cluster reservations would be left out silently, or jobs be put where others run."""
     jobs, cluster = busy(300)
     whole = rltune.simulate(jobs, cluster, discipline="conservative")
-    with mock.patch.object(fleet_run, "PROFILE_BYTES", 1):
+    with mock.patch.object(conservative, "PROFILE_BYTES", 1):
         seen = Seen(jobs, cluster, policy="fifo", discipline="conservative")
     assert "reservations_simplified" not in whole.summary()
     assert seen.result.summary()["reservations_simplified"] > 0

@@ -257,8 +257,8 @@ def test_with_enough_waiting_the_easy_reservation_holds() -> None:
         observation, _ = env.reset()
         rng, over = np.random.default_rng(seed), False
         while not over:
-            job_one = np.isnan(env.vector.batch.start[0, 1])
-            now = env.vector.batch.clock[0, 0]
+            job_one = np.isnan(env.vector.training.value.sim.start[0, 1])
+            now = env.vector.training.value.sim.clock[0, 0]
             mask = observation["action_mask"]
             # At second 100 the protected job is first in order and the agent takes it.
             action = first_legal(mask) if job_one and now >= 100 else rng.choice(np.flatnonzero(mask))
@@ -283,23 +283,23 @@ def test_observations_stay_in_their_box_and_the_mask_is_true(case: dict[str, Any
     env = make(crowd(seed % 3), visible=visible, **case)
     observation, _ = env.reset()
     rng, over = np.random.default_rng(seed), False
-    batch, arrays = env.vector.batch, SMALL.arrays()
+    row, arrays = env.vector.training.row(0), SMALL.arrays()
     while not over:
         assert env.observation_space.contains(observation)
         mask = observation["action_mask"]
         assert mask.any()
-        queued = int(batch.counts[0, 0])
+        queued = int(row.sim.counts[0])
         assert not mask[min(queued, visible) : visible].any()
         assert not observation["jobs"][min(queued, visible) :].any()
         if case["backfill"] != "blocking":
             for a in np.flatnonzero(mask[:visible]):
-                wanted, free = int(batch.gpus[0, batch.queue[0, batch.slot[0, a]]]), batch.free[0]
+                wanted, free = int(row.sim.jobs.gpus[row.sim.queue[row.episode.slot[a]]]), row.sim.space.free
                 held = []
                 for lo, hi, cap in zip(arrays.pool_lo, arrays.pool_hi, arrays.pool_cap, strict=True):
                     nodes = math.ceil(wanted / cap)
                     held.append(nodes <= hi - lo and sum(sorted(free[lo:hi])[-nodes:]) >= wanted)
                 assert any(held)
-        assert (batch.free >= 0).all()
+        assert (row.sim.space.free >= 0).all()
         if case["knowledge"] == "none":
             assert not observation["jobs"][:, [1, 2, 4, 10]].any()  # run_time, area, bounded_slowdown, ends_before
         observation, _, over, _, _ = env.step(int(rng.choice(np.flatnonzero(mask))))
@@ -401,7 +401,7 @@ def test_a_finished_row_begins_anew_at_the_next_step() -> None:
     assert env.metadata["autoreset_mode"] is gym.vector.AutoresetMode.NEXT_STEP
     observation, _ = env.reset(seed=0)
     for _ in range(200):
-        before = env.batch.clock.copy()
+        before = env.training.value.sim.clock.copy()
         observation, rewards, over, truncated, _ = env.step(observation["action_mask"].argmax(1))
         assert not truncated.any()
         if over.any():
@@ -409,7 +409,10 @@ def test_a_finished_row_begins_anew_at_the_next_step() -> None:
             assert env.result(row).started.all()  # still the finished episode
             observation, rewards, again, _, _ = env.step(observation["action_mask"].argmax(1))
             assert rewards[row] == 0 and not again[row]
-            assert np.isnan(env.batch.start[row]).sum() == 5 and env.batch.clock[row, 0] != before[row, 0]
+            assert (
+                np.isnan(env.training.value.sim.start[row]).sum() == 5
+                and env.training.value.sim.clock[row, 0] != before[row, 0]
+            )
             return
     pytest.fail("no episode ended")
 

@@ -30,7 +30,7 @@ def test_true_run_times_do_not_show_in_an_observation(knowledge: str) -> None:
         env.reset(seed=0)
         # Start the first job; the next decision comes while it runs, and long before either run time is over.
         observation, *_ = env.step(0)
-        assert env.vector.batch.clock[0, 0] == 2.0
+        assert env.vector.training.value.sim.clock[0, 0] == 2.0
         seen.append(observation)
     for name, first in seen[0].items():
         assert np.array_equal(first, seen[1][name]), name

@@ -15,7 +15,7 @@ import rltune
 from rltune.allocators.milp import MilpAllocator
 from rltune.cluster import Cluster, Pool
 from rltune.jobs import JobTable
-from rltune.simulator.fleet import joint as fleet_joint
+from rltune.simulator import joint as fleet_joint
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 import rltune
 from rltune.cluster import Cluster, Pool
+from rltune.core.state import FINISHED, GIVEN_UP, JOB_FAILURE, SUSPENDED
 from rltune.errors import InputError
 from rltune.gpus import GPU_TYPES
 from rltune.jobs import JobTable
 from rltune.simulator.fragments import lost
 from rltune.simulator.result import Result
-from rltune.simulator.runs import FINISHED, GIVEN_UP, JOB_FAILURE, SUSPENDED, frozen_runs
+from rltune.simulator.runs import frozen_runs
 
 TWO = Cluster("two", (Pool("a", 2, 4, gpu_type="V100"),))
 

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.cluster import Cluster
+from rltune.core.state import DRAIN, FAIL, REOPEN, REPAIR, Floats, Ints, Sim
 from rltune.errors import InputError
 from rltune.jobs import WHOLE, JobTable
 from rltune.policies.preemptive import HALF_LIFE_S, LAS_LEVELS_GPU_S
-from rltune.simulator.fleet.state import DRAIN, FAIL, OF_ROOM, REOPEN, REPAIR, Fleet, Floats, Ints
 from rltune.throughput import Throughput
 
 KINDS = {"fail": FAIL, "repair": REPAIR, "drain": DRAIN, "reopen": REOPEN}
@@ -224,17 +224,18 @@ def job_quotas(options: Options, jobs: JobTable, cluster: Cluster) -> tuple[Ints
     return group, np.floor(np.array([*quotas.values()]) * WHOLE + 1e-6).astype(np.int64)
 
 
-def check_quotas_suffice(jobs: JobTable, fleet: Fleet, vcs: Iterable[Any]) -> None:
+def check_quotas_suffice(jobs: JobTable, sim: Sim, vcs: Iterable[Any]) -> None:
     """Refuse a job that wants more than its quota. What no pool can hold is told elsewhere."""
-    work, possible = fleet.work, np.diff(fleet.choices.ptr)[fleet.work.cls] > 0
-    wide = possible & (work.group >= 0) & (work.amount > np.append(fleet.left[OF_ROOM], 0)[work.group])
+    group, amount, left = sim.detail.group, sim.detail.amount, sim.space.left
+    possible = np.diff(sim.choices.ptr)[sim.jobs.cls] > 0
+    wide = possible & (group >= 0) & (amount > np.append(left, 0)[group])
     if not wide.any():
         return
     row = int(np.argmax(wide))
-    vc, more = list(vcs)[work.group[row]], int(wide.sum()) - 1
+    vc, more = list(vcs)[group[row]], int(wide.sum()) - 1
     raise InputError(
-        f"quotas: job {jobs.job_id[row]} (row {row + 1} by submit time) wants {work.amount[row] / WHOLE:g} GPUs, virtual "
-        f"cluster {vc} may hold {fleet.left[OF_ROOM, work.group[row]] / WHOLE:g}{f' (and {more} more jobs)' if more else ''}: it "
+        f"quotas: job {jobs.job_id[row]} (row {row + 1} by submit time) wants {amount[row] / WHOLE:g} GPUs, virtual "
+        f"cluster {vc} may hold {left[group[row]] / WHOLE:g}{f' (and {more} more jobs)' if more else ''}: it "
         "could never start; use a larger quota or leave the job out"
     )
 

@@ -11,6 +11,22 @@ from rltune.allocators.sharing_fragments import MEASURES, TaskTypes, task_types
 from rltune.allocators.sharing_mig import INDICES, START_BIT
 from rltune.allocators.sharing_rules import SHARING_RULES
 from rltune.cluster import Cluster
+from rltune.core import priorities
+from rltune.core.conservative import RAN_OUT, with_profile
+from rltune.core.loop import FINISHED_ALL, LOG_FULL, begin, run
+from rltune.core.reference import ref
+from rltune.core.state import (
+    BACKFILLS,
+    DROPPED,
+    EVENTS,
+    LOGGED,
+    Columns,
+    Floats,
+    Parameters,
+    Sim,
+    build_full,
+    with_larger_log,
+)
 from rltune.errors import InputError
 from rltune.jobs import WHOLE, JobTable
 from rltune.mig_profiles import SIZE
@@ -19,9 +35,6 @@ from rltune.policies.knowledge import forecast_error
 from rltune.policies.learn import group_table
 from rltune.policies.orders import order, static_rank
 from rltune.policies.preemptive import PREEMPTIVE, PREEMPTIVE_ALIASES, Preemptive
-from rltune.simulator.fleet import keys
-from rltune.simulator.fleet.joint import REST, Joint, JointAllocator
-from rltune.simulator.fleet.loop import FINISHED_ALL, LOG_FULL, advance_all, begin
 from rltune.simulator.fleet.options import (
     Options,
     check_quotas_suffice,
@@ -30,27 +43,15 @@ from rltune.simulator.fleet.options import (
     job_weights,
     listed_events,
 )
-from rltune.simulator.fleet.profile import RAN_OUT, Profile, build_profile
-from rltune.simulator.fleet.state import (
-    DROPPED,
-    EVENTS,
-    FLEET_DISCIPLINES,
-    LOGGED,
-    Fleet,
-    Floats,
-    Knobs,
-    build_fleet,
-    grown_log,
-)
+from rltune.simulator.joint import REST, Joint, JointAllocator
 from rltune.simulator.result import Result
 from rltune.simulator.runs import Runs, frozen_runs
 
 CODES = {
-    "srtf": keys.SRTF, "srsf": keys.SRSF, "las": keys.LAS, "priority": keys.PRIORITY, "round_robin": keys.ROUND_ROBIN,
-    "lottery": keys.LOTTERY, "wfq": keys.WFQ, "fair_user": keys.FAIR_SHARE, "fair_vc": keys.FAIR_SHARE,
+    "srtf": priorities.SRTF, "srsf": priorities.SRSF, "las": priorities.LAS, "priority": priorities.PRIORITY,
+    "round_robin": priorities.ROUND_ROBIN, "lottery": priorities.LOTTERY, "wfq": priorities.WFQ,
+    "fair_user": priorities.FAIR_SHARE, "fair_vc": priorities.FAIR_SHARE,
 }  # fmt: skip
-PROFILE_BYTES = 1 << 30
-"""Most memory for the reservations of conservative backfill."""
 
 
 def preemptive_policy(name: str) -> Preemptive | None:
@@ -75,34 +76,32 @@ def simulate_fleet(
         )
     online = known_s is None
     estimate = np.full(len(jobs), np.nan) if known_s is None else known_s
-    knobs, rank, flow = _policy_of(jobs, policy, discipline, allocator, estimate, online, options)
+    params, rank, flow = _policy_of(jobs, policy, discipline, allocator, estimate, online, options)
     speed, notes = job_speed(options, jobs, cluster)
-    fleet = build_fleet(
-        jobs,
-        cluster,
-        estimate=estimate,
+    weighted = params.order in (priorities.LOTTERY, priorities.WFQ)
+    columns = Columns(
+        known=estimate,
         rank=rank,
-        weight=job_weights(options, np.asarray(jobs.priority))
-        if knobs.order in (keys.LOTTERY, keys.WFQ)
-        else np.ones(len(jobs)),
+        weight=job_weights(options, np.asarray(jobs.priority)) if weighted else np.ones(len(jobs)),
         flow=flow,
         speed=speed,
-        listed=listed_events(options, cluster),
-        thresholds=np.array(options.las_levels_gpu_s, np.float64),
-        groups=group_table(jobs) if online else np.zeros((0, 0), np.int64),
-        types=_types(jobs, cluster, allocator),
         quotas=job_quotas(options, jobs, cluster),
+        groups=group_table(jobs) if online else np.zeros((0, 0), np.int64),
     )
-    check_quotas_suffice(jobs, fleet, options.quotas or ())
-    profile = _profile(jobs, cluster, options, fleet, conservative=discipline == "conservative")
-    joint = None if isinstance(allocator, str) else Joint.of(allocator, jobs, cluster, fleet)
-    begin(fleet, knobs)
-    while (code := advance_all(fleet, knobs, profile)) != FINISHED_ALL:
+    listed, thresholds = listed_events(options, cluster), np.array(options.las_levels_gpu_s, np.float64)
+    sim = build_full(jobs, cluster, columns, params, listed, thresholds, _types(jobs, cluster, allocator))
+    check_quotas_suffice(jobs, sim, options.quotas or ())
+    sim = with_profile(sim, cluster)
+    joint = None if isinstance(allocator, str) else Joint.of(allocator, jobs, cluster, sim)
+    state = ref(sim)
+    begin(state)
+    while (code := run(state)) != FINISHED_ALL:
         if code == LOG_FULL:
-            fleet = fleet._replace(log=grown_log(fleet.log))
+            state = ref(with_larger_log(state.value))
         elif joint is not None:
-            joint.decide(fleet, knobs)
-    result = _result(jobs, cluster, fleet, profile, online, notes)
+            joint.decide(state)
+    sim = state.value
+    result = _result(jobs, cluster, sim, online, notes)
     return result if joint is None else replace(result, allocator_stats=joint.allocator.stats.as_dict())
 
 
@@ -120,7 +119,7 @@ def _policy_of(
     estimate: Floats,
     online: bool,
     options: Options,
-) -> tuple[Knobs, Any, Any]:
+) -> tuple[Parameters, Any, Any]:
     """Scalars of the simulation, static rank (n_jobs,) and flow (n_jobs,)."""
     n = len(jobs)
     special = preemptive_policy(name)
@@ -164,85 +163,70 @@ def _policy_of(
             f"quantum_s={options.quantum_s:g} is no longer than suspend_s + resume_s + migrate_s = "
             f"{options.overhead_s:g}: jobs would never get on; use a longer quantum"
         )
-    knobs = Knobs(
-        order=code, on_event=bool(on_event), on_tick=bool(on_tick), joint=joint, discipline=FLEET_DISCIPLINES[discipline],
+    params = Parameters(
+        order=code, on_event=bool(on_event), on_tick=bool(on_tick), joint=joint, backfill=BACKFILLS[discipline],
         rule=SHARING_RULES[REST if joint else str(allocator)], quantum=float(options.quantum_s), suspend=float(options.suspend_s),
         resume=float(options.resume_s), migrate=float(options.migrate_s), checkpoint=_or_never(options.checkpoint_s),
         node_mtbf=_or_never(options.node_mtbf_s), node_repair=float(options.node_repair_s),
         gpu_mtbf=_or_never(options.gpu_mtbf_s), retries=int(options.max_retries), half_life=float(options.half_life_s),
         reservations=-1 if options.reservations is None else int(options.reservations), learns=online, seed=int(options.seed),
     )  # fmt: skip
-    return knobs, rank, flow
+    return params, rank, flow
 
 
 def _or_never(seconds: float | None) -> float:
     return np.inf if seconds is None else float(seconds)
 
 
-def _profile(jobs: JobTable, cluster: Cluster, options: Options, fleet: Fleet, *, conservative: bool) -> Profile:
-    """Room for now, for every running job and for every reservation, as far as memory goes."""
-    if not conservative:
-        return build_profile(cluster, 1, 0, 0, 0, fleet.left.shape[1])
-    each = sum(getattr(fleet.room, name).nbytes for name in fleet.room._fields)
-    reservations = min(len(jobs), options.reservations or len(jobs))
-    wanted = 3 + len(fleet.active) + reservations
-    breakpoints = max(64, min(wanted, PROFILE_BYTES // each))
-    return build_profile(
-        cluster, breakpoints, reservations, int(fleet.work.part[-1]), len(fleet.waiting), fleet.left.shape[1]
-    )
-
-
-def _result(
-    jobs: JobTable, cluster: Cluster, fleet: Fleet, profile: Profile, online: bool, notes: tuple[str, ...]
-) -> Result:
-    runs = _runs(jobs, cluster, fleet)
+def _result(jobs: JobTable, cluster: Cluster, sim: Sim, online: bool, notes: tuple[str, ...]) -> Result:
+    runs = _runs(jobs, cluster, sim)
     extra: dict[str, Any] = {"throughput": list(notes)} if notes else {}
     if online:
-        extra["forecast"] = forecast_error(jobs, fleet.work.estimate)
-    if profile.counts[RAN_OUT]:
-        extra["reservations_simplified"] = int(profile.counts[RAN_OUT])
+        extra["forecast"] = forecast_error(jobs, sim.jobs.known)
+    if sim.detail.profile.counts[RAN_OUT]:
+        extra["reservations_simplified"] = int(sim.detail.profile.counts[RAN_OUT])
     return Result(
         jobs,
         cluster,
-        fleet.first,
-        fleet.final,
+        sim.start,
+        sim.detail.final,
         lambda: runs,
-        int(fleet.counts[EVENTS]),
-        int(fleet.counts[DROPPED]),
+        int(sim.counts[EVENTS]),
+        int(sim.counts[DROPPED]),
         extra=extra,
     )
 
 
-def _runs(jobs: JobTable, cluster: Cluster, fleet: Fleet) -> Runs:
-    log, n = fleet.log, int(fleet.counts[LOGGED])
+def _runs(jobs: JobTable, cluster: Cluster, sim: Sim) -> Runs:
+    log, n = sim.detail.log, int(sim.counts[LOGGED])
     by_start = np.lexsort((log.job[:n], log.start[:n]))
     length = np.diff(log.ptr[: n + 1])[by_start]
     ptr = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
     where = np.repeat(log.ptr[:n][by_start] - ptr[:-1], length) + np.arange(ptr[-1])
     job, node, grant = log.job[:n][by_start].astype(np.int64), log.node[where].astype(np.int64), log.grant[where]
-    cut = fleet.work.demand.profile[np.repeat(job, length)] >= 0
+    cut = sim.detail.demand.profile[np.repeat(job, length)] >= 0
     return frozen_runs(
         job=job,
         start_s=log.start[:n][by_start],
         end_s=log.end[:n][by_start],
         useful_s=log.useful[:n][by_start],
         outcome=log.outcome[:n][by_start],
-        pool=fleet.cluster.node_pool[node[ptr[:-1]]] if n else np.zeros(0, np.int64),
+        pool=sim.cluster.node_pool[node[ptr[:-1]]] if n else np.zeros(0, np.int64),
         ptr=ptr,
         node=node,
-        milli=_milli(jobs, fleet, np.repeat(job, length), node, grant),
+        milli=_milli(jobs, sim, np.repeat(job, length), node, grant),
         mask=grant & INDICES,
         first_slice=np.where(cut, grant >> START_BIT, -1),
     )
 
 
-def _milli(jobs: JobTable, fleet: Fleet, job: Any, node: Any, grant: Any) -> Any:
+def _milli(jobs: JobTable, sim: Sim, job: Any, node: Any, grant: Any) -> Any:
     """Thousandths of GPUs that a grant on a node stands for; a MIG slice counts by its memory."""
     gpus = np.bitwise_count(grant & INDICES).astype(np.int64)
-    milli = np.where(fleet.work.demand.milli[job] == 0, 0, fleet.work.demand.milli[job] * gpus)
-    profile = fleet.work.demand.profile[job]
+    milli = np.where(sim.detail.demand.milli[job] == 0, 0, sim.detail.demand.milli[job] * gpus)
+    profile = sim.detail.demand.profile[job]
     cut = profile >= 0
     if cut.any():
-        kind = fleet.cluster.pool_mig[fleet.cluster.node_pool[node[cut]]]
+        kind = sim.cluster.pool_mig[sim.cluster.node_pool[node[cut]]]
         milli[cut] = WHOLE * SIZE[profile[cut], kind] // SIZE[:, kind].max(axis=0)
     return milli.astype(np.int64)

@@ -1,0 +1,189 @@
+"""The loop: go to the next instant, take in what happens, let jobs start."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rltune.compiled import inner, kernel, verb
+from rltune.core.backfilling import start_easy, start_in_order, start_what_fits, start_when_it_fits
+from rltune.core.conservative import anything_fits, start_conservative
+from rltune.core.events import next_time, reset, step_single_event, take_in, work_left
+from rltune.core.faults import seed_failures
+from rltune.core.preemption import new_round, preempt
+from rltune.core.queue import begin_pass, sort_queue
+from rltune.core.resources.verbs import fits
+from rltune.core.runs import log_is_full
+from rltune.core.state import (
+    ARRIVED,
+    BLOCKING,
+    CONSERVATIVE,
+    EVENTS,
+    NOW,
+    QUEUED,
+    RUNNING,
+    SKIP,
+    STALLED,
+    STRICT,
+    TICK,
+    is_full,
+    is_lean,
+)
+
+FINISHED_ALL, LOG_FULL, DECIDE = range(3)
+"""Why `run` returns: nothing is left; the log needs more room; starts are to be decided outside."""
+STALLS = 100_000
+"""Changes of nodes after which jobs that wait on an otherwise idle cluster are left unfinished, and counted so."""
+
+
+@kernel
+def begin(sim):
+    """Time zero: the clock at the first submission."""
+    reset(sim)
+    begin_detail(sim)
+
+
+@kernel
+def run(sim):
+    """Simulate until nothing is left, the log needs more room, or starts are to be decided outside; which of them."""
+    if sim.params.backfill == BLOCKING:
+        run_blocking(sim)
+        return FINISHED_ALL
+    while True:
+        if log_is_full(sim):
+            return LOG_FULL
+        instant, tick = next_time(sim), next_tick(sim)
+        if min(instant, tick) == np.inf or not worth_going_on(sim):
+            return FINISHED_ALL
+        if tick < instant:
+            sim.clock[NOW] = tick
+            sim.counts[EVENTS] += 1
+        else:
+            take_in(sim, instant)
+        if decide(sim, tick <= instant):
+            return DECIDE
+
+
+@inner
+def run_blocking(sim):
+    """The reference protocol's loop: due arrivals come in only while a job blocks or the queue is empty."""
+    while True:
+        while sim.counts[QUEUED] == 0:
+            if not step_single_event(sim):
+                return
+        sort_queue(sim)
+        start_when_it_fits(sim, sim.queue[0])
+
+
+@inner
+def start_jobs(sim):
+    """One pass over the queue, by the chosen backfilling."""
+    if sim.params.backfill == SKIP:
+        start_what_fits(sim)
+    elif sim.params.backfill == STRICT:
+        start_in_order(sim)
+    else:
+        start_easy(sim)
+
+
+# --- what differs between the builds -----------------------------------------------------
+
+
+@verb
+def begin_detail(sim):
+    """Clocks and failures at the start."""
+
+
+@begin_detail.when(is_lean)
+def _begin_detail_lean(sim):
+    pass
+
+
+@begin_detail.when(is_full)
+def _begin_detail_full(sim):
+    sim.clock[TICK] = sim.clock[NOW]
+    if sim.params.node_mtbf < np.inf:
+        seed_failures(sim)
+
+
+@verb
+def decide(sim, ticks):
+    """Let jobs start at this instant; ``ticks``: a quantum ends now. Whether starts are to be decided outside."""
+
+
+@decide.when(is_lean)
+def _decide_lean(sim, ticks):
+    if sim.counts[QUEUED] > 0:
+        sort_queue(sim)
+        start_jobs(sim)
+    return False
+
+
+@decide.when(is_full)
+def _decide_full(sim, ticks):
+    params = sim.params
+    if ticks:
+        new_round(sim)
+    if sim.counts[QUEUED] == 0:
+        return False
+    if params.joint:
+        return something_can_start(sim)
+    if params.on_event or params.on_tick:
+        preempt(sim, params.on_event or ticks)
+    elif params.backfill == CONSERVATIVE:
+        start_conservative(sim)
+    else:
+        sort_queue(sim)
+        start_jobs(sim)
+    return False
+
+
+@inner
+def something_can_start(sim):
+    """Whether a job that may start now fits."""
+    sort_queue(sim)
+    begin_pass(sim)
+    return fits(sim, sim.space, sim.queue[0]) if sim.params.backfill == STRICT else anything_fits(sim)
+
+
+@verb
+def next_tick(sim):
+    """End of the present quantum; infinity where no job waits for one."""
+
+
+@next_tick.when(is_lean)
+def _next_tick_lean(sim):
+    return np.inf
+
+
+@next_tick.when(is_full)
+def _next_tick_full(sim):
+    if not sim.params.on_tick or sim.counts[QUEUED] == 0 or sim.counts[RUNNING] == 0:
+        return np.inf
+    now, quantum = sim.clock[NOW], sim.params.quantum
+    if sim.clock[TICK] <= now:
+        passed = np.floor((now - sim.clock[TICK]) / quantum) + 1.0
+        sim.clock[TICK] += passed * quantum
+        # Rounding may leave it at this very instant.
+        if sim.clock[TICK] <= now:
+            sim.clock[TICK] = now + quantum
+    return sim.clock[TICK]
+
+
+@verb
+def worth_going_on(sim):
+    """Whether a job may still start or end. A waiting job that can never start ends a simulation with the last event."""
+
+
+@worth_going_on.when(is_lean)
+def _worth_going_on_lean(sim):
+    return True
+
+
+@worth_going_on.when(is_full)
+def _worth_going_on_full(sim):
+    # Nodes may come and go for ever with nothing running and no job to come: the rest waits in vain.
+    if sim.counts[RUNNING] > 0 or sim.counts[ARRIVED] < len(sim.jobs.submit):
+        sim.counts[STALLED] = 0
+    else:
+        sim.counts[STALLED] += 1
+    return work_left(sim) and sim.counts[STALLED] <= STALLS

@@ -1,0 +1,488 @@
+"""The state of the core: arrays that compiled kernels act on, in two builds.
+
+`Sim` holds what both builds need. ``Sim.detail`` chooses the build: `Lean`, which has nothing, or `Detail`. Verbs
+(`rltune.core.resources.verbs`, `rltune.core.runs`, `rltune.core.faults`, `rltune.core.priorities`) are compiled for the
+one or the other; all else is written once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rltune.allocators.placement import Scratch, empty_space, scratch
+from rltune.allocators.sharing import Demand, Place, demand_of, place_scratch
+from rltune.allocators.sharing_fragments import TaskTypes
+from rltune.allocators.sharing_room import amounts
+from rltune.cluster import Cluster, ClusterArrays, distinct_rows, eligibility
+from rltune.core.resources.nodes import idle_nodes
+from rltune.errors import InputError
+from rltune.jobs import WHOLE, JobTable
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Int32s = npt.NDArray[np.int32]
+Int8s = npt.NDArray[np.int8]
+
+MOST_SLOTS = 2**31 - 1
+"""Places of jobs on nodes are counted in 32 bits."""
+
+# Slots of ``Sim.counts``: jobs that wait, run, have arrived, could never run; events; runs started; passes over the
+# queue; runs logged and the places that running jobs hold; listed cluster events taken in; drawings of the lottery; tags
+# given; node changes in vain.
+QUEUED, RUNNING, ARRIVED, DROPPED, EVENTS, STARTED, PASSES, LOGGED, HELD, FAULTS, ROUND, TAGS, STALLED = range(13)
+COUNTERS = 13
+# Values of ``Detail.status``.
+FUTURE, WAITING, ON_GPUS, DONE, IMPOSSIBLE, ABANDONED = range(6)
+# Slots of ``Sim.clock``: now; the next quantum's end; virtual time of weighted fair queueing.
+NOW, TICK, VIRTUAL = range(3)
+# Rows of ``Sim.misfit``: does not fit now; does not fit beside the reservation.
+PRESENT, BESIDE = 0, 1
+# How jobs behind one that does not fit may pass it: `rltune.core.backfilling`.
+BLOCKING, SKIP, EASY, STRICT, CONSERVATIVE = range(5)
+BACKFILLS = {"blocking": BLOCKING, "strict": STRICT, "skip": SKIP, "easy": EASY, "conservative": CONSERVATIVE}
+# Why a run ended: `rltune.simulator.runs.OUTCOMES`.
+FINISHED, SUSPENDED, NODE_FAILURE, JOB_FAILURE, GIVEN_UP = range(5)
+# Kinds of listed cluster events.
+FAIL, REPAIR, DRAIN, REOPEN = range(4)
+
+
+class Jobs(NamedTuple):
+    """The workload; arrays (n_jobs,), sorted by ``submit``.
+
+    ``run``: true run time in seconds on the recorded hardware; ``known``: what the scheduler believes of it (NaN:
+    nothing; filled in at arrival where it is learned online); ``gpus``: asked for; ``cls``: class of equal demand, pools
+    and speeds; ``rank``: position in a static order, ties already broken; ``part`` (n_jobs + 1,): where the job's slots
+    in ``Sim.alloc_*`` begin.
+    """
+
+    submit: Floats
+    run: Floats
+    known: Floats
+    gpus: Int32s
+    cls: Int32s
+    rank: Int32s
+    part: Int32s
+
+
+class Choices(NamedTuple):
+    """Class c may use ``pool[ptr[c]:ptr[c + 1]]``, fastest first.
+
+    ``rate``: its speed there relative to the recorded hardware; ``stop[i]``: end of the stretch of pools as fast as
+    number i.
+    """
+
+    ptr: Ints
+    pool: Ints
+    rate: Floats
+    stop: Ints
+
+
+class Plain(NamedTuple):
+    """Scalars of the lean build: codes of the order, of backfilling and of the placement rule."""
+
+    order: int
+    backfill: int
+    rule: int
+
+
+class Parameters(NamedTuple):
+    """Scalars of the full build; times in seconds, infinity = never.
+
+    ``order``: code of `rltune.core.priorities`; ``on_event, on_tick``: whether jobs may be suspended when something
+    happens, and when a quantum ends; ``joint``: whether starts are decided outside the kernels (`rltune.core.joint`);
+    ``retries``: failures a job survives; ``reservations``: of conservative backfill, -1 = all; ``learns``: run times are
+    learned from jobs that end.
+    """
+
+    order: int
+    backfill: int
+    rule: int
+    on_event: bool
+    on_tick: bool
+    joint: bool
+    quantum: float
+    suspend: float
+    resume: float
+    migrate: float
+    checkpoint: float
+    node_mtbf: float
+    node_repair: float
+    gpu_mtbf: float
+    retries: int
+    half_life: float
+    reservations: int
+    learns: bool
+    seed: int
+
+
+class Lean(NamedTuple):
+    """The lean build: no detail at all."""
+
+    none: int
+
+
+class Log(NamedTuple):
+    """Ended runs, as `rltune.simulator.runs.Runs`; ``counts[LOGGED]`` of them. Grows between calls of the kernel."""
+
+    job: Int32s
+    start: Floats
+    end: Floats
+    useful: Floats
+    outcome: Int8s
+    ptr: Ints
+    node: Int32s
+    grant: Ints
+
+
+class Detail(NamedTuple):
+    """What the full build has besides.
+
+    Per job (n_jobs,): ``demand``; ``priority``; ``weight``: tickets, shares; ``flow``: user or virtual cluster that fair
+    share charges; ``group``: quota that it counts towards, -1 none, ``amount``: thousandths of GPUs there, ``quota``
+    (n_quotas,): size of each; ``groups`` (levels, n_jobs) and ``mean``: of `rltune.policies.learn`; ``status``;
+    ``done``: seconds of its run time done and kept; ``since, ready``: start of the present run, and when restoring ends;
+    ``rate``: its speed; ``fails``: whether the run ends by a failure; ``service``: GPU-seconds and ``held``: seconds of
+    ended runs; ``runs, failures``: counts; ``final``: completion; ``tag``: see `rltune.core.priorities`; ``marked``: work
+    space. ``order`` (n_jobs,): work space of sorting.
+    Per flow: ``used`` GPU-seconds, decayed, ``using`` GPUs, as of ``used_at``. Per node: ``change``: when the seeded
+    process next fails or repairs it, ``broken``, ``breaks``: how often, ``node_heap, node_at``: by next change.
+    ``listed_*``: listed events by time. ``thresholds``: of las, GPU-seconds. ``profile``: of conservative backfill.
+    """
+
+    demand: Demand
+    priority: Floats
+    weight: Floats
+    flow: Ints
+    group: Ints
+    amount: Ints
+    quota: Ints
+    groups: Ints
+    mean: Floats
+    status: Int8s
+    done: Floats
+    since: Floats
+    ready: Floats
+    rate: Floats
+    fails: Int8s
+    service: Floats
+    held: Floats
+    runs: Ints
+    failures: Ints
+    final: Floats
+    tag: Floats
+    marked: Int8s
+    order: Int32s
+    used: Floats
+    using: Floats
+    used_at: Floats
+    change: Floats
+    broken: Int8s
+    breaks: Ints
+    node_heap: Ints
+    node_at: Ints
+    listed_at: Floats
+    listed_node: Ints
+    listed_kind: Ints
+    thresholds: Floats
+    log: Log
+    profile: Any
+
+
+PER_JOB = (
+    "demand", "priority", "weight", "flow", "group", "amount", "groups", "status", "done", "since", "ready", "rate", "fails",
+    "service", "held", "runs", "failures", "final", "tag", "marked", "order",
+)  # fmt: skip
+"""Parts of `Detail` with an entry a job, on the last axis."""
+
+
+class Sim(NamedTuple):
+    """All that changes, and what it refers to.
+
+    ``space``: free resources now; ``spare``: what a reservation leaves at its time; ``shadow``: free now and beside the
+    reservation; ``place``: work space of finding places, and its answer.
+    ``queue`` (n_jobs,): the first ``counts[QUEUED]`` are waiting, in order; ``merged`` (n_jobs,): work space of sorting;
+    ``waiting`` (n_classes,): how many of each class, ``passed``: how many of them the present pass has left waiting though
+    they fit, ``misfit`` (2, n_classes): the last pass in which the class did not fit (now; beside the reservation).
+    ``active``: heap of the first ``counts[RUNNING]`` running jobs by ``end``, ``expected``: the same by ``believed`` end,
+    ``active_at, expected_at`` (n_jobs,) their places there, ``frontier``: work space of walking one in order.
+    ``start`` (n_jobs,): first start, ``end``: of the present run, ``believed``: the same as the scheduler believes,
+    seconds, NaN until known; ``turn``: order of starting; ``key``: position in the order of this instant.
+    ``alloc_node, alloc_grant``: job j's places from ``jobs.part[j]``, ``alloc_len[j]`` nodes; a grant is a number of GPUs
+    (lean) or names them (full). ``clock``: seconds; ``counts``: see the slots above.
+    """
+
+    cluster: ClusterArrays
+    jobs: Jobs
+    choices: Choices
+    space: Any
+    spare: Any
+    shadow: Any
+    place: Any
+    queue: Int32s
+    merged: Int32s
+    waiting: Ints
+    passed: Ints
+    misfit: Ints
+    active: Int32s
+    active_at: Int32s
+    expected: Int32s
+    expected_at: Int32s
+    frontier: Int32s
+    start: Floats
+    end: Floats
+    believed: Floats
+    turn: Int32s
+    key: Floats
+    alloc_node: Int32s
+    alloc_grant: Any
+    alloc_len: Int32s
+    clock: Floats
+    counts: Ints
+    params: Any
+    detail: Any
+
+
+def part_class(kind: Any, name: str) -> Any:
+    """The class of a part, by the Numba type of `rltune.core.reference.ref` of a state."""
+    return getattr(kind.place(name)[1], "instance_class", None)
+
+
+def is_lean(sim: Any, *_: Any) -> bool:
+    """Whether the Numba type of a `Sim` is that of the lean build: the condition of verbs."""
+    return part_class(sim, "detail") is Lean
+
+
+def is_full(sim: Any, *_: Any) -> bool:
+    """Whether the Numba type of a `Sim` is that of the full build."""
+    return part_class(sim, "detail") is Detail
+
+
+# --- building ---------------------------------------------------------------------------
+
+
+def floats(n: int) -> Floats:
+    return np.zeros(n)
+
+
+def ints(n: int) -> Ints:
+    return np.zeros(n, np.int64)
+
+
+def int32s(n: int) -> Int32s:
+    return np.zeros(n, np.int32)
+
+
+def classes_by_speed(
+    jobs: JobTable, cluster: Cluster, speed: Floats | None = None, group: Ints | None = None
+) -> tuple[Int32s, Choices]:
+    """(n_jobs,) classes of `rltune.cluster.eligibility`, split where speeds or quotas differ; and their choices."""
+    base = eligibility(jobs, cluster)
+    columns = [] if speed is None else [np.unique(x, return_inverse=True)[1] for x in speed.T]
+    if group is not None and (group >= 0).any():
+        columns.append(group)
+    if not columns:
+        ones = np.ones(len(base.pools))
+        return base.cls, Choices(base.ptr, base.pools, ones, np.repeat(base.ptr[1:], np.diff(base.ptr)))
+    first, kind = distinct_rows([base.cls, *columns])
+    ptr, pools, rates, stops = [0], [], [], []
+    for row in first:
+        mine = base.pools[base.ptr[base.cls[row]] : base.ptr[base.cls[row] + 1]]
+        rate = np.ones(len(mine)) if speed is None else speed[row, mine]
+        fastest = np.argsort(-rate, kind="stable")
+        mine, rate = mine[fastest], rate[fastest]
+        # Index of the first slower pool: -rate ascends.
+        stops.extend((ptr[-1] + np.searchsorted(-rate, -rate, side="right")).tolist())
+        pools.extend(mine.tolist())
+        rates.extend(rate.tolist())
+        ptr.append(len(pools))
+    return kind.astype(np.int32), Choices(
+        np.array(ptr, np.int64), np.array(pools, np.int64), np.array(rates, np.float64), np.array(stops, np.int64)
+    )
+
+
+def slots(jobs: JobTable, cluster: Cluster, cls: Int32s, choices: Choices) -> Int32s:
+    """(n_jobs + 1,) offsets: the most nodes each job can occupy, summed. InputError where they are too many."""
+    caps = np.maximum(np.array([pool.gpus_per_node for pool in cluster.pools], np.int64), 1)
+    smallest = np.array(
+        [
+            caps[choices.pool[a:b]].min() if b > a else caps.max()
+            for a, b in zip(choices.ptr, choices.ptr[1:], strict=False)
+        ]
+    )
+    need = -(-jobs.num_gpus // smallest.astype(np.int32)[cls])
+    total = int(need.sum(dtype=np.int64))
+    if total > MOST_SLOTS:
+        raise InputError(f"the jobs ask for {total:,} places on nodes together; {MOST_SLOTS:,} are possible: use fewer")
+    part = np.zeros(len(jobs) + 1, np.int32)
+    np.cumsum(need, out=part[1:])
+    return part
+
+
+def job_arrays(
+    jobs: JobTable,
+    cluster: Cluster,
+    known_s: Floats,
+    rank: npt.NDArray[Any],
+    speed: Floats | None = None,
+    group: Ints | None = None,
+) -> tuple[Jobs, Choices]:
+    """The workload as kernels see it.
+
+    Args:
+        known_s: (n_jobs,) run times as known.
+        rank: (n_jobs,) position in the static order.
+        speed: (n_jobs, n_pools) relative to the recorded hardware; None: 1 everywhere.
+        group: (n_jobs,) quota of each job, -1 = none.
+    """
+    cls, choices = classes_by_speed(jobs, cluster, speed, group)
+    run = jobs.duration_s.copy()
+    same = known_s is jobs.duration_s or np.shares_memory(known_s, jobs.duration_s)
+    arrays = Jobs(
+        submit=jobs.submit_s.copy(),
+        run=run,
+        known=run if same else np.array(known_s, np.float64),
+        gpus=jobs.num_gpus.copy(),
+        cls=cls,
+        rank=np.array(rank, np.int32),
+        part=slots(jobs, cluster, cls, choices),
+    )
+    return arrays, choices
+
+
+def blank(cluster: ClusterArrays, jobs: Jobs, choices: Choices, most: int, grant: Any, **parts: Any) -> Sim:
+    """A state in which nothing has arrived; ``most``: jobs that may run at once; ``grant``: type of grants."""
+    n, classes, places = len(jobs.submit), len(choices.ptr) - 1, int(jobs.part[-1])
+    return Sim(
+        cluster=cluster, jobs=jobs, choices=choices, queue=int32s(n), merged=int32s(0), waiting=ints(classes),
+        passed=ints(classes), misfit=np.zeros((2, classes), np.int64), active=int32s(most), active_at=int32s(n),
+        expected=int32s(most), expected_at=int32s(n), frontier=int32s(most + 1), start=np.full(n, np.nan),
+        end=np.full(n, np.nan), believed=floats(n), turn=int32s(n), key=floats(n), alloc_node=int32s(places),
+        alloc_grant=np.zeros(places, grant), alloc_len=int32s(n), clock=floats(3), counts=ints(COUNTERS), **parts,
+    )  # fmt: skip
+
+
+def build_lean(
+    jobs: JobTable,
+    cluster: Cluster,
+    known_s: Floats,
+    rank: npt.NDArray[Any],
+    cost: Floats | None = None,
+    params: Plain | None = None,
+) -> Sim:
+    """The lean build at time zero; see `job_arrays`. ``cost``: of `rltune.allocators.placement.Space`."""
+    table, choices = job_arrays(jobs, cluster, known_s, rank)
+    arrays, params = cluster.arrays(), params or Plain(0, SKIP, 0)
+    sim = blank(
+        arrays, table, choices, min(len(jobs), cluster.gpus), np.int32,
+        space=empty_space(arrays, cost), spare=empty_space(arrays, cost), shadow=empty_space(arrays, cost),
+        place=scratch(arrays), params=params, detail=Lean(0),
+    )  # fmt: skip
+    # A static order is never sorted again.
+    return sim if params.order == 0 else sim._replace(merged=int32s(len(jobs)))
+
+
+class Columns(NamedTuple):
+    """What the full build is told of every job, (n_jobs,) each, beside the job table: see `Detail` and `Jobs`.
+
+    ``speed`` (n_jobs, n_pools), None: 1 everywhere; ``quotas``: the quota of each job (-1: none) and the size of each in
+    thousandths of GPUs, None: no quotas; ``groups`` (levels, n_jobs): of `rltune.policies.learn`.
+    """
+
+    known: Floats
+    rank: npt.NDArray[Any]
+    weight: Floats
+    flow: npt.NDArray[Any]
+    speed: Floats | None
+    quotas: tuple[Ints, Ints] | None
+    groups: Ints
+
+
+def build_full(
+    jobs: JobTable,
+    cluster: Cluster,
+    columns: Columns,
+    params: Parameters,
+    listed: tuple[Floats, Ints, Ints],
+    thresholds: Floats,
+    types: TaskTypes | None,
+) -> Sim:
+    """The full build at time zero, without a profile (`rltune.core.conservative.with_profile`).
+
+    ``listed``: time, node and kind of listed events; ``thresholds``: of las; ``types``: the workload, for placement by a
+    measure of fragmentation.
+    """
+    n, quotas = len(jobs), columns.quotas or (np.full(len(jobs), -1), ints(0))
+    table, choices = job_arrays(jobs, cluster, np.array(columns.known), columns.rank, columns.speed, quotas[0])
+    arrays, demand = cluster.arrays(), binding(demand_of(jobs, cluster), cluster)
+    # Of jobs that need no GPU any number may run at once.
+    most = n if (jobs.gpu_milli == 0).any() else min(n, cluster.gpus * WHOLE)
+    sim = blank(
+        arrays, table, choices, most, np.int64,
+        space=idle_nodes(cluster, quotas[1]), spare=idle_nodes(cluster, quotas[1]), shadow=idle_nodes(cluster, quotas[1]),
+        place=FullPlace(place_scratch(cluster, types), scratch(arrays)), params=params,
+        detail=detail_of(jobs, cluster, columns, demand, quotas, listed, thresholds, int(table.part[-1])),
+    )  # fmt: skip
+    return sim._replace(merged=int32s(n))
+
+
+def binding(demand: Demand, cluster: Cluster) -> Demand:
+    """The demand without CPU or memory that no pool declares, so that jobs of whole GPUs are known as such."""
+    if all(pool.cpus is None for pool in cluster.pools):
+        demand = demand._replace(cpus=np.zeros_like(demand.cpus))
+    if all(pool.memory_gb is None for pool in cluster.pools):
+        demand = demand._replace(memory=np.zeros_like(demand.memory))
+    return demand
+
+
+class FullPlace(NamedTuple):
+    """Work space of the full build: its answer is ``(found.node, found.grant)[:m]``; ``gang``: of whole-GPU gangs."""
+
+    found: Place
+    gang: Scratch
+
+
+def detail_of(
+    jobs: JobTable,
+    cluster: Cluster,
+    columns: Columns,
+    demand: Demand,
+    quotas: tuple[Ints, Ints],
+    listed: tuple[Floats, Ints, Ints],
+    thresholds: Floats,
+    places: int,
+) -> Detail:
+    """`Detail` at time zero; ``places``: nodes that all jobs together may occupy."""
+    n, nodes, flows = len(jobs), cluster.nodes, int(np.max(columns.flow, initial=0)) + 1
+    return Detail(
+        demand=demand, priority=np.array(jobs.priority, np.float64), weight=np.array(columns.weight, np.float64),
+        flow=np.array(columns.flow, np.int64), group=np.asarray(quotas[0], np.int64), quota=quotas[1],
+        amount=np.rint(WHOLE * amounts(demand, np.arange(n))).astype(np.int64),
+        groups=columns.groups, mean=np.full(int(columns.groups.max(initial=-1)) + 1, np.nan),
+        status=np.zeros(n, np.int8), done=floats(n), since=floats(n), ready=floats(n), rate=np.ones(n),
+        fails=np.zeros(n, np.int8), service=floats(n), held=floats(n), runs=ints(n), failures=ints(n), final=np.full(n, np.nan),
+        tag=floats(n), marked=np.zeros(n, np.int8), order=int32s(n), used=floats(flows), using=floats(flows),
+        used_at=floats(flows), change=np.full(nodes, np.inf), broken=np.zeros(nodes, np.int8), breaks=ints(nodes),
+        node_heap=ints(nodes), node_at=ints(nodes), listed_at=listed[0], listed_node=listed[1], listed_kind=listed[2],
+        thresholds=thresholds, log=empty_log(n + 64, places + 64), profile=None,
+    )  # fmt: skip
+
+
+def empty_log(runs: int, places: int) -> Log:
+    """Room for so many ended runs on so many nodes together."""
+    return Log(
+        job=int32s(runs), start=floats(runs), end=floats(runs), useful=floats(runs), outcome=np.zeros(runs, np.int8),
+        ptr=ints(runs + 1), node=int32s(places), grant=ints(places),
+    )  # fmt: skip
+
+
+def with_larger_log(sim: Sim) -> Sim:
+    """The same state, with twice the room for runs."""
+    log: Log = sim.detail.log
+    larger = empty_log(2 * len(log.job), 2 * len(log.node))
+    for name in Log._fields:
+        old = getattr(log, name)
+        getattr(larger, name)[: len(old)] = old
+    return sim._replace(detail=sim.detail._replace(log=larger))

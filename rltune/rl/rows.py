@@ -1,0 +1,220 @@
+"""Training rows: many states of the core side by side, each with the book-keeping of its episode.
+
+A row is the very state that simulations run on (`rltune.core.state.Sim`), in either build; kernels get it by reference.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rltune.compiled import inner, verb
+from rltune.core.conservative import stacked
+from rltune.core.reference import Ref, Rows, at, ref, row_of
+from rltune.core.state import (
+    PER_JOB,
+    Detail,
+    Floats,
+    Int8s,
+    Int32s,
+    Ints,
+    Sim,
+    empty_log,
+    floats,
+    int32s,
+    ints,
+    is_full,
+    is_lean,
+)
+
+# Slots of ``Episode.tally`` (seconds or score units): score so far; cost of jobs whose cost is settled; units of reward;
+# last end of a run; first submission; GPU-seconds asked for; shadow time of the reservation.
+TOTAL, SETTLED, SCALE, LAST_END, FIRST, WORK, SHADOW = range(7)
+TALLIES = 7
+# Slots of ``Episode.mark``: jobs started at this instant; jobs that are scored; decisions; queue position of the reserved
+# job; visible jobs; reserved job + 1 (0: none); nothing more to decide at this instant; episode over; rewards are paired
+# with the baseline's; ended runs whose cost is settled.
+FRESH, SCORED, DECISIONS, HEAD, SHOWN, RESERVED, CLOSED, OVER, PAIRED, READ = range(10)
+MARKS = 10
+SHARED = ("sim.cluster", "sim.choices", "sim.place", "sim.frontier", "sim.merged", "sim.passed", "sim.space.cost",
+          "sim.spare.cost", "sim.shadow.cost", "sim.space.levels.cost", "sim.spare.levels.cost", "sim.shadow.levels.cost",
+          "sim.detail.listed", "sim.detail.thresholds", "sim.detail.quota", "sim.detail.profile")  # fmt: skip
+"""Parts that all rows have in common: what never changes in an episode, and work space."""
+
+
+class Episode(NamedTuple):
+    """Book-keeping of one episode of n_jobs jobs, V of them visible.
+
+    ``base`` (n_jobs,): when the baseline order starts each job (for paired rewards; NaN: not scored); ``scored``
+    (n_jobs,): whether the job's cost counts; ``fresh`` (n_jobs,): jobs started at the present instant, the first
+    ``mark[FRESH]``; ``slot`` (V,): queue positions of the visible jobs, the first ``mark[SHOWN]``; ``passed`` (V,): work
+    space of choosing them; ``tally`` and ``mark``: see the slots above.
+    """
+
+    base: Floats
+    scored: Int8s
+    fresh: Int32s
+    slot: Int32s
+    passed: Int32s
+    tally: Floats
+    mark: Ints
+
+
+class Row(NamedTuple):
+    """One state and its episode."""
+
+    sim: Sim
+    episode: Episode
+
+
+def is_lean_row(row: Any, *_: Any) -> bool:
+    """Whether the Numba type of a `Row` is that of the lean build: the condition of verbs."""
+    return is_lean(row.place("sim")[1])
+
+
+def is_full_row(row: Any, *_: Any) -> bool:
+    """Whether the Numba type of a `Row` is that of the full build."""
+    return is_full(row.place("sim")[1])
+
+
+class Batch(NamedTuple):
+    """``rows`` (n_envs,): addresses of `Row`s laid out as ``first``; ``table``: the workload that episodes are cut from."""
+
+    first: Row
+    rows: Ints
+    table: Sim
+
+
+def new_episode(n_jobs: int, visible: int) -> Episode:
+    """Nothing decided."""
+    return Episode(
+        base=np.full(n_jobs, np.nan), scored=np.zeros(n_jobs, np.int8), fresh=int32s(n_jobs), slot=int32s(visible),
+        passed=int32s(visible), tally=floats(TALLIES), mark=ints(MARKS),
+    )  # fmt: skip
+
+
+class Training:
+    """``n_envs`` rows for episodes of ``n_jobs`` consecutive jobs of ``table``.
+
+    Attributes:
+        value: `Row` with a leading axis of rows, for reading.
+        batch: what kernels take.
+    """
+
+    def __init__(self, table: Sim, n_envs: int, n_jobs: int, visible: int) -> None:
+        one = Row(cut(table, n_jobs), new_episode(n_jobs, visible))
+        self.value: Row = own(one, n_envs)
+        self._rows = Rows(self.value, n_envs, SHARED)
+        self._batch = Batch(self._rows.first.value, self._rows.addresses, table)
+        self.batch: Ref = ref(self._batch)
+
+    def row(self, i: int) -> Row:
+        """Row i: views, no copies."""
+        found: Row = row_of(self.value, i, SHARED)
+        return found
+
+    def copy(self, i: int) -> Sim:
+        """The state of row i, as it is now."""
+        found: Sim = copied(self.row(i).sim)
+        return found
+
+
+def copied(value: Any) -> Any:
+    """The same with arrays of its own."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    return type(value)(*map(copied, value)) if hasattr(value, "_fields") else value
+
+
+def own(value: Any, n: int, prefix: str = "") -> Any:
+    """``value`` with a leading axis of ``n`` rows for each array that rows do not share."""
+    parts = []
+    for field, part in zip(value._fields, value, strict=True):
+        name = prefix + field
+        if hasattr(part, "_fields"):
+            parts.append(own(part, n, f"{name}."))
+        else:
+            shared = name.startswith(SHARED) or not isinstance(part, np.ndarray)
+            parts.append(part if shared else stacked(part, n))
+    return type(value)(*parts)
+
+
+def cut(table: Sim, n_jobs: int) -> Sim:
+    """A state for ``n_jobs`` jobs: arrays of the table's length become that long, places as many as any stretch needs."""
+    part = table.jobs.part
+    places = int((part[n_jobs:] - part[:-n_jobs]).max())
+    most = min(len(table.active), n_jobs)
+
+    def shorter(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return np.ascontiguousarray(value[..., :n_jobs]).copy()
+        return type(value)(*(shorter(part) for part in value))
+
+    jobs = shorter(table.jobs)._replace(part=int32s(n_jobs + 1))
+    sim: Sim = table._replace(
+        jobs=jobs, queue=int32s(n_jobs), active=int32s(most), active_at=int32s(n_jobs), expected=int32s(most),
+        expected_at=int32s(n_jobs), frontier=int32s(most + 1), start=floats(n_jobs), end=floats(n_jobs),
+        believed=floats(n_jobs), turn=int32s(n_jobs), key=floats(n_jobs), alloc_node=int32s(places),
+        alloc_grant=np.zeros(places, table.alloc_grant.dtype), alloc_len=int32s(n_jobs),
+    )  # fmt: skip
+    if not isinstance(table.detail, Detail):
+        return sim
+    detail = table.detail._replace(**{name: shorter(getattr(table.detail, name)) for name in PER_JOB})
+    runs = n_jobs * (1 + int(min(table.params.retries, 100))) + 1
+    return sim._replace(detail=detail._replace(log=empty_log(runs, runs * max(1, places // n_jobs + 1))))
+
+
+# --- loading an episode -----------------------------------------------------------------
+
+
+@inner
+def row_at(batch, i):
+    """Row i."""
+    return at(batch.first, batch.rows[i])
+
+
+@inner
+def load(sim, table, begin):
+    """Copy the jobs ``begin, begin + 1, ...`` of the table into a state."""
+    jobs, source = sim.jobs, table.jobs
+    for j in range(len(jobs.submit)):
+        k = begin + j
+        jobs.submit[j] = source.submit[k]
+        jobs.run[j] = source.run[k]
+        jobs.known[j] = source.known[k]
+        jobs.gpus[j] = source.gpus[k]
+        jobs.cls[j] = source.cls[k]
+        jobs.rank[j] = source.rank[k]
+        jobs.part[j + 1] = source.part[k + 1] - source.part[begin]
+    jobs.part[0] = 0
+    load_detail(sim, table, begin)
+
+
+@verb
+def load_detail(sim, table, begin):
+    """The same for what only the full build knows of jobs."""
+
+
+@load_detail.when(is_lean)
+def _load_detail_lean(sim, table, begin):
+    pass
+
+
+@load_detail.when(is_full)
+def _load_detail_full(sim, table, begin):
+    mine, theirs = sim.detail, table.detail
+    for j in range(len(sim.jobs.submit)):
+        k = begin + j
+        mine.demand.gpus[j] = theirs.demand.gpus[k]
+        mine.demand.milli[j] = theirs.demand.milli[k]
+        mine.demand.cpus[j] = theirs.demand.cpus[k]
+        mine.demand.memory[j] = theirs.demand.memory[k]
+        mine.demand.profile[j] = theirs.demand.profile[k]
+        mine.priority[j] = theirs.priority[k]
+        mine.weight[j] = theirs.weight[k]
+        mine.flow[j] = theirs.flow[k]
+        mine.group[j] = theirs.group[k]
+        mine.amount[j] = theirs.amount[k]
+        for level in range(mine.groups.shape[0]):
+            mine.groups[level, j] = theirs.groups[level, k]
