@@ -44,7 +44,7 @@ class RefType(types.Type):
 
     def place(self, field: str) -> tuple[int, types.Type]:
         """First word and type of a field."""
-        k = self.fields.index(field)
+        k = list(self.fields).index(field)
         return self.offsets[k], self.types[k]
 
 
@@ -186,7 +186,7 @@ def _unbox_ref(kind: RefType, obj: Any, c: Any) -> Any:
 class _RefAttributes(AttributeTemplate):  # type: ignore[misc]
     key = RefType
 
-    def generic_resolve(self, kind: Any, attribute: str) -> Any:
+    def generic_resolve(self, kind: Any, attribute: str) -> Any:  # type: ignore[override]
         return kind.place(attribute)[1] if attribute in kind.fields else None
 
 

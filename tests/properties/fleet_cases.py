@@ -216,7 +216,7 @@ def check(seen: Seen, policy: str) -> None:
     assert (runs.start_s >= seen.jobs.submit_s[runs.job]).all()
     assert (runs.end_s >= runs.start_s).all() and (np.diff(runs.start_s) >= 0).all()
     # Written down as they ended: the clock never goes back.
-    assert (np.diff(seen.fleet.log.end[: len(runs)]) >= 0).all()
+    assert (np.diff(seen.fleet.detail.log.end[: len(runs)]) >= 0).all()
     check_jobs(seen, policy)
     check_gangs(seen)
     check_lengths(seen)

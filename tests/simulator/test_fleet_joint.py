@@ -174,7 +174,7 @@ def test_quotas_are_never_exceeded(allocator: str, discipline: str) -> None:
     made = MilpAllocator() if allocator == "milp" else allocator
     seen = Seen(jobs, cluster, policy="fifo", discipline=discipline, allocator=made, quotas=quotas)
     check_quotas(seen, quotas)
-    assert seen.result.finished.all() and (seen.fleet.left[0] == [12_000, 12_500]).all()
+    assert seen.result.finished.all() and (seen.fleet.space.left == [12_000, 12_500]).all()
 
 
 @pytest.mark.parametrize("policy", ["srtf", "las"])
@@ -194,7 +194,7 @@ def test_who_is_suspended_gives_back_its_part_of_the_quota(policy: str) -> None:
     )
     check_quotas(seen, quotas)
     assert seen.result.summary()["runs"]["suspended"] > 0
-    assert seen.result.finished.all() and (seen.fleet.left[0] == [12_000, 12_500]).all()
+    assert seen.result.finished.all() and (seen.fleet.space.left == [12_000, 12_500]).all()
 
 
 @pytest.mark.parametrize("discipline", ["skip", "strict", "easy"])
