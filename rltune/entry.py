@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rltune.config import CONF
 from rltune.errors import InputError
+from rltune.renamed import refuse_old_options
 
 
 def run_main(task: Callable[[dict[str, Any]], str | None], config_name: str) -> None:
@@ -25,6 +26,7 @@ def run_main(task: Callable[[dict[str, Any]], str | None], config_name: str) -> 
     ``task`` gets plain values and returns the run directory, which is printed as
     the last line of standard output; None where it leaves none.
     """
+    _refuse_old_words(sys.argv[1:], config_name)
     sys.argv[1:] = [_spelled(word, (CONF / f"{config_name}.yaml").read_text()) for word in sys.argv[1:]]
     # Without this Hydra prints its own shortened traceback and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -56,6 +58,16 @@ def run_main(task: Callable[[dict[str, Any]], str | None], config_name: str) -> 
         if cause is None:
             raise
         fail(cause)
+
+
+def _refuse_old_words(words: list[str], config_name: str) -> None:
+    """Exit with one line for an option, or a value of it, that has another name now."""
+    known = (CONF / "base.yaml").read_text() + (CONF / f"{config_name}.yaml").read_text()
+    given = dict(word.lstrip("+~").split("=", 1) for word in words if "=" in word)
+    try:
+        refuse_old_options(given, re.findall(r"^(\w+):", known, re.MULTILINE))
+    except InputError as error:
+        fail(error)
 
 
 def _spelled(word: str, config: str) -> str:

@@ -11,18 +11,16 @@ import yaml
 
 from rltune.entry import run_main
 from rltune.errors import InputError
-from rltune.evaluation import evaluate_into
+from rltune.evaluation import Case, evaluate_into, heuristic_cases
 from rltune.experiment import Experiment, make_experiment
 from rltune.options import is_whole
 from rltune.origin import check_unseen
-from rltune.policies.orders import order
 from rltune.report.console import say
 from rltune.rl.policy_file import LearnedPolicy, load_policy
 from rltune.rl.runtime import tune
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
-from rltune.simulator.run import check_discipline
 
-EXAMPLES = {"policies": "[fifo,sjf]", "disciplines": "[skip,easy]", "checkpoint": "runs/NAME"}
+EXAMPLES = {"policy": "[fifo,sjf]", "backfill": "[skip,easy]", "runtimes": "[exact]", "checkpoint": "runs/NAME"}
 """Options that are one text or a list of texts."""
 
 
@@ -43,10 +41,9 @@ def main(cfg: dict[str, Any]) -> str:
             run,
             experiment,
             policies,
+            cases_of(cfg),
             score=cfg["score"],
             windows=cfg["windows"],
-            orders="all" if cfg["policies"] == "all" else _listed(cfg["policies"]),
-            disciplines=_listed(cfg["disciplines"]),
             progress=cfg["progress"],
         )
         if remarks:
@@ -77,7 +74,7 @@ def main(cfg: dict[str, Any]) -> str:
 
 
 def check_options(cfg: dict[str, Any]) -> None:
-    """Refuse windows, policies, disciplines and checkpoints of the wrong kind, in one line each."""
+    """Refuse windows, heuristics and checkpoints of the wrong kind, in one line each."""
     windows = cfg["windows"]
     if isinstance(windows, int) and not isinstance(windows, bool):
         if windows < 1:
@@ -89,10 +86,13 @@ def check_options(cfg: dict[str, Any]) -> None:
         absent = option == "checkpoint" and cfg[option] is None
         if not absent and (not values or not all(isinstance(value, str) and value for value in values)):
             raise InputError(f"{option}={cfg[option]!r}; a text or a list of texts is needed, e.g. {example}")
-    for name in [] if cfg["policies"] == "all" else _listed(cfg["policies"]):
-        order(name)
-    for name in _listed(cfg["disciplines"]):
-        check_discipline(name)
+    cases_of(cfg)
+
+
+def cases_of(cfg: dict[str, Any]) -> list[Case]:
+    """The heuristic rows that the options ask for."""
+    policy = "all" if cfg["policy"] == "all" else _listed(cfg["policy"])
+    return heuristic_cases(policy, _listed(cfg["backfill"]), _listed(cfg["runtimes"]))
 
 
 def _listed(value: Any) -> list[Any]:

@@ -30,7 +30,7 @@ from rltune.traces import Trace, from_config
 from rltune.traces.split import split
 
 AUTO_ORDER_WINDOWS = 128
-"""Windows of each stretch on which order=auto judges."""
+"""Windows of each stretch on which baseline=auto judges."""
 
 
 @dataclass(frozen=True)
@@ -191,25 +191,26 @@ def cluster_of(chosen: Mapping[str, Any], node: Mapping[str, Any], protocol: str
 
 
 def resolve_rules(experiment: Experiment, cfg: Mapping[str, Any], *, visible: int, reward: str) -> Rules:
-    """Rules of training; ``order=auto`` becomes the best static order before the test stretch."""
+    """Rules of training; ``baseline=auto`` becomes the best static order before the test stretch."""
     protocol = experiment.protocol
-    order = str(cfg["order"])
+    auto = cfg["baseline"] == "auto"
+    first = "smallest" if cfg["runtimes"] == "unknown" else "sjf"
     rules = Rules(
         score=cfg["score"],
         backfill=cfg["backfill"],
-        order="smallest" if order == "auto" and cfg["knowledge"] == "none" else "sjf" if order == "auto" else order,
+        baseline=first if auto else str(cfg["baseline"]),
         allocator=experiment.allocator_name,
-        knowledge=cfg["knowledge"],
+        runtimes=cfg["runtimes"],
         visible=visible,
         window=int(protocol["window"]),
         warmup=int(protocol["warmup"]),
         reward=reward,
     )
-    return replace(rules, order=best_order(experiment, rules)) if order == "auto" else rules
+    return replace(rules, baseline=best_order(experiment, rules)) if auto else rules
 
 
 def best_order(experiment: Experiment, rules: Rules) -> str:
-    """The static order with the best score before the test, under the rules' discipline and knowledge.
+    """The static order with the best score before the test, under the rules' backfill and run times.
 
     Judged on the training and validation stretches at every cluster size of the
     evaluation; costs of sizes are averaged geometrically, since they differ by orders of
@@ -221,7 +222,7 @@ def best_order(experiment: Experiment, rules: Rules) -> str:
     values = {
         order.name: [_order_cost(cases, cluster, rules, order.name) for cluster in clusters]
         for order in ORDERS.values()
-        if not order.code and not (order.needs_run_time and rules.knowledge == "none")
+        if not order.code and not (order.needs_run_time and rules.runtimes == "unknown")
     }
     if rules.score == "utilization":
         return min(values, key=lambda name: sum(values[name]))
@@ -233,7 +234,7 @@ def _judged(experiment: Experiment, rules: Rules) -> list[tuple[JobTable, FloatA
     cases = []
     for name in ("train", "validate"):
         stretch = experiment.stretches[name]
-        known = run_times(stretch, rules.knowledge, experiment.trace)
+        known = run_times(stretch, rules.runtimes, experiment.trace)
         starts, length = [0], len(stretch.jobs)
         if experiment.protocol["name"] != "month":
             starts, length = spread(0, len(stretch.jobs) - rules.window, AUTO_ORDER_WINDOWS), rules.window
@@ -249,9 +250,9 @@ def _order_cost(cases: Sequence[tuple[JobTable, FloatArray]], cluster: Cluster, 
             jobs,
             cluster,
             policy=order,
-            discipline=rules.backfill,
+            backfill=rules.backfill,
             allocator="best_fit",
-            knowledge=known,
+            runtimes=known,
             oversized="drop",
         )
         utilization = rules.score == "utilization"

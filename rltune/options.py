@@ -15,9 +15,6 @@ from rltune.allocators.sharing_rules import SHARING_RULES
 from rltune.config import CONF, names
 from rltune.errors import InputError
 from rltune.metrics import check_score
-from rltune.policies.knowledge import KNOWLEDGE
-from rltune.policies.orders import order as named_order
-from rltune.simulator.run import check_discipline
 from rltune.traces import TRACES
 
 STRETCHES = ("train", "validate", "test")
@@ -35,14 +32,9 @@ KINDS: dict[Any, str] = {
 def check_common(cfg: Mapping[str, Any]) -> None:
     """Refuse what no entry point can use, also where a checkpoint's own rules take its place."""
     check_allocator(cfg["allocator"])
-    for option in ("score", "order", "backfill", "knowledge", "oversized", "runs"):
+    for option in ("score", "oversized", "runs"):
         check_text(option, cfg[option])
     check_score(cfg["score"])
-    check_discipline(cfg["backfill"])
-    if cfg["order"] != "auto":
-        named_order(cfg["order"])
-    if cfg["knowledge"] not in KNOWLEDGE:
-        raise InputError(f"knowledge={cfg['knowledge']!r} is unknown; known are {', '.join(KNOWLEDGE)}")
     check_whole("seed", cfg["seed"], 0)
     check_whole("protocol.window", cfg["protocol"]["window"], 1)
     check_whole("protocol.warmup", cfg["protocol"]["warmup"], 0)

@@ -1,4 +1,4 @@
-"""``python -m rltune.simulate +trace=philly policy=sjf discipline=easy``: one simulation, all metrics, the schedule.
+"""``python -m rltune.simulate +trace=philly policy=sjf backfill=easy``: one simulation, all metrics, the schedule.
 
 The name is also that of the function `rltune.simulate`. Python puts an imported submodule in the place of the
 package's attribute of its name, so this module can be called: it hands the call on to the function.
@@ -27,6 +27,7 @@ from rltune.experiment import cluster_of, trace_node
 from rltune.options import check_allocator, check_text, check_trace_options, check_whole
 from rltune.policies.knowledge import forecast_error
 from rltune.policies.preemptive import PREEMPTIVE_ALIASES
+from rltune.renamed import refuse_old_runtimes
 from rltune.report.console import progress_bar, say
 from rltune.report.exports import EXPORTS, export
 from rltune.report.figures import timeline_figure
@@ -45,9 +46,9 @@ OWN = (
     "jobs",
     "cluster",
     "policy",
-    "discipline",
+    "backfill",
     "allocator",
-    "knowledge",
+    "runtimes",
     "oversized",
     "cost",
     "source",
@@ -120,8 +121,9 @@ def main(cfg: dict[str, Any]) -> str:
 def check_options(cfg: Mapping[str, Any]) -> None:
     """Refuse options of the wrong kind, in one line each; names are checked by the simulator itself."""
     check_allocator(cfg["allocator"], simulated=True)
-    for option in ("policy", "discipline", "knowledge", "oversized", "runs"):
+    for option in ("policy", "backfill", "runtimes", "oversized", "runs"):
         check_text(option, cfg[option])
+    refuse_old_runtimes(cfg["runtimes"])
     check_whole("seed", cfg["seed"], 0)
     for option in ("limit", "nodes"):
         if cfg[option] is not None:
@@ -172,22 +174,22 @@ def run_once(cfg: Mapping[str, Any], whole: Trace, trace: Trace, cluster: Cluste
     throughput = throughput_of(cfg["throughput"])
     if throughput is not None:
         options["speed"] = throughput
-    knowledge: Any = cfg["knowledge"]
-    if knowledge == "predicted":
-        knowledge = run_times(trace, knowledge, whole)
+    runtimes: Any = cfg["runtimes"]
+    if runtimes == "predicted":
+        runtimes = run_times(trace, runtimes, whole)
     result = api.simulate(
         trace,
         cluster,
         policy=cfg["policy"],
-        discipline=cfg["discipline"],
+        backfill=cfg["backfill"],
         allocator=allocator_of(cfg["allocator"], trace, cluster),
-        knowledge=knowledge,
+        runtimes=runtimes,
         oversized=oversized,
         seed=cfg["seed"],
         **options,
     )
-    if cfg["knowledge"] in ("predicted", "requested"):
-        believed = trace.jobs.requested_s if cfg["knowledge"] == "requested" else knowledge
+    if cfg["runtimes"] in ("predicted", "requested"):
+        believed = trace.jobs.requested_s if cfg["runtimes"] == "requested" else runtimes
         result.extra["forecast"] = forecast_error(trace.jobs, believed)
     return result
 
@@ -210,7 +212,7 @@ def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> li
     fails = any(options.get(name) for name in ("node_mtbf_s", "gpu_mtbf_s", "node_events"))
     acts = {
         "quantum_s": policy in ticking, "las_levels_gpu_s": policy == "las", "weights": policy in ("lottery", "wfq"),
-        "half_life_s": policy in ("fair_user", "fair_vc"), "reservations": cfg["discipline"] == "conservative",
+        "half_life_s": policy in ("fair_user", "fair_vc"), "reservations": cfg["backfill"] == "conservative",
         "checkpoint_s": fails, "max_retries": fails, "node_repair_s": options.get("node_mtbf_s"),
         "suspend_s": suspends, "resume_s": suspends or fails, "migrate_s": suspends or fails,
     }  # fmt: skip
@@ -241,7 +243,7 @@ def allocator_name(node: Mapping[str, Any]) -> str:
 
 def label_of(cfg: Mapping[str, Any]) -> str:
     """Name of the row in the summary."""
-    return "-".join((cfg["policy"], cfg["discipline"], cfg["knowledge"], allocator_name(cfg["allocator"])))
+    return "-".join((cfg["policy"], cfg["backfill"], cfg["runtimes"], allocator_name(cfg["allocator"])))
 
 
 def default_name(trace: Trace, cluster: Cluster, cfg: Mapping[str, Any]) -> str:
@@ -251,7 +253,7 @@ def default_name(trace: Trace, cluster: Cluster, cfg: Mapping[str, Any]) -> str:
 
 def described(cfg: Mapping[str, Any], oversized: str) -> dict[str, Any]:
     """What was simulated, as the summary tells it."""
-    names = ("policy", "discipline", "knowledge", "seed", "begin", "end", "limit", "options")
+    names = ("policy", "backfill", "runtimes", "seed", "begin", "end", "limit", "options")
     told = {name: cfg[name] for name in names}
     return told | {"allocator": allocator_name(cfg["allocator"]), "oversized": oversized}
 

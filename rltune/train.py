@@ -14,10 +14,13 @@ import yaml
 from rltune.config import CONF
 from rltune.entry import run_main
 from rltune.errors import InputError
-from rltune.evaluation import evaluate_into, report_fallbacks
+from rltune.evaluation import evaluate_into, heuristic_cases, report_fallbacks
 from rltune.experiment import Experiment, make_experiment, resolve_rules, spread
 from rltune.options import check_like, check_text, check_whole
 from rltune.origin import check_same, check_unseen, describe
+from rltune.policies.knowledge import RUNTIMES
+from rltune.policies.orders import order
+from rltune.renamed import refuse_old_runtimes
 from rltune.report.console import say, training_progress
 from rltune.report.figures import learning_curve
 from rltune.rl.env import JoinedEnv, VectorSchedulingEnv
@@ -28,6 +31,7 @@ from rltune.rl.rules import Rules
 from rltune.rl.runtime import tune
 from rltune.rl.training import Curve, Judged, Outcome, Validator, build, load_weights, start_of, train_epochs
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
+from rltune.simulator.run import check_backfill
 
 AVERAGE = "average.safetensors"
 """In checkpoint/: the running average of the weights."""
@@ -69,7 +73,7 @@ def main(cfg: dict[str, Any]) -> str:
             "runtime": {"wall_s": round(time.perf_counter() - begun, 1), "peak_rss_mb": round(peak_rss_mb(), 1)},
         }
         if cfg["evaluate"]:
-            summary |= evaluate_into(run, experiment, [policy], windows=64, progress=cfg["progress"])
+            summary |= evaluate_into(run, experiment, [policy], heuristic_cases(), progress=cfg["progress"])
         run.write_json("summary.json", summary)
     return str(run.final)
 
@@ -99,6 +103,12 @@ def check_options(cfg: dict[str, Any]) -> None:
     for option in ("threads", "envs", "minibatch"):
         check_whole(f"algo.{option}", cfg["algo"][option], 1)
     check_whole("algo.env_runners", cfg["algo"]["env_runners"], 0)
+    check_backfill(cfg["backfill"])
+    if cfg["baseline"] != "auto":
+        order(cfg["baseline"])
+    refuse_old_runtimes(cfg["runtimes"])
+    if cfg["runtimes"] not in RUNTIMES:
+        raise InputError(f"runtimes={cfg['runtimes']!r} is unknown; known are {', '.join(RUNTIMES)}")
     for option in ("resume", "checkpoint"):
         if cfg[option] is not None:
             check_text(option, cfg[option])
@@ -123,10 +133,10 @@ def _check_parent(experiment: Experiment, parent: LearnedPolicy, cfg: dict[str, 
     if not resuming:
         return
     check_same(experiment, parent.origin, cfg["algo"]["name"])
-    protocol, given = experiment.protocol, {name: cfg[name] for name in ("score", "backfill", "knowledge", "visible")}
+    protocol, given = experiment.protocol, {name: cfg[name] for name in ("score", "backfill", "runtimes", "visible")}
     given |= {
         "allocator": experiment.allocator_name,
-        "order": cfg["order"] if cfg["order"] != "auto" else parent.rules.order,
+        "baseline": cfg["baseline"] if cfg["baseline"] != "auto" else parent.rules.baseline,
     }
     given |= {f"protocol.{name}": protocol[name] for name in ("window", "warmup")}
     for name, value in given.items():

@@ -158,7 +158,7 @@ class MilpAllocator:
 
     # --- whole GPUs: snapshots ------------------------------------------------------------
 
-    def allocate(self, snapshot: Snapshot, order: IntArray, discipline: str) -> Plan:
+    def allocate(self, snapshot: Snapshot, order: IntArray, backfill: str) -> Plan:
         """See `rltune.plan.Allocator`. skip: any job of the head may start; blocking: only a prefix.
 
         easy: what may run on when the first job that does not fit is expected to start must fit beside it. The head is the
@@ -168,29 +168,29 @@ class MilpAllocator:
         cost = self.cost_of(cluster)
         order = np.asarray(order, np.int64)
         fitting = fitting_now(snapshot, order, cost)
-        if discipline == "blocking":
+        if backfill == "blocking":
             stop = np.flatnonzero(~fitting)
             order = order[: stop[0]] if len(stop) else order
             fitting = fitting[: len(order)]
-        held = reservation(snapshot, order, cost) if discipline == "easy" and not fitting.all() else None
+        held = reservation(snapshot, order, cost) if backfill == "easy" and not fitting.all() else None
         candidates = order[fitting]
         if held is not None:
             # Whoever waits for the reservation does not start, even where another order of placing would let it.
             candidates = candidates[candidates != held.job]
         head = candidates[: self.head]
         known = {
-            name: grants_of(snapshot.free, greedily(snapshot, head, rule, cost, held, prefix=discipline == "blocking"))
+            name: grants_of(snapshot.free, greedily(snapshot, head, rule, cost, held, prefix=backfill == "blocking"))
             for name, rule in (("fgd", LEAST_FRAGMENTATION), ("best_fit", BEST_FIT))
         }
-        decision = self.solver.decide(self._instance(snapshot, head, held, discipline), self._bind(cluster)[2], known)
+        decision = self.solver.decide(self._instance(snapshot, head, held, backfill), self._bind(cluster)[2], known)
         placed = {int(k): counts_of(place) for k, place in zip(head, decision.places, strict=True) if place is not None}
         left = np.array([k for k in candidates.tolist() if k not in placed], np.int64)
-        rest = greedily(snapshot, left, LEAST_FRAGMENTATION, cost, held, placed=placed, prefix=discipline == "blocking")
+        rest = greedily(snapshot, left, LEAST_FRAGMENTATION, cost, held, placed=placed, prefix=backfill == "blocking")
         placed |= {int(k): place for k, place in zip(left, rest, strict=True) if place is not None}
         starts = tuple(Start(int(queue.job[k]), *placed[k]) for k in order.tolist() if k in placed)
         return Plan(starts, decision.report)
 
-    def _instance(self, snapshot: Snapshot, head: IntArray, held: Held | None, discipline: str) -> Instance:
+    def _instance(self, snapshot: Snapshot, head: IntArray, held: Held | None, backfill: str) -> Instance:
         cluster, queue = snapshot.cluster, snapshot.queue
         lo, hi = queue.pool_lo[head], queue.pool_hi[head]
         late = None
@@ -208,7 +208,7 @@ class MilpAllocator:
             hi=hi,
             late=late,
             spare=None if held is None else room_of(cluster, held.spare),
-            prefix=discipline == "blocking",
+            prefix=backfill == "blocking",
         )
 
     def place_jointly(

@@ -87,7 +87,7 @@ class VectorSchedulingEnv(VectorEnv):
         self._over = np.zeros(num_envs, bool)
         self._first_job = np.zeros(num_envs, np.int64)
         self._illegal = np.zeros(num_envs, np.int64)
-        self._options = (rules.discipline, rules.rule, rules.score_code)
+        self._options = (rules.backfill_code, rules.rule, rules.score_code)
         self._rng = np.random.default_rng(seed)
         self._floor = self._mean_baseline() if rules.reward == "relative" else 1.0
 
@@ -96,11 +96,11 @@ class VectorSchedulingEnv(VectorEnv):
         if self.setup.rules.score == "utilization":
             return 1.0
         starts = np.linspace(self.setup.low, self.setup.high - 1, FLOOR_WINDOWS).astype(np.int64)
-        discipline, rule, score = self._options
+        backfill, rule, score = self._options
         totals = []
         for start in starts:
-            begin(self.batch, 0, self.setup.table, start, self.setup.rules.warmup, discipline, rule)
-            totals.append(baseline_total(self.batch, 0, discipline, rule, score))
+            begin(self.batch, 0, self.setup.table, start, self.setup.rules.warmup, backfill, rule)
+            totals.append(baseline_total(self.batch, 0, backfill, rule, score))
         return float(np.mean(totals)) + 1e-3
 
     def reset(

@@ -46,7 +46,7 @@ class JointPlacement:
 
         Unless the agent chose to wait, what fits beside the new places is decided at the same instant.
         """
-        discipline, rule, _ = options
+        backfill, rule, _ = options
         cost = self.allocator.cost_of(batch.cluster)
         if settled(batch, i, cost, self._parts, self._floor, self._choice, self._tries):
             self.allocator.count_trivial()
@@ -55,7 +55,7 @@ class JointPlacement:
         which = np.flatnonzero(batch.start[i, fresh] == batch.clock[i, 0])
         if len(which) < 2:
             return
-        head = first_misfit(batch, i) if discipline == EASY else -1
+        head = first_misfit(batch, i) if backfill == EASY else -1
         before = expected_start(batch, i, head, rule) if head >= 0 else np.inf
         old = [self._placement(batch, i, int(job)) for job in fresh[which]]
         for k in which:

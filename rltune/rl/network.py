@@ -5,7 +5,7 @@ job stands in the baseline order; the network knows no positions of its own).
 Scores are corrections to the baseline order: with all corrections zero the
 greedy policy *is* the baseline order with backfilling, schedule for schedule and
 however long the queue, so learning starts from the strongest static rule of its
-knowledge instead of from noise.
+run times instead of from noise.
 """
 
 from __future__ import annotations

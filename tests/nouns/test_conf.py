@@ -39,7 +39,7 @@ def test_every_allocator_instantiates_and_places(name: str) -> None:
     cluster = Cluster.from_spec({"pools": [{"nodes": 2, "gpus_per_node": 4}]})
     extra = {"demand": demand_of(TINY.num_gpus, cluster.arrays())} if name == "milp" else {}
     allocator = instantiate(node("allocator", name), **extra)
-    result = rltune.simulate(TINY, cluster, allocator=allocator, discipline="skip")
+    result = rltune.simulate(TINY, cluster, allocator=allocator, backfill="skip")
     assert result.start_s.tolist() == [0, 0, 1]
 
 

@@ -43,7 +43,7 @@ class WatchedEnv(VectorSchedulingEnv):
 
 def crowded(visible: int = VISIBLE, window: int = 32, nodes: int = 4, reward: str = "relative") -> Setup:
     """A small synthetic trace with queues; first come, first served is the baseline."""
-    rules = Rules(visible=visible, window=window, backfill="skip", order="fifo", reward=reward)
+    rules = Rules(visible=visible, window=window, backfill="skip", baseline="fifo", reward=reward)
     return make_setup(rltune.load_trace("synthetic", jobs=600), rltune.load_cluster("uniform", nodes=nodes), rules)
 
 
