@@ -22,7 +22,7 @@ from rltune.renamed import refuse_old_runtimes
 
 RUNTIMES = ("exact", "predicted", "unknown")
 """What tables compare; ordered, each knows more than the next."""
-SIMULATED = (*RUNTIMES, "requested", "online")
+SIMULATED = ("exact", "requested", "predicted", "online", "unknown")
 """What `rltune.simulate` takes."""
 WITHIN = 2.0
 """Forecasts within this factor of the truth count as close."""

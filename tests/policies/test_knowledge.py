@@ -90,7 +90,7 @@ def test_exact_is_the_truth_and_unknown_is_nan() -> None:
     jobs = JobTable.from_columns({"submit_s": [0, 1], "duration_s": [7.5, 0], "num_gpus": [1, 2]})
     assert known_run_times(jobs, "exact").tolist() == [7.5, 0]
     assert np.isnan(known_run_times(jobs, "unknown")).all()
-    with pytest.raises(InputError, match="'guess' is unknown; known are known, predicted, none, requested, online"):
+    with pytest.raises(InputError, match="'guess' is unknown; known are exact, requested, predicted, online, unknown"):
         known_run_times(jobs, "guess")
 
 

@@ -138,7 +138,7 @@ def test_summary_by_hand() -> None:
         ({"policy": "sfj"}, "policy 'sfj' is unknown; known are fifo"),
         ({"backfill": "backfill"}, "backfill='backfill' is unknown; known are blocking, skip, easy"),
         ({"allocator": "worst_fit"}, "allocator 'worst_fit' is unknown; known are lexicographic, best_fit"),
-        ({"runtimes": "all"}, "runtimes='all' is unknown; known are exact, predicted, unknown"),
+        ({"runtimes": "all"}, "runtimes='all' is unknown; known are exact, requested, predicted"),
     ],
 )
 def test_unknown_names_are_refused_with_the_known_ones(options: dict[str, str], said: str) -> None:
