@@ -29,6 +29,9 @@ from rltune import committing, planning
 from rltune.allocators.milp import MilpAllocator
 from rltune.allocators.placement import BEST_FIT
 from rltune.config import CONF
+from rltune.config.choices import node
+from rltune.config.commands import Train
+from rltune.config.declare import defaults
 from rltune.deciding import Timing, mig_fleet, shared_gpus, whole_gpus
 from rltune.mig.fleet import FleetOptions, Growth
 from rltune.policies.orders import order, static_rank
@@ -372,13 +375,10 @@ def bench_ppo(trace: Trace, iterations: int) -> list[dict[str, Any]]:
 
     Set up as `python -m rltune.train +trace=helios` is by default, the MILP included.
     """
-    import yaml
-
     from rltune.rl.rllib import start_ray
     from rltune.rl.training import build
 
-    options = yaml.safe_load((CONF / "algo" / "ppo.yaml").read_text())
-    training = yaml.safe_load((CONF / "train.yaml").read_text())
+    options, training = node("algo", "ppo"), defaults(Train)
     cluster = rltune.load_cluster("helios_window")
     rules = Rules(baseline="f3", reward="relative", allocator="milp", visible=training["visible"])
     joint = JointPlacement(MilpAllocator())

@@ -11,13 +11,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from rltune.cluster import Cluster
+from rltune.config.commands import TIMED
 from rltune.errors import InputError
 from rltune.experiment import Experiment, oversized_count, spread
 from rltune.metrics import SCORE_METRIC, ci95, distribution, iqm, reduction, widest
 from rltune.origin import recipe
 from rltune.policies.knowledge import RUNTIMES, forecast_error
 from rltune.policies.orders import ORDERS, order
-from rltune.renamed import refuse_old_runtimes
 from rltune.report.console import progress_bar, say
 from rltune.report.figures import box_plot, cdf
 from rltune.report.tables import comparison_table, markdown_table, told
@@ -28,7 +28,7 @@ from rltune.rl.rules import Rules, run_times
 from rltune.rundir import RunDirectory
 from rltune.simulator.disciplines import DISCIPLINES
 from rltune.simulator.result import DAY_S, Result
-from rltune.simulator.run import check_backfill, find_oversized, simulate_jobs
+from rltune.simulator.run import find_oversized, simulate_jobs
 
 METRICS = ("wait_s", "jct_s", "bsld", "slowdown")
 COMPARED = ("wait_s", "jct_s", "bsld")
@@ -36,8 +36,6 @@ CURVES = 7
 """Lines in the CDF figure beside the learned ones."""
 LEARNED = "learned"
 """What the tables call the policy of a checkpoint."""
-TIMED = ("exact", "predicted")
-"""What heuristics that need run times may know of them."""
 
 
 class Case(NamedTuple):
@@ -185,13 +183,8 @@ def heuristic_cases(
     """(order, backfill, runtimes) of every row; what needs no run times appears once, as runtimes unknown."""
     named = list(ORDERS.values()) if policy == "all" else [order(name) for name in policy]
     chosen = list({each.name: each for each in named}.values())
-    for each in runtimes:
-        refuse_old_runtimes(each)
-        if each not in TIMED:
-            raise InputError(f"runtimes={each!r} is unknown here; known are {', '.join(TIMED)}")
     cases = []
     for way in dict.fromkeys(backfill):
-        check_backfill(way)
         for one in chosen:
             needs = one.needs_run_time or way == "easy"
             cases += [Case(one.name, way, known) for known in (dict.fromkeys(runtimes) if needs else ("unknown",))]

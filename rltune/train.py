@@ -11,16 +11,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from rltune.config import CONF
+from rltune.config.commands import Train
 from rltune.entry import run_main
 from rltune.errors import InputError
 from rltune.evaluation import evaluate_into, heuristic_cases, report_fallbacks
 from rltune.experiment import Experiment, make_experiment, resolve_rules, spread
-from rltune.options import check_like, check_text, check_whole
 from rltune.origin import check_same, check_unseen, describe
-from rltune.policies.knowledge import RUNTIMES
 from rltune.policies.orders import order
-from rltune.renamed import refuse_old_runtimes
 from rltune.report.console import say, training_progress
 from rltune.report.figures import learning_curve
 from rltune.rl.env import JoinedEnv, VectorSchedulingEnv
@@ -31,11 +28,9 @@ from rltune.rl.rules import Rules
 from rltune.rl.runtime import tune
 from rltune.rl.training import Curve, Judged, Outcome, Validator, build, load_weights, start_of, train_epochs
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
-from rltune.simulator.run import check_backfill
 
 AVERAGE = "average.safetensors"
 """In checkpoint/: the running average of the weights."""
-DEFAULTS = yaml.safe_load((CONF / "train.yaml").read_text())
 
 
 def main(cfg: dict[str, Any]) -> str:
@@ -92,26 +87,9 @@ def default_name(experiment: Experiment, rules: Rules, cfg: dict[str, Any]) -> s
 
 
 def check_options(cfg: dict[str, Any]) -> None:
-    """Refuse counts that make no sense and paths that are none, in one line each."""
-    for option in ("epochs", "windows_per_epoch", "validate_every", "visible"):
-        check_whole(option, cfg[option], 1)
-    check_whole("validation_windows", cfg["validation_windows"], 2)
-    check_like(cfg["network"], DEFAULTS["network"], "network")
-    algo = CONF / "algo" / f"{cfg['algo'].get('name')}.yaml"
-    if algo.is_file():
-        check_like(cfg["algo"], yaml.safe_load(algo.read_text()), "algo")
-    for option in ("threads", "envs", "minibatch"):
-        check_whole(f"algo.{option}", cfg["algo"][option], 1)
-    check_whole("algo.env_runners", cfg["algo"]["env_runners"], 0)
-    check_backfill(cfg["backfill"])
+    """Refuse what the declarations cannot: an order that there is none of, two ways to go on at once."""
     if cfg["baseline"] != "auto":
         order(cfg["baseline"])
-    refuse_old_runtimes(cfg["runtimes"])
-    if cfg["runtimes"] not in RUNTIMES:
-        raise InputError(f"runtimes={cfg['runtimes']!r} is unknown; known are {', '.join(RUNTIMES)}")
-    for option in ("resume", "checkpoint"):
-        if cfg[option] is not None:
-            check_text(option, cfg[option])
     if cfg["resume"] and cfg["checkpoint"]:
         raise InputError("resume=... goes on with a run, checkpoint=... fine-tunes its policy anew; give one of them")
 
@@ -241,4 +219,4 @@ def _announce(experiment: Experiment, rules: Rules, cfg: dict[str, Any]) -> None
 
 
 if __name__ == "__main__":
-    run_main(main, "train")
+    run_main(main, Train)

@@ -13,6 +13,7 @@ from rltune.allocators.fragmentation import FloatArray, cost_table, demand_of
 from rltune.allocators.greedy import rule_code
 from rltune.allocators.placement import LEAST_FRAGMENTATION
 from rltune.cluster import Cluster, refuse_further_resources
+from rltune.config.learning import VISIBLE, Window
 from rltune.errors import InputError
 from rltune.metrics import check_score
 from rltune.policies.dynamic import STATIC
@@ -48,9 +49,9 @@ class Rules:
     baseline: str = "sjf"
     allocator: str = "best_fit"
     runtimes: str = "exact"
-    visible: int = 64
-    window: int = 256
-    warmup: int = 0
+    visible: int = VISIBLE
+    window: int = Window.window
+    warmup: int = Window.warmup
     reward: str = "score"
 
     def __post_init__(self) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from highspy import HighsModelStatus
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -316,11 +315,3 @@ def test_easy_backfilling_keeps_the_reservation() -> None:
     result = rltune.simulate(trace, cluster, policy="fifo", backfill="easy", allocator=allocator)
     assert result.started.all()
     assert Watched.joint > 0
-
-
-def test_the_configuration_states_the_defaults() -> None:
-    """conf/allocator/milp.yaml and the class agree, option by option."""
-    options = yaml.safe_load((CONF / "milp.yaml").read_text())
-    assert options.pop("_target_") == "rltune.allocators.milp.MilpAllocator"
-    default = MilpAllocator()
-    assert {name: getattr(default, name) for name in options} == options

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 import rltune
+from rltune.config.commands import Evaluate, Simulate, Train
 from rltune.entry import run_main
 from rltune.errors import InputError
 from rltune.rl.network import JobNetwork, NetworkConfig
@@ -49,6 +50,7 @@ def write(path: Path, rows: list[str], header: str = HEADER) -> None:
     path.write_text("\n".join([header, *rows]) + "\n")
 
 
+COMMANDS = {"evaluate": Evaluate, "train": Train, "simulate": Simulate}
 Told = tuple[int, str, str]
 Command = Callable[..., Told]
 
@@ -64,7 +66,7 @@ def command(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         capfd.readouterr()
         status = 0
         try:
-            run_main(module.main, name)
+            run_main(module.main, COMMANDS[name])
         except SystemExit as end:
             status = int(end.code or 0)
         out, err = capfd.readouterr()
@@ -118,14 +120,14 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
     "unknown trace": (["+trace=venus"], "trace=venus is unknown; known are alibaba, alibaba_calibrated, file, helios"),
     "unknown trace, no plus": (["trace=venus"], "trace=venus is unknown"),
     "trace not here": (["+trace=philly"], "philly"),
-    "unknown option": (["+trace=synthetic", "windwos=3"], "option 'windwos' is unknown"),
+    "unknown option": (["+trace=synthetic", "windwos=3"], "option windwos is unknown; known are"),
     "unknown option of the trace": (["+trace=synthetic", "trace.job=100"], "trace.job"),
     "unknown score": (["+trace=synthetic", "score=speed"], "score='speed' is unknown; known are bsld, wait"),
     "unknown policy": (["+trace=synthetic", "policy=[sfj]"], "policy 'sfj' is unknown; known are fifo"),
     "unknown backfill": (["+trace=synthetic", "backfill=[fill]"], "backfill='fill' is unknown"),
     "unknown cluster": (["+trace=synthetic", "cluster=venus"], "cluster=venus is unknown; known are alibaba"),
     "unknown option of the cluster": (["+trace=synthetic", "cluster.size=3"], "option cluster.size is unknown"),
-    "options of simulate": (["+trace=synthetic", "options.quantum_s=3"], "option 'options"),
+    "options of simulate": (["+trace=synthetic", "options.quantum_s=3"], "option options.quantum_s is unknown"),
     "unknown allocator": (["+trace=synthetic", "allocator=worst"], "allocator=worst is unknown; known are best_fit"),
     "unknown protocol": (["+trace=synthetic", "protocol=year"], "protocol=year is unknown; known are month, window"),
     "missing checkpoint": (["+trace=synthetic", "checkpoint=nowhere"], "checkpoint nowhere does not exist"),
@@ -271,7 +273,7 @@ def test_a_file_size_limit_of_the_system(here: Path) -> None:
     """A real refusal of the operating system (here a limit of 4 kB a file) would be a stack trace."""
     code = (
         "import resource, sys; import rltune.evaluate as e; from rltune.entry import run_main;"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); run_main(e.main, 'evaluate')"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); run_main(e.main, e.Evaluate)"
     )
     command = [sys.executable, "-c", code, "+trace=synthetic", "trace.jobs=200", *QUICK]
     # Compiled kernels must not be written under the limit.
@@ -364,7 +366,7 @@ def test_a_stretch_in_which_nothing_can_run_is_told(here: Path, command: Command
 TRAINING: dict[str, tuple[list[str], str]] = {
     "no trace": ([], "no trace given; add +trace=helios"),
     "unknown algorithm": (["+trace=synthetic", "algo=a3c"], "algo=a3c is unknown; known are"),
-    "unknown option": (["+trace=synthetic", "epoch=3"], "option 'epoch' is unknown"),
+    "unknown option": (["+trace=synthetic", "epoch=3"], "option epoch is unknown; known are"),
     "unknown score": (["+trace=synthetic", "score=speed"], "score='speed' is unknown"),
     "no epochs": (["+trace=synthetic", "epochs=0"], "epochs=0; a whole number of at least 1"),
     "epochs as text": (["+trace=synthetic", "epochs=many"], "epochs='many'; a whole number"),

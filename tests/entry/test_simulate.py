@@ -19,6 +19,7 @@ import rltune
 from rltune import compare as comparing
 from rltune.cluster import Cluster, Pool
 from rltune.config import changed_cluster
+from rltune.config.commands import Simulate
 from rltune.entry import run_main
 from rltune.errors import InputError
 
@@ -46,7 +47,7 @@ def simulate(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
         capfd.readouterr()
         status = 0
         try:
-            run_main(main, "simulate")
+            run_main(main, Simulate)
         except SystemExit as end:
             status = int(end.code or 0)
         out, err = capfd.readouterr()
@@ -181,15 +182,15 @@ BAD: dict[str, str] = {
     "cluster.pools.0=null": "no pools; at least one is needed",
     "cluster.size=3": "option cluster.size is unknown; known are pools, nodes, name",
     "cluster.spec.name=x": "option cluster.spec needs cluster=NAME",
-    "options.quark=5": "option options.quark is unknown",
-    "options.policy=sjf": "option options.policy: it has an option of its own",
+    "options.quark=5": "option options.quark is unknown; known are preemptive, quantum_s",
+    "options.policy=sjf": "option options.policy: policy is an option of its own",
     "options=3": "options=3; give single ones",
     "export=[pdf]": "export=['pdf']; a list of csv, parquet, chrome is needed",
     "step_s=0": "step_s=0; a number of seconds above 0",
     "step_s=1e-9": "steps; at most 10,000,000 are possible",
     "seed=-1": "seed=-1; a whole number of at least 0",
     "name=a/b": "name='a/b' is no directory name",
-    "discpline=easy": "option 'discpline' is unknown",
+    "discpline=easy": "option discpline is unknown; known are",
 }
 
 
