@@ -67,7 +67,7 @@ def milp(jobs: JobTable, cluster: Cluster, measure: str, **options: Any) -> Milp
 
 
 def golden() -> Iterator[dict[str, Any]]:
-    """A row for each set, order, discipline and allocator: mean over 16 windows, paired with lexicographic and best fit."""
+    """A row for each set, order, backfill and allocator: mean over 16 windows, paired with lexicographic and best fit."""
     folder = traces_folder().parent / "golden" / "rltune"
     for name in SETS:
         data = json.loads(gzip.decompress((folder / f"{name}.json.gz").read_bytes()))
@@ -76,22 +76,22 @@ def golden() -> Iterator[dict[str, Any]]:
         trace = rltune.load_trace(f"rltune_{cluster_name}", squeeze=int(squeeze))
         cluster = rltune.load_cluster(f"rltune_{cluster_name}")
         for policy in ("fifo", "sjf"):
-            for discipline in ("blocking", "skip"):
+            for backfill in ("blocking", "skip"):
                 waits: dict[str, Any] = {}
                 stats: dict[str, Any] = {}
                 for label in ("lexicographic", "best_fit", "milp, quadratic", "milp, demand"):
-                    each, stats[label] = golden_windows(trace, cluster, starts, policy, discipline, label)
+                    each, stats[label] = golden_windows(trace, cluster, starts, policy, backfill, label)
                     waits[label] = np.array(each)
                 for label, values in waits.items():
                     yield {
-                        "set": name, "policy": policy, "discipline": discipline, "allocator": label,
+                        "set": name, "policy": policy, "backfill": backfill, "allocator": label,
                         "wait_s": float(values.mean()), "windows": values.tolist(), "stats": stats[label],
                         "against": {base: reduction(values, waits[base]) for base in ("lexicographic", "best_fit") if base != label},
                     }  # fmt: skip
 
 
 def golden_windows(
-    trace: Any, cluster: Cluster, starts: list[int], policy: str, discipline: str, label: str
+    trace: Any, cluster: Cluster, starts: list[int], policy: str, backfill: str, label: str
 ) -> tuple[list[float], dict[str, Any]]:
     """Mean wait of each window, and the MILP's counters."""
     allocator: Any = label
@@ -105,7 +105,7 @@ def golden_windows(
                 trace.window(start, 256),
                 cluster,
                 policy=policy,
-                discipline=discipline,
+                backfill=backfill,
                 allocator=allocator,
                 oversized="drop",
             )
@@ -132,18 +132,18 @@ def month() -> Iterator[dict[str, Any]]:
         "jobs": len(test),
         "nodes": cluster.nodes,
     }
-    for policy, discipline in (("fifo", "skip"), ("sjf", "skip"), ("saf", "easy")):
+    for policy, backfill in (("fifo", "skip"), ("sjf", "skip"), ("saf", "easy")):
         labels = ("best_fit", "least_fragmentation", "milp, quadratic", "milp, demand")
-        yield from compared("whole GPUs", test.jobs, cluster, policy, discipline, labels, about, {})
+        yield from compared("whole GPUs", test.jobs, cluster, policy, backfill, labels, about, {})
     shared = with_shares(test.jobs)
     speeds = {"speed": Throughput.of_ratios(PAI_SPEED, "PAI types", reference="P100", missing="one")}
     about = about | {
         "jobs": len(shared),
         "source": f"{trace.source}; shares and speeds drawn, see PLAN_GPU and PAI_SPEED",
     }
-    for policy, discipline in (("fifo", "skip"), ("saf", "easy")):
+    for policy, backfill in (("fifo", "skip"), ("saf", "easy")):
         labels = ("best_fit", "fgd", "stranding", "milp, demand", "milp, stranding")
-        yield from compared("shares and unlike speeds", shared, cluster, policy, discipline, labels, about, speeds)
+        yield from compared("shares and unlike speeds", shared, cluster, policy, backfill, labels, about, speeds)
 
 
 def with_shares(jobs: JobTable) -> JobTable:
@@ -188,19 +188,19 @@ def hard() -> Iterator[dict[str, Any]]:
         first = "first_fit" if detailed else "lexicographic"
         labels = (first, "best_fit", *(("fgd", "stranding") if detailed else ("least_fragmentation",)), "milp, demand")
         labels += ("milp, stranding",) if detailed else ("milp, quadratic",)
-        for policy, discipline in (("fifo", "skip"), ("sjf", "easy")):
+        for policy, backfill in (("fifo", "skip"), ("sjf", "easy")):
             runs: dict[str, list[Any]] = {label: [] for label in labels}
             stats: dict[str, dict[str, Any]] = {}
             for seed in range(SEEDS):
                 jobs = drawn(scenario, cluster, seed)
                 for label in labels:
-                    result = simulated(jobs, cluster, policy, discipline, label, {})
+                    result = simulated(jobs, cluster, policy, backfill, label, {})
                     runs[label].append(figures(result, jobs, cluster))
                     stats[label] = counted(result.summary().get("allocator", {}), stats.get(label))
             for label in labels:
                 waits = {base: np.array([run["wait_s"] for run in runs[base]]) for base in runs}
                 yield {
-                    "set": name, "policy": policy, "discipline": discipline, "allocator": label, "jobs": JOBS * SEEDS,
+                    "set": name, "policy": policy, "backfill": backfill, "allocator": label, "jobs": JOBS * SEEDS,
                     **{key: float(np.mean([run[key] for run in runs[label]])) for key in runs[label][0]},
                     "stats": stats[label],
                     "against": {base: reduction(waits[label], waits[base]) for base in labels[:-2] if base != label},
@@ -233,7 +233,7 @@ def drawn(scenario: dict[str, Any], cluster: Cluster, seed: int) -> JobTable:
 
 
 def compared(
-    name: str, jobs: JobTable, cluster: Cluster, policy: str, discipline: str, labels: tuple[str, ...],
+    name: str, jobs: JobTable, cluster: Cluster, policy: str, backfill: str, labels: tuple[str, ...],
     about: dict[str, Any], options: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """A row for each allocator on the same jobs; pairs are days of submission."""
@@ -241,12 +241,12 @@ def compared(
     results: dict[str, Any] = {}
     for label in labels:
         begun = time.perf_counter()
-        results[label] = simulated(jobs, cluster, policy, discipline, label, options), time.perf_counter() - begun
+        results[label] = simulated(jobs, cluster, policy, backfill, label, options), time.perf_counter() - begun
     waits = {label: np.nan_to_num(result.wait_s) for label, (result, _) in results.items()}
     for label, (result, seconds) in results.items():
         over_time = fragments_over_time(result, jobs, cluster)
         yield {
-            "set": name, "policy": policy, "discipline": discipline, "allocator": label, **about,
+            "set": name, "policy": policy, "backfill": backfill, "allocator": label, **about,
             **figures(result, jobs, cluster), "wait_ci95": ci95(waits[label], day),
             "fragments_ci95": ci95(over_time), "fragments_by_hour": [round(float(x), 4) for x in over_time],
             "seconds": round(seconds, 1), "stats": counted(result.summary().get("allocator", {})),
@@ -255,11 +255,11 @@ def compared(
 
 
 def simulated(
-    jobs: JobTable, cluster: Cluster, policy: str, discipline: str, label: str, options: dict[str, Any]
+    jobs: JobTable, cluster: Cluster, policy: str, backfill: str, label: str, options: dict[str, Any]
 ) -> rltune.Result:
     allocator: Any = milp(jobs, cluster, label.removeprefix("milp, ")) if label.startswith("milp") else label
     return rltune.simulate(
-        jobs, cluster, policy=policy, discipline=discipline, allocator=allocator, oversized="drop", **options
+        jobs, cluster, policy=policy, backfill=backfill, allocator=allocator, oversized="drop", **options
     )
 
 
@@ -333,7 +333,7 @@ def markdown(part: str, found: dict[str, Any]) -> str:
     ]  # fmt: skip
     for row in found["rows"]:
         stats = row["stats"]
-        cells = [row["set"], f"{row['policy']}, {row['discipline']}", row["allocator"], f"{row['wait_s']:,.0f}"]
+        cells = [row["set"], f"{row['policy']}, {row['backfill']}", row["allocator"], f"{row['wait_s']:,.0f}"]
         cells += [
             f"{row[key]:,.3f}"
             if key == "utilization"

@@ -4,7 +4,7 @@ RLTUNE_TRACES=... OMP_NUM_THREADS=1 python experiments/helios_table3.py      # w
 
 Rules of the published simulator (HeliosArtifact, ``framework/QSSF Service``): every VC is a pool of its own; jobs start
 in order up to the first that does not fit, which is asked anew at every instant; SJF knows run times, ties by arrival;
-a gang goes to the fullest nodes that hold it. Ours: discipline strict, allocator best_fit.
+a gang goes to the fullest nodes that hold it. Ours: backfill=strict, allocator=best_fit.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ PHILLY = {  # FIFO and SJF: mean JCT, mean queueing, s
 PHILLY_WINDOW = ("2017-10-01", "2017-11-30 23:59:01")
 
 
-def replay(jobs: JobTable, nodes: Mapping[str, int], discipline: str = "strict") -> pd.DataFrame:
+def replay(jobs: JobTable, nodes: Mapping[str, int], backfill: str = "strict") -> pd.DataFrame:
     """One row a job: vc, run_s, and its wait under fifo and sjf, every VC simulated for itself."""
     parts = []
     for code in np.unique(jobs.vc.codes):
@@ -70,7 +70,7 @@ def replay(jobs: JobTable, nodes: Mapping[str, int], discipline: str = "strict")
         # Run times are whole seconds: less than one of them settles ties by arrival, as published (ours: by GPUs).
         told = mine.duration_s + np.arange(len(mine)) * 1e-6
         waits = {
-            policy: rltune.simulate(mine, cluster, policy=policy, discipline=discipline, knowledge=told).wait_s
+            policy: rltune.simulate(mine, cluster, policy=policy, backfill=backfill, runtimes=told).wait_s
             for policy in ("fifo", "sjf")
         }
         parts.append(pd.DataFrame({"vc": name, "run_s": mine.duration_s} | waits))
@@ -127,11 +127,11 @@ def same_input(known: JobTable, philly_jobs: JobTable, philly_nodes: Mapping[str
 
 
 def two_vcs(known: JobTable) -> dict[str, Any]:
-    """The part of Venus whose jobs are complete, under several disciplines."""
+    """The part of Venus whose jobs are complete, under several ways of backfilling."""
     out = {}
-    for discipline in ("strict", "blocking", "skip"):
-        waits = replay(known, VENUS.vc_nodes, discipline)
-        out[discipline] = figures(waits) | {"by_vc": by_vc(waits)}
+    for backfill in ("strict", "blocking", "skip"):
+        waits = replay(known, VENUS.vc_nodes, backfill)
+        out[backfill] = figures(waits) | {"by_vc": by_vc(waits)}
     return out
 
 
@@ -213,8 +213,8 @@ def text(found: dict[str, Any]) -> str:
         )
     lines += [
         "", "## Venus: the two VCs whose jobs are complete", "",
-        "No figure by VC is published. `strict` is the published simulator's discipline, the others for comparison.", "",
-        "| discipline | FIFO JCT, s | SJF JCT, s | FIFO/SJF JCT | FIFO/SJF queueing | queue share of FIFO JCT |",
+        "No figure by VC is published. `strict` is the published simulator's way, the others for comparison.", "",
+        "| backfill | FIFO JCT, s | SJF JCT, s | FIFO/SJF JCT | FIFO/SJF queueing | queue share of FIFO JCT |",
         "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, row in found["venus_two_vcs"].items():

@@ -71,7 +71,7 @@ def study(folder: Path, seeds: int, epochs: int) -> dict[str, Any]:
         folder,
         "judged",
         "allocator=milp",
-        "policies=[fifo,sjf,saf]",
+        "policy=[fifo,sjf,saf]",
         f"checkpoint=[{','.join(map(str, checkpoints))}]",
     )
     summary = json.loads((run / "summary.json").read_text())

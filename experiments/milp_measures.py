@@ -24,7 +24,7 @@ def main() -> None:
         demand = demand_of(before, cluster.arrays())
         for measure in (None, *MEASURES):
             # An untrained network is its baseline order, schedule for schedule.
-            rules = Rules(order="f4", allocator="milp" if measure else "best_fit", window=len(august))
+            rules = Rules(baseline="f4", allocator="milp" if measure else "best_fit", window=len(august))
             cost = cost_table(cluster.arrays(), measure or "demand", demand)
             setup = make_setup(august, cluster, rules, history=helios, cost=cost)
             joint = JointPlacement(MilpAllocator(measure, demand)) if measure else None

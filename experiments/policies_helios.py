@@ -28,22 +28,22 @@ COMMAND = "RLTUNE_TRACES=... OMP_NUM_THREADS=1 python experiments/policies_helio
 
 def cases() -> list[dict[str, Any]]:
     """Orders under strict, skip and EASY, policies that suspend, backfilling by what is believed of run times."""
-    out = [{"policy": name, "discipline": d} for d in ("strict", "skip", "easy") for name in ORDERS]
+    out = [{"policy": name, "backfill": d} for d in ("strict", "skip", "easy") for name in ORDERS]
     for name, policy in PREEMPTIVE.items():
         more = {"resume_s": RESUME_S} if policy.on_event or policy.on_tick else {}
-        out.append({"policy": name, "discipline": "skip", **more})
-    reserved = {"discipline": "conservative", "reservations": RESERVATIONS}
+        out.append({"policy": name, "backfill": "skip", **more})
+    reserved = {"backfill": "conservative", "reservations": RESERVATIONS}
     out += [{"policy": name, **reserved} for name in ("fifo", "sjf", "saf")]
-    for knowledge in ("predicted", "online"):
-        out += [{"policy": "fifo", "knowledge": knowledge, **more} for more in ({"discipline": "easy"}, reserved)]
-        out += [{"policy": "srtf", "discipline": "skip", "knowledge": knowledge, "resume_s": RESUME_S}]
-    out += [{"policy": "sjf", "discipline": d, "knowledge": "predicted"} for d in ("skip", "easy")]
+    for runtimes in ("predicted", "online"):
+        out += [{"policy": "fifo", "runtimes": runtimes, **more} for more in ({"backfill": "easy"}, reserved)]
+        out += [{"policy": "srtf", "backfill": "skip", "runtimes": runtimes, "resume_s": RESUME_S}]
+    out += [{"policy": "sjf", "backfill": d, "runtimes": "predicted"} for d in ("skip", "easy")]
     return out
 
 
 def row(trace: rltune.Trace, cluster: rltune.Cluster, predicted: Any, case: dict[str, Any]) -> dict[str, Any]:
     """Means of one case, and how far mean JCT is above the optimum at most."""
-    options = {**case, "knowledge": predicted} if case.get("knowledge") == "predicted" else case
+    options = {**case, "runtimes": predicted} if case.get("runtimes") == "predicted" else case
     begun = time.perf_counter()
     result = rltune.simulate(trace, cluster, **options)
     seconds = time.perf_counter() - begun
@@ -84,7 +84,7 @@ def markdown(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     )
     heads = (
         "policy",
-        "discipline",
+        "backfill",
         "knows",
         "wait s [95 %]",
         "p99",
@@ -102,7 +102,7 @@ def markdown(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         low, high = r["wait_ci95"]
         above = "-" if r["jct_above_optimum_at_most"] is None else f"{r['jct_above_optimum_at_most']:.1%}"
         lines.append(
-            f"| {r['policy']} | {r['discipline']} | {r.get('knowledge', 'known')} | {r['wait_s']:,.0f} [{low:,.0f}, {high:,.0f}] "
+            f"| {r['policy']} | {r['backfill']} | {r.get('runtimes', 'exact')} | {r['wait_s']:,.0f} [{low:,.0f}, {high:,.0f}] "
             f"| {r['wait_p99']:,.0f} | {r['widest5pct_wait_s']:,.0f} | {r['waiting_over_24h']:,} | {r['jct_s']:,.0f} | {above} "
             f"| {r['bsld']:,.1f} | {r['utilization']:.3f} | {r['runs']:,} |"
         )

@@ -4,7 +4,7 @@ For notebooks::
 
     trace   = rltune.load_trace("philly")
     cluster = rltune.load_cluster("rltune_philly")
-    result  = rltune.simulate(trace.window(74685, 256), cluster, policy="fifo", discipline="blocking")
+    result  = rltune.simulate(trace.window(74685, 256), cluster, policy="fifo", backfill="blocking")
     result.schedule, result.summary()
 """
 

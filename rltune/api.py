@@ -19,8 +19,9 @@ def simulate(workload: Trace | JobTable, cluster: Cluster | str, **options: Any)
     """Simulate a trace (or a job table) on a cluster; see `rltune.simulator.run.simulate_jobs` for the options.
 
     ``policy``: a name (fifo, sjf, f1, ...) or a function (queue, snapshot) -> keys;
-    ``discipline``: blocking, skip, easy; ``allocator``: lexicographic, best_fit,
-    least_fragmentation, milp (also an object ``MilpAllocator`` with options), or an object; ``knowledge``: known, predicted, none.
+    ``backfill``: blocking, skip, easy; ``allocator``: lexicographic, best_fit,
+    least_fragmentation, milp (also an object ``MilpAllocator`` with options), or an object;
+    ``runtimes``: exact, requested, predicted, online, unknown.
     """
     if not isinstance(workload, Trace | JobTable):
         raise InputError(

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,12 @@ from rltune import committing, planning
 from rltune.allocators.milp import MilpAllocator
 from rltune.allocators.placement import BEST_FIT
 from rltune.config import CONF
+from rltune.config.choices import node
+from rltune.config.commands import Train
+from rltune.config.declare import defaults
+from rltune.core.loop import begin, run
+from rltune.core.reference import ref
+from rltune.core.state import BACKFILLS, Plain, build_lean
 from rltune.deciding import Timing, mig_fleet, shared_gpus, whole_gpus
 from rltune.mig.fleet import FleetOptions, Growth
 from rltune.policies.orders import order, static_rank
@@ -40,8 +45,6 @@ from rltune.rl.rules import Rules, make_setup
 from rltune.rl.runtime import tune
 from rltune.rundir import peak_rss_mb
 from rltune.scaling import LOAD, exponent, in_own_process
-from rltune.simulator.disciplines import DISCIPLINES, run_to_end
-from rltune.simulator.state import build
 from rltune.traces import Trace
 from rltune.traces.folder import need, traces_folder
 from rltune.traces.openb import read_openb_nodes, read_openb_requests
@@ -91,17 +94,19 @@ def bench_simulator(trace: Trace) -> list[dict[str, Any]]:
     stretch = trace.between("2020-09-01", "2020-09-28")
     cluster = rltune.load_cluster("helios", nodes=100)
     rows = []
-    for policy, discipline, name, aim in (
+    for policy, backfill, name, aim in (
         ("fifo", "skip", "sim_jobs_per_s_fifo_skip_helios100", 1e6),
         ("fifo", "easy", "sim_jobs_per_s_fifo_easy_helios100", 2e5),
         ("sjf", "easy", "sim_jobs_per_s_sjf_easy_helios100", 2e5),
     ):
         known = stretch.jobs.duration_s
-        sim = build(stretch.jobs, cluster, known, static_rank(order(policy), stretch.jobs, known))
-        code = (order(policy).code, DISCIPLINES[discipline], BEST_FIT)
-        seconds = median_s(partial(run_to_end, sim, *code), 15)
+        params = Plain(order(policy).code, BACKFILLS[backfill], BEST_FIT)
+        state = ref(
+            build_lean(stretch.jobs, cluster, known, static_rank(order(policy), stretch.jobs, known), None, params)
+        )
+        seconds = median_s(lambda state=state: (begin(state), run(state)), 15)
         rows.append(row(name, len(stretch) / seconds, "jobs/s", aim, trace.label, f"{len(stretch)} jobs of September"))
-    whole = median_s(lambda: rltune.simulate(stretch, cluster, policy="fifo", discipline="skip"), 7)
+    whole = median_s(lambda: rltune.simulate(stretch, cluster, policy="fifo", backfill="skip"), 7)
     rows.append(
         row(
             "sim_jobs_per_s_fifo_skip_helios100_with_setup",
@@ -119,10 +124,10 @@ def bench_scaling() -> list[dict[str, Any]]:
     """Jobs per second from ten thousand to ten million jobs on 10 and 100 thousand GPUs, and how that grows."""
     rows = []
     drawn = f"drawn by Helios' published distributions at load {LOAD}"
-    for policy, discipline in (("fifo", "skip"), ("sjf", "easy")):
+    for policy, backfill in (("fifo", "skip"), ("sjf", "easy")):
         for gpus in (10_000, 100_000):
-            cases = [in_own_process(jobs, gpus, policy, discipline) for jobs in SCALES]
-            name = f"{policy}_{discipline}_{gpus // 1000}k_gpus"
+            cases = [in_own_process(jobs, gpus, policy, backfill) for jobs in SCALES]
+            name = f"{policy}_{backfill}_{gpus // 1000}k_gpus"
             for case in cases:
                 note = f"{case['seconds']} s from job table to times, {case['peak_rss_mb']:,} MB, mean wait {case['mean_wait_s']} s"
                 rows.append(
@@ -133,12 +138,12 @@ def bench_scaling() -> list[dict[str, Any]]:
             rows.append(
                 row(f"sim_memory_mb_{name}_{SCALES[-1]}_jobs", cases[-1]["peak_rss_mb"], "MB", 2000, drawn, most=True)
             )
-    for discipline in ("skip", "easy"):
-        case = in_own_process(1_000_000, 10_000, "fifo", discipline, FULL_LOAD)
+    for backfill in ("skip", "easy"):
+        case = in_own_process(1_000_000, 10_000, "fifo", backfill, FULL_LOAD)
         note = f"{case['seconds']} s, mean wait {case['mean_wait_s']:,} s: with a queue"
         at = drawn.replace(str(LOAD), str(FULL_LOAD))
         rows.append(
-            row(f"sim_jobs_per_s_fifo_{discipline}_10k_gpus_full_load", case["jobs_per_s"], "jobs/s", None, at, note)
+            row(f"sim_jobs_per_s_fifo_{backfill}_10k_gpus_full_load", case["jobs_per_s"], "jobs/s", None, at, note)
         )
     for policy in ("las", "round_robin", "srtf", "wfq", "lottery"):
         case = in_own_process(100_000, 1000, policy, "skip", SLICING_LOAD)
@@ -312,12 +317,12 @@ def bench_environment(trace: Trace) -> list[dict[str, Any]]:
     cluster = rltune.load_cluster("rltune_helios")
     rows = []
     for backfill, name, aim in ENVIRONMENTS:
-        setup = make_setup(trace, cluster, Rules(backfill=backfill, order="fifo", visible=RLTUNE_VISIBLE))
+        setup = make_setup(trace, cluster, Rules(backfill=backfill, baseline="fifo", visible=RLTUNE_VISIBLE))
         env = VectorSchedulingEnv(setup, ENVS)
         random_steps(env, 20)
         rate = float(np.median([random_steps(env, 300, seed) for seed in range(5)]))
         rows.append(row(name, rate, "steps/s", aim, trace.label, f"{ENVS} episodes, {RLTUNE_VISIBLE} visible jobs"))
-    rules = Rules(backfill="skip", order="fifo", visible=RLTUNE_VISIBLE, allocator="milp")
+    rules = Rules(backfill="skip", baseline="fifo", visible=RLTUNE_VISIBLE, allocator="milp")
     setup = make_setup(trace, cluster, rules)
     random_steps(VectorSchedulingEnv(setup, ENVS, joint=JointPlacement(MilpAllocator())), 5)
     rates = []
@@ -372,15 +377,12 @@ def bench_ppo(trace: Trace, iterations: int) -> list[dict[str, Any]]:
 
     Set up as `python -m rltune.train +trace=helios` is by default, the MILP included.
     """
-    import yaml
-
     from rltune.rl.rllib import start_ray
     from rltune.rl.training import build
 
-    options = yaml.safe_load((CONF / "algo" / "ppo.yaml").read_text())
-    training = yaml.safe_load((CONF / "train.yaml").read_text())
+    options, training = node("algo", "ppo"), defaults(Train)
     cluster = rltune.load_cluster("helios_window")
-    rules = Rules(order="f3", reward="relative", allocator="milp", visible=training["visible"])
+    rules = Rules(baseline="f3", reward="relative", allocator="milp", visible=training["visible"])
     joint = JointPlacement(MilpAllocator())
     setup = make_setup(trace.between("2020-04-01", "2020-08-01"), cluster, rules)
     start_ray()

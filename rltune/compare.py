@@ -224,7 +224,7 @@ def against(run: Run, first: Run) -> list[dict[str, Any]]:
     for metric in COMPARED:
         ours, theirs = both[metric].to_numpy(), both[f"{metric}_first"].to_numpy()
         found = reduction(ours, theirs, pairs=days) if len(both) else {"reduction": None, "ci95": [None, None]}
-        out.append({"policy": str(run.path), "baseline": str(first.path), "metric": metric, "jobs": len(both), **found})
+        out.append({"run": str(run.path), "against": str(first.path), "metric": metric, "jobs": len(both), **found})
     return out
 
 

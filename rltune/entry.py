@@ -5,34 +5,49 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
-from typing import Any
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rltune.config import CONF
+from rltune.config.choices import CHOICES, WITHOUT, check_node, names, node
+from rltune.config.declare import check, declared_in, defaults, groups, help_lines, unknown
+from rltune.config.files import CONF
 from rltune.errors import InputError
+from rltune.renamed import refuse_old_options
 
 
-def run_main(task: Callable[[dict[str, Any]], str | None], config_name: str) -> None:
-    """Compose ``conf/<config_name>.yaml`` with the command line and run ``task`` on it, once or as a multirun.
+def run_main(task: Callable[[dict[str, Any]], str | None], declared: type, footer: str = "") -> None:
+    """Put the options of ``declared`` and the command line together and run ``task`` on them, once or as a multirun.
 
-    ``task`` gets plain values and returns the run directory, which is printed as
-    the last line of standard output; None where it leaves none.
+    ``task`` gets plain values, checked, and returns the run directory, which is printed as
+    the last line of standard output; None where it leaves none. ``footer``: last lines of --help.
     """
-    sys.argv[1:] = [_spelled(word, (CONF / f"{config_name}.yaml").read_text()) for word in sys.argv[1:]]
+    words = sys.argv[1:]
+    if {"-h", "--help"} & set(words):
+        print("\n".join(help_of(declared, footer)))
+        return
+    try:
+        refuse_old_options(dict(word.lstrip("+~").split("=", 1) for word in words if "=" in word), options_of(declared))
+    except InputError as error:
+        fail(error)
+    sys.argv[1:] = [spelled(word, declared) for word in words]
     # Without this Hydra prints its own shortened traceback and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    store(declared)
 
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name=declared.__name__)
     def main(cfg: DictConfig) -> str | None:
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
         try:
+            check_all(declared, plain)
             path = task(plain)
         except InputError as error:
             # Hydra would print the failed overrides first; in a multirun the launcher has to see the error itself.
@@ -49,7 +64,7 @@ def run_main(task: Callable[[dict[str, Any]], str | None], config_name: str) -> 
         print("error: interrupted; nothing of this run is kept", file=sys.stderr)
         sys.exit(130)
     except (InputError, HydraException, OmegaConfBaseException) as error:
-        fail(error)
+        fail(error, declared)
     except Exception as error:
         # Launchers and Ray wrap what a job raised.
         cause = _input_error(error)
@@ -58,19 +73,76 @@ def run_main(task: Callable[[dict[str, Any]], str | None], config_name: str) -> 
         fail(cause)
 
 
-def _spelled(word: str, config: str) -> str:
+HYDRA = {
+    "output_subdir": None,
+    "run": {"dir": "."},
+    "sweep": {"dir": "${runs}", "subdir": "."},
+    "job": {"chdir": False},
+}
+"""Run directories are ours (`rltune.rundir`): Hydra leaves no files and stays in the working directory."""
+
+
+def store(declared: type) -> None:
+    """Put a command's options, and the nodes that its groups choose from, where Hydra looks for them."""
+    chosen = groups(declared)
+    quiet = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
+    here = ConfigStore.instance()
+    here.store(
+        declared.__name__,
+        {"defaults": [*({k: v} for k, v in chosen.items()), *quiet, "_self_"], **defaults(declared), "hydra": HYDRA},
+    )
+    for group in chosen:
+        for name in CHOICES.get(group, ()):
+            here.store(name, node(group, name), group=group)
+
+
+def options_of(declared: type) -> list[str]:
+    return [name for name, _, _ in declared_in(declared)]
+
+
+def check_all(declared: type, plain: dict[str, Any]) -> None:
+    """Refuse, in one line, what Hydra cannot see: values of the wrong kind, options of a node that it does not have."""
+    check(declared, plain)
+    for group in groups(declared):
+        if group in CHOICES:
+            check_node(group, plain[group])
+
+
+def spelled(word: str, declared: type) -> str:
     """A word of the command line as Hydra wants it."""
     # `trace` is not in the defaults list (every trace is an addition to it), so Hydra wants +trace=; we accept both.
     if word.startswith("trace="):
         return f"+{word}"
-    # Keys that the node itself need not have; what they may be is checked where they are used.
-    free = ("cluster.", "options.") if re.search("^options:", config, re.MULTILINE) else ("cluster.",)
-    return f"++{word}" if word.startswith(free) else word
+    names = word.partition("=")[0].split(".")
+    parts = [name for name, _, told in declared_in(declared) if told.part is not None]
+    # Keys that a node need not have: of a cluster's pools, and below a value that is a mapping (options.quotas.vcA).
+    free = (names[0] == "cluster" and len(names) > 1) or (names[0] in parts and len(names) > 2)
+    return f"++{word}" if free else word
 
 
-def fail(error: BaseException) -> None:
+def help_of(declared: type, footer: str) -> Iterator[str]:
+    """What --help prints: what is chosen by name, every option as ``name: default  # what it means``, the footer."""
+    yield f"usage: {' '.join((declared.__doc__ or '').split())}\n\nChosen by name:\n"
+    chosen = groups(declared)
+    for name, _, told in declared_in(declared):
+        if name in chosen or name == "trace":
+            yield f"{name}={chosen.get(name, 'NAME')}".ljust(24) + told.says
+            yield textwrap.fill(
+                "one of " + ", ".join(names(name)), 120, initial_indent=" " * 26, subsequent_indent=" " * 26
+            )
+    yield "\nOptions (NAME=VALUE; several runs: -m NAME=VALUE,VALUE), with their defaults:\n"
+    for group, name in chosen.items():
+        if group in CHOICES and node(group, name).keys() > {"name"}:
+            yield f"{group}:".ljust(28) + f" # of {group}={name}"
+            yield from help_lines(CHOICES[group][name], WITHOUT.get(group, ()), None, "  ")
+    yield from (line for line in help_lines(declared) if line.partition(":")[0] not in (*chosen, "trace"))
+    if footer:
+        yield f"\n{footer}"
+
+
+def fail(error: BaseException, declared: type | None = None) -> NoReturn:
     """One line on standard error, exit status 2."""
-    print(f"error: {_one_line(error)}", file=sys.stderr)
+    print(f"error: {_one_line(error, declared)}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -83,20 +155,31 @@ def _input_error(error: BaseException | None) -> BaseException | None:
     return None
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException, declared: type | None) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, InputError):
         return text
-    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in)", text) or re.search(
+    key = re.search(r"Key '([^']+)' (?:is not in struct|not in)", text) or re.search(
         r"Could not override '([^']+)'", text
     )
-    if unknown:
-        return f"option {unknown.group(1)!r} is unknown; the options and their choices stand in conf/ (and in --help)"
+    if key and declared is not None:
+        return str(_unknown(key.group(1), declared))
     choice = re.search(r"Could not (?:find|load) '([^']+)'", text)
     if choice:
         group, _, name = choice.group(1).rpartition("/")
-        known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-        return f"{group}={name} is unknown; known are {', '.join(known)}"
+        return f"{group}={name} is unknown; known are {', '.join(names(group))}"
     if isinstance(error, OmegaConfBaseException) and "???" in text:
         return f"{text.split(' full_key:')[0]}; for a file of your own: +trace=file trace.path=jobs.csv"
     return text
+
+
+def _unknown(name: str, declared: type) -> InputError:
+    """Names the options that there are in the place of ``name``."""
+    path, _, last = name.rpartition(".")
+    for here, _, told in declared_in(declared):
+        if here == path and told.part is not None:
+            if last in (known := options_of(declared)):
+                return InputError(f"option {name}: {last} is an option of its own: {last}=...")
+            known = [each for each, _, _ in declared_in(told.part, told.without)]
+            return unknown(name, known)
+    return unknown(name, options_of(declared) if not path else ["those of conf/ and --help"])

@@ -9,27 +9,22 @@ from typing import Any
 
 import yaml
 
+from rltune.config.commands import Evaluate
 from rltune.entry import run_main
 from rltune.errors import InputError
-from rltune.evaluation import evaluate_into
+from rltune.evaluation import Case, evaluate_into, heuristic_cases
 from rltune.experiment import Experiment, make_experiment
-from rltune.options import is_whole
 from rltune.origin import check_unseen
-from rltune.policies.orders import order
 from rltune.report.console import say
 from rltune.rl.policy_file import LearnedPolicy, load_policy
 from rltune.rl.runtime import tune
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
-from rltune.simulator.run import check_discipline
-
-EXAMPLES = {"policies": "[fifo,sjf]", "disciplines": "[skip,easy]", "checkpoint": "runs/NAME"}
-"""Options that are one text or a list of texts."""
 
 
 def main(cfg: dict[str, Any]) -> str:
     """One evaluation; returns the run directory."""
     begun = time.perf_counter()
-    check_options(cfg)
+    cases = cases_of(cfg)
     tune(1)
     policies = [load_policy(path) for path in _listed(cfg["checkpoint"])]
     experiment = make_experiment(cfg)
@@ -43,10 +38,9 @@ def main(cfg: dict[str, Any]) -> str:
             run,
             experiment,
             policies,
+            cases,
             score=cfg["score"],
             windows=cfg["windows"],
-            orders="all" if cfg["policies"] == "all" else _listed(cfg["policies"]),
-            disciplines=_listed(cfg["disciplines"]),
             progress=cfg["progress"],
         )
         if remarks:
@@ -76,23 +70,13 @@ def main(cfg: dict[str, Any]) -> str:
     return str(run.final)
 
 
-def check_options(cfg: dict[str, Any]) -> None:
-    """Refuse windows, policies, disciplines and checkpoints of the wrong kind, in one line each."""
-    windows = cfg["windows"]
-    if isinstance(windows, int) and not isinstance(windows, bool):
-        if windows < 1:
-            raise InputError(f"windows={windows}; at least 1 is needed")
-    elif not isinstance(windows, list) or not windows or not all(is_whole(start, 0) for start in windows):
-        raise InputError(f"windows={windows!r}; a whole number of at least 1 or a list of first jobs is needed")
-    for option, example in EXAMPLES.items():
-        values = _listed(cfg[option])
-        absent = option == "checkpoint" and cfg[option] is None
-        if not absent and (not values or not all(isinstance(value, str) and value for value in values)):
-            raise InputError(f"{option}={cfg[option]!r}; a text or a list of texts is needed, e.g. {example}")
-    for name in [] if cfg["policies"] == "all" else _listed(cfg["policies"]):
-        order(name)
-    for name in _listed(cfg["disciplines"]):
-        check_discipline(name)
+def cases_of(cfg: dict[str, Any]) -> list[Case]:
+    """The heuristic rows that the options ask for; InputError for a list of none."""
+    for option in ("policy", "backfill", "runtimes", "windows"):
+        if cfg[option] == []:
+            raise InputError(f"{option}=[]; one value or a list of some is needed")
+    policy = "all" if cfg["policy"] == "all" else _listed(cfg["policy"])
+    return heuristic_cases(policy, _listed(cfg["backfill"]), _listed(cfg["runtimes"]))
 
 
 def _listed(value: Any) -> list[Any]:
@@ -112,4 +96,4 @@ def _check_policies(experiment: Experiment, policies: Sequence[LearnedPolicy]) -
 
 
 if __name__ == "__main__":
-    run_main(main, "evaluate")
+    run_main(main, Evaluate)

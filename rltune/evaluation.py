@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from rltune.cluster import Cluster
+from rltune.config.commands import TIMED
 from rltune.errors import InputError
 from rltune.experiment import Experiment, oversized_count, spread
 from rltune.metrics import SCORE_METRIC, ci95, distribution, iqm, reduction, widest
 from rltune.origin import recipe
-from rltune.policies.knowledge import KNOWLEDGE, forecast_error
-from rltune.policies.orders import ORDERS, Order, order
+from rltune.policies.knowledge import RUNTIMES, forecast_error
+from rltune.policies.orders import ORDERS, order
 from rltune.report.console import progress_bar, say
 from rltune.report.figures import box_plot, cdf
 from rltune.report.tables import comparison_table, markdown_table, told
@@ -26,33 +27,48 @@ from rltune.rl.rollout import play
 from rltune.rl.rules import Rules, run_times
 from rltune.rundir import RunDirectory
 from rltune.simulator.result import DAY_S, Result
-from rltune.simulator.run import TRAINED, check_discipline, find_oversized, simulate_jobs
+from rltune.simulator.run import TRAINED, find_oversized, simulate_jobs
 
 METRICS = ("wait_s", "jct_s", "bsld", "slowdown")
 COMPARED = ("wait_s", "jct_s", "bsld")
 CURVES = 7
 """Lines in the CDF figure beside the learned ones."""
+LEARNED = "learned"
+"""What the tables call the policy of a checkpoint."""
+
+
+class Case(NamedTuple):
+    """A heuristic row of the table: names of its order, its backfill and its run times."""
+
+    policy: str
+    backfill: str
+    runtimes: str
 
 
 @dataclass(frozen=True)
 class Row:
     """One line of the table: who decided, knowing what, and the schedules of all windows.
 
-    ``kept``: what training kept for a learned row (an epoch, the baseline order, a parent); ``recipe``: equal for
-    policies that differ in their ``seed`` alone; ``allocator_stats``: the MILP's counters.
+    ``baseline``: the order that a learned policy corrects, None for heuristics; ``kept``: what training kept for a
+    learned row (an epoch, the baseline order, a parent); ``recipe``: equal for policies that differ in their ``seed``
+    alone; ``allocator_stats``: the MILP's counters.
     """
 
     name: str
-    order: str
-    discipline: str
-    knowledge: str
+    policy: str
+    backfill: str
+    runtimes: str
     allocator: str
     results: list[Result]
-    learned: bool = False
+    baseline: str | None = None
     kept: str | None = None
     recipe: str = ""
     seed: int | None = None
     allocator_stats: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def learned(self) -> bool:
+        return self.baseline is not None
 
     def values(self, metric: str) -> list[npt.NDArray[np.float64]]:
         """Per-job values by window."""
@@ -62,23 +78,22 @@ class Row:
 def evaluate_into(
     run: RunDirectory,
     experiment: Experiment,
-    policies: Sequence[LearnedPolicy],
+    learned: Sequence[LearnedPolicy],
+    cases: Sequence[Case],
     *,
     score: str = "wait",
     windows: Any = 64,
-    orders: Any = "all",
-    disciplines: Sequence[str] = tuple(TRAINED),
     progress: bool = True,
 ) -> dict[str, Any]:
     """Evaluate at every cluster size, write tables and figures into ``run``; the summary's share of it.
 
-    Rows are ranked by the policies' own score (``score`` where there is no policy). The
+    Rows are ranked by the learned policies' own score (``score`` where there is none). The
     first size stands at the top of the summary, the others under ``further``.
     """
     blocks = []
     for nodes in experiment.node_counts:
         cluster = experiment.sized(nodes)
-        blocks.append(_evaluate_size(run, experiment, cluster, policies, score, windows, orders, disciplines, progress))
+        blocks.append(_evaluate_size(run, experiment, cluster, learned, cases, score, windows, progress))
     return blocks[0] | ({"further": blocks[1:]} if len(blocks) > 1 else {})
 
 
@@ -86,22 +101,20 @@ def _evaluate_size(
     run: RunDirectory,
     experiment: Experiment,
     cluster: Cluster,
-    policies: Sequence[LearnedPolicy],
+    learned: Sequence[LearnedPolicy],
+    cases: Sequence[Case],
     score: str,
     windows: Any,
-    orders: Any,
-    disciplines: Sequence[str],
     progress: bool,
 ) -> dict[str, Any]:
     starts, length = test_windows(experiment, windows)
-    metric = SCORE_METRIC[policies[0].rules.score if policies else score]
+    metric = SCORE_METRIC[learned[0].rules.score if learned else score]
     dropped, warning = oversized_count(experiment, cluster)
     if dropped:
         say(f"warning: {warning} [dropped and counted as unfinished]")
     if len(find_oversized(experiment.stretches["test"].jobs, cluster)) == len(experiment.stretches["test"].jobs):
         raise InputError(warning)
-    cases = heuristic_cases(orders, disciplines)
-    plays = plays_of(experiment, policies)
+    plays = plays_of(experiment, learned)
     with progress_bar(f"evaluating on {cluster.nodes} nodes", len(cases) + len(plays), progress) as update:
         rows = heuristic_rows(experiment, cluster, cases, starts, length, update)
         rows += learned_rows(experiment, cluster, plays, starts, length, update)
@@ -117,7 +130,7 @@ def _evaluate_size(
     block["comparisons"] = comparisons(rows)
     block["seeds"] = [over_seeds(group, metric) for group in seed_groups(rows)]
     block["notes"] = notes(rows, block["seeds"], metric)
-    if any(row.knowledge == "predicted" for row in rows):
+    if any(row.runtimes == "predicted" for row in rows):
         stretch = experiment.stretches["test"]
         block["forecast"] = forecast_error(stretch.jobs, run_times(stretch, "predicted", experiment.trace))
         block["notes"].append(f"predicted run times: {told(block['forecast'])}")
@@ -161,49 +174,52 @@ def test_windows(experiment: Experiment, windows: Any) -> tuple[list[int], int]:
     return [int(start) for start in windows], length
 
 
-def heuristic_cases(orders: Any, disciplines: Sequence[str]) -> list[tuple[Order, str, str]]:
-    """(order, discipline, knowledge) of every row; what needs no run times appears once, as knowledge none."""
-    named = list(ORDERS.values()) if orders == "all" else [order(name) for name in orders]
+def heuristic_cases(
+    policy: str | Sequence[str] = "all",
+    backfill: Sequence[str] = tuple(TRAINED),
+    runtimes: Sequence[str] = TIMED,
+) -> list[Case]:
+    """(order, backfill, runtimes) of every row; what needs no run times appears once, as runtimes unknown."""
+    named = list(ORDERS.values()) if policy == "all" else [order(name) for name in policy]
     chosen = list({each.name: each for each in named}.values())
     cases = []
-    for discipline in dict.fromkeys(disciplines):
-        check_discipline(discipline)
-        for each in chosen:
-            needs = each.needs_run_time or discipline == "easy"
-            cases += [(each, discipline, knowledge) for knowledge in (("known", "predicted") if needs else ("none",))]
+    for way in dict.fromkeys(backfill):
+        for one in chosen:
+            needs = one.needs_run_time or way == "easy"
+            cases += [Case(one.name, way, known) for known in (dict.fromkeys(runtimes) if needs else ("unknown",))]
     return cases
 
 
 def heuristic_rows(
     experiment: Experiment,
     cluster: Cluster,
-    cases: Sequence[tuple[Order, str, str]],
+    cases: Sequence[Case],
     starts: Sequence[int],
     length: int,
     update: Callable[..., None],
 ) -> list[Row]:
     """Every heuristic on every window, placed by the experiment's greedy rule (best fit beside the MILP)."""
     stretch = experiment.stretches["test"]
-    known = {knowledge: run_times(stretch, knowledge, experiment.trace) for knowledge in KNOWLEDGE}
+    known = {each: run_times(stretch, each, experiment.trace) for each in RUNTIMES}
     allocator = greedy_rule(experiment)
     cost = experiment.cost(cluster)
     rows = []
-    for each, discipline, knowledge in cases:
+    for policy, backfill, runtimes in cases:
         results = [
             simulate_jobs(
                 stretch.jobs.take(slice(start, start + length)),
                 cluster,
-                policy=each.name,
-                discipline=discipline,
+                policy=policy,
+                backfill=backfill,
                 allocator=allocator,
-                knowledge=known[knowledge][start : start + length],
+                runtimes=known[runtimes][start : start + length],
                 oversized=experiment.oversized,
                 cost=cost,
             )
             for start in starts
         ]
-        suffix = "" if knowledge == "none" else f"-{knowledge}"
-        rows.append(Row(f"{each.name}-{discipline}{suffix}", each.name, discipline, knowledge, allocator, results))
+        suffix = "" if runtimes == "unknown" else f"-{runtimes}"
+        rows.append(Row(f"{policy}-{backfill}{suffix}", policy, backfill, runtimes, allocator, results))
         update()
     return rows
 
@@ -239,10 +255,10 @@ def plays_of(experiment: Experiment, policies: Sequence[LearnedPolicy]) -> list[
         placed = "+milp" if allocator == "milp" else ""
         for policy, suffix in zip(policies, suffixes, strict=True):
             rules = replace(policy.rules, allocator=allocator, warmup=0, reward="score")
-            name = f"learned-{rules.backfill}-{rules.knowledge}{suffix}{placed}"
+            name = f"{LEARNED}-{rules.backfill}-{rules.runtimes}{suffix}{placed}"
             plays[name] = Play(name, policy.network, rules, policy.origin)
             if placed:
-                name = f"{rules.order}-{rules.backfill}-{rules.knowledge}{placed}"
+                name = f"{rules.baseline}-{rules.backfill}-{rules.runtimes}{placed}"
                 plays[name] = Play(name, JobNetwork(policy.network.config), rules)
     return list(plays.values())
 
@@ -261,11 +277,12 @@ def learned_rows(
         rules = replace(each.rules, window=length)
         joint = experiment.joint(cluster) if rules.allocator == "milp" else None
         played = play(experiment.setup("test", rules, cluster), each.network, starts, joint)
-        row = Row(each.name, rules.order, rules.backfill, rules.knowledge, rules.allocator, played.results)
+        policy = rules.baseline if each.origin is None else LEARNED
+        row = Row(each.name, policy, rules.backfill, rules.runtimes, rules.allocator, played.results)
         row = replace(row, allocator_stats=played.allocator)
         if each.origin is not None:
             kept, seed = str(each.origin.get("kept")), each.origin.get("seed")
-            row = replace(row, learned=True, kept=kept, seed=seed, recipe=recipe(each.origin))
+            row = replace(row, baseline=rules.baseline, kept=kept, seed=seed, recipe=recipe(each.origin))
         rows.append(row)
         update()
     return rows
@@ -291,11 +308,12 @@ def summarise(row: Row) -> dict[str, Any]:
     """Metrics of one row as in summary.json. Intervals resample windows (days for a month)."""
     blocks = blocks_of(row)
     out: dict[str, Any] = {
-        "order": row.order,
-        "discipline": row.discipline,
-        "knowledge": row.knowledge,
+        "policy": row.policy,
+        "backfill": row.backfill,
+        "runtimes": row.runtimes,
         "allocator": row.allocator,
         "learned": row.learned,
+        "baseline": row.baseline,
         "kept": row.kept,
         "allocator_stats": row.allocator_stats,
     }
@@ -332,16 +350,14 @@ def comparisons(rows: Sequence[Row]) -> list[dict[str, Any]]:
         first = group[0]
         name = first.name if len(group) == 1 else mean_name(group)
         for theirs in rows:
-            if any(theirs is row for row in group) or KNOWLEDGE.index(theirs.knowledge) < KNOWLEDGE.index(
-                first.knowledge
-            ):
+            if any(theirs is row for row in group) or RUNTIMES.index(theirs.runtimes) < RUNTIMES.index(first.runtimes):
                 continue
             for metric in COMPARED:
                 found = {"reduction": None, "ci95": [None, None], "reason": "they did not run the same jobs"}
                 if all(same_jobs(row, theirs) for row in group):
                     ours = np.mean([np.concatenate(row.values(metric)) for row in group], axis=0)
                     found = reduction(ours, np.concatenate(theirs.values(metric)), pairs=blocks_of(first))
-                out.append({"policy": name, "baseline": theirs.name, "metric": metric, **found})
+                out.append({"policy": name, "against": theirs.name, "metric": metric, **found})
     return out
 
 
@@ -352,10 +368,10 @@ def same_jobs(one: Row, other: Row) -> bool:
 
 def seed_groups(rows: Sequence[Row]) -> list[list[Row]]:
     """Learned rows that differ in their seed alone; groups of at least two seeds, each once."""
-    groups: dict[tuple[str, ...], list[Row]] = {}
+    groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         if row.learned:
-            key = (row.recipe, row.order, row.discipline, row.knowledge, row.allocator)
+            key = (row.recipe, row.baseline, row.backfill, row.runtimes, row.allocator)
             groups.setdefault(key, []).append(row)
     return [group for group in groups.values() if len({row.seed for row in group}) == len(group) > 1]
 
@@ -363,7 +379,7 @@ def seed_groups(rows: Sequence[Row]) -> list[list[Row]]:
 def mean_name(group: Sequence[Row]) -> str:
     first = group[0]
     placed = "+milp" if first.allocator == "milp" else ""
-    return f"learned-{first.discipline}-{first.knowledge}{placed}, mean of {len(group)}"
+    return f"{LEARNED}-{first.backfill}-{first.runtimes}{placed}, mean of {len(group)}"
 
 
 def over_seeds(group: Sequence[Row], metric: str) -> dict[str, Any]:
@@ -377,7 +393,7 @@ def over_seeds(group: Sequence[Row], metric: str) -> dict[str, Any]:
 def notes(rows: Sequence[Row], seeds: Sequence[dict[str, Any]], metric: str) -> list[str]:
     """What the reader of a table must know beside its figures."""
     out = [f"{s['policy']}: {metric} {s['mean']:,.5g} ({s['min']:,.5g} to {s['max']:,.5g})" for s in seeds]
-    out += [f"{row.name}: training kept its baseline order {row.order}" for row in rows if row.kept == BASELINE]
+    out += [f"{row.name}: training kept its baseline order {row.baseline}" for row in rows if row.kept == BASELINE]
     out += [f"{row.name}: training kept the policy that it began with" for row in rows if row.kept == PARENT]
     return out
 
@@ -398,13 +414,13 @@ def per_window(rows: Sequence[Row], metric: str) -> pd.DataFrame:
 
 
 def curve_rows(rows: Sequence[Row], metric: str) -> list[Row]:
-    """The learned rows, blocking FIFO, and the best others of each knowledge: what figures can show."""
+    """The learned rows, blocking FIFO, and the best others by what is known of run times: what figures can show."""
     learned = [row for row in rows if row.learned]
     others = sorted((row for row in rows if not row.learned), key=lambda row: _mean(row, metric))
     best: list[Row] = [row for row in others if row.name == "fifo-blocking"]
-    for knowledge in KNOWLEDGE:
-        best += [row for row in others if row.knowledge == knowledge and row.name != "fifo-blocking"][:2]
-    best += [row for row in others if row.order == "fifo" and all(row is not one for one in best)]
+    for runtimes in RUNTIMES:
+        best += [row for row in others if row.runtimes == runtimes and row.name != "fifo-blocking"][:2]
+    best += [row for row in others if row.policy == "fifo" and all(row is not one for one in best)]
     return learned + best[:CURVES]
 
 

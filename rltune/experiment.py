@@ -9,15 +9,15 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import yaml
 
 from rltune.allocators.fragmentation import Demand, FloatArray, cost_table, demand_of
+from rltune.allocators.greedy import rule_code
 from rltune.cluster import Cluster
-from rltune.config import CONF, changed_cluster, load_cluster, names
+from rltune.config import changed_cluster, load_cluster, named
+from rltune.config.traces import STRETCHES, trace_node
 from rltune.errors import InputError
 from rltune.jobs import JobTable
 from rltune.metrics import SCORE_METRIC
-from rltune.options import STRETCHES, check_common, check_trace_options
 from rltune.policies.orders import ORDERS
 from rltune.rl.rules import Rules, Setup, make_setup, run_times
 from rltune.simulator.run import (
@@ -30,7 +30,7 @@ from rltune.traces import Trace, from_config
 from rltune.traces.split import split
 
 AUTO_ORDER_WINDOWS = 128
-"""Windows of each stretch on which order=auto judges."""
+"""Windows of each stretch on which baseline=auto judges."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Experiment:
 
     @property
     def allocator_name(self) -> str:
-        return "milp" if self.allocator["_target_"].endswith("MilpAllocator") else str(self.allocator["rule"])
+        return str(self.allocator["name"])
 
     def joint(self, cluster: Cluster) -> Any:
         """The MILP for the jobs of one instant; None for a greedy allocator."""
@@ -88,7 +88,7 @@ class Experiment:
     def milp(self, cluster: Cluster) -> Any:
         from rltune.allocators.milp import MilpAllocator
 
-        options = {key: value for key, value in self.allocator.items() if key != "_target_"}
+        options = {key: value for key, value in self.allocator.items() if key != "name"}
         return MilpAllocator(demand=self.demand(cluster), **options)
 
     def demand(self, cluster: Cluster) -> Demand:
@@ -113,9 +113,7 @@ def joint_placement(allocator: Any) -> Any:
 
 def make_experiment(cfg: Mapping[str, Any]) -> Experiment:
     """Resolve a composed configuration. Raises InputError naming the option and what is accepted."""
-    check_common(cfg)
     node = trace_node(cfg.get("trace"))
-    check_trace_options(node)
     trace = from_config(node)
     ranges: dict[str, Any] = {name: node.get(name) for name in STRETCHES}
     missing = [name for name in STRETCHES if ranges[name] is None]
@@ -124,6 +122,9 @@ def make_experiment(cfg: Mapping[str, Any]) -> Experiment:
     protocol = dict(cfg["protocol"])
     if cfg.get("nodes") is not None:
         protocol["nodes"] = cfg["nodes"]
+    nodes = protocol["nodes"]
+    if isinstance(nodes, list | tuple) and (not nodes or len(set(nodes)) < len(nodes)):
+        raise InputError(f"nodes={nodes!r}; a whole number of at least 1, or a list of different ones, is needed")
     stretches = {name: split(trace, bounds) for name, bounds in ranges.items()}
     check_apart(trace, stretches, ranges)
     cluster = cluster_of(cfg["cluster"], node, protocol["name"])
@@ -139,6 +140,8 @@ def make_experiment(cfg: Mapping[str, Any]) -> Experiment:
     )
     if made.allocator_name == "milp":
         made.milp(made.cluster)
+    else:
+        rule_code(made.allocator_name)
     for nodes in made.node_counts:
         known = np.zeros(len(trace.jobs))
         handle_oversized(trace.jobs, known, made.sized(nodes), oversized, "skip", trace.label)
@@ -158,24 +161,6 @@ def check_apart(trace: Trace, stretches: Mapping[str, Trace], ranges: Mapping[st
             )
 
 
-def trace_node(trace: Any) -> dict[str, Any]:
-    """The conf/trace node: composed by ``+trace=name``, or looked up where only a name was given."""
-    known = ", ".join(names("trace"))
-    if trace is None:
-        raise InputError(f"no trace given; add +trace=helios (known: {known})")
-    if isinstance(trace, str):
-        path = CONF / "trace" / f"{trace}.yaml"
-        if not path.is_file():
-            raise InputError(
-                f"trace={trace} is unknown; use +trace=NAME with one of {known}, or +trace=file trace.path=..."
-            )
-        return dict(yaml.safe_load(path.read_text()))
-    node = dict(trace)
-    if "path" in node and node["path"] in (None, "???"):
-        raise InputError("trace.path is not set; use +trace=file trace.path=jobs.csv")
-    return node
-
-
 def cluster_of(chosen: Mapping[str, Any], node: Mapping[str, Any], protocol: str) -> Cluster:
     """The cluster node of a configuration: a spec or, with ``auto``, the trace's own for the protocol; with its changes."""
     changes = {key: value for key, value in chosen.items() if key not in ("auto", "spec", "_target_")}
@@ -183,7 +168,7 @@ def cluster_of(chosen: Mapping[str, Any], node: Mapping[str, Any], protocol: str
         return changed_cluster(Cluster.from_spec(chosen["spec"]), changes)
     clusters = node.get("clusters") or {}
     if protocol not in clusters:
-        known = ", ".join(name for name in names("cluster") if name != "auto")
+        known = ", ".join(name for name in named("cluster") if name != "auto")
         raise InputError(f"trace: no cluster is named for protocol={protocol}; add cluster=NAME ({known})")
     if "spec" in chosen:
         raise InputError("option cluster.spec needs cluster=NAME; cluster.pools and cluster.nodes change any cluster")
@@ -191,25 +176,26 @@ def cluster_of(chosen: Mapping[str, Any], node: Mapping[str, Any], protocol: str
 
 
 def resolve_rules(experiment: Experiment, cfg: Mapping[str, Any], *, visible: int, reward: str) -> Rules:
-    """Rules of training; ``order=auto`` becomes the best static order before the test stretch."""
+    """Rules of training; ``baseline=auto`` becomes the best static order before the test stretch."""
     protocol = experiment.protocol
-    order = str(cfg["order"])
+    auto = cfg["baseline"] == "auto"
+    first = "smallest" if cfg["runtimes"] == "unknown" else "sjf"
     rules = Rules(
         score=cfg["score"],
         backfill=cfg["backfill"],
-        order="smallest" if order == "auto" and cfg["knowledge"] == "none" else "sjf" if order == "auto" else order,
+        baseline=first if auto else str(cfg["baseline"]),
         allocator=experiment.allocator_name,
-        knowledge=cfg["knowledge"],
+        runtimes=cfg["runtimes"],
         visible=visible,
         window=int(protocol["window"]),
         warmup=int(protocol["warmup"]),
         reward=reward,
     )
-    return replace(rules, order=best_order(experiment, rules)) if order == "auto" else rules
+    return replace(rules, baseline=best_order(experiment, rules)) if auto else rules
 
 
 def best_order(experiment: Experiment, rules: Rules) -> str:
-    """The static order with the best score before the test, under the rules' discipline and knowledge.
+    """The static order with the best score before the test, under the rules' backfill and run times.
 
     Judged on the training and validation stretches at every cluster size of the
     evaluation; costs of sizes are averaged geometrically, since they differ by orders of
@@ -221,7 +207,7 @@ def best_order(experiment: Experiment, rules: Rules) -> str:
     values = {
         order.name: [_order_cost(cases, cluster, rules, order.name) for cluster in clusters]
         for order in ORDERS.values()
-        if not order.code and not (order.needs_run_time and rules.knowledge == "none")
+        if not order.code and not (order.needs_run_time and rules.runtimes == "unknown")
     }
     if rules.score == "utilization":
         return min(values, key=lambda name: sum(values[name]))
@@ -233,7 +219,7 @@ def _judged(experiment: Experiment, rules: Rules) -> list[tuple[JobTable, FloatA
     cases = []
     for name in ("train", "validate"):
         stretch = experiment.stretches[name]
-        known = run_times(stretch, rules.knowledge, experiment.trace)
+        known = run_times(stretch, rules.runtimes, experiment.trace)
         starts, length = [0], len(stretch.jobs)
         if experiment.protocol["name"] != "month":
             starts, length = spread(0, len(stretch.jobs) - rules.window, AUTO_ORDER_WINDOWS), rules.window
@@ -249,9 +235,9 @@ def _order_cost(cases: Sequence[tuple[JobTable, FloatArray]], cluster: Cluster, 
             jobs,
             cluster,
             policy=order,
-            discipline=rules.backfill,
+            backfill=rules.backfill,
             allocator="best_fit",
-            knowledge=known,
+            runtimes=known,
             oversized="drop",
         )
         utilization = rules.score == "utilization"

@@ -20,7 +20,7 @@ class Queue:
     """The waiting jobs, in order of arrival; arrays have shape (n_queued,) and are read-only.
 
     ``job``: row in the job table. ``run_s``: run time as the scheduler knows it
-    (exact, predicted, or NaN for knowledge ``none``). Job i may use
+    (exact, predicted, or NaN for runtimes ``unknown``). Job i may use
     ``pools[pool_lo[i]:pool_hi[i]]``.
     """
 
@@ -92,8 +92,8 @@ Policy = Callable[[Queue, Snapshot], Keys]
 class Allocator(Protocol):
     """Turns an ordered queue into a plan."""
 
-    def allocate(self, snapshot: Snapshot, order: IntArray, discipline: str) -> Plan:
-        """``order``: positions in the queue, first to start first. ``discipline``: blocking, skip or easy."""
+    def allocate(self, snapshot: Snapshot, order: IntArray, backfill: str) -> Plan:
+        """``order``: positions in the queue, first to start first. ``backfill``: blocking, skip or easy."""
         ...
 
 

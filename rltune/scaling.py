@@ -1,4 +1,4 @@
-"""How the simulator's cost grows: ``python -m rltune.scaling JOBS GPUS POLICY DISCIPLINE [LOAD]``, one case a process.
+"""How the simulator's cost grows: ``python -m rltune.scaling JOBS GPUS POLICY BACKFILL [LOAD]``, one case a process.
 
 The workload is drawn, not recorded: sizes and run times by Helios' published distributions (Venus), Poisson arrivals
 at an offered load (GPU-seconds asked for over GPU-seconds there are) of ``LOAD``. A case prints one line of JSON;
@@ -40,20 +40,20 @@ def draw_jobs(jobs: int, gpus: int, load: float, seed: int = 0) -> JobTable:
     return JobTable.from_columns({"submit_s": submit_s, "duration_s": duration_s, "num_gpus": num_gpus})
 
 
-def measure(jobs: int, gpus: int, policy: str, discipline: str, load: float = LOAD) -> dict[str, Any]:
+def measure(jobs: int, gpus: int, policy: str, backfill: str, load: float = LOAD) -> dict[str, Any]:
     """Seconds of one simulation, from the job table to start and end times, after a small one that compiles; peak memory.
 
     The detailed simulation's seconds include the table of its runs, which the plain one builds when asked.
     """
     cluster = Cluster.from_spec({"pools": [{"nodes": gpus // GPUS_PER_NODE, "gpus_per_node": GPUS_PER_NODE}]})
     warm = draw_jobs(100, gpus, load)
-    rltune.simulate(warm, cluster, policy=policy, discipline=discipline)
+    rltune.simulate(warm, cluster, policy=policy, backfill=backfill)
     table = draw_jobs(jobs, gpus, load)
     begun = time.perf_counter()
-    result = rltune.simulate(table, cluster, policy=policy, discipline=discipline)
+    result = rltune.simulate(table, cluster, policy=policy, backfill=backfill)
     seconds = time.perf_counter() - begun
     return {
-        "jobs": jobs, "gpus": gpus, "policy": policy, "discipline": discipline, "load": load,
+        "jobs": jobs, "gpus": gpus, "policy": policy, "backfill": backfill, "load": load,
         "seconds": round(seconds, 4), "jobs_per_s": round(jobs / seconds), "events": result.events,
         "mean_wait_s": round(float(result.wait_s.mean()), 1), "runs": len(result.runs) if result.interrupted else None,
         "peak_rss_mb": round(peak_rss_mb()),

@@ -6,9 +6,9 @@ from rltune.plan import Allocator, Plan, Policy, Snapshot, check_plan
 from rltune.policies.orders import sequence
 
 
-def decide(snapshot: Snapshot, policy: Policy, allocator: Allocator, discipline: str) -> Plan:
+def decide(snapshot: Snapshot, policy: Policy, allocator: Allocator, backfill: str) -> Plan:
     """What starts now. Raises PlanError if a plug-in answers with an impossible plan."""
     order = sequence(policy(snapshot.queue, snapshot), len(snapshot.queue))
-    plan = allocator.allocate(snapshot, order, discipline)
+    plan = allocator.allocate(snapshot, order, backfill)
     check_plan(snapshot, plan)
     return plan

@@ -1,4 +1,4 @@
-"""``python -m rltune.simulate +trace=philly policy=sjf discipline=easy``: one simulation, all metrics, the schedule.
+"""``python -m rltune.simulate +trace=philly policy=sjf backfill=easy``: one simulation, all metrics, the schedule.
 
 The name is also that of the function `rltune.simulate`. Python puts an imported submodule in the place of the
 package's attribute of its name, so this module can be called: it hands the call on to the function.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import date, datetime
 from types import ModuleType
 from typing import Any
@@ -21,10 +21,12 @@ import yaml
 from rltune import api
 from rltune.allocators.fragmentation import demand_of
 from rltune.cluster import Cluster
+from rltune.config.commands import Simulate
+from rltune.config.declare import defaults
+from rltune.config.traces import trace_node
 from rltune.entry import run_main
 from rltune.errors import InputError
-from rltune.experiment import cluster_of, trace_node
-from rltune.options import check_allocator, check_text, check_trace_options, check_whole
+from rltune.experiment import cluster_of
 from rltune.policies.knowledge import forecast_error
 from rltune.policies.preemptive import PREEMPTIVE_ALIASES
 from rltune.report.console import progress_bar, say
@@ -41,20 +43,6 @@ from rltune.traces import Trace, from_config, split
 from rltune.traces.capacity import read_capacity
 from rltune.traces.heterogeneity import load_throughput
 
-OWN = (
-    "jobs",
-    "cluster",
-    "policy",
-    "discipline",
-    "allocator",
-    "knowledge",
-    "oversized",
-    "cost",
-    "source",
-    "seed",
-    "speed",
-)
-"""Arguments of the simulator that have options of their own (speed: throughput=...), or none."""
 STEPS_S = (60.0, 300.0, 600.0, 1800.0, 3600.0, 10_800.0, 21_600.0, 86_400.0)
 STEPS_SHOWN = 2000
 GROUPED = ("vc", "user", "priority")
@@ -66,7 +54,6 @@ def main(cfg: dict[str, Any]) -> str:
     begun = time.perf_counter()
     check_options(cfg)
     node = trace_node(cfg.get("trace"))
-    check_trace_options(node)
     whole = from_config(node)
     trace = stretch_of(whole, cfg["begin"], cfg["end"], cfg["limit"])
     cluster = cluster_of(cfg["cluster"], node, "month")
@@ -118,34 +105,17 @@ def main(cfg: dict[str, Any]) -> str:
 
 
 def check_options(cfg: Mapping[str, Any]) -> None:
-    """Refuse options of the wrong kind, in one line each; names are checked by the simulator itself."""
-    check_allocator(cfg["allocator"], simulated=True)
-    for option in ("policy", "discipline", "knowledge", "oversized", "runs"):
-        check_text(option, cfg[option])
-    check_whole("seed", cfg["seed"], 0)
-    for option in ("limit", "nodes"):
-        if cfg[option] is not None:
-            check_whole(option, cfg[option], 1)
-    for option in ("begin", "end"):
-        if isinstance(cfg[option], bool) or not isinstance(cfg[option], str | date | int | float | None):
-            raise InputError(
-                f"{option}={cfg[option]!r}; a date, a job number, a fraction of the jobs or null is needed"
-            )
-    step = cfg["step_s"]
-    if step is not None and (isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step < np.inf):
-        raise InputError(f"step_s={step!r}; a number of seconds above 0, or null, is needed")
+    """Refuse exports that there are none of."""
     if any(kind not in EXPORTS for kind in exports(cfg)):
         raise InputError(
             f"export={cfg['export']!r}; a list of {', '.join(EXPORTS)} is needed, e.g. export=[csv,chrome]"
         )
-    if not isinstance(cfg["options"], Mapping):
-        raise InputError(f"options={cfg['options']!r}; give single ones, e.g. options.NAME=VALUE")
-    known = [field.name for field in fields(Options) if field.name not in OWN]
-    for name in cfg["options"]:
-        if name in OWN:
-            raise InputError(f"option options.{name}: it has an option of its own, or none; see --help")
-        if name not in known:
-            raise InputError(f"option options.{name} is unknown; known are {', '.join(known)}")
+
+
+def changed_options(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the simulation that are not at their defaults; with others it needs the detailed loop."""
+    usual = defaults(Options)
+    return {name: value for name, value in cfg["options"].items() if value != usual[name]}
 
 
 def exports(cfg: Mapping[str, Any]) -> list[Any]:
@@ -166,35 +136,35 @@ def stretch_of(trace: Trace, begin: Any, end: Any, limit: int | None) -> Trace:
 
 def run_once(cfg: Mapping[str, Any], whole: Trace, trace: Trace, cluster: Cluster, oversized: str) -> Result:
     """The simulation that the options ask for; predictions know the whole past of the trace."""
-    options = dict(cfg["options"])
+    options = changed_options(cfg)
     if isinstance(options.get("capacity"), str):
         options["capacity"] = read_capacity(options["capacity"], trace, cluster)
     throughput = throughput_of(cfg["throughput"])
     if throughput is not None:
         options["speed"] = throughput
-    knowledge: Any = cfg["knowledge"]
-    if knowledge == "predicted":
-        knowledge = run_times(trace, knowledge, whole)
+    runtimes: Any = cfg["runtimes"]
+    if runtimes == "predicted":
+        runtimes = run_times(trace, runtimes, whole)
     result = api.simulate(
         trace,
         cluster,
         policy=cfg["policy"],
-        discipline=cfg["discipline"],
+        backfill=cfg["backfill"],
         allocator=allocator_of(cfg["allocator"], trace, cluster),
-        knowledge=knowledge,
+        runtimes=runtimes,
         oversized=oversized,
         seed=cfg["seed"],
         **options,
     )
-    if cfg["knowledge"] in ("predicted", "requested"):
-        believed = trace.jobs.requested_s if cfg["knowledge"] == "requested" else knowledge
+    if cfg["runtimes"] in ("predicted", "requested"):
+        believed = trace.jobs.requested_s if cfg["runtimes"] == "requested" else runtimes
         result.extra["forecast"] = forecast_error(trace.jobs, believed)
     return result
 
 
 def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> list[str]:
     """Remarks on what was asked for and cannot change anything here."""
-    jobs, policy, options = trace.jobs, PREEMPTIVE_ALIASES.get(cfg["policy"], cfg["policy"]), cfg["options"]
+    jobs, policy, options = trace.jobs, PREEMPTIVE_ALIASES.get(cfg["policy"], cfg["policy"]), changed_options(cfg)
     remarks = []
     lacking = {"fair_user": (jobs.user.codes >= 0).any(), "fair_vc": (jobs.vc.codes >= 0).any()}
     lacking["priority"] = jobs.priority.min() != jobs.priority.max()
@@ -210,7 +180,7 @@ def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> li
     fails = any(options.get(name) for name in ("node_mtbf_s", "gpu_mtbf_s", "node_events"))
     acts = {
         "quantum_s": policy in ticking, "las_levels_gpu_s": policy == "las", "weights": policy in ("lottery", "wfq"),
-        "half_life_s": policy in ("fair_user", "fair_vc"), "reservations": cfg["discipline"] == "conservative",
+        "half_life_s": policy in ("fair_user", "fair_vc"), "reservations": cfg["backfill"] == "conservative",
         "checkpoint_s": fails, "max_retries": fails, "node_repair_s": options.get("node_mtbf_s"),
         "suspend_s": suspends, "resume_s": suspends or fails, "migrate_s": suspends or fails,
     }  # fmt: skip
@@ -219,29 +189,26 @@ def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> li
 
 def throughput_of(node: Mapping[str, Any]) -> Throughput | None:
     """Speeds by GPU type, of conf/throughput; None: equal ones."""
-    given = {str(key): value for key, value in node.items() if key != "_target_"}
-    if "name" in given:
-        return load_throughput(**given)
-    return Throughput.published(**given) if given else None
+    if node["name"] == "none":
+        return None
+    if node["name"] != "published":
+        return load_throughput(**node)
+    return Throughput.published(**{key: value for key, value in node.items() if key != "name" and value is not None})
 
 
 def allocator_of(node: Mapping[str, Any], trace: Trace, cluster: Cluster) -> Any:
     """The rule of a greedy allocator, or the MILP with its options and these jobs' demand."""
-    if "rule" in node:
-        return node["rule"]
+    if node["name"] != "milp":
+        return node["name"]
     from rltune.allocators.milp import MilpAllocator
 
-    options = {key: value for key, value in node.items() if key != "_target_"}
+    options = {key: value for key, value in node.items() if key != "name"}
     return MilpAllocator(demand=demand_of(trace.jobs.num_gpus, cluster.arrays()), **options)
-
-
-def allocator_name(node: Mapping[str, Any]) -> str:
-    return str(node.get("rule", "milp"))
 
 
 def label_of(cfg: Mapping[str, Any]) -> str:
     """Name of the row in the summary."""
-    return "-".join((cfg["policy"], cfg["discipline"], cfg["knowledge"], allocator_name(cfg["allocator"])))
+    return "-".join((cfg["policy"], cfg["backfill"], cfg["runtimes"], cfg["allocator"]["name"]))
 
 
 def default_name(trace: Trace, cluster: Cluster, cfg: Mapping[str, Any]) -> str:
@@ -251,9 +218,9 @@ def default_name(trace: Trace, cluster: Cluster, cfg: Mapping[str, Any]) -> str:
 
 def described(cfg: Mapping[str, Any], oversized: str) -> dict[str, Any]:
     """What was simulated, as the summary tells it."""
-    names = ("policy", "discipline", "knowledge", "seed", "begin", "end", "limit", "options")
-    told = {name: cfg[name] for name in names}
-    return told | {"allocator": allocator_name(cfg["allocator"]), "oversized": oversized}
+    names = ("policy", "backfill", "runtimes", "seed", "begin", "end", "limit")
+    told = {name: cfg[name] for name in names} | {"options": changed_options(cfg)}
+    return told | {"allocator": cfg["allocator"]["name"], "oversized": oversized}
 
 
 def write_files(run: RunDirectory, result: Result, trace: Trace, cfg: Mapping[str, Any]) -> None:
@@ -303,6 +270,14 @@ def job_table(result: Result) -> pd.DataFrame:
     return frame
 
 
+FOOTER = """What-if: cluster.nodes=100 scales the cluster; cluster.pools.0.nodes=40 (number of the pool, or its name) changes
+a field of a pool (nodes, gpus_per_node, gpu_type, vc, max_gpus_per_job); cluster.pools.1=null takes it away;
+"cluster.pools.2={name: new, nodes: 8, gpus_per_node: 8}" adds one (the number after the last). A virtual
+cluster's quota is the size of the pools with its vc. These work with any cluster, also that of the trace.
+-m cluster.nodes=85,100,135 policy=fifo,sjf makes a run of each; python -m rltune.compare RUN_DIR... (or the
+folder named by runs=...) sets them side by side."""
+
+
 class _Callable(ModuleType):
     """The module in the place of the function: ``import rltune.simulate; rltune.simulate(trace, cluster)``."""
 
@@ -313,4 +288,4 @@ class _Callable(ModuleType):
 sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
-    run_main(main, "simulate")
+    run_main(main, Simulate, FOOTER)

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from rltune.config import CONF
+from rltune.config.commands import Train
 from rltune.entry import run_main
 from rltune.errors import InputError
-from rltune.evaluation import evaluate_into, report_fallbacks
+from rltune.evaluation import evaluate_into, heuristic_cases, report_fallbacks
 from rltune.experiment import Experiment, make_experiment, resolve_rules, spread
-from rltune.options import check_like, check_text, check_whole
 from rltune.origin import check_same, check_unseen, describe
+from rltune.policies.orders import order
 from rltune.report.console import say, training_progress
 from rltune.report.figures import learning_curve
 from rltune.rl.env import JoinedEnv, VectorSchedulingEnv
@@ -31,7 +31,6 @@ from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest
 
 AVERAGE = "average.safetensors"
 """In checkpoint/: the running average of the weights."""
-DEFAULTS = yaml.safe_load((CONF / "train.yaml").read_text())
 
 
 def main(cfg: dict[str, Any]) -> str:
@@ -69,7 +68,7 @@ def main(cfg: dict[str, Any]) -> str:
             "runtime": {"wall_s": round(time.perf_counter() - begun, 1), "peak_rss_mb": round(peak_rss_mb(), 1)},
         }
         if cfg["evaluate"]:
-            summary |= evaluate_into(run, experiment, [policy], windows=64, progress=cfg["progress"])
+            summary |= evaluate_into(run, experiment, [policy], heuristic_cases(), progress=cfg["progress"])
         run.write_json("summary.json", summary)
     return str(run.final)
 
@@ -88,20 +87,9 @@ def default_name(experiment: Experiment, rules: Rules, cfg: dict[str, Any]) -> s
 
 
 def check_options(cfg: dict[str, Any]) -> None:
-    """Refuse counts that make no sense and paths that are none, in one line each."""
-    for option in ("epochs", "windows_per_epoch", "validate_every", "visible"):
-        check_whole(option, cfg[option], 1)
-    check_whole("validation_windows", cfg["validation_windows"], 2)
-    check_like(cfg["network"], DEFAULTS["network"], "network")
-    algo = CONF / "algo" / f"{cfg['algo'].get('name')}.yaml"
-    if algo.is_file():
-        check_like(cfg["algo"], yaml.safe_load(algo.read_text()), "algo")
-    for option in ("threads", "envs", "minibatch"):
-        check_whole(f"algo.{option}", cfg["algo"][option], 1)
-    check_whole("algo.env_runners", cfg["algo"]["env_runners"], 0)
-    for option in ("resume", "checkpoint"):
-        if cfg[option] is not None:
-            check_text(option, cfg[option])
+    """Refuse what the declarations cannot: an order that there is none of, two ways to go on at once."""
+    if cfg["baseline"] != "auto":
+        order(cfg["baseline"])
     if cfg["resume"] and cfg["checkpoint"]:
         raise InputError("resume=... goes on with a run, checkpoint=... fine-tunes its policy anew; give one of them")
 
@@ -123,10 +111,10 @@ def _check_parent(experiment: Experiment, parent: LearnedPolicy, cfg: dict[str, 
     if not resuming:
         return
     check_same(experiment, parent.origin, cfg["algo"]["name"])
-    protocol, given = experiment.protocol, {name: cfg[name] for name in ("score", "backfill", "knowledge", "visible")}
+    protocol, given = experiment.protocol, {name: cfg[name] for name in ("score", "backfill", "runtimes", "visible")}
     given |= {
         "allocator": experiment.allocator_name,
-        "order": cfg["order"] if cfg["order"] != "auto" else parent.rules.order,
+        "baseline": cfg["baseline"] if cfg["baseline"] != "auto" else parent.rules.baseline,
     }
     given |= {f"protocol.{name}": protocol[name] for name in ("window", "warmup")}
     for name, value in given.items():
@@ -231,4 +219,4 @@ def _announce(experiment: Experiment, rules: Rules, cfg: dict[str, Any]) -> None
 
 
 if __name__ == "__main__":
-    run_main(main, "train")
+    run_main(main, Train)

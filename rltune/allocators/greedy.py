@@ -34,10 +34,10 @@ class GreedyAllocator:
         """The same rule with this fragmentation cost."""
         return GreedyAllocator(self.rule_name, cost)
 
-    def allocate(self, snapshot: Snapshot, order: IntArray, discipline: str) -> Plan:
-        if discipline == "blocking":
+    def allocate(self, snapshot: Snapshot, order: IntArray, backfill: str) -> Plan:
+        if backfill == "blocking":
             return Plan(tuple(self._start(snapshot, order, stop_at_first=True)), {"allocator": "greedy"})
-        if discipline == "skip":
+        if backfill == "skip":
             return Plan(tuple(self._start(snapshot, order, stop_at_first=False)), {"allocator": "greedy"})
         return Plan(tuple(self._start_easy(snapshot, order)), {"allocator": "greedy"})
 

@@ -50,14 +50,31 @@ def default_weights() -> dict[str, float]:
 class MilpAllocator:
     """Decides the first ``head`` fitting jobs jointly, the rest of the order greedily after them.
 
-    Of n jobs, job k is worth ``decay ** (k - (n - 1))`` (the last one 1), rounded, times its GPUs with ``worth`` = gpus. ``mode``:
-    starts_first (who starts by value alone, then where by the ``weights``), weighted (one sum of both), lexicographic
-    (value, then each cost in the order of ``weights``). With ``decay`` <= 0.5 and ``worth`` order no earlier job is given up for
-    later ones, but in the mode weighted.
+    Of n jobs, job k is worth ``decay ** (k - (n - 1))`` (the last one 1), rounded, times its GPUs with ``worth`` = gpus.
+    Only decisions that reach the time limit depend on the machine.
 
-    ``measure``: of fragmentation: quadratic, partly_used, or of the workload ``demand``: demand (FGD) or stranding, see
-    `rltune.allocators.fragmentation`. ``time_limit_s, rows, near, cache_size, interface``: see `rltune.allocators.joint.JointSolver`;
-    only decisions that reach the time limit depend on the machine.
+    Attributes:
+        measure: of fragmentation: quadratic (a half used node is worst; joint best fit), demand (free GPUs that a random job
+            of the workload could not use: FGD), stranding (also what lacks CPU or memory, and gaps that no other share
+            fills) or partly_used (nodes neither idle nor full). quadratic was chosen on August, the validation month of
+            Helios (experiments/milp_measures.py). See `rltune.allocators.fragmentation`.
+        demand: of the workload, for the measures demand and stranding.
+        head: first fitting jobs of the order that are decided jointly; the rest is placed greedily after them.
+        mode: starts_first (who starts by value alone, then where by the weights), weighted (one sum of both; a start may be
+            given up for its cost) or lexicographic (value, then one cost after the other in the order of the weights).
+        worth: of a job: order (its place in the queue alone) or gpus (that times its GPUs).
+        decay: value of a job relative to the one before it. Up to 0.5 (with worth=order, mode not weighted) an earlier job is
+            never given up for any number of later ones (the policy decides who, the model where); towards 1, as many start
+            as possible.
+        weights: what one unit of each cost weighs: a GPU of expected fragmentation; a GPU of a job times its extra run time
+            (0.5 = half as long again) on slower GPUs; each node of a gang beyond the first; a second of MIG
+            reconfiguration.
+        time_limit_s: solver time of one decision; 0 = always the best greedy plan.
+        rows: patterns of parts searched in one decision; where states of nodes are too many for that, each part is tried on
+            the `near` cheapest states only, and the report's bound says what that may have cost.
+        near: states tried for each part, see `rows`.
+        cache_size: solutions kept, one a distinct free state and set of jobs (a few kB each).
+        interface: highs (the model's matrix straight to HiGHS) or pyomo (through its statement in Pyomo, slower).
     """
 
     measure: str = "quadratic"
@@ -158,7 +175,7 @@ class MilpAllocator:
 
     # --- whole GPUs: snapshots ------------------------------------------------------------
 
-    def allocate(self, snapshot: Snapshot, order: IntArray, discipline: str) -> Plan:
+    def allocate(self, snapshot: Snapshot, order: IntArray, backfill: str) -> Plan:
         """See `rltune.plan.Allocator`. skip: any job of the head may start; blocking: only a prefix.
 
         easy: what may run on when the first job that does not fit is expected to start must fit beside it. The head is the
@@ -168,29 +185,29 @@ class MilpAllocator:
         cost = self.cost_of(cluster)
         order = np.asarray(order, np.int64)
         fitting = fitting_now(snapshot, order, cost)
-        if discipline == "blocking":
+        if backfill == "blocking":
             stop = np.flatnonzero(~fitting)
             order = order[: stop[0]] if len(stop) else order
             fitting = fitting[: len(order)]
-        held = reservation(snapshot, order, cost) if discipline == "easy" and not fitting.all() else None
+        held = reservation(snapshot, order, cost) if backfill == "easy" and not fitting.all() else None
         candidates = order[fitting]
         if held is not None:
             # Whoever waits for the reservation does not start, even where another order of placing would let it.
             candidates = candidates[candidates != held.job]
         head = candidates[: self.head]
         known = {
-            name: grants_of(snapshot.free, greedily(snapshot, head, rule, cost, held, prefix=discipline == "blocking"))
+            name: grants_of(snapshot.free, greedily(snapshot, head, rule, cost, held, prefix=backfill == "blocking"))
             for name, rule in (("fgd", LEAST_FRAGMENTATION), ("best_fit", BEST_FIT))
         }
-        decision = self.solver.decide(self._instance(snapshot, head, held, discipline), self._bind(cluster)[2], known)
+        decision = self.solver.decide(self._instance(snapshot, head, held, backfill), self._bind(cluster)[2], known)
         placed = {int(k): counts_of(place) for k, place in zip(head, decision.places, strict=True) if place is not None}
         left = np.array([k for k in candidates.tolist() if k not in placed], np.int64)
-        rest = greedily(snapshot, left, LEAST_FRAGMENTATION, cost, held, placed=placed, prefix=discipline == "blocking")
+        rest = greedily(snapshot, left, LEAST_FRAGMENTATION, cost, held, placed=placed, prefix=backfill == "blocking")
         placed |= {int(k): place for k, place in zip(left, rest, strict=True) if place is not None}
         starts = tuple(Start(int(queue.job[k]), *placed[k]) for k in order.tolist() if k in placed)
         return Plan(starts, decision.report)
 
-    def _instance(self, snapshot: Snapshot, head: IntArray, held: Held | None, discipline: str) -> Instance:
+    def _instance(self, snapshot: Snapshot, head: IntArray, held: Held | None, backfill: str) -> Instance:
         cluster, queue = snapshot.cluster, snapshot.queue
         lo, hi = queue.pool_lo[head], queue.pool_hi[head]
         late = None
@@ -208,7 +225,7 @@ class MilpAllocator:
             hi=hi,
             late=late,
             spare=None if held is None else room_of(cluster, held.spare),
-            prefix=discipline == "blocking",
+            prefix=backfill == "blocking",
         )
 
     def place_jointly(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -21,7 +20,6 @@ from rltune.mig.batch.search import Outcome
 from rltune.mig.batch.sequence import search_sequence
 from rltune.mig.batch.tasks import Tasks, read_tasks
 from rltune.mig.geometry import geometry
-from rltune.options import check_text, check_whole
 from rltune.report.console import say
 from rltune.report.gantt import gantt
 from rltune.report.mig import batch_table
@@ -62,19 +60,7 @@ def check_options(cfg: Mapping[str, Any]) -> tuple[str, ...]:
     """GPU models, one a GPU; InputError for options that make no sense."""
     if not cfg["tasks"]:
         raise InputError("tasks: name a CSV, as in: python -m rltune.mig batch tasks.csv gpu=a100-80gb")
-    for option in ("tasks", "runs"):
-        check_text(option, cfg[option])
-    check_whole("gpus", cfg["gpus"], 1)
-    check_whole("seed", cfg["seed"], 0)
-    if cfg["steps"] is not None:
-        check_whole("steps", cfg["steps"], 1)
-    for option, least in (("seconds", 1e-3), ("prove_s", 0.0)):
-        value = cfg[option]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
-            raise InputError(f"{option}={value!r}; a number of seconds of at least {least:g} is needed")
     models = cfg["gpu"] if isinstance(cfg["gpu"], list) else [cfg["gpu"]]
-    for model in models:
-        check_text("gpu", model)
     if not models:
         raise InputError("gpu=[]; give a GPU model, or a list of them")
     return tuple(geometry(model).model for model in models for _ in range(cfg["gpus"]))
@@ -86,7 +72,6 @@ def _agent_plans(
     """The trained agent's plan of each batch that finds its GPU empty; it knows one GPU."""
     if cfg["agent"] is None:
         return None
-    check_text("agent", cfg["agent"])
     if len(gpus) > 1:
         raise InputError(f"agent={cfg['agent']}: the agent plans one GPU, not {len(gpus)}; leave it out (agent=null)")
     # PyTorch takes seconds to load, and most runs do without.

@@ -19,7 +19,7 @@ USAGE = """usage: python -m rltune.mig COMMAND ...
   profiles [model]                        measured speeds of slices
   states gpu=a100-80gb [all=true]         partitions of a GPU and their configuration numbers
 
-Options and their meanings: python -m rltune.mig COMMAND --help, or conf/mig_*.yaml."""
+Options and their meanings: python -m rltune.mig COMMAND --help."""
 
 PROFILES = """usage: python -m rltune.mig profiles [MODEL] [gpu=a100-80gb] [task=train|infer] [folder=TRACES]
        [out=tasks.csv tasks=14 seed=0]
@@ -56,31 +56,35 @@ def main() -> None:
 
 
 def _batch(words: list[str]) -> None:
+    from rltune.config.mig import MigBatch
     from rltune.mig_commands.batch import plan_batches
 
     sys.argv[1:] = positional(words, "tasks")
-    run_main(plan_batches, "mig_batch")
+    run_main(plan_batches, MigBatch)
 
 
 def _serve_trace(words: list[str]) -> None:
+    from rltune.config.mig import MigFleet
     from rltune.mig_commands.serve import serve_trace
 
     sys.argv[1:] = positional(words, "events")
-    run_main(serve_trace, "mig_fleet")
+    run_main(serve_trace, MigFleet)
 
 
 def _serve(words: list[str]) -> None:
+    from rltune.config.mig import MigFleet
     from rltune.mig_commands.serve import serve_lines
 
     sys.argv[1:] = positional(words, "journal")
-    run_main(serve_lines, "mig_fleet")
+    run_main(serve_lines, MigFleet)
 
 
 def _train(words: list[str]) -> None:
+    from rltune.config.mig import MigTrain
     from rltune.mig_commands.train import train
 
     sys.argv[1:] = words
-    run_main(train, "mig_train")
+    run_main(train, MigTrain)
 
 
 def _profiles(words: list[str]) -> None:

@@ -27,7 +27,7 @@ PLAIN = (
     *("policy", "weights", "learn", "lazy", "media", "half_life"),
     *("migrate", "migrate_credit", "slack", "chain", "spares", "idle_s", "seed"),
 )
-"""Options that a fleet takes as they stand in conf/mig_fleet.yaml."""
+"""Options that a fleet takes as they stand in `rltune.config.mig.MigFleet`."""
 
 
 def fleet_options(cfg: Mapping[str, Any]) -> FleetOptions:

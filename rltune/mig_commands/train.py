@@ -11,11 +11,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import yaml
 
-from rltune.config import CONF
+from rltune.config.mig import RANGE
 from rltune.errors import InputError
 from rltune.mig.batch.families import FAMILIES
 from rltune.mig.geometry import geometry
-from rltune.options import check_like, check_text, check_whole, is_whole
 from rltune.report.console import progress_bar, say
 from rltune.rl.mig.agent import Agent, load, save_agent
 from rltune.rl.mig.batches import Mixture, Sampler, drawn, family_profiles
@@ -32,7 +31,7 @@ VALIDATION = 1
 
 
 def train(cfg: dict[str, Any]) -> str:
-    """One training run with the options of conf/mig_train.yaml; returns its directory."""
+    """One training run with the options of `rltune.config.mig.MigTrain`; returns its directory."""
     begun = time.perf_counter()
     check_options(cfg)
     tune(int(cfg["algo"]["threads"]))
@@ -51,32 +50,14 @@ def train(cfg: dict[str, Any]) -> str:
 
 
 def check_options(cfg: dict[str, Any]) -> None:
-    """Refuse unknown options and counts that make no sense, in one line each."""
-    defaults = yaml.safe_load((CONF / "mig_train.yaml").read_text())
-    for option in ("network", "algo", "online", "needy", "tasks", "online_tasks"):
-        check_like(cfg[option], defaults[option], option)
-    for option in ("gpu", "family", "runs"):
-        check_text(option, cfg[option])
-    for option in ("epochs", "steps_per_epoch", "validate_every", "validation_batches", "validation_tasks", "window"):
-        check_whole(option, cfg[option], 1)
-    check_whole("seed", cfg["seed"], 0)
-    for option in ("threads", "envs", "minibatch", "passes"):
-        check_whole(f"algo.{option}", cfg["algo"][option], 1)
+    """Refuse what the declarations cannot see."""
     for option in ("tasks", "online_tasks"):
-        pair = cfg[option]
-        if len(pair) != 2 or not all(is_whole(n, 1) for n in pair) or pair[0] > pair[1]:
-            raise InputError(f"{option}={pair}; the least and the most tasks of a batch are needed, such as [6, 20]")
-    for option in ("online", "needy"):
-        if not 0 <= cfg[option] <= 1:
-            raise InputError(f"{option}={cfg[option]}; a share from 0 to 1 is needed")
-    if cfg["family"] not in ("all", *FAMILIES):
-        raise InputError(f"family={cfg['family']} is unknown; known are all, {', '.join(FAMILIES)}")
+        if len(cfg[option]) != 2 or cfg[option][0] > cfg[option][1]:
+            raise InputError(f"{option}={cfg[option]}; {RANGE}")
     if geometry(cfg["gpu"]).compute != 7:
         raise InputError(
             f"gpu={cfg['gpu']}: the families are of GPUs with seven slices; train on one, the agent serves all"
         )
-    if cfg["checkpoint"] is not None:
-        check_text("checkpoint", cfg["checkpoint"])
 
 
 def _keep(cfg: dict[str, Any], parent: Agent | None, outcome: Outcome, run: RunDirectory) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a scheduler may know of run times.
 
-- known: exactly. none: nothing.
+- exact: exactly. unknown: nothing.
 - requested: what the user asked for (the job's time limit).
 - predicted: learned (`rltune.policies.learn`) from jobs that ended *in the record* before the new one was submitted: a
   job counts from submit + recorded wait + duration on (recorded wait 0 where the log has none), like an operator who
@@ -18,33 +18,35 @@ import numpy.typing as npt
 from rltune.errors import InputError
 from rltune.jobs import JobTable
 from rltune.policies.learn import group_table, replay
+from rltune.renamed import refuse_old_runtimes
 
-KNOWLEDGE = ("known", "predicted", "none")
+RUNTIMES = ("exact", "predicted", "unknown")
 """What tables compare; ordered, each knows more than the next."""
-SIMULATED = (*KNOWLEDGE, "requested", "online")
+SIMULATED = ("exact", "requested", "predicted", "online", "unknown")
 """What `rltune.simulate` takes."""
 WITHIN = 2.0
 """Forecasts within this factor of the truth count as close."""
 
 
-def known_run_times(jobs: JobTable, knowledge: str) -> npt.NDArray[np.float64]:
-    """(n_jobs,) run times in seconds as the scheduler believes them, read-only where exact; NaN for ``none``."""
-    if knowledge == "known":
+def known_run_times(jobs: JobTable, runtimes: str) -> npt.NDArray[np.float64]:
+    """(n_jobs,) run times in seconds as the scheduler believes them, read-only where exact; NaN for ``unknown``."""
+    if runtimes == "exact":
         return jobs.duration_s
-    if knowledge == "none":
+    if runtimes == "unknown":
         return np.full(len(jobs), np.nan)
-    if knowledge == "predicted":
+    if runtimes == "predicted":
         return predict(jobs)
-    if knowledge == "requested":
+    if runtimes == "requested":
         absent = np.isnan(jobs.requested_s)
         if absent.any():
             row = int(np.argmax(absent))
             raise InputError(
-                f"knowledge=requested: {int(absent.sum())} of {len(jobs)} jobs, first {jobs.job_id[row]}, have no "
-                "requested_s; use knowledge=predicted, or a log with time limits"
+                f"runtimes=requested: {int(absent.sum())} of {len(jobs)} jobs, first {jobs.job_id[row]}, have no "
+                "requested_s; use runtimes=predicted, or a log with time limits"
             )
         return jobs.requested_s
-    raise InputError(f"knowledge={knowledge!r} is unknown; known are {', '.join(SIMULATED)}")
+    refuse_old_runtimes(runtimes)
+    raise InputError(f"runtimes={runtimes!r} is unknown; known are {', '.join(SIMULATED)}")
 
 
 def predict(jobs: JobTable) -> npt.NDArray[np.float64]:

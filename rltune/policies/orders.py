@@ -106,7 +106,7 @@ def static_rank(chosen: Order, jobs: JobTable, known_s: npt.NDArray[np.float64])
     """(n_jobs,) rank of each job in a static order."""
     n = len(jobs)
     if chosen.needs_run_time and np.isnan(known_s).any():
-        raise InputError(f"policy {chosen.name} needs run times; use knowledge=known, predicted or requested")
+        raise InputError(f"policy {chosen.name} needs run times; use runtimes=exact, predicted or requested")
     zeros = np.zeros(n, np.int64)
     table = Queue(
         job=np.arange(n),

@@ -38,7 +38,7 @@ def cells(found: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
     """One run as text, what sets it apart first."""
     apart = [str(value) for value in row["options"].values()] or [Path(row["run"]).name]
     texts = [f"{row[key]:.3f}" if key == "utilization" else number(row[key]) for key in FIGURES]
-    pairs = {c["metric"]: c for c in found["comparisons"] if c["policy"] == row["run"]}
+    pairs = {c["metric"]: c for c in found["comparisons"] if c["run"] == row["run"]}
     return [*apart, *texts, *(change(pairs.get(metric)) for metric in CHANGES)]
 
 

@@ -7,11 +7,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-KNOWLEDGE = ("known", "predicted", "none")
+RUNTIMES = ("exact", "predicted", "unknown")
 BEST_SHOWN = 4
 COLUMNS = (
     "policy",
-    "knows run times",
+    "run times",
     "mean wait s [95 %]",
     "median window",
     "p99",
@@ -25,7 +25,7 @@ COLUMNS = (
 
 
 def comparison_table(block: dict[str, Any], metric: str, title: str) -> None:
-    """Print learned rows, both plain FIFOs and the best others of each knowledge, best first, to standard output."""
+    """Print learned rows, both plain FIFOs and the best others by what is known of run times, best first, to standard output."""
     table = Table(title=title, title_justify="left", header_style="bold")
     reference = reference_of(block)
     for k, column in enumerate(columns(reference)):
@@ -47,8 +47,8 @@ def comparison_table(block: dict[str, Any], metric: str, title: str) -> None:
 def short_list(block: dict[str, Any], metric: str) -> list[str]:
     rows = ranking(block, metric)
     keep = {name for name in rows if block["policies"][name]["learned"]} | {"fifo-blocking", "fifo-skip"}
-    for knowledge in KNOWLEDGE:
-        keep |= set([name for name in rows if block["policies"][name]["knowledge"] == knowledge][:BEST_SHOWN])
+    for runtimes in RUNTIMES:
+        keep |= set([name for name in rows if block["policies"][name]["runtimes"] == runtimes][:BEST_SHOWN])
     return [name for name in rows if name in keep]
 
 
@@ -82,12 +82,12 @@ def cells(block: dict[str, Any], name: str, reference: str | None) -> list[str]:
     against = [
         c
         for c in block["comparisons"]
-        if (c["policy"], c["baseline"], c["metric"]) == (reference, name, "wait_s") and c["reduction"] is not None
+        if (c["policy"], c["against"], c["metric"]) == (reference, name, "wait_s") and c["reduction"] is not None
     ]
     gain = f"{against[0]['reduction']:+.1%} {interval(against[0]['ci95'], '+.1%')}" if against else ""
     shown = [
         name,
-        row["knowledge"],
+        row["runtimes"],
         f"{number(wait['mean'])} {interval(wait['ci95'])}",
         number(wait.get("window_median")),
         number(wait["p99"]),

@@ -5,50 +5,20 @@ job stands in the baseline order; the network knows no positions of its own).
 Scores are corrections to the baseline order: with all corrections zero the
 greedy policy *is* the baseline order with backfilling, schedule for schedule and
 however long the queue, so learning starts from the strongest static rule of its
-knowledge instead of from noise.
+run times instead of from noise.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
 import torch
 from torch import nn
 
-from rltune.errors import InputError
+from rltune.config.learning import NetworkConfig
 from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
 
 ORDER_POSITION = JOB_FEATURES.index("order_position")
 GPUS = JOB_FEATURES.index("gpus")
 ILLEGAL = -1e9
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkConfig:
-    """Architecture.
-
-    ``hidden``: units of the job MLP; ``attention``: one self-attention layer over the jobs instead of pooling
-    alone; ``prior``: logits by which each position of the baseline order falls behind the one before;
-    ``wait_prior``: logits of waiting, relative to the first job (the wait action starts out rare).
-    """
-
-    visible: int = 64
-    hidden: int = 32
-    attention: bool = False
-    heads: int = 4
-    prior: float = 1.0
-    wait_prior: float = -5.0
-
-    def __post_init__(self) -> None:
-        if min(self.hidden, self.visible, self.heads) < 1 or (self.attention and self.hidden % self.heads):
-            raise InputError(
-                f"network: hidden={self.hidden}, heads={self.heads}, visible={self.visible}; all must be "
-                "positive, and hidden a multiple of heads with attention"
-            )
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class JobNetwork(nn.Module):

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rltune.renamed import translated
 from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
 from rltune.rl.rules import Rules
@@ -60,4 +61,4 @@ def _policy(header: dict[str, str], weights: Weights) -> LearnedPolicy:
         raise ValueError("its architecture holds numbers that are not finite")
     network = JobNetwork(NetworkConfig(**architecture))
     fill(network, weights)
-    return LearnedPolicy(network.eval(), Rules(**parts["rules"]), parts["origin"])
+    return LearnedPolicy(network.eval(), Rules(**translated(parts["rules"])), parts["origin"])

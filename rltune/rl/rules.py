@@ -1,4 +1,4 @@
-"""What an environment needs, from plain values: trace, cluster, order, discipline, allocator, score."""
+"""What an environment needs, from plain values: trace, cluster, baseline order, backfill, allocator, score."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rltune.allocators.fragmentation import FloatArray, cost_table, demand_of
 from rltune.allocators.greedy import rule_code
 from rltune.allocators.placement import LEAST_FRAGMENTATION
 from rltune.cluster import Cluster, refuse_further_resources
+from rltune.config.learning import VISIBLE, Window
 from rltune.core.state import Plain, Sim, build_lean
 from rltune.errors import InputError
 from rltune.metrics import check_score
@@ -20,7 +21,7 @@ from rltune.policies.dynamic import STATIC
 from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import order, static_rank
 from rltune.rl.kernels import SCORE_CODES
-from rltune.simulator.run import TRAINED, check_discipline
+from rltune.simulator.run import TRAINED, check_backfill
 from rltune.traces import Trace
 
 REWARDS = ("score", "relative")
@@ -32,10 +33,10 @@ class Rules:
 
     Attributes:
         score: bsld, wait, jct, utilization or slowdown; the return telescopes to it.
-        backfill: the queue discipline: blocking, skip or easy.
-        order: the baseline order, in which jobs become visible (and which reserves under easy).
+        backfill: blocking, skip or easy.
+        baseline: the order that the agent corrects, in which jobs become visible (and which reserves under easy).
         allocator: best_fit, lexicographic, least_fragmentation or milp.
-        knowledge: known, predicted or none.
+        runtimes: exact, predicted or unknown.
         visible: jobs the agent sees, V; it acts in {0..V}, V = wait.
         window: jobs of an episode; ``warmup`` more come first, run by the baseline (the month protocol's warm cluster).
         reward: ``score`` (return = score, negative where less is better) or ``relative`` (the gain on the baseline
@@ -44,24 +45,22 @@ class Rules:
 
     score: str = "wait"
     backfill: str = "easy"
-    order: str = "sjf"
+    baseline: str = "sjf"
     allocator: str = "best_fit"
-    knowledge: str = "known"
-    visible: int = 64
-    window: int = 256
-    warmup: int = 0
+    runtimes: str = "exact"
+    visible: int = VISIBLE
+    window: int = Window.window
+    warmup: int = Window.warmup
     reward: str = "score"
 
     def __post_init__(self) -> None:
         check_score(self.score)
-        check_discipline(self.backfill)
-        chosen = order(self.order)
+        check_backfill(self.backfill)
+        chosen = order(self.baseline)
         if self.allocator != "milp":
             rule_code(self.allocator)
         if chosen.code != STATIC:
-            raise InputError(
-                f"order={self.order} changes while jobs wait; the environment's baseline order must be static"
-            )
+            raise InputError(f"baseline={self.baseline} changes while jobs wait; the baseline order must be static")
         if self.allocator == "milp" and self.backfill == "blocking":
             raise InputError(
                 "allocator=milp places the jobs of one instant together, backfill=blocking starts one at a time; "
@@ -74,15 +73,15 @@ class Rules:
                 f"visible={self.visible}, window={self.window}, warmup={self.warmup}; "
                 "visible and window must be at least 1, warmup at least 0"
             )
-        if self.knowledge == "none" and (chosen.needs_run_time or self.backfill == "easy"):
-            needing = f"order={self.order}" if chosen.needs_run_time else f"backfill={self.backfill}"
+        if self.runtimes == "unknown" and (chosen.needs_run_time or self.backfill == "easy"):
+            needing = f"baseline={self.baseline}" if chosen.needs_run_time else f"backfill={self.backfill}"
             raise InputError(
-                f"knowledge=none knows no run times, which {needing} needs; "
-                "use order=fifo or smallest with backfill=skip or blocking"
+                f"runtimes=unknown knows no run times, which {needing} needs; "
+                "use baseline=fifo or smallest with backfill=skip or blocking"
             )
 
     @property
-    def discipline(self) -> int:
+    def backfill_code(self) -> int:
         return TRAINED[self.backfill]
 
     @property
@@ -132,20 +131,20 @@ def make_setup(
             "give longer stretches (trace.train, trace.validate) or smaller protocol.window, protocol.warmup"
         )
     refuse_further_resources(jobs, cluster, trace.label)
-    known = run_times(trace, rules.knowledge, history)
+    known = run_times(trace, rules.runtimes, history)
     arrays = cluster.arrays()
     if cost is None:
         measure = "quadratic" if rules.allocator == "milp" else "demand"
         cost = cost_table(arrays, measure, demand_of(jobs.num_gpus, arrays))
-    params = Plain(STATIC, rules.discipline, rules.rule)
-    table = build_lean(jobs, cluster, known, static_rank(order(rules.order), jobs, known), cost, params)
+    params = Plain(STATIC, rules.backfill_code, rules.rule)
+    table = build_lean(jobs, cluster, known, static_rank(order(rules.baseline), jobs, known), cost, params)
     return Setup(trace, cluster, rules, table, 0, len(jobs) - length + 1)
 
 
-def run_times(trace: Trace, knowledge: str, history: Trace | None = None) -> npt.NDArray[np.float64]:
+def run_times(trace: Trace, runtimes: str, history: Trace | None = None) -> npt.NDArray[np.float64]:
     """(n_jobs,) run times as known, predicted with the whole ``history`` where it is given."""
-    if knowledge != "predicted" or history is None:
-        return known_run_times(trace.jobs, knowledge)
+    if runtimes != "predicted" or history is None:
+        return known_run_times(trace.jobs, runtimes)
     predicted = dict(zip(history.jobs.job_id, _predicted(history), strict=True))
     return np.array([predicted[job] for job in trace.jobs.job_id])
 

@@ -1,4 +1,4 @@
-"""`simulate`: jobs on a cluster under a policy, a discipline and an allocator."""
+"""`simulate`: jobs on a cluster under a policy, a way of backfilling and an allocator."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from rltune.jobs import JobTable
 from rltune.plan import Allocator, FloatArray, Policy
 from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import Order, order, static_rank
+from rltune.renamed import refuse_old_options
 from rltune.simulator.fleet.options import make_options
 from rltune.simulator.fleet.run import preemptive_policy, simulate_fleet
 from rltune.simulator.joint import JointAllocator
@@ -40,9 +41,9 @@ def simulate_jobs(
     cluster: Cluster,
     *,
     policy: str | Policy = "fifo",
-    discipline: str = "skip",
+    backfill: str = "skip",
     allocator: str | Allocator = "best_fit",
-    knowledge: str | FloatArray = "known",
+    runtimes: str | FloatArray = "exact",
     oversized: str | None = None,
     cost: FloatArray | None = None,
     source: str = "jobs",
@@ -57,11 +58,11 @@ def simulate_jobs(
 
     Args:
         policy: name of an order or of a preemptive policy, or a function (queue, snapshot) -> keys.
-        discipline: blocking (RLTune's protocol, exact), strict (as blocking, but the head is chosen anew at every
+        backfill: blocking (RLTune's protocol, exact), strict (as blocking, but the head is chosen anew at every
             instant: Helios' protocol), skip, easy, or conservative.
         allocator: lexicographic, best_fit, least_fragmentation; detailed: first_fit, best_fit, least_loaded, random,
             dot_prod, gpu_clustering, gpu_packing, fgd, stranding; or an object with ``allocate`` (detailed: a `MilpAllocator` only).
-        knowledge: known, requested, predicted, online, none, or (n_jobs,) run times in seconds as the scheduler believes.
+        runtimes: exact, requested, predicted, online, unknown, or (n_jobs,) run times in seconds as the scheduler believes.
         oversized: what to do with jobs that no idle pool can hold: refuse (an InputError naming the
             first) or drop (they count as unfinished). Default: refuse; under ``blocking`` drop with
             a warning, since the reference protocol drops them.
@@ -70,45 +71,46 @@ def simulate_jobs(
         options: of the detailed simulation, see `rltune.simulator.fleet.options.Options`.
 
     Raises:
-        InputError: unknown names, a policy that needs run times under ``none``, an oversized job.
+        InputError: unknown names, a policy that needs run times under ``unknown``, an oversized job.
     """
     if isinstance(allocator, SharingRule):
         allocator = allocator.rule
+    refuse_old_options(options, ("policy", "backfill", "runtimes"))
     detail = make_options(options | {"seed": seed})
-    check_discipline(discipline, BACKFILLS)
+    check_backfill(backfill, BACKFILLS)
     if not len(jobs):
         raise InputError(f"{source}: the job table is empty; at least one job is needed")
-    known = believed_run_times(jobs, knowledge)
-    reason = needs_detail(jobs, cluster, policy, discipline, allocator, knowledge, options)
+    known = believed_run_times(jobs, runtimes)
+    reason = needs_detail(jobs, cluster, policy, backfill, allocator, runtimes, options)
     if reason is not None:
-        check_detailed(reason, policy, discipline, allocator)
-        handle_oversized(jobs, known, cluster, oversized, discipline, source)
+        check_detailed(reason, policy, backfill, allocator)
+        handle_oversized(jobs, known, cluster, oversized, backfill, source)
         return simulate_fleet(
-            jobs, cluster, policy=str(policy), discipline=discipline, allocator=cast(Any, allocator),
-            known_s=None if learns_online(knowledge) else known, options=detail,
+            jobs, cluster, policy=str(policy), backfill=backfill, allocator=cast(Any, allocator),
+            known_s=None if learns_online(runtimes) else known, options=detail,
         )  # fmt: skip
     cost = fragmentation_cost(jobs, cluster, cost)
-    if discipline == "easy" and np.isnan(known).any():
+    if backfill == "easy" and np.isnan(known).any():
         raise InputError(
-            "discipline=easy needs run times for its reservation; use knowledge=known, predicted, requested or online"
+            "backfill=easy needs run times for its reservation; use runtimes=exact, predicted, requested or online"
         )
-    jobs, known = handle_oversized(jobs, known, cluster, oversized, discipline, source)
+    jobs, known = handle_oversized(jobs, known, cluster, oversized, backfill, source)
     if isinstance(policy, str) and isinstance(allocator, str):
         chosen = order(policy)
-        params = Plain(chosen.code, BACKFILLS[discipline], rule_code(allocator))
+        params = Plain(chosen.code, BACKFILLS[backfill], rule_code(allocator))
         sim = build_lean(jobs, cluster, known, static_rank(chosen, jobs, known), cost, params)
         state = ref(sim)
         begin(state)
         run(state)
         return Result.of(jobs, cluster, sim)
-    return simulate_readably(jobs, cluster, policy, discipline, allocator, known, cost)
+    return simulate_readably(jobs, cluster, policy, backfill, allocator, known, cost)
 
 
 def simulate_readably(
     jobs: JobTable,
     cluster: Cluster,
     policy: str | Policy,
-    discipline: str,
+    backfill: str,
     allocator: str | Allocator,
     known: FloatArray,
     cost: FloatArray,
@@ -123,20 +125,20 @@ def simulate_readably(
     elif isinstance(allocator, GreedyAllocator) and allocator.cost is None:
         allocator = allocator.with_cost(cost)
     sim = build_lean(jobs, cluster, known, np.arange(len(jobs)), cost)
-    decisions = run_readable(sim, policy, allocator, discipline, jobs.priority)
+    decisions = run_readable(sim, policy, allocator, backfill, jobs.priority)
     stats = getattr(allocator, "stats", None)
     return Result.of(jobs, cluster, sim, decisions, stats.as_dict() if stats is not None else {})
 
 
-def learns_online(knowledge: Any) -> bool:
-    return isinstance(knowledge, str) and knowledge == "online"
+def learns_online(runtimes: Any) -> bool:
+    return isinstance(runtimes, str) and runtimes == "online"
 
 
-def believed_run_times(jobs: JobTable, knowledge: str | FloatArray) -> FloatArray:
+def believed_run_times(jobs: JobTable, runtimes: str | FloatArray) -> FloatArray:
     """(n_jobs,) seconds as believed at the start: NaN where nothing is, or where it is learned on the way."""
-    if learns_online(knowledge):
+    if learns_online(runtimes):
         return np.full(len(jobs), np.nan)
-    return known_run_times(jobs, knowledge) if isinstance(knowledge, str) else check_run_times(knowledge, len(jobs))
+    return known_run_times(jobs, runtimes) if isinstance(runtimes, str) else check_run_times(runtimes, len(jobs))
 
 
 PLAIN_ONLY = tuple(name for name in RULES if name not in SHARING_RULES)
@@ -147,26 +149,26 @@ def needs_detail(
     jobs: JobTable,
     cluster: Cluster,
     policy: Any,
-    discipline: str,
+    backfill: str,
     allocator: Any,
-    knowledge: Any,
+    runtimes: Any,
     options: dict[str, Any],
 ) -> str | None:
     """Why the detailed simulation is needed; None: it is not."""
     if options:
         return f"{', '.join(options)} given"
-    if discipline not in PLAIN:
-        return f"discipline={discipline}"
+    if backfill not in PLAIN:
+        return f"backfill={backfill}"
     if isinstance(policy, str) and preemptive_policy(policy) is not None:
         return f"policy={policy}"
     if isinstance(allocator, str) and allocator not in RULES and allocator in SHARING_RULES:
         return f"allocator={allocator}"
-    if learns_online(knowledge):
-        return "knowledge=online"
+    if learns_online(runtimes):
+        return "runtimes=online"
     return further_resources(jobs, cluster)
 
 
-def check_detailed(reason: str, policy: Any, discipline: str, allocator: Any) -> None:
+def check_detailed(reason: str, policy: Any, backfill: str, allocator: Any) -> None:
     """Refuse what the detailed simulation does not have."""
     joint = isinstance(allocator, JointAllocator)
     if not isinstance(policy, str) or not (joint or isinstance(allocator, str)) or allocator in PLAIN_ONLY:
@@ -174,22 +176,22 @@ def check_detailed(reason: str, policy: Any, discipline: str, allocator: Any) ->
             f"{reason}: this needs the detailed simulation, which takes named policies and the allocators "
             f"{', '.join(SHARING_RULES)}, milp only"
         )
-    if joint and discipline == "conservative":
+    if joint and backfill == "conservative":
         raise InputError(
-            "discipline=conservative places jobs ahead of time, allocator milp only those that start now; use "
-            f"discipline=easy, or an allocator of {', '.join(SHARING_RULES)}"
+            "backfill=conservative places jobs ahead of time, allocator milp only those that start now; use "
+            f"backfill=easy, or an allocator of {', '.join(SHARING_RULES)}"
         )
-    if discipline not in DETAILED:
+    if backfill not in DETAILED:
         raise InputError(
-            f"{reason}: discipline={discipline} is the reference protocol of whole GPUs without interruptions; "
+            f"{reason}: backfill={backfill} is the reference protocol of whole GPUs without interruptions; "
             f"use {', '.join(DETAILED)}"
         )
 
 
-def check_discipline(discipline: str, known: Mapping[str, int] = TRAINED) -> str:
-    if discipline not in known:
-        raise InputError(f"discipline {discipline!r} is unknown; known are {', '.join(known)}")
-    return discipline
+def check_backfill(backfill: str, known: Mapping[str, int] = TRAINED) -> str:
+    if backfill not in known:
+        raise InputError(f"backfill={backfill!r} is unknown; known are {', '.join(known)}")
+    return backfill
 
 
 def check_run_times(known_s: Any, n: int) -> FloatArray:
@@ -197,14 +199,12 @@ def check_run_times(known_s: Any, n: int) -> FloatArray:
     try:
         known = np.asarray(known_s, np.float64)
     except (TypeError, ValueError):
-        raise InputError(
-            "knowledge: run times must be numbers; give seconds for every job, NaN where unknown"
-        ) from None
+        raise InputError("runtimes: run times must be numbers; give seconds for every job, NaN where unknown") from None
     if known.shape != (n,):
-        raise InputError(f"knowledge: run times of shape {known.shape} for {n} jobs; give one value a job")
+        raise InputError(f"runtimes: run times of shape {known.shape} for {n} jobs; give one value a job")
     if np.isinf(known).any() or (known < 0).any():
         row = int(np.argmax(np.isinf(known) | (known < 0)))
-        raise InputError(f"knowledge: run time {known[row]} of row {row + 1}; give seconds >= 0, NaN where unknown")
+        raise InputError(f"runtimes: run time {known[row]} of row {row + 1}; give seconds >= 0, NaN where unknown")
     return known
 
 
@@ -220,7 +220,7 @@ def fragmentation_cost(jobs: JobTable, cluster: Cluster, cost: FloatArray | None
 
 
 def handle_oversized(
-    jobs: JobTable, known: FloatArray, cluster: Cluster, oversized: str | None, discipline: str, source: str
+    jobs: JobTable, known: FloatArray, cluster: Cluster, oversized: str | None, backfill: str, source: str
 ) -> tuple[JobTable, FloatArray]:
     """Refuse jobs that can never run, or leave them to be counted as unfinished."""
     if oversized is not None and oversized not in OVERSIZED:
@@ -229,7 +229,7 @@ def handle_oversized(
     if not len(misfits):
         return jobs, known
     message = describe_oversized(jobs, cluster, misfits, source)
-    if oversized == "refuse" or (oversized is None and discipline != "blocking"):
+    if oversized == "refuse" or (oversized is None and backfill != "blocking"):
         raise InputError(message)
     if oversized is None:
         warnings.warn(f"{message} [dropped and counted as unfinished]", stacklevel=4)

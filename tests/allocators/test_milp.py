@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from highspy import HighsModelStatus
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,18 +37,18 @@ def in_two_pools() -> tuple[Any, np.ndarray, list[Any]]:
     return make_cluster([(1, 4), (1, 4)]), np.array([2, 3]), [(2, (0, 1)), (2, (0,))]
 
 
-def check_against_search(seed: int, cases: int, discipline: str) -> None:
+def check_against_search(seed: int, cases: int, backfill: str) -> None:
     """Plans are as good as exhaustive search; better only by an uneven split, which the search leaves out."""
     rng = np.random.default_rng(seed)
     allocator = MilpAllocator("demand", DEMAND, time_limit_s=60, weights=ONLY)
     for _ in range(cases):
         cluster, free, jobs = random_case(rng)
         snapshot = make_snapshot(cluster, free, jobs)
-        plan = allocator.allocate(snapshot, np.arange(len(jobs)), discipline)
+        plan = allocator.allocate(snapshot, np.arange(len(jobs)), backfill)
         check_plan(snapshot, plan)
         cost = demand_cost(cluster, *DEMAND)
         started, gain = worth(snapshot, plan, cost)
-        best_started, best_gain = best_by_search(cluster, free, jobs, cost, discipline == "blocking")
+        best_started, best_gain = best_by_search(cluster, free, jobs, cost, backfill == "blocking")
         context = f"{cluster}, free {free}, jobs {jobs}: {plan}"
         assert (started, gain + 1e-6) >= (best_started, best_gain), context
         if is_even(snapshot, plan):
@@ -59,17 +58,17 @@ def check_against_search(seed: int, cases: int, discipline: str) -> None:
     assert allocator.stats.improved > 0
 
 
-@pytest.mark.parametrize("discipline", ["skip", "blocking"])
-def test_plans_equal_exhaustive_search(discipline: str) -> None:
+@pytest.mark.parametrize("backfill", ["skip", "blocking"])
+def test_plans_equal_exhaustive_search(backfill: str) -> None:
     """The earliest jobs start that can, with the least fragmentation, over all subsets, pools and nodes."""
-    check_against_search(1, 1200, discipline)
+    check_against_search(1, 1200, backfill)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("discipline", ["skip", "blocking"])
-def test_plans_equal_exhaustive_search_on_many_cases(discipline: str) -> None:
+@pytest.mark.parametrize("backfill", ["skip", "blocking"])
+def test_plans_equal_exhaustive_search_on_many_cases(backfill: str) -> None:
     """The same on eight thousand other cases."""
-    check_against_search(2, 8000, discipline)
+    check_against_search(2, 8000, backfill)
 
 
 def test_a_job_with_a_choice_makes_way_for_one_without() -> None:
@@ -87,15 +86,15 @@ def test_a_job_with_a_choice_makes_way_for_one_without() -> None:
 
 @settings(max_examples=120, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([0.0, 1e-6, 0.002, 1.0]), st.sampled_from(["skip", "blocking"]))
-def test_never_worse_than_greedy_at_any_time_limit(seed: int, limit_s: float, discipline: str) -> None:
+def test_never_worse_than_greedy_at_any_time_limit(seed: int, limit_s: float, backfill: str) -> None:
     """By the started jobs in order, then fragmentation; and a fallback is reported and counted."""
     cluster, free, jobs = random_case(np.random.default_rng(seed))
     snapshot = make_snapshot(cluster, free, jobs)
     cost = demand_cost(cluster, *DEMAND)
     allocator = MilpAllocator("demand", DEMAND, time_limit_s=limit_s, weights=ONLY)
-    plan = allocator.allocate(snapshot, np.arange(len(jobs)), discipline)
+    plan = allocator.allocate(snapshot, np.arange(len(jobs)), backfill)
     check_plan(snapshot, plan)
-    greedy = GreedyAllocator("least_fragmentation", cost).allocate(snapshot, np.arange(len(jobs)), discipline)
+    greedy = GreedyAllocator("least_fragmentation", cost).allocate(snapshot, np.arange(len(jobs)), backfill)
     started, gain = worth(snapshot, plan, cost)
     assert (started, gain + 1e-6) >= worth(snapshot, greedy, cost)
     assert plan.report["fallback"] == bool(allocator.stats.fallbacks)
@@ -168,8 +167,8 @@ def test_blocking_starts_only_a_prefix() -> None:
 def test_jobs_behind_the_head_start_where_they_fit() -> None:
     """With a head of one, ten jobs of one GPU still fill ten GPUs."""
     snapshot = make_snapshot(make_cluster([(3, 4)]), np.array([4, 4, 4]), [(1, (0,))] * 10)
-    for discipline in ("skip", "blocking"):
-        assert len(MilpAllocator(head=1).allocate(snapshot, np.arange(10), discipline).starts) == 10
+    for backfill in ("skip", "blocking"):
+        assert len(MilpAllocator(head=1).allocate(snapshot, np.arange(10), backfill).starts) == 10
 
 
 def test_plans_do_not_depend_on_earlier_decisions() -> None:
@@ -286,8 +285,8 @@ class Watched(MilpAllocator):
 
     joint = 0
 
-    def allocate(self, snapshot: Snapshot, order: IntArray, discipline: str) -> Plan:
-        plan = super().allocate(snapshot, order, discipline)
+    def allocate(self, snapshot: Snapshot, order: IntArray, backfill: str) -> Plan:
+        plan = super().allocate(snapshot, order, backfill)
         cost = quadratic_cost(snapshot.cluster)
         held = whole_gpus.reservation(snapshot, order, cost)
         if held is not None:
@@ -313,14 +312,6 @@ def test_easy_backfilling_keeps_the_reservation() -> None:
     )
     cluster = rltune.load_cluster({"pools": [{"nodes": 4, "gpus_per_node": 8}]})
     allocator = Watched()
-    result = rltune.simulate(trace, cluster, policy="fifo", discipline="easy", allocator=allocator)
+    result = rltune.simulate(trace, cluster, policy="fifo", backfill="easy", allocator=allocator)
     assert result.started.all()
     assert Watched.joint > 0
-
-
-def test_the_configuration_states_the_defaults() -> None:
-    """conf/allocator/milp.yaml and the class agree, option by option."""
-    options = yaml.safe_load((CONF / "milp.yaml").read_text())
-    assert options.pop("_target_") == "rltune.allocators.milp.MilpAllocator"
-    default = MilpAllocator()
-    assert {name: getattr(default, name) for name in options} == options

@@ -52,7 +52,7 @@ def drawn(seed: int, n: int = 300) -> JobTable:
 def test_what_the_simulator_books_a_device_accepts(policy, allocator):
     """A schedule would hold slices that no GPU has free, so that its numbers were of no machine there is."""
     jobs = drawn(len(policy) + len(allocator))
-    result = rltune.simulate(jobs, CLUSTER, policy=policy, discipline="skip", allocator=allocator)
+    result = rltune.simulate(jobs, CLUSTER, policy=policy, backfill="skip", allocator=allocator)
     done = rehearse(result.attempts, CLUSTER)
     slices = int((jobs.mig.codes[result.runs.job] >= 0).sum())
     assert done.refusals == [] and slices > 100
@@ -71,7 +71,7 @@ def test_costs_are_the_documented_ones():
         {"submit_s": [0, 0], "duration_s": [10, 20], "num_gpus": [1, 1], "mig": ["3g.40gb", "1g.6gb"]}
     )
     done = rehearse(
-        rltune.simulate(jobs, CLUSTER, policy="fifo", discipline="skip", allocator="first_fit").attempts, CLUSTER
+        rltune.simulate(jobs, CLUSTER, policy="fifo", backfill="skip", allocator="first_fit").attempts, CLUSTER
     )
     assert [(key, k.create_s, k.destroy_s, k.run_s) for key, k in done.kinds.items()] == [
         (("A100-80GB", "3g.40gb"), 0.20, 0.21, 10), (("A30", "1g.6gb"), 0.11, 0.10, 20),
@@ -81,7 +81,7 @@ def test_costs_are_the_documented_ones():
 
 @pytest.fixture
 def schedule() -> pd.DataFrame:
-    result = rltune.simulate(drawn(5), CLUSTER, policy="fifo", discipline="skip", allocator="first_fit")
+    result = rltune.simulate(drawn(5), CLUSTER, policy="fifo", backfill="skip", allocator="first_fit")
     return result.attempts
 
 

@@ -18,7 +18,10 @@ import pandas as pd
 import pytest
 import torch
 
+import rltune
+from rltune.config.commands import Evaluate, Simulate, Train
 from rltune.entry import run_main
+from rltune.errors import InputError
 from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.policy_file import LearnedPolicy, load_policy, save_policy
 from rltune.rl.rules import Rules
@@ -28,8 +31,8 @@ HEADER = "job_id,submit_s,duration_s,num_gpus"
 QUICK = (
     "protocol.window=16",
     "windows=3",
-    "policies=[fifo,sjf]",
-    "disciplines=[skip,easy]",
+    "policy=[fifo,sjf]",
+    "backfill=[skip,easy]",
     "nodes=2",
     "progress=false",
 )
@@ -47,6 +50,7 @@ def write(path: Path, rows: list[str], header: str = HEADER) -> None:
     path.write_text("\n".join([header, *rows]) + "\n")
 
 
+COMMANDS = {"evaluate": Evaluate, "train": Train, "simulate": Simulate}
 Told = tuple[int, str, str]
 Command = Callable[..., Told]
 
@@ -62,7 +66,7 @@ def command(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         capfd.readouterr()
         status = 0
         try:
-            run_main(module.main, name)
+            run_main(module.main, COMMANDS[name])
         except SystemExit as end:
             status = int(end.code or 0)
         out, err = capfd.readouterr()
@@ -116,14 +120,14 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
     "unknown trace": (["+trace=venus"], "trace=venus is unknown; known are alibaba, alibaba_calibrated, file, helios"),
     "unknown trace, no plus": (["trace=venus"], "trace=venus is unknown"),
     "trace not here": (["+trace=philly"], "philly"),
-    "unknown option": (["+trace=synthetic", "windwos=3"], "option 'windwos' is unknown"),
+    "unknown option": (["+trace=synthetic", "windwos=3"], "option windwos is unknown; known are"),
     "unknown option of the trace": (["+trace=synthetic", "trace.job=100"], "trace.job"),
     "unknown score": (["+trace=synthetic", "score=speed"], "score='speed' is unknown; known are bsld, wait"),
-    "unknown policy": (["+trace=synthetic", "policies=[sfj]"], "policy 'sfj' is unknown; known are fifo"),
-    "unknown discipline": (["+trace=synthetic", "disciplines=[fill]"], "discipline 'fill' is unknown"),
+    "unknown policy": (["+trace=synthetic", "policy=[sfj]"], "policy 'sfj' is unknown; known are fifo"),
+    "unknown backfill": (["+trace=synthetic", "backfill=[fill]"], "backfill='fill' is unknown"),
     "unknown cluster": (["+trace=synthetic", "cluster=venus"], "cluster=venus is unknown; known are alibaba"),
     "unknown option of the cluster": (["+trace=synthetic", "cluster.size=3"], "option cluster.size is unknown"),
-    "options of simulate": (["+trace=synthetic", "options.quantum_s=3"], "option 'options"),
+    "options of simulate": (["+trace=synthetic", "options.quantum_s=3"], "option options.quantum_s is unknown"),
     "unknown allocator": (["+trace=synthetic", "allocator=worst"], "allocator=worst is unknown; known are best_fit"),
     "unknown protocol": (["+trace=synthetic", "protocol=year"], "protocol=year is unknown; known are month, window"),
     "missing checkpoint": (["+trace=synthetic", "checkpoint=nowhere"], "checkpoint nowhere does not exist"),
@@ -149,7 +153,7 @@ def test_bad_options(kind: str, here: Path, command: Command) -> None:
 
 
 KINDS = (
-    "windows=abc", "windows=1.5", "windows=null", "windows=[]", "windows=[0,x]", "policies=[]", "disciplines=[]",
+    "windows=abc", "windows=1.5", "windows=null", "windows=[]", "windows=[0,x]", "policy=[]", "backfill=[]", "runtimes=[]",
     "nodes=abc", "nodes=1.5", "nodes=[]", "nodes=[2,abc]", "protocol.window=abc", "protocol.window=0", "checkpoint=5",
     "runs=null", "trace.jobs=many",
 )  # fmt: skip
@@ -164,9 +168,9 @@ def test_values_of_the_wrong_kind(option: str, here: Path, command: Command) -> 
     assert len(line) < 400
 
 
-@pytest.mark.parametrize("option", ["score=bsld", "policies=sjf", "disciplines=skip"])
+@pytest.mark.parametrize("option", ["score=bsld", "policy=sjf", "backfill=skip", "runtimes=predicted"])
 def test_options_do_what_they_say(option: str, here: Path, command: Command) -> None:
-    """score=bsld without a checkpoint would show waits; policies=sjf would be read letter by letter."""
+    """score=bsld without a checkpoint would show waits; policy=sjf would be read letter by letter."""
     quick = [known for known in QUICK if known.split("=")[0] != option.split("=")[0]]
     status, out, err = command("evaluate", "+trace=synthetic", "trace.jobs=200", *quick, option)
     assert status == 0, err
@@ -175,19 +179,50 @@ def test_options_do_what_they_say(option: str, here: Path, command: Command) -> 
         assert "bsld" in (Path(out.splitlines()[-1]) / "table.md").read_text().splitlines()[0]
     else:
         rows = summary["policies"].values()
-        assert {row["order"] for row in rows} == ({"sjf"} if option.startswith("policies") else {"fifo", "sjf"})
-        assert {row["discipline"] for row in rows} == (
-            {"skip"} if option.startswith("disciplines") else {"skip", "easy"}
-        )
+        assert {row["policy"] for row in rows} == ({"sjf"} if option == "policy=sjf" else {"fifo", "sjf"})
+        assert {row["backfill"] for row in rows} == ({"skip"} if option == "backfill=skip" else {"skip", "easy"})
+        known = {row["runtimes"] for row in rows} - {"unknown"}
+        assert known == ({"predicted"} if option == "runtimes=predicted" else {"exact", "predicted"})
 
 
-@pytest.mark.parametrize("option", ["knowledge=foo", "order=foo", "backfill=foo", "seed=abc"])
+@pytest.mark.parametrize("option", ["runtimes=foo", "baseline=foo", "backfill=foo", "seed=abc"])
 def test_unknown_values_of_training_options_are_refused_by_evaluate_too(
     option: str, here: Path, command: Command
 ) -> None:
-    """A typing error in knowledge= would be passed over, and the user believe it was obeyed."""
+    """A typing error in runtimes= would be passed over, and the user believe it was obeyed."""
     told = command("evaluate", "+trace=synthetic", "trace.jobs=200", *QUICK, option)
-    refused(told, here, option.split("=")[1])
+    refused(told, here, "baseline" if option == "baseline=foo" else option.split("=")[1])
+
+
+RENAMED: dict[str, tuple[str, str]] = {
+    "disciplines=[skip,easy]": ("evaluate", "option disciplines is now backfill: use backfill=[skip,easy]"),
+    "policies=[fifo]": ("evaluate", "option policies is now policy: use policy=[fifo]"),
+    "knowledge=known": ("evaluate", "option knowledge is now runtimes: use runtimes=exact"),
+    "runtimes=[known]": ("evaluate", "runtimes=known is now called exact: use runtimes=exact"),
+    "discipline=easy": ("simulate", "option discipline is now backfill: use backfill=easy"),
+    "runtimes=none": ("simulate", "runtimes=none is now called unknown: use runtimes=unknown"),
+    "order=sjf": ("train", "option order is now baseline: use baseline=sjf"),
+    "knowledge=predicted,none": ("train", "option knowledge is now runtimes: use runtimes=predicted,unknown"),
+    "runtimes=known": ("train", "runtimes=known is now called exact: use runtimes=exact"),
+}
+
+
+@pytest.mark.parametrize("option", list(RENAMED))
+def test_an_old_name_says_the_new_one(option: str, here: Path, command: Command) -> None:
+    """Whoever repeats a command of last year would be told that it is wrong, not how to write it now."""
+    name, said = RENAMED[option]
+    refused(command(name, "+trace=synthetic", "trace.jobs=2000", option), here, said, alone=True)
+
+
+def test_an_old_name_in_python_says_the_new_one() -> None:
+    """A notebook of last year would stop at a list of forty options."""
+    for given, said in {
+        ("discipline", "easy"): "option discipline is now backfill: use backfill=easy",
+        ("knowledge", "none"): "option knowledge is now runtimes: use runtimes=unknown",
+        ("runtimes", "known"): "runtimes=known is now called exact: use runtimes=exact",
+    }.items():
+        with pytest.raises(InputError, match=said):
+            rltune.simulate(rltune.load_trace("synthetic", jobs=5), "uniform", **{given[0]: given[1]})
 
 
 def test_stretches_that_overlap_are_refused(here: Path, command: Command) -> None:
@@ -238,7 +273,7 @@ def test_a_file_size_limit_of_the_system(here: Path) -> None:
     """A real refusal of the operating system (here a limit of 4 kB a file) would be a stack trace."""
     code = (
         "import resource, sys; import rltune.evaluate as e; from rltune.entry import run_main;"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); run_main(e.main, 'evaluate')"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); run_main(e.main, e.Evaluate)"
     )
     command = [sys.executable, "-c", code, "+trace=synthetic", "trace.jobs=200", *QUICK]
     # Compiled kernels must not be written under the limit.
@@ -280,7 +315,7 @@ def test_a_good_run_leaves_what_the_house_page_lists(here: Path) -> None:
     assert (summary["trace"]["source"], summary["trace"]["jobs"]) == ("user", 120)
     assert (summary["cluster"]["nodes"], summary["cluster"]["gpus"]) == (2, 16)
     assert set(summary["policies"]) == {
-        "fifo-skip", "sjf-skip-known", "sjf-skip-predicted", "fifo-easy-known", "fifo-easy-predicted", "sjf-easy-known",
+        "fifo-skip", "sjf-skip-exact", "sjf-skip-predicted", "fifo-easy-exact", "fifo-easy-predicted", "sjf-easy-exact",
         "sjf-easy-predicted",
     }  # fmt: skip
     for row in summary["policies"].values():
@@ -331,17 +366,17 @@ def test_a_stretch_in_which_nothing_can_run_is_told(here: Path, command: Command
 TRAINING: dict[str, tuple[list[str], str]] = {
     "no trace": ([], "no trace given; add +trace=helios"),
     "unknown algorithm": (["+trace=synthetic", "algo=a3c"], "algo=a3c is unknown; known are"),
-    "unknown option": (["+trace=synthetic", "epoch=3"], "option 'epoch' is unknown"),
+    "unknown option": (["+trace=synthetic", "epoch=3"], "option epoch is unknown; known are"),
     "unknown score": (["+trace=synthetic", "score=speed"], "score='speed' is unknown"),
     "no epochs": (["+trace=synthetic", "epochs=0"], "epochs=0; a whole number of at least 1"),
     "epochs as text": (["+trace=synthetic", "epochs=many"], "epochs='many'; a whole number"),
     "blind SJF": (
-        ["+trace=synthetic", "knowledge=none", "order=sjf", "backfill=skip"],
-        "knowledge=none knows no run times",
+        ["+trace=synthetic", "runtimes=unknown", "baseline=sjf", "backfill=skip"],
+        "runtimes=unknown knows no run times",
     ),
-    "blind EASY": (["+trace=synthetic", "knowledge=none"], "knowledge=none knows no run times"),
-    "moving order": (["+trace=synthetic", "order=wfp3"], "order=wfp3 changes while jobs wait"),
-    "unknown order": (["+trace=synthetic", "order=sfj"], "policy 'sfj' is unknown"),
+    "blind EASY": (["+trace=synthetic", "runtimes=unknown"], "runtimes=unknown knows no run times"),
+    "moving order": (["+trace=synthetic", "baseline=wfp3"], "baseline=wfp3 changes while jobs wait"),
+    "unknown order": (["+trace=synthetic", "baseline=sfj"], "policy 'sfj' is unknown"),
     "resume nothing": (["+trace=synthetic", "resume=nowhere"], "resume=nowhere is no training run directory"),
     "resume and fine-tune": (["+trace=synthetic", "resume=a", "checkpoint=b"], "give one of them"),
     "corrupt checkpoint": (["+trace=synthetic", "checkpoint=jobs.csv"], "checkpoint jobs.csv is corrupt"),
@@ -372,7 +407,7 @@ def test_bad_training_options(kind: str, here: Path, command: Command) -> None:
     """A typing error would be found after an hour of training, or in a stack trace of Ray."""
     write(here / "jobs.csv", ROWS)
     options, said = TRAINING[kind]
-    quick = ["order=saf", "progress=false", "evaluate=false", "trace.jobs=2000"]
+    quick = ["baseline=saf", "progress=false", "evaluate=false", "trace.jobs=2000"]
     own = {option.split("=")[0] for option in options}
     used = [o for o in quick if o.split("=")[0] not in own and not (o.startswith("trace.") and not options)]
     refused(command("train", *used, *options), here, said)
@@ -396,7 +431,7 @@ def save_seeds(folder: Path, seeds: int, weights: float) -> list[str]:
             "trace_sha256": "0",
         }
         paths.append(str(folder / f"s{seed}.safetensors"))
-        save_policy(Path(paths[-1]), LearnedPolicy(network, Rules(order="sjf", visible=4), origin))
+        save_policy(Path(paths[-1]), LearnedPolicy(network, Rules(baseline="sjf", visible=4), origin))
     return paths
 
 
@@ -412,22 +447,22 @@ def test_several_seeds_stand_in_one_table_with_their_mean(here: Path, command: C
     summary = json.loads((Path(out.splitlines()[-1]) / "summary.json").read_text())
     assert no_nan(summary)
     rows = summary["policies"]
-    learned = {f"learned-easy-known-s{k}{placed}" for k in (0, 1) for placed in ("", "+milp")}
+    learned = {f"learned-easy-exact-s{k}{placed}" for k in (0, 1) for placed in ("", "+milp")}
     assert {name for name, row in rows.items() if row["learned"]} == learned
-    assert rows["sjf-easy-known+milp"]["allocator_stats"]["calls"] > 0
-    assert rows["learned-easy-known-s0"]["allocator"] == "best_fit"
+    assert rows["sjf-easy-exact+milp"]["allocator_stats"]["calls"] > 0
+    assert rows["learned-easy-exact-s0"]["allocator"] == "best_fit"
     assert {seed["policy"] for seed in summary["seeds"]} == {
-        "learned-easy-known+milp, mean of 2", "learned-easy-known, mean of 2",
+        "learned-easy-exact+milp, mean of 2", "learned-easy-exact, mean of 2",
     }  # fmt: skip
-    means = [rows[f"learned-easy-known-s{k}"]["wait_s"]["mean"] for k in (0, 1)]
-    told = next(s for s in summary["seeds"] if s["policy"] == "learned-easy-known, mean of 2")
+    means = [rows[f"learned-easy-exact-s{k}"]["wait_s"]["mean"] for k in (0, 1)]
+    told = next(s for s in summary["seeds"] if s["policy"] == "learned-easy-exact, mean of 2")
     assert (told["min"], told["max"]) == (min(means), max(means))
     assert told["mean"] == pytest.approx(sum(means) / 2)
     against = {
-        c["baseline"]: c for c in summary["comparisons"] if c["policy"] == told["policy"] and c["metric"] == "wait_s"
+        c["against"]: c for c in summary["comparisons"] if c["policy"] == told["policy"] and c["metric"] == "wait_s"
     }
-    gain = 1 - told["mean"] / rows["fifo-easy-known"]["wait_s"]["mean"]
-    assert against["fifo-easy-known"]["reduction"] == pytest.approx(gain)
+    gain = 1 - told["mean"] / rows["fifo-easy-exact"]["wait_s"]["mean"]
+    assert against["fifo-easy-exact"]["reduction"] == pytest.approx(gain)
     assert told["policy"] in out
 
 
@@ -448,12 +483,12 @@ def test_only_seeds_of_one_recipe_are_averaged(here: Path, command: Command, aga
 def test_heuristics_named_twice_are_one_row(here: Path, command: Command) -> None:
     """An alias, or a word typed twice, would be a stack trace."""
     write(here / "jobs.csv", ROWS)
-    quick = [option for option in QUICK if not option.startswith(("policies", "disciplines"))]
-    options = ("policies=[fifo,sjf,fifo]", "disciplines=[skip,skip]")
+    quick = [option for option in QUICK if not option.startswith(("policy", "backfill"))]
+    options = ("policy=[fifo,sjf,fifo]", "backfill=[skip,skip]")
     status, out, err = command("evaluate", "+trace=file", "trace.path=jobs.csv", *quick, *options)
     assert status == 0, err
     rows = json.loads((Path(out.splitlines()[-1]) / "summary.json").read_text())["policies"]
-    assert list(rows) == ["fifo-skip", "sjf-skip-known", "sjf-skip-predicted"]
+    assert list(rows) == ["fifo-skip", "sjf-skip-exact", "sjf-skip-predicted"]
 
 
 def test_a_policy_that_kept_no_epoch_is_told_and_is_its_order(here: Path, command: Command) -> None:
@@ -464,7 +499,7 @@ def test_a_policy_that_kept_no_epoch_is_told_and_is_its_order(here: Path, comman
     assert status == 0, err
     run = Path(out.splitlines()[-1])
     rows = json.loads((run / "summary.json").read_text())["policies"]
-    assert rows["learned-easy-known"]["wait_s"] == rows["sjf-easy-known"]["wait_s"]
-    assert rows["learned-easy-known+milp"]["wait_s"] == rows["sjf-easy-known+milp"]["wait_s"]
+    assert rows["learned-easy-exact"]["wait_s"] == rows["sjf-easy-exact"]["wait_s"]
+    assert rows["learned-easy-exact+milp"]["wait_s"] == rows["sjf-easy-exact+milp"]["wait_s"]
     for text in (out, (run / "table.md").read_text()):
-        assert "learned-easy-known: training kept its baseline order sjf" in " ".join(text.split())
+        assert "learned-easy-exact: training kept its baseline order sjf" in " ".join(text.split())

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
-from rltune.config import CONF
+from rltune.config.choices import node
+from rltune.config.commands import Evaluate
+from rltune.config.declare import defaults
+from rltune.config.traces import trace_node
 from rltune.errors import InputError
 from rltune.experiment import Experiment, make_experiment
 from rltune.origin import check_same, check_unseen, describe
@@ -15,14 +18,11 @@ from rltune.origin import check_same, check_unseen, describe
 
 @pytest.fixture(scope="module")
 def experiment() -> Experiment:
-    import yaml
-
-    options: dict[str, Any] = yaml.safe_load((CONF / "base.yaml").read_text())
-    options |= {
-        "trace": yaml.safe_load((CONF / "trace" / "synthetic.yaml").read_text()) | {"jobs": 2000},
+    options: dict[str, Any] = defaults(Evaluate) | {
+        "trace": trace_node("synthetic") | {"jobs": 2000},
         "cluster": {"auto": True},
-        "protocol": yaml.safe_load((CONF / "protocol" / "window.yaml").read_text()),
-        "allocator": yaml.safe_load((CONF / "allocator" / "best_fit.yaml").read_text()),
+        "protocol": node("protocol", "window"),
+        "allocator": node("allocator", "best_fit"),
     }
     return make_experiment(options)
 

@@ -19,6 +19,7 @@ import rltune
 from rltune import compare as comparing
 from rltune.cluster import Cluster, Pool
 from rltune.config import changed_cluster
+from rltune.config.commands import Simulate
 from rltune.entry import run_main
 from rltune.errors import InputError
 
@@ -46,7 +47,7 @@ def simulate(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
         capfd.readouterr()
         status = 0
         try:
-            run_main(main, "simulate")
+            run_main(main, Simulate)
         except SystemExit as end:
             status = int(end.code or 0)
         out, err = capfd.readouterr()
@@ -68,7 +69,7 @@ def summary_of(run: Path) -> dict[str, Any]:
 
 def test_a_run_leaves_its_directory_and_says_what_the_function_says(simulate: Callable[..., Told]) -> None:
     """The command would simulate something else than a notebook with the same words, or leave files out."""
-    told = simulate(*QUICK, "policy=sjf", "discipline=easy", "allocator=lexicographic")
+    told = simulate(*QUICK, "policy=sjf", "backfill=easy", "allocator=lexicographic")
     run = made(told)
     files = {path.name for path in run.iterdir()}
     assert files == {
@@ -76,10 +77,10 @@ def test_a_run_leaves_its_directory_and_says_what_the_function_says(simulate: Ca
     }  # fmt: skip
     trace = rltune.load_trace("synthetic", jobs=200, arrivals_per_h=600.0, median_s=600.0, mean_s=3600.0)
     cluster = rltune.load_cluster("uniform").with_nodes(4)
-    result = rltune.simulate(trace, cluster, policy="sjf", discipline="easy", allocator="lexicographic")
+    result = rltune.simulate(trace, cluster, policy="sjf", backfill="easy", allocator="lexicographic")
     summary = summary_of(run)
     assert (summary["schema_version"], summary["command"]) == (1, "simulate")
-    assert summary["policies"] == {"sjf-easy-known-lexicographic": json.loads(json.dumps(result.summary()))}
+    assert summary["policies"] == {"sjf-easy-exact-lexicographic": json.loads(json.dumps(result.summary()))}
     assert summary["bounds"] == json.loads(json.dumps(result.bounds()))
     assert (summary["cluster"]["nodes"], summary["cluster"]["gpus"]) == (4, 32)
     jobs = pd.read_parquet(run / "jobs.parquet")
@@ -134,8 +135,8 @@ def test_stretches(simulate: Callable[..., Told], options: list[str], jobs: int)
 
 
 def test_other_knowledge_and_allocators(simulate: Callable[..., Told]) -> None:
-    """knowledge=predicted of a stretch would forget what came before it; allocator=milp would place greedily."""
-    run = made(simulate(*QUICK, "begin=150", "policy=sjf", "knowledge=predicted", "allocator=milp"))
+    """runtimes=predicted of a stretch would forget what came before it; allocator=milp would place greedily."""
+    run = made(simulate(*QUICK, "begin=150", "policy=sjf", "runtimes=predicted", "allocator=milp"))
     (row,) = summary_of(run)["policies"].values()
     assert row["allocator"]["calls"] > 0
     trace = rltune.load_trace("synthetic", jobs=200, arrivals_per_h=600.0, median_s=600.0, mean_s=3600.0)
@@ -144,7 +145,7 @@ def test_other_knowledge_and_allocators(simulate: Callable[..., Told]) -> None:
     late = trace.take(slice(150, 200))
     cluster = rltune.load_cluster("uniform").with_nodes(4)
     known = known_run_times(trace.jobs, "predicted")[150:]
-    expected = rltune.simulate(late, cluster, policy="sjf", knowledge=known, allocator="milp")
+    expected = rltune.simulate(late, cluster, policy="sjf", runtimes=known, allocator="milp")
     assert row["jct_s"]["mean"] == pytest.approx(expected.scores()["jct_s"].mean(), rel=0.05)
 
 
@@ -154,7 +155,7 @@ def test_a_dropped_job_is_told(simulate: Callable[..., Told], here: Path) -> Non
     options = ("trace=file", "trace.path=jobs.csv", "progress=false")
     assert simulate(*options)[0] == 2
     told = simulate(*options, "oversized=drop")
-    assert summary_of(made(told))["policies"]["fifo-skip-known-best_fit"]["unfinished"] == 1
+    assert summary_of(made(told))["policies"]["fifo-skip-exact-best_fit"]["unfinished"] == 1
     assert "job big (row 2 by submit time) wants 900 GPUs" in told[1]
     (here / "jobs.csv").write_text("job_id,submit_s,duration_s,num_gpus\nbig,5,10,900\n")
     assert "no job finished" in simulate(*options, "oversized=drop")[1]
@@ -163,10 +164,10 @@ def test_a_dropped_job_is_told(simulate: Callable[..., Told], here: Path) -> Non
 BAD: dict[str, str] = {
     "policy=foo": "policy 'foo' is unknown; known are fifo",
     "policy=[a]": "policy=['a']; a text is needed",
-    "discipline=fill": "discipline 'fill' is unknown",
+    "backfill=fill": "backfill='fill' is unknown",
     "allocator=worst": "allocator=worst is unknown; known are best_fit",
-    "knowledge=all": "knowledge='all' is unknown",
-    "knowledge=none policy=sjf": "policy sjf needs run times",
+    "runtimes=all": "runtimes='all' is unknown",
+    "runtimes=unknown policy=sjf": "policy sjf needs run times",
     "oversized=maybe": "oversized='maybe' is unknown",
     "begin=yesterday": "'yesterday' is no date",
     "begin=-5": "jobs [-5, 200) do not lie within",
@@ -181,15 +182,15 @@ BAD: dict[str, str] = {
     "cluster.pools.0=null": "no pools; at least one is needed",
     "cluster.size=3": "option cluster.size is unknown; known are pools, nodes, name",
     "cluster.spec.name=x": "option cluster.spec needs cluster=NAME",
-    "options.quark=5": "option options.quark is unknown",
-    "options.policy=sjf": "option options.policy: it has an option of its own",
+    "options.quark=5": "option options.quark is unknown; known are preemptive, quantum_s",
+    "options.policy=sjf": "option options.policy: policy is an option of its own",
     "options=3": "options=3; give single ones",
     "export=[pdf]": "export=['pdf']; a list of csv, parquet, chrome is needed",
     "step_s=0": "step_s=0; a number of seconds above 0",
     "step_s=1e-9": "steps; at most 10,000,000 are possible",
     "seed=-1": "seed=-1; a whole number of at least 0",
     "name=a/b": "name='a/b' is no directory name",
-    "discpline=easy": "option 'discpline' is unknown",
+    "discpline=easy": "option discpline is unknown; known are",
 }
 
 
@@ -281,7 +282,7 @@ def test_a_comparison_is_paired_by_job_and_day(
     assert pair["reduction"] > 0 and pair["ci95"][0] <= pair["reduction"] <= pair["ci95"][1]
     assert pair["jobs"] == 200
     row = found["rows"][1]
-    span = summary_of(two)["policies"]["fifo-skip-known-best_fit"]["makespan_s"]["mean"]
+    span = summary_of(two)["policies"]["fifo-skip-exact-best_fit"]["makespan_s"]["mean"]
     assert row["cost_gpu_h"] == pytest.approx(16 * span / 3600)
     assert f"{-pair['reduction']:+.1%}" in (here / "runs" / "c" / "compare.md").read_text()
     capfd.readouterr()

@@ -42,7 +42,7 @@ def test_every_golden_schedule_is_reproduced(name: str, golden: Path, real_trace
                     trace.window(expected["start"], data["batch"]),
                     cluster,
                     policy=policy,
-                    discipline="blocking",
+                    backfill="blocking",
                     allocator="lexicographic",
                 )
             assert as_golden(result) == expected["schedule"], (policy, expected["start"])
@@ -67,7 +67,7 @@ def test_skipping_reproduces_the_recorded_means(real_traces: Path, golden: Path)
         means = []
         for start in starts:
             result = rltune.simulate(
-                trace.window(start, 256), "rltune_helios", policy=policy, discipline="skip",
+                trace.window(start, 256), "rltune_helios", policy=policy, backfill="skip",
                 allocator="lexicographic", oversized="drop",
             )  # fmt: skip
             means.append(result.scores()["wait_s"].mean())
@@ -81,5 +81,5 @@ def test_the_month_reproduces_the_recorded_means(real_traces: Path) -> None:
     recorded = {(100, "fifo"): 1_038, (100, "saf"): 1_358, (85, "fifo"): 10_915, (85, "saf"): 4_841}
     for (nodes, policy), wait_s in recorded.items():
         cluster = rltune.load_cluster("helios", nodes=nodes)
-        result = rltune.simulate(trace, cluster, policy=policy, discipline="skip")
+        result = rltune.simulate(trace, cluster, policy=policy, backfill="skip")
         assert result.wait_s.mean() == pytest.approx(wait_s, abs=1.0), (nodes, policy)

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from rltune.config import CONF
+from rltune.config.declare import defaults
+from rltune.config.mig import MigFleet
+from rltune.entry import store
 from rltune.errors import InputError
 from rltune.mig.fleet import Fleet, FleetOptions, Growth
 from rltune.mig.fleet.bounds import dual_weights, lower_bound
@@ -30,10 +32,7 @@ A100 = (Growth("a100-80gb"),)
 
 
 def config(tmp_path, **options):
-    cfg = {
-        k: v for k, v in yaml.safe_load((CONF / "mig_fleet.yaml").read_text()).items() if k not in ("hydra", "defaults")
-    }
-    return {**cfg, "runs": str(tmp_path / "runs"), **options}
+    return {**defaults(MigFleet), "runs": str(tmp_path / "runs"), **options}
 
 
 @pytest.mark.parametrize(
@@ -171,8 +170,9 @@ def test_bad_configuration(tmp_path, wrong):
 
 def test_mappings_from_the_command_line():
     """Hydra refuses new keys below an empty mapping, so that quotas and initial GPUs could not be given on a command line."""
+    store(MigFleet)
     with initialize_config_dir(str(CONF), version_base=None):
-        cfg = compose("mig_fleet", ["initial={a100-80gb: 2}", "quotas={*: {instances: 4}}"])
+        cfg = compose("MigFleet", ["initial={a100-80gb: 2}", "quotas={*: {instances: 4}}"])
     options = fleet_options(OmegaConf.to_container(cfg, resolve=False))
     assert options.initial == {"a100-80gb": 2} and options.quotas["*"].instances == 4
 

@@ -79,7 +79,7 @@ import rltune
 from rltune.plan import Plan, PlanError, Start
 
 class Scattering:
-    def allocate(self, seen, order, discipline):
+    def allocate(self, seen, order, backfill):
         free, starts = seen.free.copy(), []
         for at in order:
             nodes = np.flatnonzero(free)[: seen.queue.num_gpus[at]]

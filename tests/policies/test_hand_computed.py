@@ -1,7 +1,7 @@
-"""Whole schedules worked out by hand: one small scenario for every order, discipline and allocator.
+"""Whole schedules worked out by hand: one small scenario for every order, backfill and allocator.
 
 A job is (submit, run time, GPUs). In most scenarios job a holds the whole machine until b, c, ... have all arrived, so
-that their order alone decides the rest; ``why`` is the calculation. A new order, discipline or allocator without an
+that their order alone decides the rest; ``why`` is the calculation. A new order, backfill or allocator without an
 entry fails. Preemptive policies, whose jobs run several times, have a table of their own.
 """
 
@@ -48,7 +48,7 @@ class Case:
     places: tuple[dict[int, int], ...] | None = None
     cluster: Cluster = ONE_NODE
     policy: str = "fifo"
-    discipline: str = "skip"
+    backfill: str = "skip"
     allocator: str = "best_fit"
     best: str | None = None
     unlike: tuple[tuple[str, str], ...] = ()
@@ -58,7 +58,7 @@ class Case:
         return JobTable.from_columns(dict(zip(columns, zip(*self.jobs, strict=True), strict=False)))
 
     def run(self, **options: Any) -> rltune.Result:
-        own = {"policy": self.policy, "discipline": self.discipline, "allocator": self.allocator}
+        own = {"policy": self.policy, "backfill": self.backfill, "allocator": self.allocator}
         return rltune.simulate(self.table(), self.cluster, **(own | options))
 
     def check(self, result: rltune.Result) -> None:
@@ -173,21 +173,21 @@ A, B = {0: 4, 1: 2}, {0: 4, 1: 4}
 DISCIPLINE_CASES = {
     "blocking": Case(
         QUEUE, (0, 10, 20, 20), "b is picked at 1 and stays picked although c is shorter; 10-20, then c and d",
-        places=(A, B, {0: 1}, {0: 2}), cluster=nodes(2, 4), policy="sjf", discipline="blocking",
-        unlike=(("discipline", "strict"),),
+        places=(A, B, {0: 1}, {0: 2}), cluster=nodes(2, 4), policy="sjf", backfill="blocking",
+        unlike=(("backfill", "strict"),),
     ),
     "strict": Case(
         QUEUE, (0, 10, 2, 20), "at 2 the shorter c comes first and fits, 2-7; at 3 b is first and blocks d; b 10-20, d",
-        places=(A, B, {1: 1}, {0: 2}), cluster=nodes(2, 4), policy="sjf", discipline="strict",
-        unlike=(("discipline", "blocking"),),
+        places=(A, B, {1: 1}, {0: 2}), cluster=nodes(2, 4), policy="sjf", backfill="strict",
+        unlike=(("backfill", "blocking"),),
     ),
     "skip": Case(
         QUEUE, (0, 27, 2, 7), "c slips in at 2, d when c ends: 7-27 on node 1, and b waits for it",
-        places=(A, B, {1: 1}, {1: 2}), cluster=nodes(2, 4), discipline="skip", unlike=(("discipline", "easy"),),
+        places=(A, B, {1: 1}, {1: 2}), cluster=nodes(2, 4), backfill="skip", unlike=(("backfill", "easy"),),
     ),
     "easy": Case(
         QUEUE, (0, 10, 2, 20), "b is reserved at 10: c would end at 7 and slips in, d would end at 23 or later and does not",
-        places=(A, B, {1: 1}, {0: 2}), cluster=nodes(2, 4), discipline="easy", unlike=(("discipline", "skip"),),
+        places=(A, B, {1: 1}, {0: 2}), cluster=nodes(2, 4), backfill="easy", unlike=(("backfill", "skip"),),
     ),
 }  # fmt: skip
 
@@ -225,7 +225,7 @@ CONSERVATIVE = Case(
     ((0, 10, 2), (1, 10, 3), (2, 10, 4), (3, 30, 1)), (0, 10, 20, 30),
     "b is reserved 10-20, c 20-30; d fits beside a and b, but would hold a GPU until 33 that c needs: 30. EASY knows "
     "only b's reservation, starts d at 3, and c waits until 33",
-    discipline="conservative", unlike=(("discipline", "easy"),),
+    backfill="conservative", unlike=(("backfill", "easy"),),
 )  # fmt: skip
 
 
@@ -398,7 +398,7 @@ SHARED_CASES = {
 
 
 def test_everything_has_an_entry() -> None:
-    """A new order, discipline or allocator would come without one schedule that a person has worked out."""
+    """A new order, backfill or allocator would come without one schedule that a person has worked out."""
     assert set(ORDER_CASES) == set(ORDERS)
     assert set(DISCIPLINE_CASES) == set(SIMULATED)
     assert set(FLEET_DISCIPLINES) - set(DISCIPLINE_CASES) == {"conservative"}
@@ -438,7 +438,7 @@ def test_no_order_of_the_jobs_does_better(name: str) -> None:
 @pytest.mark.parametrize("case", [*DISCIPLINE_CASES.values(), *ALLOCATOR_CASES.values()],
                          ids=[*DISCIPLINE_CASES, *ALLOCATOR_CASES])  # fmt: skip
 def test_disciplines_and_allocators(case: Case) -> None:
-    """A discipline would let the wrong jobs pass, or an allocator put them elsewhere than its rule says."""
+    """`backfill` would let the wrong jobs pass, or an allocator put them elsewhere than its rule says."""
     case.check(case.run())
     for option, value in case.unlike:
         assert case.run(**{option: value}).start_s.tolist() != list(case.starts)
@@ -446,7 +446,7 @@ def test_disciplines_and_allocators(case: Case) -> None:
 
 @pytest.mark.parametrize("name", FLEET_DISCIPLINES)
 def test_disciplines_of_the_detailed_simulation(name: str) -> None:
-    """The same discipline would mean something else as soon as failures or shares are simulated."""
+    """The same backfill would mean something else as soon as failures or shares are simulated."""
     case = CONSERVATIVE if name == "conservative" else DISCIPLINE_CASES[name]
     case.check(case.run(max_retries=0))
     for option, value in case.unlike:

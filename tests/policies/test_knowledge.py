@@ -85,20 +85,20 @@ def test_predictions_are_at_least_a_second() -> None:
     assert predict(JobTable.from_columns(columns)).tolist() == [FIRST_GUESS_S, 1, 1]
 
 
-def test_known_is_exact_and_none_is_nan() -> None:
-    """knowledge=known would not be the truth; knowledge=none would leak it."""
+def test_exact_is_the_truth_and_unknown_is_nan() -> None:
+    """runtimes=exact would not be the truth; runtimes=unknown would leak it."""
     jobs = JobTable.from_columns({"submit_s": [0, 1], "duration_s": [7.5, 0], "num_gpus": [1, 2]})
-    assert known_run_times(jobs, "known").tolist() == [7.5, 0]
-    assert np.isnan(known_run_times(jobs, "none")).all()
-    with pytest.raises(InputError, match="'guess' is unknown; known are known, predicted, none, requested, online"):
+    assert known_run_times(jobs, "exact").tolist() == [7.5, 0]
+    assert np.isnan(known_run_times(jobs, "unknown")).all()
+    with pytest.raises(InputError, match="'guess' is unknown; known are exact, requested, predicted, online, unknown"):
         known_run_times(jobs, "guess")
 
 
 def test_none_refuses_the_reservation() -> None:
     """EASY without run times would reserve at random."""
     jobs = JobTable.from_columns({"submit_s": [0, 1], "duration_s": [7.5, 0], "num_gpus": [1, 2]})
-    with pytest.raises(InputError, match="discipline=easy needs run times"):
-        rltune.simulate(jobs, "uniform", discipline="easy", knowledge="none")
+    with pytest.raises(InputError, match="backfill=easy needs run times"):
+        rltune.simulate(jobs, "uniform", backfill="easy", runtimes="unknown")
 
 
 @pytest.mark.parametrize("known", [[5.0], [5.0] * 4, [[5.0, 5.0, 5.0]], [5.0, -1.0, 5.0], [5.0, np.inf, 5.0]], ids=str)
@@ -106,8 +106,8 @@ def test_run_times_of_ones_own_are_checked(known: Any) -> None:
     """A user's predictions of the wrong shape or sign would be read past their end by compiled code."""
     jobs = JobTable.from_columns({"submit_s": [0, 1, 2], "duration_s": [7.5, 1, 3], "num_gpus": [8, 8, 8]})
     cluster = rltune.load_cluster({"pools": [{"nodes": 1, "gpus_per_node": 8}]})
-    with pytest.raises(InputError, match=r"knowledge|run time"):
-        rltune.simulate(jobs, cluster, discipline="easy", knowledge=np.array(known))
+    with pytest.raises(InputError, match=r"runtimes|run time"):
+        rltune.simulate(jobs, cluster, backfill="easy", runtimes=np.array(known))
 
 
 def test_online_forecasts_know_what_has_ended_in_the_simulation_only() -> None:
@@ -115,7 +115,7 @@ def test_online_forecasts_know_what_has_ended_in_the_simulation_only() -> None:
     jobs = JobTable.from_columns({"submit_s": [0, 1, 20, 1005], "duration_s": [1000, 10, 10, 10], "num_gpus": [1] * 4})
     cluster = Cluster("c", (Pool("p", 1, 1),))
     # In the record (no waits) job 1 ends first, at 11. On one GPU job 0 does, at 1000, then 1 at 1010 and 2 at 1020.
-    online = rltune.simulate(jobs, cluster, policy="fifo", knowledge="online")
+    online = rltune.simulate(jobs, cluster, policy="fifo", runtimes="online")
     assert online.start_s.tolist() == [0, 1000, 1010, 1020]
     believed = [FIRST_GUESS_S, FIRST_GUESS_S, FIRST_GUESS_S, 1000.0]
     error = np.abs(np.array(believed) - jobs.duration_s).mean()
@@ -135,14 +135,14 @@ def test_online_forecasts_decide() -> None:
         }
     )
     one = Cluster("c", (Pool("p", 1, 1),))
-    online = rltune.simulate(jobs, one, policy="srtf", knowledge="online")
+    online = rltune.simulate(jobs, one, policy="srtf", runtimes="online")
     # Nobody has ended when they come: all are believed to take 200 s, and go in turn.
     assert online.start_s.tolist() == [0, 100, 110, 210]
     later = JobTable.from_columns(
         {**jobs.to_frame()[["duration_s", "num_gpus", "user"]].to_dict("list"), "submit_s": [0, 1, 120, 125]}
     )
     # Job 2 (u) comes at 120, believed to take 100 s; job 3 (v) at 125, believed to take 10 s: it takes over.
-    assert rltune.simulate(later, one, policy="srtf", knowledge="online").start_s.tolist() == [0, 100, 120, 125]
+    assert rltune.simulate(later, one, policy="srtf", runtimes="online").start_s.tolist() == [0, 100, 120, 125]
 
 
 @pytest.mark.parametrize("policy", ["fifo", "sjf", "srtf"])
@@ -153,4 +153,4 @@ def test_missing_time_limits_are_refused(policy: str) -> None:
     )
     cluster = Cluster("c", (Pool("p", 1, 1),))
     with pytest.raises(InputError, match="1 of 2 jobs, first b, have no requested_s"):
-        rltune.simulate(jobs, cluster, policy=policy, knowledge="requested")
+        rltune.simulate(jobs, cluster, policy=policy, runtimes="requested")

@@ -138,20 +138,20 @@ BLIND = [(o.name, as_object) for o in ORDERS.values() if o.needs_run_time for as
     ids=[f"{name} {'as a function' if as_object else 'by name'}" for name, as_object in BLIND],
 )
 def test_orders_that_need_run_times_refuse_none(name: str, as_object: bool) -> None:
-    """Under knowledge=none a heuristic would sort by run times that nobody knows, or by NaN at random."""
+    """Under runtimes=unknown a heuristic would sort by run times that nobody knows, or by NaN at random."""
     jobs = JobTable.from_columns({"submit_s": [0, 1, 2], "duration_s": [5, 4, 3], "num_gpus": [2, 2, 2]})
     cluster = Cluster("c", (Pool("a", 1, 2),))
     policy: Any = ORDERS[name] if as_object else name
     with pytest.raises(InputError):
-        rltune.simulate(jobs, cluster, policy=policy, knowledge="none")
+        rltune.simulate(jobs, cluster, policy=policy, runtimes="unknown")
 
 
 @pytest.mark.parametrize("name", [o.name for o in ORDERS.values() if not o.needs_run_time])
 def test_other_orders_do_not_look_at_run_times(name: str) -> None:
-    """A row "without knowledge" of the table would know run times."""
+    """A row "without run times" of the table would know run times."""
     jobs = JobTable.from_columns({"submit_s": [0, 1, 2, 2], "duration_s": [5, 4, 3, 9], "num_gpus": [2, 2, 1, 1]})
     cluster = Cluster("c", (Pool("a", 1, 2),))
-    blind, seeing = (rltune.simulate(jobs, cluster, policy=name, knowledge=k) for k in ("none", "known"))
+    blind, seeing = (rltune.simulate(jobs, cluster, policy=name, runtimes=k) for k in ("unknown", "exact"))
     assert blind.start_s.tolist() == seeing.start_s.tolist()
 
 

@@ -161,14 +161,14 @@ def option_sets(draw: st.DrawFn, policy: str, jobs: JobTable, cluster: Cluster) 
     if special is None or special.flow is not None or draw(st.booleans()):
         out["preemptive"] = draw(st.sampled_from([False, True, None]))
     names = ["skip"] if suspends(policy, out) else ["strict", "skip", "easy", "conservative"]
-    out["discipline"] = draw(st.sampled_from(names))
-    if out["discipline"] == "conservative" and draw(st.booleans()):
+    out["backfill"] = draw(st.sampled_from(names))
+    if out["backfill"] == "conservative" and draw(st.booleans()):
         out["reservations"] = draw(st.integers(1, 3))
     ranked = special is None and ORDERS[policy].needs_run_time and ORDERS[policy].code == STATIC
-    beliefs = ["known", "requested", "predicted", "own", *([] if ranked else ["online"])]
-    out["knowledge"] = draw(st.sampled_from(beliefs))
-    if out["knowledge"] == "own":
-        out["knowledge"] = jobs.duration_s * np.array([0.0, 0.5, 3.0, 1.0])[np.arange(len(jobs)) % 4]
+    beliefs = ["exact", "requested", "predicted", "own", *([] if ranked else ["online"])]
+    out["runtimes"] = draw(st.sampled_from(beliefs))
+    if out["runtimes"] == "own":
+        out["runtimes"] = jobs.duration_s * np.array([0.0, 0.5, 3.0, 1.0])[np.arange(len(jobs)) % 4]
     return out
 
 
@@ -222,7 +222,7 @@ def check(seen: Seen, policy: str) -> None:
     check_lengths(seen)
     check_resources(seen)
     check_nodes(seen)
-    if seen.options["discipline"] == "skip":
+    if seen.options["backfill"] == "skip":
         check_nobody_waits_in_vain(seen)
 
 
@@ -253,7 +253,7 @@ def check_jobs(seen: Seen, policy: str) -> None:
     if waiting:
         away = [node for node, spans in enumerate(closed_spans(seen)) if spans and spans[-1][1] == np.inf]
         blocked = [job for job in waiting if not enough_open(seen, job, away)]
-        held_back = seen.options["discipline"] in ("strict", "easy", "conservative")
+        held_back = seen.options["backfill"] in ("strict", "easy", "conservative")
         assert blocked if held_back else blocked == waiting
 
 

@@ -93,25 +93,25 @@ def test_another_seed_gives_other_failures(option: str) -> None:
 
 @settings(FEW, max_examples=60)
 @given(st.data(), st.sampled_from(sorted(ORDERS)), st.sampled_from(["strict", "skip", "easy"]))
-def test_whole_gpus_without_faults_run_as_on_the_fast_loop(data: st.DataObject, policy: str, discipline: str) -> None:
+def test_whole_gpus_without_faults_run_as_on_the_fast_loop(data: st.DataObject, policy: str, backfill: str) -> None:
     """A comparison would change because an option that does nothing here was given."""
-    check_fast_loop(data, policy, discipline)
+    check_fast_loop(data, policy, backfill)
 
 
 @pytest.mark.slow
 @settings(MANY, max_examples=1500)
 @given(st.data(), st.sampled_from(sorted(ORDERS)), st.sampled_from(["strict", "skip", "easy"]))
 def test_whole_gpus_without_faults_run_as_on_the_fast_loop_thoroughly(
-    data: st.DataObject, policy: str, discipline: str
+    data: st.DataObject, policy: str, backfill: str
 ) -> None:
     """As above, in rarer combinations."""
-    check_fast_loop(data, policy, discipline)
+    check_fast_loop(data, policy, backfill)
 
 
-def check_fast_loop(data: st.DataObject, policy: str, discipline: str) -> None:
+def check_fast_loop(data: st.DataObject, policy: str, backfill: str) -> None:
     jobs, cluster = data.draw(tables(plain=True)), data.draw(clusters(plain=True))
-    common: dict[str, Any] = {"policy": policy, "discipline": discipline, "oversized": "drop"}
-    common["knowledge"] = data.draw(st.sampled_from(["known", "predicted", "requested"]))
+    common: dict[str, Any] = {"policy": policy, "backfill": backfill, "oversized": "drop"}
+    common["runtimes"] = data.draw(st.sampled_from(["exact", "predicted", "requested"]))
     fast, detailed = (rltune.simulate(jobs, cluster, **common, **more) for more in ({}, {"max_retries": 10}))
     assert np.array_equal(fast.start_s, detailed.start_s, equal_nan=True)
     assert np.array_equal(fast.end_s, detailed.end_s, equal_nan=True)
@@ -125,8 +125,8 @@ def test_any_number_of_jobs_without_a_gpu_may_run_at_once() -> None:
         {"submit_s": [0] * 3000, "duration_s": [5] * 3000, "num_gpus": [1] * 3000, "gpu_milli": [0] * 3000}
     )
     cluster = Cluster("c", (Pool("p", 1, 1),))
-    for discipline in ("skip", "conservative"):
-        result = rltune.simulate(jobs, cluster, discipline=discipline)
+    for backfill in ("skip", "conservative"):
+        result = rltune.simulate(jobs, cluster, backfill=backfill)
         assert (result.start_s == 0).all() and (result.end_s == 5).all()
 
 
@@ -143,9 +143,9 @@ def busy(jobs: int) -> tuple[JobTable, Cluster]:
 def test_a_plan_that_outgrows_its_memory_says_so_and_stays_possible() -> None:
     """On a large cluster reservations would be left out silently, or jobs be put where others run."""
     jobs, cluster = busy(300)
-    whole = rltune.simulate(jobs, cluster, discipline="conservative")
+    whole = rltune.simulate(jobs, cluster, backfill="conservative")
     with mock.patch.object(conservative, "PROFILE_BYTES", 1):
-        seen = Seen(jobs, cluster, policy="fifo", discipline="conservative")
+        seen = Seen(jobs, cluster, policy="fifo", backfill="conservative")
     assert "reservations_simplified" not in whole.summary()
     assert seen.result.summary()["reservations_simplified"] > 0
     assert whole.finished.all() and seen.result.finished.all()
@@ -163,4 +163,4 @@ def test_nothing_is_lost_on_a_busy_cluster(policy: str) -> None:
         "resume_s": 30.0,
         "seed": 4,
     }
-    check(Seen(*busy(400), policy=policy, discipline="skip", **faults), policy)
+    check(Seen(*busy(400), policy=policy, backfill="skip", **faults), policy)

@@ -64,9 +64,9 @@ def check_conservation(result: rltune.Result) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(workloads(), st.sampled_from(sorted(ORDERS)), st.sampled_from(DISCIPLINES), st.sampled_from(RULES))
-def test_no_job_and_no_gpu_is_lost(work: tuple[JobTable, Cluster], policy: str, discipline: str, rule: str) -> None:
+def test_no_job_and_no_gpu_is_lost(work: tuple[JobTable, Cluster], policy: str, backfill: str, rule: str) -> None:
     """A schedule would use GPUs that do not exist, split a gang, or forget a job."""
-    check_conservation(rltune.simulate(*work, policy=policy, discipline=discipline, allocator=rule))
+    check_conservation(rltune.simulate(*work, policy=policy, backfill=backfill, allocator=rule))
 
 
 def test_equal_keys_of_a_moving_order_go_by_submission() -> None:
@@ -84,11 +84,11 @@ def test_equal_keys_of_a_moving_order_go_by_submission() -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(workloads(), st.sampled_from(sorted(ORDERS)), st.sampled_from(DISCIPLINES), st.sampled_from(RULES))
 def test_the_readable_loop_is_the_compiled_one(
-    work: tuple[JobTable, Cluster], policy: str, discipline: str, rule: str
+    work: tuple[JobTable, Cluster], policy: str, backfill: str, rule: str
 ) -> None:
     """A policy of one's own (readable path) would be compared with baselines run by different rules."""
-    fast = rltune.simulate(*work, policy=policy, discipline=discipline, allocator=rule)
-    readable = rltune.simulate(*work, policy=ORDERS[policy], discipline=discipline, allocator=GreedyAllocator(rule))
+    fast = rltune.simulate(*work, policy=policy, backfill=backfill, allocator=rule)
+    readable = rltune.simulate(*work, policy=ORDERS[policy], backfill=backfill, allocator=GreedyAllocator(rule))
     assert fast.schedule.equals(readable.schedule)
 
 
@@ -101,8 +101,8 @@ def test_the_order_of_rows_in_the_file_does_not_matter(work: tuple[JobTable, Clu
     frame["submit_s"] = np.arange(len(frame)) + frame["submit_s"].sort_values().to_numpy()
     shuffled = frame.sample(frac=1, random_state=np.random.RandomState(len(frame)))
     a, b = (JobTable.from_columns(f.to_dict("list")) for f in (frame, shuffled))
-    for discipline in DISCIPLINES:
-        first, second = (rltune.simulate(t, cluster, policy="sjf", discipline=discipline) for t in (a, b))
+    for backfill in DISCIPLINES:
+        first, second = (rltune.simulate(t, cluster, policy="sjf", backfill=backfill) for t in (a, b))
         assert first.schedule.equals(second.schedule)
 
 
@@ -111,8 +111,8 @@ def test_the_order_of_rows_in_the_file_does_not_matter(work: tuple[JobTable, Clu
 def test_easy_never_delays_the_first_blocked_job(work: tuple[JobTable, Cluster]) -> None:
     """Backfilling would push back the very job it reserves for: with FIFO order the first to block starts no later."""
     jobs, cluster = work
-    easy = rltune.simulate(jobs, cluster, policy="fifo", discipline="easy")
-    strict = rltune.simulate(jobs, cluster, policy=lambda queue, snapshot: queue.submit_s, discipline="blocking")
+    easy = rltune.simulate(jobs, cluster, policy="fifo", backfill="easy")
+    strict = rltune.simulate(jobs, cluster, policy=lambda queue, snapshot: queue.submit_s, backfill="blocking")
     blocked = np.flatnonzero(strict.wait_s > 0)
     if len(blocked):
         assert easy.start_s[blocked[0]] <= strict.start_s[blocked[0]]
@@ -130,11 +130,11 @@ def test_an_easy_reservation_counts_nodes_and_not_only_gpus() -> None:
     )
     # Node 0 holds a (3 GPUs); best fit puts b beside it. The head needs a whole node of 4: node 1 is free at once.
     two = Cluster("two", (Pool("n", 2, 4),))
-    result = rltune.simulate(jobs, two, policy="fifo", discipline="easy")
+    result = rltune.simulate(jobs, two, policy="fifo", backfill="easy")
     assert result.start_s.tolist() == [0, 0, 1, 6]
     # Three nodes' worth of work on one: the head waits for b until 50; `long` may not take the GPU a frees at 10.
     one = Cluster("one", (Pool("n", 1, 4),))
-    result = rltune.simulate(jobs, one, policy="fifo", discipline="easy")
+    result = rltune.simulate(jobs, one, policy="fifo", backfill="easy")
     assert result.start_s.tolist() == [0, 0, 50, 55]
     # Two nodes, two GPUs free on each when the head (4 on one node) comes: 4 GPUs are free, but no node is.
     apart = JobTable.from_columns(
@@ -145,7 +145,7 @@ def test_an_easy_reservation_counts_nodes_and_not_only_gpus() -> None:
             "num_gpus": [3, 3, 4, 1, 1],
         }
     )
-    result = rltune.simulate(apart, two, policy="fifo", discipline="easy", allocator="lexicographic")
+    result = rltune.simulate(apart, two, policy="fifo", backfill="easy", allocator="lexicographic")
     # y's node (1) is whole at 20, so the head is reserved there; `long` goes beside x on node 0 at once.
     assert result.start_s.tolist() == [0, 0, 20, 2, 2]
     assert result.schedule.nodes.tolist()[3] == [0]
@@ -154,7 +154,7 @@ def test_an_easy_reservation_counts_nodes_and_not_only_gpus() -> None:
 def test_same_input_same_schedule() -> None:
     """A result could not be reproduced."""
     trace = rltune.load_trace("synthetic", jobs=400, seed=3)
-    runs = [rltune.simulate(trace, "uniform", policy="wfp3", discipline="easy").schedule for _ in range(2)]
+    runs = [rltune.simulate(trace, "uniform", policy="wfp3", backfill="easy").schedule for _ in range(2)]
     assert runs[0].equals(runs[1])
 
 

@@ -87,16 +87,16 @@ def score_of(result: rltune.Result, score: str) -> float:
     return result.utilization() if score == "utilization" else -float(result.scores()[SCORE_METRIC[score]].mean())
 
 
-def rules_of(discipline: str) -> list[dict[str, Any]]:
-    known = [{"order": "sjf", "knowledge": "known"}, {"order": "saf", "knowledge": "predicted"}]
-    return known if discipline == "easy" else [*known, {"order": "fifo", "knowledge": "none"}]
+def rules_of(backfill: str) -> list[dict[str, Any]]:
+    known = [{"baseline": "sjf", "runtimes": "exact"}, {"baseline": "saf", "runtimes": "predicted"}]
+    return known if backfill == "easy" else [*known, {"baseline": "fifo", "runtimes": "unknown"}]
 
 
 CASES = [{"backfill": d} | rules for d in DISCIPLINES for rules in rules_of(d)]
 
 
 def name_of(case: dict[str, Any]) -> str:
-    return f"{case['backfill']}-{case['knowledge']}"
+    return f"{case['backfill']}-{case['runtimes']}"
 
 
 # --- Gymnasium ------------------------------------------------------------------------
@@ -153,10 +153,10 @@ def test_returns_are_the_score_of_the_finished_schedule(score: str, case: dict[s
     st.integers(0, 5),
 )
 def test_returns_telescope_on_any_little_workload(
-    jobs: list[tuple[float, float, int]], score: str, discipline: str, seed: int
+    jobs: list[tuple[float, float, int]], score: str, backfill: str, seed: int
 ) -> None:
     """Ties, zero seconds or a single job would be paid wrongly."""
-    env = make(trace_of(*jobs), Cluster("c", (Pool("a", 2, 3),)), score=score, backfill=discipline, visible=4)
+    env = make(trace_of(*jobs), Cluster("c", (Pool("a", 2, 3),)), score=score, backfill=backfill, visible=4)
     total, result, _ = play(env, randomly(seed))
     assert total == pytest.approx(score_of(result, score), rel=1e-9, abs=1e-12)
 
@@ -164,22 +164,22 @@ def test_returns_telescope_on_any_little_workload(
 PAID = [(score, last) for score in SCORES for last in (False, True)]
 
 
-@pytest.mark.parametrize("discipline", DISCIPLINES)
+@pytest.mark.parametrize("backfill", DISCIPLINES)
 @pytest.mark.parametrize(("score", "last"), PAID)
-def test_a_job_that_can_never_run_is_not_paid_for(score: str, discipline: str, last: bool) -> None:
+def test_a_job_that_can_never_run_is_not_paid_for(score: str, backfill: str, last: bool) -> None:
     """One dropped job would change the score of all others, or the episode would never end."""
     jobs = trace_of((0, 10, 4), (50 if last else 3, 10, 99), (4, 20, 12), (5, 5, 1))
-    env = make(jobs, score=score, backfill=discipline)
+    env = make(jobs, score=score, backfill=backfill)
     total, result, _ = play(env, first_legal)
     assert int(result.started.sum()) == 3
     assert total == pytest.approx(score_of(result, score))
 
 
 @pytest.mark.parametrize("score", ["wait", "bsld", "jct", "slowdown"])
-@pytest.mark.parametrize("discipline", DISCIPLINES)
-def test_warm_up_jobs_are_not_scored(score: str, discipline: str) -> None:
+@pytest.mark.parametrize("backfill", DISCIPLINES)
+def test_warm_up_jobs_are_not_scored(score: str, backfill: str) -> None:
     """The jobs that only make the cluster warm would be rewarded as if the agent had placed them."""
-    env = make(crowd(), score=score, backfill=discipline, warmup=30, window=60)
+    env = make(crowd(), score=score, backfill=backfill, warmup=30, window=60)
     env.reset(options={"first_job": 7})
     placed_before = env.vector.result(0).started
     assert 1 <= placed_before.sum() <= 31  # the last instant of the warm-up may start one more
@@ -207,18 +207,18 @@ def test_relative_rewards_are_in_units_of_the_baseline() -> None:
 
 @pytest.mark.parametrize("allocator", ["best_fit", "lexicographic"])
 @pytest.mark.parametrize("order", ["fifo", "sjf", "saf", "largest"])
-@pytest.mark.parametrize("discipline", ["skip", "easy"])
-def test_the_first_legal_action_is_the_baseline(discipline: str, order: str, allocator: str) -> None:
+@pytest.mark.parametrize("backfill", ["skip", "easy"])
+def test_the_first_legal_action_is_the_baseline(backfill: str, order: str, allocator: str) -> None:
     """An untrained policy would not be the heuristic it starts from, and comparisons would mix two simulators."""
     for seed in range(4):
         trace = crowd(seed)
-        env = make(trace, backfill=discipline, order=order, visible=1 + 40 * (seed % 2), allocator=allocator)
+        env = make(trace, backfill=backfill, baseline=order, visible=1 + 40 * (seed % 2), allocator=allocator)
         _, result, _ = play(env, first_legal)
-        expected = rltune.simulate(trace, SMALL, policy=order, discipline=discipline, allocator=allocator)
+        expected = rltune.simulate(trace, SMALL, policy=order, backfill=backfill, allocator=allocator)
         assert result.schedule.equals(expected.schedule)
 
 
-@pytest.mark.parametrize("discipline", ["skip", "easy"])
+@pytest.mark.parametrize("backfill", ["skip", "easy"])
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(
@@ -226,20 +226,20 @@ def test_the_first_legal_action_is_the_baseline(discipline: str, order: str, all
     ),
     st.sampled_from(["fifo", "sjf", "largest"]),
     st.sampled_from(["best_fit", "lexicographic"]),
-    st.sampled_from(["known", "predicted"]),
+    st.sampled_from(["exact", "predicted"]),
     st.sampled_from([1, 2, 16]),
 )
 @example([(0, 10, 1), (0, 10, 5), (0, 10, 7), (7, 1, 1), (7, 1, 1)], "fifo", "best_fit", "predicted", 16)
 def test_the_first_legal_action_is_the_baseline_on_any_little_workload(
-    discipline: str, jobs: list[tuple[float, float, int]], order: str, allocator: str, knowledge: str, visible: int
+    backfill: str, jobs: list[tuple[float, float, int]], order: str, allocator: str, runtimes: str, visible: int
 ) -> None:
     """Ties, a reservation that moves, or a queue longer than what is visible would make it another simulator."""
     trace, cluster = trace_of(*jobs), Cluster("c", (Pool("a", 3, 4),))
-    rules = {"order": order, "allocator": allocator, "knowledge": knowledge}
-    env = make(trace, cluster, backfill=discipline, visible=visible, **rules)
+    rules = {"baseline": order, "allocator": allocator, "runtimes": runtimes}
+    env = make(trace, cluster, backfill=backfill, visible=visible, **rules)
     _, result, _ = play(env, first_legal)
     expected = rltune.simulate(
-        trace, cluster, policy=order, discipline=discipline, allocator=allocator, knowledge=knowledge, oversized="drop"
+        trace, cluster, policy=order, backfill=backfill, allocator=allocator, runtimes=runtimes, oversized="drop"
     )
     assert np.array_equal(result.start_s, expected.start_s, equal_nan=True)
 
@@ -252,7 +252,7 @@ def test_with_enough_waiting_the_easy_reservation_holds() -> None:
         (1, 50, 8),
         *((2 + k, d, g) for k, (d, g) in enumerate([(10, 1), (300, 2), (97, 3), (20, 1), (500, 1)] * 2)),
     ]
-    env = make(trace_of(*jobs), Cluster("c", (Pool("a", 1, 8),)), order="fifo", visible=16)
+    env = make(trace_of(*jobs), Cluster("c", (Pool("a", 1, 8),)), baseline="fifo", visible=16)
     for seed in range(20):
         observation, _ = env.reset()
         rng, over = np.random.default_rng(seed), False
@@ -270,7 +270,7 @@ def test_blocking_waits_for_the_picked_job() -> None:
     """Under blocking a picked job that does not fit would be skipped, unlike in the reference protocol."""
     trace = trace_of((0, 10, 4), (1, 5, 4), (2, 1, 1), (3, 1, 1))
     cluster = Cluster("c", (Pool("a", 1, 4),))
-    env = make(trace, cluster, backfill="blocking", order="fifo")
+    env = make(trace, cluster, backfill="blocking", baseline="fifo")
     _, result, actions = play(env, first_legal)
     assert result.start_s.tolist() == [0, 10, 15, 15]
     assert actions == [0, 0, 0, 0]
@@ -300,7 +300,7 @@ def test_observations_stay_in_their_box_and_the_mask_is_true(case: dict[str, Any
                     held.append(nodes <= hi - lo and sum(sorted(free[lo:hi])[-nodes:]) >= wanted)
                 assert any(held)
         assert (row.sim.space.free >= 0).all()
-        if case["knowledge"] == "none":
+        if case["runtimes"] == "unknown":
             assert not observation["jobs"][:, [1, 2, 4, 10]].any()  # run_time, area, bounded_slowdown, ends_before
         observation, _, over, _, _ = env.step(int(rng.choice(np.flatnonzero(mask))))
     assert env.observation_space.contains(observation)
@@ -318,10 +318,10 @@ def test_extreme_jobs_stay_in_the_box() -> None:
         assert np.isfinite(reward)
 
 
-@pytest.mark.parametrize("discipline", DISCIPLINES)
-def test_illegal_actions_are_counted_and_harmless(discipline: str) -> None:
+@pytest.mark.parametrize("backfill", DISCIPLINES)
+def test_illegal_actions_are_counted_and_harmless(backfill: str) -> None:
     """A faulty agent would corrupt the episode, or its faults would pass unseen."""
-    env = make(crowd(jobs=60), backfill=discipline)
+    env = make(crowd(jobs=60), backfill=backfill)
     observation, info = env.reset()
     assert info.get("illegal_actions", 0) == 0
     rng, over, illegal, total = np.random.default_rng(0), False, 0, 0.0
@@ -485,11 +485,11 @@ def overbooked(result: rltune.Result) -> bool:
     )
 
 
-@pytest.mark.parametrize("discipline", ["skip", "easy"])
-def test_milp_schedules_are_valid_and_paid_right(discipline: str) -> None:
+@pytest.mark.parametrize("backfill", ["skip", "easy"])
+def test_milp_schedules_are_valid_and_paid_right(backfill: str) -> None:
     """Placing the jobs of an instant anew would over-allocate, split gangs, or pay for another schedule."""
     trace = trace_of(*[(60 * (k // 6), 30 + 17 * (k % 5), (1, 2, 3, 8, 1, 5)[k % 6]) for k in range(48)])
-    env = make(trace, allocator="milp", backfill=discipline)
+    env = make(trace, allocator="milp", backfill=backfill)
     for seed in range(2):
         total, result, _ = play(env, randomly(seed) if seed else first_legal)
         assert result.started.all()
@@ -507,13 +507,13 @@ def test_milp_schedules_are_valid_and_paid_right(discipline: str) -> None:
     ("options", "said"),
     [
         ({"score": "speed"}, "score='speed' is unknown"),
-        ({"backfill": "conservative"}, "discipline 'conservative' is unknown"),
-        ({"order": "sfj"}, "policy 'sfj' is unknown"),
-        ({"order": "wfp3"}, "order=wfp3 changes while jobs wait"),
+        ({"backfill": "conservative"}, "backfill='conservative' is unknown"),
+        ({"baseline": "sfj"}, "policy 'sfj' is unknown"),
+        ({"baseline": "wfp3"}, "baseline=wfp3 changes while jobs wait"),
         ({"allocator": "worst"}, "allocator 'worst' is unknown"),
-        ({"knowledge": "none"}, "knowledge=none knows no run times"),
-        ({"knowledge": "none", "order": "fifo", "backfill": "easy"}, "knowledge=none knows no run times"),
-        ({"knowledge": "some"}, "knowledge='some' is unknown"),
+        ({"runtimes": "unknown"}, "runtimes=unknown knows no run times"),
+        ({"runtimes": "unknown", "baseline": "fifo", "backfill": "easy"}, "runtimes=unknown knows no run times"),
+        ({"runtimes": "some"}, "runtimes='some' is unknown"),
         ({"reward": "sparse"}, "reward='sparse' is unknown"),
         ({"allocator": "milp", "backfill": "blocking"}, "backfill=blocking starts one at a time"),
         ({"visible": 0}, "visible=0"),

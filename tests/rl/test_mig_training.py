@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
-from rltune.config import CONF
+from rltune.config.declare import check, defaults
+from rltune.config.mig import MigTrain
 from rltune.errors import InputError
 from rltune.mig_commands.train import check_options
 from rltune.rl.mig.agent import load
@@ -23,11 +23,12 @@ SMALL = {
     "tasks": [3, 6], "online_tasks": [6, 8], "family": "wide_times", "progress": False,
 }  # fmt: skip
 SCRIPT = """
-import json, sys, yaml
-from rltune.config import CONF
+import json, sys
+from rltune.config.declare import defaults
+from rltune.config.mig import MigTrain
 from rltune.mig_commands.train import train
 given, runs = json.loads(sys.argv[1]), sys.argv[2]
-cfg = yaml.safe_load((CONF / "mig_train.yaml").read_text()) | given | {"runs": runs}
+cfg = defaults(MigTrain) | given | {"runs": runs}
 cfg["algo"] |= {"envs": 4, "minibatch": 128, "passes": 1}
 for name, checkpoint in (("one", None), ("two", None), ("more", f"{runs}/one")):
     print(train(cfg | {"name": name, "checkpoint": checkpoint}))
@@ -65,9 +66,11 @@ BAD = {
 @pytest.mark.parametrize("option", BAD)
 def test_bad_options_are_told_by_name(option: str) -> None:
     """A user would wait for Ray to start and read a traceback."""
-    cfg = yaml.safe_load((CONF / "mig_train.yaml").read_text())
+    cfg = defaults(MigTrain)
+    check(MigTrain, cfg)
     check_options(cfg)
     bad = BAD[option]
     cfg[option] = cfg[option] | bad if isinstance(bad, dict) else bad
     with pytest.raises(InputError, match=option):
+        check(MigTrain, cfg)
         check_options(cfg)

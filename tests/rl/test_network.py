@@ -106,17 +106,17 @@ def crowded() -> rltune.Trace:
 
 @pytest.mark.parametrize("attention", [False, True])
 @pytest.mark.parametrize(
-    ("order", "discipline"), [("sjf", "easy"), ("saf", "easy"), ("fifo", "skip"), ("smallest", "skip")]
+    ("order", "backfill"), [("sjf", "easy"), ("saf", "easy"), ("fifo", "skip"), ("smallest", "skip")]
 )
-def test_an_untrained_greedy_policy_is_the_baseline(order: str, discipline: str, attention: bool) -> None:
+def test_an_untrained_greedy_policy_is_the_baseline(order: str, backfill: str, attention: bool) -> None:
     """Learning would start from noise, and the gain of a trained policy over its baseline could not be told."""
     cluster = rltune.load_cluster({"pools": [{"nodes": 4, "gpus_per_node": 8}]})
-    setup = make_setup(crowded(), cluster, Rules(order=order, backfill=discipline, visible=70, window=70))
+    setup = make_setup(crowded(), cluster, Rules(baseline=order, backfill=backfill, visible=70, window=70))
     torch.manual_seed(1)
     network = JobNetwork(NetworkConfig(visible=70, attention=attention))
     played = play(setup, network, [0, 11, 30])
     for start, result in zip([0, 11, 30], played.results, strict=True):
-        expected = rltune.simulate(crowded().window(start, 70), cluster, policy=order, discipline=discipline)
+        expected = rltune.simulate(crowded().window(start, 70), cluster, policy=order, backfill=backfill)
         assert result.schedule.equals(expected.schedule)
     waits = [-result.wait_s.mean() for result in played.results]
     assert played.returns == pytest.approx(waits)
@@ -125,7 +125,7 @@ def test_an_untrained_greedy_policy_is_the_baseline(order: str, discipline: str,
 def test_batches_of_play_do_not_matter() -> None:
     """The result of a window would depend on which windows are evaluated beside it."""
     cluster = rltune.load_cluster({"pools": [{"nodes": 4, "gpus_per_node": 8}]})
-    setup = make_setup(crowded(), cluster, Rules(order="saf", visible=V, window=20))
+    setup = make_setup(crowded(), cluster, Rules(baseline="saf", visible=V, window=20))
     network = trained()
     together = play(setup, network, range(70))  # more than one batch
     assert len(together.results) == 70

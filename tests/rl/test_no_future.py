@@ -1,4 +1,4 @@
-"""An agent must not see what its knowledge of run times does not hold."""
+"""An agent must not see more than it is to know of run times."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rltune.rl.rules import Rules, make_setup
 from rltune.traces import Trace
 
 
-@pytest.mark.parametrize("knowledge", ["predicted", "none"])
-def test_true_run_times_do_not_show_in_an_observation(knowledge: str) -> None:
-    """A policy "without knowledge" would read the true end of running jobs, and its row of the table would be unfair."""
+@pytest.mark.parametrize("runtimes", ["predicted", "unknown"])
+def test_true_run_times_do_not_show_in_an_observation(runtimes: str) -> None:
+    """A policy "without run times" would read the true end of running jobs, and its row of the table would be unfair."""
     seen = []
     for run_s in (500.0, 5_000.0):
         columns = {
@@ -25,7 +25,7 @@ def test_true_run_times_do_not_show_in_an_observation(knowledge: str) -> None:
         }
         trace = Trace.of(JobTable.from_columns(columns), name="t", source="user")
         cluster = rltune.load_cluster({"pools": [{"nodes": 1, "gpus_per_node": 4}]})
-        rules = Rules(knowledge=knowledge, backfill="skip", order="fifo", window=3, visible=4)
+        rules = Rules(runtimes=runtimes, backfill="skip", baseline="fifo", window=3, visible=4)
         env = SchedulingEnv(make_setup(trace, cluster, rules))
         env.reset(seed=0)
         # Start the first job; the next decision comes while it runs, and long before either run time is over.

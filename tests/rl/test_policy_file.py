@@ -14,12 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, safe_open, save_file
 
+import rltune
 from rltune.errors import InputError
 from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.policy_file import LearnedPolicy, load_policy, save_policy
 from rltune.rl.rules import Rules
 
-RULES = Rules(score="bsld", backfill="skip", order="saf", visible=9, window=33)
+SHIPPED = Path(rltune.__file__).parent.parent / "experiments" / "policies"
+RULES = Rules(score="bsld", backfill="skip", baseline="saf", visible=9, window=33)
 ORIGIN = {"seed": 4, "trace": "synthetic", "train": [0.0, 0.6], "parent": None}
 
 
@@ -45,6 +47,19 @@ def test_round_trip(path: Path) -> None:
         assert torch.equal(tensor, weights[name])
     assert not policy.network.training
     assert os.listdir(path.parent) == ["policy.safetensors"]
+
+
+def test_rules_in_the_words_of_before_are_understood(path: Path) -> None:
+    """The shipped policies, and all that users have trained, would have to be trained again for a change of names."""
+    changed(path, rules=json.dumps({"backfill": "skip", "order": "fifo", "knowledge": "none", "visible": 9}))
+    assert load_policy(path).rules == Rules(backfill="skip", baseline="fifo", runtimes="unknown", visible=9)
+
+
+@pytest.mark.parametrize("shipped", sorted(SHIPPED.glob("[!m]*.safetensors")), ids=lambda p: p.stem)
+def test_shipped_policies_load(shipped: Path) -> None:
+    """`make eval` would stop at its first line."""
+    rules = load_policy(shipped).rules
+    assert (rules.backfill, rules.runtimes) == ("easy", "exact")
 
 
 def test_a_run_directory_stands_for_its_policy(path: Path) -> None:

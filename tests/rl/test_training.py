@@ -87,7 +87,7 @@ def test_a_parent_worse_than_the_baseline_is_not_kept(first_run: Path) -> None:
         torch.nn.init.normal_(weights, std=3.0)
     save_policy(first_run.parent / "bad.safetensors", parent)
     checkpoint = f"checkpoint={first_run.parent / 'bad.safetensors'}"
-    options = ("epochs=1", "algo.lr=0.0", "algo.lr_end=0.0", "order=sjf", "name=rescued")
+    options = ("epochs=1", "algo.lr=0.0", "algo.lr_end=0.0", "baseline=sjf", "name=rescued")
     done = train("+trace=synthetic", *SMALL, *options, checkpoint, runs=first_run.parent)
     assert done.returncode == 0, done.stderr
     rescued = load_policy(first_run.parent / "rescued")
@@ -104,7 +104,7 @@ def test_fine_tuning_starts_from_the_given_policy(first_run: Path) -> None:
     save_policy(first_run.parent / "parent.safetensors", parent)
     done = train(
         "+trace=synthetic", *SMALL, "epochs=1", f"checkpoint={first_run.parent / 'parent.safetensors'}", "algo.lr=0.0", "algo.lr_end=0.0",
-        "order=fifo", "name=tuned", runs=first_run.parent,
+        "baseline=fifo", "name=tuned", runs=first_run.parent,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     # A bad parent is not kept; what training goes on with is the running average of the weights.

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 
 import rltune
-from rltune.config import CONF
+from rltune.config.choices import node
 from rltune.rl.env import VectorSchedulingEnv
 from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.rllib import start_ray
@@ -43,13 +42,13 @@ class WatchedEnv(VectorSchedulingEnv):
 
 def crowded(visible: int = VISIBLE, window: int = 32, nodes: int = 4, reward: str = "relative") -> Setup:
     """A small synthetic trace with queues; first come, first served is the baseline."""
-    rules = Rules(visible=visible, window=window, backfill="skip", order="fifo", reward=reward)
+    rules = Rules(visible=visible, window=window, backfill="skip", baseline="fifo", reward=reward)
     return make_setup(rltune.load_trace("synthetic", jobs=600), rltune.load_cluster("uniform", nodes=nodes), rules)
 
 
 def options(name: str) -> dict[str, Any]:
     """The shipped options of an algorithm."""
-    return dict(yaml.safe_load((CONF / "algo" / f"{name}.yaml").read_text()))
+    return node("algo", name)
 
 
 def observation(setup: Setup, n: int = 16) -> dict[str, torch.Tensor]:

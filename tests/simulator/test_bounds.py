@@ -87,14 +87,14 @@ def test_jobs_that_no_pool_holds_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("policy", ["fifo", "sjf", "saf", "f4"])
-@pytest.mark.parametrize("discipline", ["skip", "easy"])
-def test_our_own_schedules_are_above_the_bounds(policy: str, discipline: str) -> None:
+@pytest.mark.parametrize("backfill", ["skip", "easy"])
+def test_our_own_schedules_are_above_the_bounds(policy: str, backfill: str) -> None:
     """A simulator that beats the bound has lost work somewhere."""
     trace = rltune.load_trace("synthetic", jobs=3000, arrivals_per_h=300.0, seed=3)
     cluster = rltune.load_cluster("uniform", nodes=16)
     bounds = lower_bounds(trace.jobs, cluster)
     assert bounds.wait_s > 0
-    result = rltune.simulate(trace, cluster, policy=policy, discipline=discipline)
+    result = rltune.simulate(trace, cluster, policy=policy, backfill=backfill)
     assert result.scores()["jct_s"].mean() >= bounds.jct_s
     assert result.scores()["wait_s"].mean() >= bounds.wait_s
     assert result.makespan_s() >= bounds.makespan_s

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import rltune
 from rltune.cluster import Cluster, Pool
 from rltune.jobs import JobTable
-from rltune.simulator.run import check_discipline
+from rltune.simulator.run import check_backfill
 
 FOUR = Cluster("four", (Pool("a", 1, 4),))
 
@@ -24,7 +24,7 @@ def table(*jobs: tuple[float, float, int]) -> JobTable:
 
 
 @pytest.mark.parametrize(
-    ("discipline", "starts"),
+    ("backfill", "starts"),
     [
         ("blocking", [0, 10, 20, 20]),  # the second blocks both small ones
         ("strict", [0, 10, 20, 20]),  # the same: the later jobs have no higher priority
@@ -32,62 +32,58 @@ def table(*jobs: tuple[float, float, int]) -> JobTable:
         ("easy", [0, 10, 2, 20]),  # only the one that ends before the reservation slips by
     ],
 )
-def test_four_jobs_by_hand(discipline: str, starts: list[float]) -> None:
-    """A discipline would not be what its name and the papers say."""
+def test_four_jobs_by_hand(backfill: str, starts: list[float]) -> None:
+    """`backfill` would not do what its name and the papers say."""
     jobs = table((0, 10, 3), (1, 10, 4), (2, 5, 1), (3, 20, 1))
-    result = rltune.simulate(jobs, FOUR, policy="fifo", discipline=discipline)
+    result = rltune.simulate(jobs, FOUR, policy="fifo", backfill=backfill)
     assert result.start_s.tolist() == starts
     assert result.end_s.tolist() == [s + d for s, d in zip(starts, jobs.duration_s, strict=True)]
 
 
 def test_a_long_job_may_use_what_the_reservation_spares() -> None:
     """EASY would be as strict as blocking: GPUs that the head does not need would stay idle."""
-    result = rltune.simulate(table((0, 10, 3), (1, 10, 2), (2, 99, 1), (3, 99, 1)), FOUR, discipline="easy")
+    result = rltune.simulate(table((0, 10, 3), (1, 10, 2), (2, 99, 1), (3, 99, 1)), FOUR, backfill="easy")
     assert result.start_s.tolist() == [0, 10, 2, 10]
 
 
 def test_what_is_spared_is_spent_once() -> None:
     """Two long jobs would be backfilled into the same spare GPU, and the head would start late."""
     jobs = table((0, 10, 2), (0, 5, 1), (1, 10, 3), (2, 99, 1), (3, 99, 1))
-    result = rltune.simulate(jobs, FOUR, discipline="easy")
+    result = rltune.simulate(jobs, FOUR, backfill="easy")
     assert result.start_s.tolist() == [0, 0, 10, 2, 20]
 
 
 def test_an_overdue_job_is_expected_to_end_now() -> None:
     """A run that outlives its prediction would leave the reservation in the past, and everything could be backfilled."""
     jobs = table((0, 10, 3), (1, 10, 4), (6, 3, 1))
-    result = rltune.simulate(jobs, FOUR, discipline="easy", knowledge=np.array([5.0, 10.0, 3.0]))
+    result = rltune.simulate(jobs, FOUR, backfill="easy", runtimes=np.array([5.0, 10.0, 3.0]))
     assert result.start_s.tolist() == [0, 10, 20]
 
 
 def test_a_too_long_prediction_lets_the_head_start_early_all_the_same() -> None:
     """The head would wait for its predicted reservation although its GPUs are free."""
     jobs = table((0, 10, 3), (1, 10, 4), (2, 30, 1))
-    result = rltune.simulate(jobs, FOUR, discipline="easy", knowledge=np.array([1000.0, 10.0, 30.0]))
+    result = rltune.simulate(jobs, FOUR, backfill="easy", runtimes=np.array([1000.0, 10.0, 30.0]))
     assert result.start_s.tolist() == [0, 32, 2]
 
 
 def test_blocking_takes_arrivals_in_only_while_it_waits() -> None:
     """RLTune's semantics: of jobs submitted together only the first is queued while the cluster has room."""
-    result = rltune.simulate(
-        table((0, 9, 1), (0, 1, 1), (0, 5, 4), (0, 2, 1)), FOUR, policy="sjf", discipline="blocking"
-    )
+    result = rltune.simulate(table((0, 9, 1), (0, 1, 1), (0, 5, 4), (0, 2, 1)), FOUR, policy="sjf", backfill="blocking")
     assert result.start_s.tolist() == [0, 0, 9, 14]
 
 
 def test_strict_asks_anew_who_is_first() -> None:
     """The published SJF of Helios would not be ours: a short late job goes before the wide one that waits."""
     jobs = table((0, 10, 3), (1, 9, 4), (2, 5, 1))
-    starts = {
-        d: rltune.simulate(jobs, FOUR, policy="sjf", discipline=d).start_s.tolist() for d in ("blocking", "strict")
-    }
+    starts = {d: rltune.simulate(jobs, FOUR, policy="sjf", backfill=d).start_s.tolist() for d in ("blocking", "strict")}
     assert starts == {"blocking": [0, 10, 19], "strict": [0, 10, 2]}
 
 
 def test_nothing_is_trained_or_judged_under_strict() -> None:
-    """An agent would be trained under a discipline that its environment does not know."""
+    """An agent would be trained under a `backfill` that its environment does not know."""
     with pytest.raises(rltune.InputError, match="'strict' is unknown; known are blocking, skip, easy"):
-        check_discipline("strict")
+        check_backfill("strict")
 
 
 def test_blocking_blocks_other_virtual_clusters_and_skip_does_not() -> None:
@@ -96,23 +92,23 @@ def test_blocking_blocks_other_virtual_clusters_and_skip_does_not() -> None:
     jobs = JobTable.from_columns(
         {"submit_s": [0, 1, 2], "duration_s": [10, 10, 10], "num_gpus": [4, 4, 4], "vc": ["x", "x", "y"]}
     )
-    starts = {d: rltune.simulate(jobs, cluster, discipline=d).start_s.tolist() for d in ("blocking", "skip", "easy")}
+    starts = {d: rltune.simulate(jobs, cluster, backfill=d).start_s.tolist() for d in ("blocking", "skip", "easy")}
     assert starts == {"blocking": [0, 10, 10], "skip": [0, 10, 2], "easy": [0, 10, 2]}
 
 
-@pytest.mark.parametrize("discipline", ["blocking", "strict", "skip", "easy"])
-def test_jobs_of_zero_seconds(discipline: str) -> None:
+@pytest.mark.parametrize("backfill", ["blocking", "strict", "skip", "easy"])
+def test_jobs_of_zero_seconds(backfill: str) -> None:
     """A job without duration would keep its GPUs, or run for ever."""
-    result = rltune.simulate(table((5, 0, 4), (5, 0, 4), (5, 7, 4), (5, 0, 4)), FOUR, discipline=discipline)
+    result = rltune.simulate(table((5, 0, 4), (5, 0, 4), (5, 7, 4), (5, 0, 4)), FOUR, backfill=backfill)
     assert result.start_s.tolist() == [5, 5, 5, 12]
     assert result.end_s.tolist() == [5, 5, 12, 12]
     assert result.scores()["bsld"].tolist() == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("discipline", ["blocking", "strict", "skip", "easy"])
-def test_only_zero_seconds(discipline: str) -> None:
+@pytest.mark.parametrize("backfill", ["blocking", "strict", "skip", "easy"])
+def test_only_zero_seconds(backfill: str) -> None:
     """A window in which nothing takes time would divide by zero."""
-    result = rltune.simulate(table((5, 0, 4), (5, 0, 4)), FOUR, discipline=discipline)
+    result = rltune.simulate(table((5, 0, 4), (5, 0, 4)), FOUR, backfill=backfill)
     assert (result.makespan_s(), result.utilization(), result.fragmentation()) == (0, 0, 0)
 
 
@@ -127,7 +123,7 @@ KEYS: dict[str, Keys] = {
 }
 
 
-def oracle(jobs: list[tuple[float, float, int]], cap: int, key: Keys, discipline: str) -> list[float]:
+def oracle(jobs: list[tuple[float, float, int]], cap: int, key: Keys, backfill: str) -> list[float]:
     """Starts on one node of ``cap`` GPUs, from the protocol page and the EASY paper."""
     start: dict[int, float] = {}
     ends: list[tuple[float, int]] = []
@@ -144,7 +140,7 @@ def oracle(jobs: list[tuple[float, float, int]], cap: int, key: Keys, discipline
     def order(k: int) -> tuple[float, ...]:
         return (*key(*jobs[k]), k)
 
-    if discipline == "blocking":
+    if backfill == "blocking":
         now = jobs[0][0]
         while len(start) < len(jobs):
             picked = min(queue, key=order) if queue else None
@@ -173,9 +169,9 @@ def oracle(jobs: list[tuple[float, float, int]], cap: int, key: Keys, discipline
             if shadow is None:
                 if gpus <= free:
                     begin(job, now)
-                elif discipline == "strict":
+                elif backfill == "strict":
                     break
-                elif discipline == "easy":
+                elif backfill == "easy":
                     there = free
                     for at, (end, running) in enumerate(ends):
                         there += jobs[running][2]
@@ -199,9 +195,9 @@ def oracle(jobs: list[tuple[float, float, int]], cap: int, key: Keys, discipline
     st.sampled_from(["blocking", "strict", "skip", "easy"]),
 )
 def test_schedules_are_those_of_a_second_simulator(
-    jobs: list[tuple[float, float, int]], policy: str, discipline: str
+    jobs: list[tuple[float, float, int]], policy: str, backfill: str
 ) -> None:
     """Compiled and readable path share their kernels: a defect of the kernels would show in neither comparison."""
     jobs = sorted(jobs, key=lambda job: job[0])
-    result = rltune.simulate(table(*jobs), Cluster("one", (Pool("a", 1, 6),)), policy=policy, discipline=discipline)
-    assert result.start_s.tolist() == oracle(jobs, 6, KEYS[policy], discipline)
+    result = rltune.simulate(table(*jobs), Cluster("one", (Pool("a", 1, 6),)), policy=policy, backfill=backfill)
+    assert result.start_s.tolist() == oracle(jobs, 6, KEYS[policy], backfill)

@@ -53,8 +53,8 @@ def speeds(jobs: JobTable) -> np.ndarray:
 # --- the joint decision ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("discipline", ["skip", "strict", "easy"])
-def test_where_no_node_is_better_the_schedule_is_the_greedy_one(discipline: str) -> None:
+@pytest.mark.parametrize("backfill", ["skip", "strict", "easy"])
+def test_where_no_node_is_better_the_schedule_is_the_greedy_one(backfill: str) -> None:
     """The MILP would change who starts when, where the policy alone is to decide that."""
     rng = np.random.default_rng(1)
     columns = {
@@ -64,21 +64,21 @@ def test_where_no_node_is_better_the_schedule_is_the_greedy_one(discipline: str)
     }
     jobs, cluster = JobTable.from_columns(columns), Cluster("ones", (Pool("a", 6, 1),))
     joint, greedy = (
-        rltune.simulate(jobs, cluster, policy="sjf", discipline=discipline, allocator=allocator, max_retries=3)
+        rltune.simulate(jobs, cluster, policy="sjf", backfill=backfill, allocator=allocator, max_retries=3)
         for allocator in (MilpAllocator(), "best_fit")
     )
     assert np.array_equal(joint.start_s, greedy.start_s)
     assert joint.summary()["allocator"]["calls"] > 0
 
 
-@pytest.mark.parametrize("discipline", ["skip", "strict", "easy"])
+@pytest.mark.parametrize("backfill", ["skip", "strict", "easy"])
 @pytest.mark.parametrize("measure", ["quadratic", "demand"])
-def test_all_kinds_of_jobs_end_and_hold_what_they_asked_for(discipline: str, measure: str) -> None:
+def test_all_kinds_of_jobs_end_and_hold_what_they_asked_for(backfill: str, measure: str) -> None:
     """A job would be lost, or hold GPUs, cores or slices that another has."""
     jobs, cluster = mixed(150, 3)
     demand = rltune.allocators.fragmentation.demand_of(jobs.num_gpus, cluster.arrays()) if measure == "demand" else None
     seen = Seen(
-        jobs, cluster, policy="fifo", discipline=discipline, speed=speeds(jobs),
+        jobs, cluster, policy="fifo", backfill=backfill, speed=speeds(jobs),
         allocator=MilpAllocator(measure=measure, demand=demand, head=8, time_limit_s=60.0),
     )  # fmt: skip
     check(seen, "fifo")
@@ -91,7 +91,7 @@ def test_all_kinds_of_jobs_end_and_hold_what_they_asked_for(discipline: str, mea
 def check_any(policy: str, data: st.DataObject) -> None:
     jobs, cluster = data.draw(tables()), data.draw(clusters())
     options = data.draw(option_sets(policy, jobs, cluster)) | {"preemptive": None}
-    options["discipline"] = data.draw(st.sampled_from(["skip", "strict", "easy"]))
+    options["backfill"] = data.draw(st.sampled_from(["skip", "strict", "easy"]))
     options.pop("reservations", None)
     options["allocator"] = MilpAllocator(head=data.draw(st.sampled_from([1, 2, 5, 16])))
     if data.draw(st.booleans()):
@@ -99,7 +99,7 @@ def check_any(policy: str, data: st.DataObject) -> None:
         options["quotas"] = {vc: most + data.draw(st.sampled_from([0.0, 0.3, 4.0])) for vc, most in widest.items()}
     seen = Seen(jobs, cluster, policy=policy, **options)
     # With quotas a job may wait beside free GPUs.
-    with mock.patch.dict(seen.options, {"discipline": "strict"}) if "quotas" in options else mock.patch.dict({}):
+    with mock.patch.dict(seen.options, {"backfill": "strict"}) if "quotas" in options else mock.patch.dict({}):
         check(seen, policy)
     check_quotas(seen, options.get("quotas") or {})
 
@@ -130,7 +130,7 @@ def promises(jobs: JobTable, cluster: Cluster, **options: Any) -> tuple[rltune.R
             made.append((int(draft.counts[fleet_joint.HELD]), float(draft.shadow[0])))
 
     with mock.patch.object(fleet_joint, "prepare", prepare):
-        return rltune.simulate(jobs, cluster, discipline="easy", **options), made
+        return rltune.simulate(jobs, cluster, backfill="easy", **options), made
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -161,18 +161,18 @@ def check_quotas(seen: Seen, quotas: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize("allocator", ["best_fit", "milp"])
-@pytest.mark.parametrize("discipline", ["skip", "strict", "easy", "conservative"])
-def test_quotas_are_never_exceeded(allocator: str, discipline: str) -> None:
+@pytest.mark.parametrize("backfill", ["skip", "strict", "easy", "conservative"])
+def test_quotas_are_never_exceeded(allocator: str, backfill: str) -> None:
     """A virtual cluster would take what others were promised."""
-    if allocator == "milp" and discipline == "conservative":
-        pytest.skip("the MILP has no such discipline")
+    if allocator == "milp" and backfill == "conservative":
+        pytest.skip("the MILP has no such backfill")
     jobs, cluster = mixed(150, 5)
     quotas = {"x": 12.0, "y": 12.5}
-    free = rltune.simulate(jobs, cluster, discipline=discipline, allocator="best_fit")
+    free = rltune.simulate(jobs, cluster, backfill=backfill, allocator="best_fit")
     with pytest.raises(AssertionError):
         check_quotas(mock.Mock(jobs=jobs, result=free), {"x": 8.0, "y": 8.0})
     made = MilpAllocator() if allocator == "milp" else allocator
-    seen = Seen(jobs, cluster, policy="fifo", discipline=discipline, allocator=made, quotas=quotas)
+    seen = Seen(jobs, cluster, policy="fifo", backfill=backfill, allocator=made, quotas=quotas)
     check_quotas(seen, quotas)
     assert seen.result.finished.all() and (seen.fleet.space.left == [12_000, 12_500]).all()
 
@@ -186,7 +186,7 @@ def test_who_is_suspended_gives_back_its_part_of_the_quota(policy: str) -> None:
         jobs,
         cluster,
         policy=policy,
-        discipline="skip",
+        backfill="skip",
         allocator="best_fit",
         quotas=quotas,
         quantum_s=30.0,
@@ -197,8 +197,8 @@ def test_who_is_suspended_gives_back_its_part_of_the_quota(policy: str) -> None:
     assert seen.result.finished.all() and (seen.fleet.space.left == [12_000, 12_500]).all()
 
 
-@pytest.mark.parametrize("discipline", ["skip", "strict", "easy"])
-def test_a_quota_means_the_same_to_the_model_and_to_the_rules(discipline: str) -> None:
+@pytest.mark.parametrize("backfill", ["skip", "strict", "easy"])
+def test_a_quota_means_the_same_to_the_model_and_to_the_rules(backfill: str) -> None:
     """The MILP would hold a virtual cluster to another quota than greedy placement."""
     rng = np.random.default_rng(2)
     columns = {
@@ -210,7 +210,7 @@ def test_a_quota_means_the_same_to_the_model_and_to_the_rules(discipline: str) -
     }
     jobs, cluster = JobTable.from_columns(columns), Cluster("wide", (Pool("a", 40, 1),))
     joint, greedy, free = (
-        rltune.simulate(jobs, cluster, discipline=discipline, allocator=allocator, quotas=quotas)
+        rltune.simulate(jobs, cluster, backfill=backfill, allocator=allocator, quotas=quotas)
         for allocator, quotas in ((MilpAllocator(), {"x": 2.5}), ("best_fit", {"x": 2.5}), ("best_fit", None))
     )
     assert np.array_equal(joint.start_s, greedy.start_s)
@@ -224,12 +224,12 @@ def test_a_job_over_its_quota_waits_for_its_own_and_others_pass_by_hand() -> Non
     for allocator in ("best_fit", MilpAllocator()):
         result = rltune.simulate(jobs, cluster, quotas={"x": 3}, allocator=allocator)
         assert result.start_s.tolist() == [0, 10, 2, 3]
-        result = rltune.simulate(jobs, cluster, quotas={"x": 3}, allocator=allocator, discipline="strict")
+        result = rltune.simulate(jobs, cluster, quotas={"x": 3}, allocator=allocator, backfill="strict")
         assert result.start_s.tolist() == [0, 10, 10, 10]
         # The last one runs till 13, when the second was to start at 10: it may not take the third GPU.
-        result = rltune.simulate(jobs, cluster, quotas={"x": 3}, allocator=allocator, discipline="easy")
+        result = rltune.simulate(jobs, cluster, quotas={"x": 3}, allocator=allocator, backfill="easy")
         assert result.start_s.tolist() == [0, 10, 2, 3]
-        result = rltune.simulate(jobs, cluster, quotas={"x": 2}, allocator=allocator, discipline="easy")
+        result = rltune.simulate(jobs, cluster, quotas={"x": 2}, allocator=allocator, backfill="easy")
         assert result.start_s.tolist() == [0, 10, 2, 20]
 
 
@@ -241,8 +241,8 @@ def test_a_job_over_its_quota_waits_for_its_own_and_others_pass_by_hand() -> Non
     [
         ({"policy": "srtf"}, "policy srtf suspends jobs, allocator milp"),
         ({"preemptive": True}, "policy fifo suspends jobs, allocator milp"),
-        ({"discipline": "conservative"}, "discipline=conservative .* use discipline=easy"),
-        ({"discipline": "blocking", "max_retries": 3}, "discipline=blocking"),
+        ({"backfill": "conservative"}, "backfill=conservative .* use backfill=easy"),
+        ({"backfill": "blocking", "max_retries": 3}, "backfill=blocking"),
         ({"quotas": {"nobody": 5}}, "quotas: virtual cluster 'nobody' is unknown; known are x, y"),
         ({"quotas": {"x": -1}}, "quotas: virtual cluster x: -1; give a number"),
         ({"quotas": {"x": float("nan")}}, "quotas: virtual cluster x: nan; give a number"),

@@ -79,8 +79,8 @@ def simulate(name: str, value: Any) -> rltune.Result:
         {"submit_s": [0, 1, 2, 3], "duration_s": [5, 5, 5, 5], "num_gpus": [1, 2, 3, 1], "vc": vcs}
     )
     policy = "lottery" if name == "weights" else "las" if name in ("preemptive", "quantum_s") else "fifo"
-    discipline = "conservative" if name == "reservations" else "skip"
-    return rltune.simulate(jobs, CLUSTER, policy=policy, discipline=discipline, **{name: value})
+    backfill = "conservative" if name == "reservations" else "skip"
+    return rltune.simulate(jobs, CLUSTER, policy=policy, backfill=backfill, **{name: value})
 
 
 def test_every_option_is_tried() -> None:
@@ -112,17 +112,17 @@ def test_what_is_documented_is_taken(name: str) -> None:
     ("options", "message"),
     [
         ({"nodes_mtbf_s": 5}, "option nodes_mtbf_s is unknown"),
-        ({"policy": "las", "discipline": "easy"}, "suspends jobs"),
-        ({"policy": "fifo", "preemptive": True, "discipline": "strict"}, "suspends jobs"),
+        ({"policy": "las", "backfill": "easy"}, "suspends jobs"),
+        ({"policy": "fifo", "preemptive": True, "backfill": "strict"}, "suspends jobs"),
         ({"policy": "las", "quantum_s": 3.0, "resume_s": 2.0, "migrate_s": 1.0}, "quantum_s=3 is no longer"),
-        ({"policy": "srtf", "knowledge": "none"}, "policy srtf needs run times"),
-        ({"policy": "sjf", "knowledge": "online"}, "policy sjf ranks jobs before they arrive"),
-        ({"discipline": "conservative", "knowledge": "none"}, "discipline=conservative needs run times"),
-        ({"discipline": "blocking", "max_retries": 3}, "discipline=blocking"),
+        ({"policy": "srtf", "runtimes": "unknown"}, "policy srtf needs run times"),
+        ({"policy": "sjf", "runtimes": "online"}, "policy sjf ranks jobs before they arrive"),
+        ({"backfill": "conservative", "runtimes": "unknown"}, "backfill=conservative needs run times"),
+        ({"backfill": "blocking", "max_retries": 3}, "backfill=blocking"),
         ({"allocator": "lexicographic", "max_retries": 3}, "allocators"),
         ({"policy": lambda queue, snapshot: queue.submit_s, "max_retries": 3}, "named policies"),
         ({"policy": "nonsense", "max_retries": 3}, "nonsense"),
-        ({"policy": "srtf", "knowledge": "requested"}, "4 of 4 jobs, first 0, have no requested_s"),
+        ({"policy": "srtf", "runtimes": "requested"}, "4 of 4 jobs, first 0, have no requested_s"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: dict[str, Any], message: str) -> None:

@@ -125,7 +125,7 @@ def test_conservative_backfill_is_the_plain_plan(
     """Reservations would be laid out wrongly, and jobs start earlier or later than the plan says."""
     jobs, believed, cluster = table(rows, shape)
     believed = jobs.duration_s.tolist() if exact else believed
-    result = rltune.simulate(jobs, cluster, discipline="conservative", knowledge=np.array(believed))
+    result = rltune.simulate(jobs, cluster, backfill="conservative", runtimes=np.array(believed))
     plan = planned(jobs, believed, shape)
     assert result.start_s.tolist() == [plan.start[j] for j in range(len(jobs))]
     assert result.schedule.nodes.tolist() == [
@@ -141,7 +141,7 @@ def test_every_promise_counts_when_all_are_kept(
     """A limit of reservations that is never reached would change the schedule."""
     jobs, _, cluster = table(rows, shape)
     all_of_them, limited = (
-        rltune.simulate(jobs, cluster, discipline="conservative", **more) for more in ({}, {"reservations": len(jobs)})
+        rltune.simulate(jobs, cluster, backfill="conservative", **more) for more in ({}, {"reservations": len(jobs)})
     )
     assert all_of_them.schedule.equals(limited.schedule)
 
@@ -153,7 +153,7 @@ def test_easy_starts_the_head_by_its_shadow_time(
 ) -> None:
     """Backfilled jobs would push back the very job whose reservation they were to respect."""
     jobs, _, cluster = table(rows, shape)
-    result = rltune.simulate(jobs, cluster, discipline="easy", max_retries=10)
+    result = rltune.simulate(jobs, cluster, backfill="easy", max_retries=10)
     begin, end = result.start_s, result.end_s
     used = [dict(zip(*places, strict=True)) for places in zip(result.schedule.nodes, result.schedule.gpus, strict=True)]
     for job in range(len(jobs)):
@@ -180,9 +180,9 @@ def test_jobs_that_take_no_time_do_not_share_a_gpu() -> None:
     """Two jobs believed to take no time would both begin on the one GPU, and one of them run on it for real."""
     jobs = JobTable.from_columns({"submit_s": [0, 0, 0], "duration_s": [10, 10, 0], "num_gpus": [1, 1, 1]})
     cluster = Cluster("c", (Pool("a", 1, 1),))
-    nothing = rltune.simulate(jobs, cluster, discipline="conservative", knowledge=np.zeros(3))
+    nothing = rltune.simulate(jobs, cluster, backfill="conservative", runtimes=np.zeros(3))
     assert nothing.start_s.tolist() == [0, 10, 20]
-    exact = rltune.simulate(jobs, cluster, discipline="conservative")
+    exact = rltune.simulate(jobs, cluster, backfill="conservative")
     assert exact.start_s.tolist() == [0, 10, 20]
 
 
@@ -192,19 +192,19 @@ def test_a_job_that_takes_no_time_delays_nobody() -> None:
     jobs = JobTable.from_columns(
         {"job_id": ["a", "b", "c"], "submit_s": [0, 0, 0], "duration_s": [0, 10, 0.5], "num_gpus": [1, 2, 1]}
     )
-    result = rltune.simulate(jobs, Cluster("c", (Pool("a", 1, 2),)), discipline="conservative")
+    result = rltune.simulate(jobs, Cluster("c", (Pool("a", 1, 2),)), backfill="conservative")
     assert result.start_s.tolist() == [0, 0, 10]
 
 
-@pytest.mark.parametrize("discipline", ["easy", "conservative"])
-def test_an_outlived_estimate_is_no_promise(discipline: str) -> None:
+@pytest.mark.parametrize("backfill", ["easy", "conservative"])
+def test_an_outlived_estimate_is_no_promise(backfill: str) -> None:
     """A job that runs longer than believed would be counted as gone, and its GPUs be given away."""
     # a is believed to end at 5 and ends at 20; b needs both GPUs; c (believed 2 s) may go beside a only while b waits anyway.
     jobs = JobTable.from_columns(
         {"job_id": ["a", "b", "c"], "submit_s": [0, 1, 6], "duration_s": [20, 5, 2], "num_gpus": [1, 2, 1]}
     )
     cluster = Cluster("c", (Pool("a", 1, 2),))
-    result = rltune.simulate(jobs, cluster, discipline=discipline, knowledge=np.array([5.0, 5.0, 2.0]))
+    result = rltune.simulate(jobs, cluster, backfill=backfill, runtimes=np.array([5.0, 5.0, 2.0]))
     # At 6 a is overdue: the head is expected now (EASY) or at 7 (conservative), before c could end.
     assert result.start_s.tolist() == [0, 20, 25]
 
@@ -217,4 +217,4 @@ def test_a_reservation_is_of_gpus_of_a_node_and_not_of_certain_ones() -> None:
     )
     cluster = Cluster("c", (Pool("a", 1, 3),))
     for more in ({}, {"max_retries": 10}):
-        assert rltune.simulate(jobs, cluster, discipline="easy", **more).start_s.tolist() == [0, 0, 0, 10, 1]
+        assert rltune.simulate(jobs, cluster, backfill="easy", **more).start_s.tolist() == [0, 0, 0, 10, 1]

@@ -30,23 +30,23 @@ def jobs_with_a_giant(last: bool = False) -> JobTable:
     )
 
 
-@pytest.mark.parametrize("discipline", ["skip", "easy", "blocking"])
-def test_an_oversized_job_is_refused_in_one_line(discipline: str) -> None:
+@pytest.mark.parametrize("backfill", ["skip", "easy", "blocking"])
+def test_an_oversized_job_is_refused_in_one_line(backfill: str) -> None:
     """A job that can never run would be dropped in silence, or wait for ever."""
     with pytest.raises(
         InputError, match=r"job giant \(row 2 by submit time\) wants 9 GPUs.* holds 8; use a larger cluster"
     ) as told:
-        rltune.simulate(jobs_with_a_giant(), TWO, discipline=discipline, oversized="refuse")
+        rltune.simulate(jobs_with_a_giant(), TWO, backfill=backfill, oversized="refuse")
     assert "\n" not in str(told.value)
     with pytest.raises(InputError, match=r"oversized='ignore' is unknown; known are refuse, drop"):
-        rltune.simulate(jobs_with_a_giant(), TWO, discipline=discipline, oversized="ignore")
+        rltune.simulate(jobs_with_a_giant(), TWO, backfill=backfill, oversized="ignore")
 
 
 @pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("discipline", ["skip", "easy", "blocking"])
-def test_a_dropped_job_is_counted_and_enters_no_mean(discipline: str, last: bool) -> None:
+@pytest.mark.parametrize("backfill", ["skip", "easy", "blocking"])
+def test_a_dropped_job_is_counted_and_enters_no_mean(backfill: str, last: bool) -> None:
     """An episode whose last job is dropped would never end, or the dropped job would count as having waited nothing."""
-    result = rltune.simulate(jobs_with_a_giant(last), TWO, discipline=discipline, oversized="drop")
+    result = rltune.simulate(jobs_with_a_giant(last), TWO, backfill=backfill, oversized="drop")
     summary = result.summary()
     assert (summary["unfinished"], result.dropped) == (1, 1)
     assert len(result.scores()["wait_s"]) == 2
@@ -59,9 +59,9 @@ def test_a_dropped_job_is_counted_and_enters_no_mean(discipline: str, last: bool
 def test_blocking_drops_with_a_warning_by_default() -> None:
     """The reference protocol's silent dropping would stay silent."""
     with pytest.warns(UserWarning, match="job giant.*dropped and counted as unfinished"):
-        rltune.simulate(jobs_with_a_giant(), TWO, discipline="blocking")
+        rltune.simulate(jobs_with_a_giant(), TWO, backfill="blocking")
     with pytest.raises(InputError):
-        rltune.simulate(jobs_with_a_giant(), TWO, discipline="skip")
+        rltune.simulate(jobs_with_a_giant(), TWO, backfill="skip")
 
 
 def test_a_cluster_on_which_nothing_runs_still_reports() -> None:
@@ -136,9 +136,9 @@ def test_summary_by_hand() -> None:
     ("options", "said"),
     [
         ({"policy": "sfj"}, "policy 'sfj' is unknown; known are fifo"),
-        ({"discipline": "backfill"}, "discipline 'backfill' is unknown; known are blocking, skip, easy"),
+        ({"backfill": "backfill"}, "backfill='backfill' is unknown; known are blocking, skip, easy"),
         ({"allocator": "worst_fit"}, "allocator 'worst_fit' is unknown; known are lexicographic, best_fit"),
-        ({"knowledge": "all"}, "knowledge='all' is unknown; known are known, predicted, none"),
+        ({"runtimes": "all"}, "runtimes='all' is unknown; known are exact, requested, predicted"),
     ],
 )
 def test_unknown_names_are_refused_with_the_known_ones(options: dict[str, str], said: str) -> None:

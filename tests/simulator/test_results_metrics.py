@@ -247,15 +247,15 @@ def test_nothing_ran() -> None:
         min_size=1,
         max_size=40,
     ),
-    discipline=st.sampled_from(["blocking", "skip", "easy"]),
+    backfill=st.sampled_from(["blocking", "skip", "easy"]),
 )
-def test_what_must_hold_for_any_schedule(jobs: list[tuple[int, int, int, int]], discipline: str) -> None:
+def test_what_must_hold_for_any_schedule(jobs: list[tuple[int, int, int, int]], backfill: str) -> None:
     """A share would leave 0 to 1, the queue would not be the sum of waits (Little), or a schedule beat its bound."""
     submit, run, gpus, user = (np.array(column) for column in zip(*jobs, strict=True))
     table = JobTable.from_columns(
         {"submit_s": submit, "duration_s": run, "num_gpus": gpus, "user": [f"u{u}" for u in user]}
     )
-    result = rltune.simulate(table, TWO, discipline=discipline)
+    result = rltune.simulate(table, TWO, backfill=backfill)
     summary, span = result.summary(), result.makespan_s()
     for name in ("utilization", "goodput", "flops_utilization", "fragmentation", "fragmentation_by_demand"):
         assert -1e-9 <= summary[name]["mean"] <= 1 + 1e-9

@@ -96,7 +96,7 @@ def test_real_jobs_wait_as_in_the_published_simulator(real: Path, vc: str) -> No
     cluster = Cluster(vc, (Pool(vc, VENUS.vc_nodes[vc], 8),))
     by_arrival = jobs.duration_s + np.arange(len(jobs)) * 1e-6  # settles ties of SJF
     waits = [
-        rltune.simulate(jobs, cluster, policy=policy, discipline="strict", knowledge=by_arrival).wait_s.sum()
+        rltune.simulate(jobs, cluster, policy=policy, backfill="strict", runtimes=by_arrival).wait_s.sum()
         for policy in ("fifo", "sjf")
     ]
     assert (len(jobs), *waits) == PUBLISHED_CODE[vc]

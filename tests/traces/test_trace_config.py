@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from rltune.config.traces import check_trace_options
 from rltune.errors import InputError
-from rltune.options import check_trace_options
 from rltune.traces import TRACES, from_config, split
 from rltune.traces.folder import MissingTrace
 

@@ -11,13 +11,10 @@ tasks start first. A new instance is worth what its best task is, less a fee; wa
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
 import torch
 from torch import nn
 
-from rltune.errors import InputError
+from rltune.config.learning import BatchNetworkConfig as NetworkConfig
 from rltune.rl.mig.kernels import GPU_FEATURES, MOST_DURATION, MOST_WASTE, N_SLOTS, PLACE_FEATURES, TASK_FEATURES
 
 ILLEGAL = -1e9
@@ -30,21 +27,6 @@ PRIOR = {
 
 Halving leaves the greedy rule as it is; of 16 drawn plans the best is best at about that temperature.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkConfig:
-    """Architecture: ``hidden`` units of a task, a placement and the context; ``pair`` units of a task in a slot."""
-
-    hidden: int = 32
-    pair: int = 16
-
-    def __post_init__(self) -> None:
-        if min(self.hidden, self.pair) < 1:
-            raise InputError(f"network: hidden={self.hidden}, pair={self.pair}; both must be positive")
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class BatchNetwork(nn.Module):

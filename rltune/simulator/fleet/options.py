@@ -29,7 +29,7 @@ LONGEST_S = 1e300
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What `rltune.simulate` takes beyond policy, discipline, allocator and knowledge; times in seconds.
+    """What `rltune.simulate` takes beyond policy, backfill, allocator and runtimes; times in seconds.
 
     Attributes:
         preemptive: whether the order may suspend running jobs whenever a job arrives or ends; None: as the policy is.

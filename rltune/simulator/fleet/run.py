@@ -64,7 +64,7 @@ def simulate_fleet(
     cluster: Cluster,
     *,
     policy: str,
-    discipline: str,
+    backfill: str,
     allocator: str | JointAllocator,
     known_s: Floats | None,
     options: Options,
@@ -76,7 +76,7 @@ def simulate_fleet(
         )
     online = known_s is None
     estimate = np.full(len(jobs), np.nan) if known_s is None else known_s
-    params, rank, flow = _policy_of(jobs, policy, discipline, allocator, estimate, online, options)
+    params, rank, flow = _policy_of(jobs, policy, backfill, allocator, estimate, online, options)
     speed, notes = job_speed(options, jobs, cluster)
     weighted = params.order in (priorities.LOTTERY, priorities.WFQ)
     columns = Columns(
@@ -114,7 +114,7 @@ def _types(jobs: JobTable, cluster: Cluster, allocator: str | JointAllocator) ->
 def _policy_of(
     jobs: JobTable,
     name: str,
-    discipline: str,
+    backfill: str,
     allocator: str | JointAllocator,
     estimate: Floats,
     online: bool,
@@ -134,19 +134,19 @@ def _policy_of(
         code, on_event, on_tick, timed = chosen.code, False, False, chosen.needs_run_time
         if online and timed and code == STATIC:
             raise InputError(
-                f"policy {name} ranks jobs before they arrive; with knowledge=online use fifo, srtf, srsf, wfp3, unicef, "
-                "sexp or lexp, or knowledge=predicted"
+                f"policy {name} ranks jobs before they arrive; with runtimes=online use fifo, srtf, srsf, wfp3, unicef, "
+                "sexp or lexp, or runtimes=predicted"
             )
         if code == STATIC:
             rank = static_rank(chosen, jobs, estimate)
     if options.preemptive is not None:
         on_event = options.preemptive
         on_tick = on_tick and options.preemptive
-    if unknown and (timed or discipline in ("easy", "conservative")):
-        what = f"policy {name}" if timed else f"discipline={discipline}"
-        raise InputError(f"{what} needs run times; use knowledge=known, requested, predicted or online")
-    if (on_event or on_tick) and discipline != "skip":
-        raise InputError(f"policy {name} suspends jobs, discipline={discipline} holds GPUs back; use discipline=skip")
+    if unknown and (timed or backfill in ("easy", "conservative")):
+        what = f"policy {name}" if timed else f"backfill={backfill}"
+        raise InputError(f"{what} needs run times; use runtimes=exact, requested, predicted or online")
+    if (on_event or on_tick) and backfill != "skip":
+        raise InputError(f"policy {name} suspends jobs, backfill={backfill} holds GPUs back; use backfill=skip")
     joint = not isinstance(allocator, str)
     if joint and (on_event or on_tick):
         raise InputError(
@@ -164,7 +164,7 @@ def _policy_of(
             f"{options.overhead_s:g}: jobs would never get on; use a longer quantum"
         )
     params = Parameters(
-        order=code, on_event=bool(on_event), on_tick=bool(on_tick), joint=joint, backfill=BACKFILLS[discipline],
+        order=code, on_event=bool(on_event), on_tick=bool(on_tick), joint=joint, backfill=BACKFILLS[backfill],
         rule=SHARING_RULES[REST if joint else str(allocator)], quantum=float(options.quantum_s), suspend=float(options.suspend_s),
         resume=float(options.resume_s), migrate=float(options.migrate_s), checkpoint=_or_never(options.checkpoint_s),
         node_mtbf=_or_never(options.node_mtbf_s), node_repair=float(options.node_repair_s),

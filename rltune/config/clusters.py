@@ -1,4 +1,4 @@
-"""Where the configuration lies, and how its clusters and allocators become objects."""
+"""Clusters of conf/cluster by name, and what a command line changes about them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,8 @@ from typing import Any
 import yaml
 
 from rltune.cluster import Cluster
+from rltune.config.files import CONF, named
 from rltune.errors import InputError
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
-"""The Hydra configuration of the checkout (rltune is installed in place: ``pip install -e .``)."""
-
-
-def names(group: str) -> list[str]:
-    """Choices of a configuration group, e.g. ``cluster``."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def load_cluster(name_or_spec: str | Mapping[str, Any], nodes: int | None = None) -> Cluster:
@@ -80,7 +73,7 @@ def _named(name: str) -> Cluster:
     path = Path(name) if name.endswith((".yaml", ".yml")) else CONF / "cluster" / f"{name}.yaml"
     if not path.is_file():
         raise InputError(
-            f"cluster {name!r} is unknown; known are {', '.join(names('cluster'))}, or give a YAML file or a mapping"
+            f"cluster {name!r} is unknown; known are {', '.join(named('cluster'))}, or give a YAML file or a mapping"
         )
     try:
         loaded = yaml.safe_load(path.read_text())

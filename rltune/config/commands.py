@@ -1,0 +1,138 @@
+"""The options of `rltune.train`, `rltune.evaluate` and `rltune.simulate`, each declared once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from rltune.config.declare import default_of, group, option, part
+from rltune.config.learning import VISIBLE, NetworkConfig
+from rltune.core.state import BACKFILLS
+from rltune.metrics import SCORE_METRIC
+from rltune.policies.knowledge import RUNTIMES, SIMULATED
+from rltune.simulator.fleet.options import Options
+from rltune.simulator.run import OVERSIZED, TRAINED, simulate_jobs
+
+TIMED = ("exact", "predicted")
+"""What heuristics that need run times may know of them in an evaluation."""
+
+
+@dataclass
+class Common:
+    """What every command has."""
+
+    trace: Any = option(
+        None, "trace=helios (or rltune_helios, philly, alibaba, synthetic, file trace.path=jobs.csv, ...)"
+    )
+    cluster: str = group("auto", "machines; auto: the trace's own")
+    oversized: str = option("refuse", "jobs that no idle pool can hold; drop: counted as unfinished", choices=OVERSIZED)
+    seed: int = option(0, least=0)
+    name: Any = option(None, "of the run directory; null: made of the options")
+    runs: str = option("runs", "where run directories go")
+    progress: bool = option(True, "a progress bar on standard error")
+
+
+@dataclass
+class Judged(Common):
+    """What training and evaluation share."""
+
+    allocator: str = group("milp", "who chooses the nodes")
+    protocol: str = group("window", "windows on an empty cluster, or a month on a warm one")
+    score: str = option("wait", "what is trained for, and what tables are sorted by", choices=tuple(SCORE_METRIC))
+    nodes: int | Sequence[int] | None = option(
+        None,
+        "scale the cluster to so many nodes; a list: evaluate each size",
+        least=1,
+        needs="a whole number of at least 1, or a list of them, is needed",
+    )
+
+
+@dataclass
+class Train(Judged):
+    """python -m rltune.train trace=helios score=wait algo=ppo ..."""
+
+    algo: str = group("ppo", "the learner")
+    backfill: str = option(
+        "easy", "who may start when the first job does not fit; easy: with a reservation for it", choices=tuple(TRAINED)
+    )  # fmt: skip
+    baseline: str = option("auto", "the order that the agent corrects; auto: the best one before the test stretch")
+    runtimes: str = option("exact", "what is known of run times", choices=RUNTIMES)
+    epochs: int = option(100, least=1)
+    windows_per_epoch: int = option(32, "environment steps an epoch = windows_per_epoch x protocol.window", least=1)
+    visible: int = option(VISIBLE, "jobs the agent sees", least=1)
+    validate_every: int = option(
+        5, "epochs; a policy is kept only if clearly better (paired 95 %) than its baseline order", least=1
+    )
+    validation_windows: int = option(
+        128, "at most; they do not overlap (the month protocol validates on the whole stretch)", least=2
+    )
+    network: Any = part(NetworkConfig, without=("visible",))
+    resume: str | None = option(None, "run directory to go on from (for `epochs` more)")
+    checkpoint: str | None = option(None, "policy to fine-tune: a policy.safetensors or a run directory")
+    evaluate: bool = option(True, "end with the table on the test stretch")
+
+
+@dataclass
+class Evaluate(Judged):
+    """python -m rltune.evaluate trace=helios checkpoint=runs/..."""
+
+    checkpoint: str | Sequence[str] | None = option(
+        None, "a policy (or [several seeds of one]); null: heuristics alone",
+        needs="a text or a list of texts is needed, e.g. runs/NAME",
+    )  # fmt: skip
+    windows: int | Sequence[int] = option(
+        64, "test windows, evenly spaced; or a list of first jobs",
+        needs="a whole number of at least 1 or a list of first jobs is needed",
+    )  # fmt: skip
+    policy: str | Sequence[str] = option(
+        "all", "heuristic orders beside the checkpoint: all, or a list",
+        needs="a text or a list of texts is needed, e.g. [fifo,sjf]",
+    )  # fmt: skip
+    backfill: str | Sequence[str] = option(
+        list(TRAINED), "of the heuristics; a checkpoint keeps its own", choices=tuple(TRAINED)
+    )
+    runtimes: str | Sequence[str] = option(
+        list(TIMED), "what heuristics that need run times know of them", choices=TIMED
+    )
+
+
+@dataclass
+class Simulate(Common):
+    """python -m rltune.simulate trace=philly policy=sjf allocator=best_fit backfill=easy ..."""
+
+    allocator: str = group("best_fit", "who chooses the nodes")
+    throughput: str = group("none", "speeds by GPU type")
+    policy: str = option(
+        default_of(simulate_jobs, "policy"),
+        "an order (fifo, sjf, f1, ...) or srtf, srsf, las, priority, round_robin, lottery, wfq, fair_user, fair_vc",
+    )
+    backfill: str = option(
+        default_of(simulate_jobs, "backfill"),
+        "who may start when the first job does not fit",
+        choices=tuple(BACKFILLS),
+    )
+    runtimes: str = option(default_of(simulate_jobs, "runtimes"), "what is known of run times", choices=SIMULATED)
+    begin: str | int | float | date | None = option(
+        None,
+        "stretch of the trace: dates, job numbers, or fractions of the jobs (0.75); null: from the first",
+        needs="a date, a job number, a fraction of the jobs or null is needed",
+    )
+    end: str | int | float | date | None = option(
+        None, "exclusive; null: to the last", needs="a date, a job number, a fraction of the jobs or null is needed"
+    )
+    limit: int | None = option(None, "only so many jobs of it", least=1)
+    nodes: int | None = option(None, "scale the cluster to so many nodes", least=1)
+    options: Any = part(
+        Options, "what goes beyond the order: costs, quanta, failures, sizes over time", without=("speed", "seed")
+    )
+    step_s: float | None = option(
+        None,
+        "seconds of a step in timeline.parquet; null: the shortest of a list with at most 2,000 steps",
+        above=0,
+        needs="a number of seconds above 0, or null, is needed",
+    )
+    export: str | Sequence[str] = option(
+        [], "of the schedule: [csv, parquet, chrome] (chrome: trace.json, for chrome://tracing or Perfetto)"
+    )

@@ -1,0 +1,241 @@
+"""One declaration an option: a field of a dataclass says its default, what it means (for --help) and what it may be.
+
+`option` declares one, `part` a node of several (``network.hidden``), `group` a node chosen by name (``algo=ppo``).
+`defaults` is what Hydra gets, `check` refuses in one line what does not fit, `help_lines` is what --help shows.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import MISSING, Field, dataclass, field, fields
+from datetime import date
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from rltune.errors import InputError
+from rltune.renamed import refuse_old_runtimes
+
+KINDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Mapping: "a mapping of sizes or names to numbers",
+    bool: "true or false",
+    NoneType: "null",
+}
+"""What an option may be, as messages say it."""
+INDENT = "  "
+COMMENT_AT = 29
+"""Column of the comments in --help."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a declaration says beside name, type and default.
+
+    ``least``, ``most``: inclusive, ``above``: exclusive bounds of a number, or of each in a list; ``choices``: of a text, or of
+    each in a list; ``needs``: what a refusal says instead of what follows from the type. ``part``: dataclass of a node, less
+    the fields ``without``; ``group``: whether the value is the name of a node.
+    """
+
+    says: str = ""
+    choices: tuple[Any, ...] = ()
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    needs: str = ""
+    part: Any = None
+    without: tuple[str, ...] = ()
+    group: bool = False
+
+
+def option(default: Any, says: str = "", **more: Any) -> Any:
+    """A field of a declaration; ``more`` as in `Told`."""
+    told = {"told": Told(says, **more)}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: deepcopy(default), metadata=told)
+    return field(default=default, metadata=told)
+
+
+def part(declared: type, says: str = "", without: Sequence[str] = ()) -> Any:
+    """A node with the options that a dataclass declares, which is made of them to check them."""
+    return field(default=None, metadata={"told": Told(says, part=declared, without=tuple(without))})
+
+
+def group(default: str, says: str = "") -> Any:
+    """A node chosen by name."""
+    return field(default=default, metadata={"told": Told(says, group=True)})
+
+
+def default_of(owner: Any, name: str) -> Any:
+    """The default of a parameter of a function or a field of a dataclass, for options that stand for it."""
+    return inspect.signature(owner).parameters[name].default
+
+
+def declared_in(declared: type, without: Sequence[str] = ()) -> Iterator[tuple[str, Field[Any], Told]]:
+    """(option, field, what is told) of each. A trailing underscore is for names that Python reserves: ``lambda_``."""
+    for each in fields(declared):
+        if each.init and each.name not in without:
+            yield each.name.rstrip("_"), each, each.metadata.get("told", Told())
+
+
+def defaults(declared: type, without: Sequence[str] = ()) -> dict[str, Any]:
+    """Every option with its default, as plain values; groups are left out."""
+    out: dict[str, Any] = {}
+    for name, each, told in declared_in(declared, without):
+        if told.part is not None:
+            out[name] = defaults(told.part, told.without)
+        elif not told.group:
+            out[name] = each.default if each.default_factory is MISSING else each.default_factory()
+            if isinstance(out[name], tuple):
+                out[name] = list(out[name])
+    return out
+
+
+def groups(declared: type) -> dict[str, str]:
+    """Groups of a command and their defaults."""
+    return {name: str(each.default) for name, each, told in declared_in(declared) if told.group}
+
+
+# --- checking -------------------------------------------------------------------------
+
+
+def check(declared: type, given: Any, path: str = "", without: Sequence[str] = ()) -> None:
+    """Refuse options that are not declared, or of another kind than declared; one line names option and remedy."""
+    if not isinstance(given, Mapping):
+        name = path.rstrip(".")
+        raise InputError(f"{name}={given!r}; give single ones, e.g. {name}.NAME=VALUE")
+    known = {name: (each, told) for name, each, told in declared_in(declared, without)}
+    hints = get_type_hints(declared)
+    for name, value in given.items():
+        if name not in known:
+            raise unknown(f"{path}{name}", known)
+        each, told = known[name]
+        if told.part is not None:
+            check(told.part, value, f"{path}{name}.", told.without)
+            if hasattr(told.part, "__post_init__"):
+                # Its own checks go beyond the kinds of single values.
+                told.part(**value)
+        elif not told.group:
+            check_value(f"{path}{name}", value, hints[each.name], told)
+
+
+def unknown(name: str, known: Any) -> InputError:
+    return InputError(f"option {name} is unknown; known are {', '.join(known)} (see --help)")
+
+
+def check_value(name: str, value: Any, hint: Any, told: Told) -> None:
+    """Refuse a value that is not of the declared type, out of bounds, or none of the choices."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    singles = value if isinstance(value, list | tuple) else [value]
+    within = all(_within(each, told) for each in singles if isinstance(each, int | float))
+    if not within or not any(is_kind(value, kind) for kind in kinds):
+        raise InputError(f"{name}={value!r}; {told.needs or _needed(kinds, told)}")
+    for each in singles if told.choices else []:
+        if each is not None and each not in told.choices:
+            if name == "runtimes":
+                refuse_old_runtimes(each)
+            needs = f"; {told.needs}" if told.needs else f" is unknown; known are {', '.join(map(str, told.choices))}"
+            raise InputError(f"{name}={each!r}{needs}")
+
+
+def _within(value: float, told: Told) -> bool:
+    return not (
+        (told.least is not None and value < told.least)
+        or (told.most is not None and value > told.most)
+        or (told.above is not None and value <= told.above)
+    )
+
+
+def _needed(kinds: Sequence[Any], told: Told) -> str:
+    """What a refusal says is needed."""
+    bounds = [f"of at least {told.least:g}"] if told.least is not None else []
+    bounds += [f"above {told.above:g}"] if told.above is not None else []
+    bounds += [f"of at most {told.most:g}"] if told.most is not None else []
+    names = list(dict.fromkeys(KINDS[_plain(kind)] for kind in kinds if _plain(kind) in KINDS)) or ["a list"]
+    names[0] = " ".join([names[0], " and ".join(bounds)]) if bounds else names[0]
+    return f"{' or '.join(names)} is needed" + (" (see --help for the choices)" if names[0] == KINDS[str] else "")
+
+
+def _plain(kind: Any) -> Any:
+    return get_origin(kind) or kind
+
+
+def is_kind(value: Any, kind: Any) -> bool:
+    """Whether a plain value is of a type; a number that is whole is also of type float, true and false of bool alone."""
+    if kind is Any:
+        return True
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if kind is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    if kind is str:
+        return isinstance(value, str) and bool(value)
+    if _plain(kind) in (list, tuple, Sequence):
+        of = get_args(kind)[0] if get_args(kind) else Any
+        return isinstance(value, list | tuple) and all(is_kind(each, of) for each in value)
+    if _plain(kind) is Mapping:
+        of_key = get_args(kind)[0]  # int: sizes of gangs; float: priorities; str: names
+        return isinstance(value, Mapping) and all(
+            (is_kind(key, int) and key >= 1 if of_key is int else is_kind(key, of_key)) and is_kind(each, float)
+            for key, each in value.items()
+        )
+    return isinstance(value, date if kind is date else kind)
+
+
+def plain_kinds(annotation: Any) -> list[Any]:
+    """The plain types a parameter may have, e.g. ``Mapping[int, float] | None`` -> [Mapping[int, float], NoneType]."""
+    parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return [kind for kind in parts if _plain(kind) in KINDS]
+
+
+def needed(kinds: Sequence[Any]) -> str:
+    return " or ".join(dict.fromkeys(KINDS[_plain(kind)] for kind in kinds))
+
+
+# --- help -----------------------------------------------------------------------------
+
+
+def help_lines(
+    declared: type, without: Sequence[str] = (), values: Mapping[str, Any] | None = None, indent: str = ""
+) -> Iterator[str]:
+    """``name: default   # what it means`` of each option; ``values``: instead of the declared defaults."""
+    told_in_docstring = _attributes(declared)
+    for name, each, told in declared_in(declared, without):
+        says = told.says or told_in_docstring.get(each.name, "").replace("None", "null").rstrip(".")
+        if told.choices and "|" not in says:
+            says = "; ".join([" | ".join(map(str, told.choices)), *([says] if says else [])])
+        if told.part is not None:
+            yield _line(f"{indent}{name}:", says)
+            yield from help_lines(told.part, told.without, None, indent + INDENT)
+            continue
+        value = (values or {}).get(name, defaults(declared).get(name, each.default))
+        yield _line(f"{indent}{name}: {_shown(value)}", says)
+
+
+def _line(left: str, says: str) -> str:
+    return f"{left.ljust(COMMENT_AT - 1)} # {says}" if says else left
+
+
+def _shown(value: Any) -> str:
+    """As one types it on the command line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_shown(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_shown, value)) + "]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _attributes(declared: type) -> dict[str, str]:
+    """What a docstring says under ``Attributes:``, by name; a line may be of several (``suspend_s, resume_s: ...``)."""
+    _, found, text = inspect.cleandoc(declared.__doc__ or "").partition("Attributes:\n")
+    out: dict[str, str] = {}
+    for entry in re.split(r"\n {4}(?=\w)", "\n" + text) if found else []:
+        names, colon, says = " ".join(entry.split()).partition(": ")
+        if colon and re.fullmatch(r"\w+(, \w+)*", names):
+            out |= dict.fromkeys(names.split(", "), says)
+    return out
