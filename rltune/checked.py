@@ -131,6 +131,8 @@ def _place(document: Document, loc: tuple[int | str, ...], key: Any) -> tuple[st
     words: list[str] = []
     at, line = document.value, None
     for step in loc:
+        if step == "[key]":
+            break
         lines = document.lines.get(id(at), {})
         line = lines.get(step, line)
         try:
@@ -144,7 +146,7 @@ def _place(document: Document, loc: tuple[int | str, ...], key: Any) -> tuple[st
         name = at.get("name") if isinstance(at, Mapping) else None
         named = isinstance(name, str) and name.isprintable() and 0 < len(name) <= LONGEST and words[-1].endswith("s")
         words[-1] = f"{words[-1][:-1]} {name}" if named else f"{words[-1]}[{step}]"
-    return ": ".join(words), document.lines.get(id(at), {}).get(key, line)
+    return ": ".join(filter(None, words)), document.lines.get(id(at), {}).get(key, line)
 
 
 def shown(value: Any) -> str:

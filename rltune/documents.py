@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
@@ -14,8 +16,8 @@ from yaml.resolver import Resolver
 
 from rltune.errors import InputError
 
-MOST_BYTES = 4 * 2**20
-"""Of a YAML file. The largest lists that were ever wanted are a tenth of it, and better a CSV."""
+MOST_BYTES = 16 * 2**20
+"""Of a file; the largest lists that were ever wanted have a tenth."""
 MOST_NODES = 300_000
 """Values in a YAML file, what aliases and merge keys repeat counted each time: nested aliases double it line by line."""
 DEEPEST = 32
@@ -68,8 +70,36 @@ def parse_yaml(path: str | Path, data: bytes) -> Document:
         # Not only YAMLError: a date or a tagged value that is none (2024-13-45, !!int abc) raises what Python raises.
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
+        if isinstance(error, _Fault):
+            raise InputError(f"{path}: {line}{error.problem}") from None
         why = " ".join(str(getattr(error, "problem", None) or error).split())[:120]
         raise InputError(f"{path}: {line}cannot be read as YAML or JSON ({why}); correct it there") from None
+
+
+def parse_csv(
+    path: str | Path, text: str, needed: Mapping[str, str]
+) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Columns, and each row with its line, as text without space around it.
+
+    ``needed``: columns that must be there, and the header to write otherwise. InputError names line and remedy.
+    """
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or ()]
+        for column, header in needed.items():
+            if column not in columns:
+                raise InputError(f"{path}: line 1: no column {column!r}; the header is {header} or alike")
+        if len(set(columns)) < len(columns):
+            raise InputError(f"{path}: line 1: a column stands twice; name each once")
+        rows = []
+        for cells in reader:
+            if None in cells or None in cells.values():
+                line = f"{path}: line {reader.line_num}"
+                raise InputError(f"{line}: as many cells as the header has columns are needed; check the commas")
+            rows.append((reader.line_num, {name: cell.strip() for name, cell in cells.items()}))
+    except csv.Error as error:
+        raise InputError(f"{path}: cannot be read as CSV ({error}); save it as UTF-8 CSV") from None
+    return columns, rows
 
 
 def read_json(path: str | Path, what: str) -> Any:
@@ -96,6 +126,10 @@ def _twice(keys: Iterable[Hashable]) -> Hashable:
     return next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
 
 
+class _Fault(yaml.MarkedYAMLError):
+    """What is no fault of YAML's own grammar."""
+
+
 class _Fast(Composer, getattr(yaml.cyaml, "CParser", object), SafeConstructor, Resolver):  # type: ignore[misc]
     """libyaml's parser, a hundred times as fast as Python's; the tree is built by Python, where each step can be watched."""
 
@@ -118,18 +152,21 @@ class _Loader(_Fast if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ign
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """One node and all below it, counted: before anything is built of it, it is known to be small."""
-        event = self.peek_event()
+        event: Any = self.peek_event()
         before, self._depth = self._nodes, self._depth + 1
         if self._depth > DEEPEST:
-            raise _fault(f"nested more than {DEEPEST} deep", event)
+            raise _Fault(None, None, f"nested more than {DEEPEST} deep; no file here needs that", event.start_mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
-        if isinstance(event, yaml.AliasEvent) and node not in self._sizes:
-            raise _fault(f"*{event.anchor} stands within what it names", event)
-        self._nodes += self._sizes[node] if isinstance(event, yaml.AliasEvent) else 1
+        alias = isinstance(event, yaml.AliasEvent)
+        if alias and node not in self._sizes:
+            raise _Fault(None, None, f"*{event.anchor} stands within what it names; write it out", event.start_mark)
+        self._nodes += self._sizes[node] if alias else 1
         self._sizes.setdefault(node, self._nodes - before)
         if self._nodes > MOST_NODES:
-            raise _fault(f"more than {MOST_NODES:,} values, aliases written out", event)
+            raise _Fault(
+                None, None, f"more than {MOST_NODES:,} values, aliases written out; split it", event.start_mark
+            )
         return node  # type: ignore[no-any-return]
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
@@ -140,7 +177,9 @@ class _Loader(_Fast if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ign
             for key_node, _ in node.value:
                 key = self.construct_object(key_node, deep=True) if key_node.tag != _MERGE else _MERGE
                 if isinstance(key, Hashable) and (key in seen or seen.add(key)):  # type: ignore[func-returns-value]
-                    raise _fault(f"the key {key!r} stands twice in one mapping: keep one", key_node)
+                    raise _Fault(
+                        None, None, f"the key {key!r} stands twice in one mapping: keep one", key_node.start_mark
+                    )
         super().flatten_mapping(node)
 
     def construct_yaml_map(self, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -152,7 +191,12 @@ class _Loader(_Fast if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ign
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
         """Numbers of thousands of digits cannot even be named in a message."""
         if len(str(node.value)) > LONGEST_NUMBER:
-            raise _fault(f"a value of {len(node.value)} characters; at most {LONGEST_NUMBER} can be meant", node)
+            raise _Fault(
+                None,
+                None,
+                f"a value of {len(node.value)} characters; at most {LONGEST_NUMBER} can be meant",
+                node.start_mark,
+            )
         made: dict[str, Any] = {"int": self.construct_yaml_int, "float": self.construct_yaml_float}
         return made[node.tag.rpartition(":")[2]](node)  # type: ignore[no-any-return]
 
@@ -161,7 +205,3 @@ _MERGE = "tag:yaml.org,2002:merge"
 _Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_yaml_map)
 for _kind in ("int", "float"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
-
-
-def _fault(problem: str, at: Any) -> yaml.YAMLError:
-    return yaml.constructor.ConstructorError(None, None, problem, at.start_mark)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rltune.devices.execution.tasks_file import read_task_list
 from rltune.devices.spec import read_spec
 from rltune.documents import DEEPEST, MOST_BYTES, MOST_NODES, parse_yaml, read_json, read_yaml
 from rltune.errors import InputError
@@ -39,7 +40,7 @@ HOSTILE = {
     "hexadecimal": ("version: 0x" + "f" * 100_000, "a value of 100002 characters"),
     "underscores": ("version: 1" + "_0" * 100_000, "a value of 200001 characters"),
     "sexagesimal": ("version: 1" + ":59" * 10_000, "a value of 30001 characters"),
-    "large": ("#" * (MOST_BYTES + 1), "larger than 4 MiB; split it"),
+    "large": ("#" * (MOST_BYTES + 1), "larger than 16 MiB; split it"),
     "many": ("[" + "1," * (MOST_NODES + 1) + "1]", "more than 300,000 values"),
     "object": ("version: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
     "zero byte": ("version: 1\0", "control characters"),
@@ -50,7 +51,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("reader", [read_spec], ids=lambda reader: reader.__name__)
+@pytest.mark.parametrize("reader", [read_spec, read_task_list], ids=lambda reader: reader.__name__)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_files_are_refused_soon_and_in_one_line(name: str, reader, tmp_path: Path) -> None:
     """A file of a few hundred bytes would eat all memory, overflow the stack of the parser, or fill the screen."""
