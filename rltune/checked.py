@@ -29,6 +29,8 @@ from rltune.errors import InputError
 
 LONGEST = 80
 """Characters of a value in a message."""
+NAMED = ("tasks", "pools")
+"""Lists whose entries have names of their own: ``tasks[0]`` is called ``task a``."""
 
 
 class Checked(BaseModel):
@@ -121,13 +123,13 @@ def refusal(error: ValidationError, document: Document) -> InputError:
         or f"={shown(first['input'])}; {first['msg'][0].lower() + first['msg'][1:]}"
     )
     place, line = _place(document, first["loc"], told.get("key"))
-    joint = "" if what.startswith("=") and first["loc"] else ": "
-    parts = [document.place, f"line {line}" if line else "", place]
-    return InputError(": ".join(part for part in parts if part) + joint + what.removeprefix("=" * bool(joint)))
+    parts = [part for part in (document.place, f"line {line}" if line else "", place) if part]
+    if what.startswith("=") and first["loc"]:
+        return InputError(": ".join(parts) + what)
+    return InputError(": ".join([*parts, what.removeprefix("=")]))
 
 
 def _place(document: Document, loc: tuple[int | str, ...], key: Any) -> tuple[str, int | None]:
-    """``tasks[0]`` is called ``task a`` where it has a name."""
     words: list[str] = []
     at, line = document.value, None
     for step in loc:
@@ -144,7 +146,7 @@ def _place(document: Document, loc: tuple[int | str, ...], key: Any) -> tuple[st
             continue
         line = min(document.lines.get(id(at), {}).values(), default=line)
         name = at.get("name") if isinstance(at, Mapping) else None
-        named = isinstance(name, str) and name.isprintable() and 0 < len(name) <= LONGEST and words[-1].endswith("s")
+        named = words[-1] in NAMED and isinstance(name, str) and name.isprintable() and 0 < len(name) <= LONGEST
         words[-1] = f"{words[-1][:-1]} {name}" if named else f"{words[-1]}[{step}]"
     return ": ".join(filter(None, words)), document.lines.get(id(at), {}).get(key, line)
 

@@ -23,11 +23,11 @@ class Item(Checked):
 
 
 class Basket(Checked):
-    """A file of items."""
+    """A file of tasks."""
 
     accepted = "a basket begins with version: 1"
     version: Literal[1]
-    items: list[Item] = Field([])
+    tasks: list[Item] = Field([])
 
 
 BAD = {
@@ -35,18 +35,18 @@ BAD = {
     "version: true": "f.yaml: line 1: version True is unknown; this release reads version: 1",
     "version: 1.0": "f.yaml: line 1: version 1.0 is unknown; this release reads version: 1",
     "kind: 3\nversion: 2": "f.yaml: line 2: version 2 is unknown; this release reads version: 1",
-    "version: 1\nitem: []": "f.yaml: line 2: 'item' is unknown; known are version, items; did you mean items?",
-    "version: 1\nitems: {}": "f.yaml: line 2: items={}; input should be a valid list",
-    "version: 1\nitems:\n- 7": "f.yaml: line 2: items[0]=7; a mapping is needed",
-    "version: 1\nitems:\n- weight_kg: 1": "f.yaml: line 3: items[0]: name is missing; a name is needed",
-    "version: 1\nitems:\n- name: a\n  weight_kg: '8'": "f.yaml: line 4: item a: weight_kg='8'; kilograms above 0 are needed",
-    "version: 1\nitems:\n- name: a\n  weight_kg: .inf": "f.yaml: line 4: item a: weight_kg=inf; kilograms above 0 are needed",
-    "version: 1\nitems:\n- name: a\n  weight_kg: true": "f.yaml: line 4: item a: weight_kg=True; kilograms above 0 are needed",
-    "version: 1\nitems:\n- name: a\n  count: '3'": "f.yaml: line 4: item a: count='3'; input should be a valid integer",
-    "version: 1\nitems:\n- name: a\n  count: 3.0": "f.yaml: line 4: item a: count=3.0; input should be a valid integer",
-    "version: 1\nitems:\n- name: a\n  wieght_kg: 3": "f.yaml: line 4: item a: 'wieght_kg' is unknown; "
+    "version: 1\ntask: []": "f.yaml: line 2: 'task' is unknown; known are version, tasks; did you mean tasks?",
+    "version: 1\ntasks: {}": "f.yaml: line 2: tasks={}; input should be a valid list",
+    "version: 1\ntasks:\n- 7": "f.yaml: line 2: tasks[0]=7; a mapping is needed",
+    "version: 1\ntasks:\n- weight_kg: 1": "f.yaml: line 3: tasks[0]: name is missing; a name is needed",
+    "version: 1\ntasks:\n- name: a\n  weight_kg: '8'": "f.yaml: line 4: task a: weight_kg='8'; kilograms above 0 are needed",
+    "version: 1\ntasks:\n- name: a\n  weight_kg: .inf": "f.yaml: line 4: task a: weight_kg=inf; kilograms above 0 are needed",
+    "version: 1\ntasks:\n- name: a\n  weight_kg: true": "f.yaml: line 4: task a: weight_kg=True; kilograms above 0 are needed",
+    "version: 1\ntasks:\n- name: a\n  count: '3'": "f.yaml: line 4: task a: count='3'; input should be a valid integer",
+    "version: 1\ntasks:\n- name: a\n  count: 3.0": "f.yaml: line 4: task a: count=3.0; input should be a valid integer",
+    "version: 1\ntasks:\n- name: a\n  wieght_kg: 3": "f.yaml: line 4: task a: 'wieght_kg' is unknown; "
     "known are name, weight_kg, count; did you mean weight_kg?",
-    "version: 1\nitems:\n- 'name': a\n  5: 3": "f.yaml: line 4: item a: 5 is unknown; known are name, weight_kg, count",
+    "version: 1\ntasks:\n- 'name': a\n  5: 3": "f.yaml: line 4: task a: 5 is unknown; known are name, weight_kg, count",
 }
 
 
@@ -60,8 +60,8 @@ def test_refusals_name_place_and_remedy(text: str) -> None:
 
 def test_what_is_right_is_kept_and_cannot_change() -> None:
     """Values would be converted in silence, or change after they were checked."""
-    basket = checked(Basket, Document("f", {"version": 1, "items": [{"name": "a", "weight_kg": 3}]}))
-    assert basket.items == [Item(name="a", weight_kg=3.0)]
+    basket = checked(Basket, Document("f", {"version": 1, "tasks": [{"name": "a", "weight_kg": 3}]}))
+    assert basket.tasks == [Item(name="a", weight_kg=3.0)]
     with pytest.raises(ValidationError, match="frozen"):
         basket.version = 1
 
