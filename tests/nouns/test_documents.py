@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rltune.config import load_cluster
 from rltune.devices.execution.tasks_file import read_task_list
 from rltune.devices.spec import read_spec
 from rltune.documents import DEEPEST, MOST_BYTES, MOST_NODES, parse_yaml, read_json, read_yaml
@@ -51,7 +52,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("reader", [read_spec, read_task_list], ids=lambda reader: reader.__name__)
+@pytest.mark.parametrize("reader", [read_spec, read_task_list, load_cluster], ids=lambda reader: reader.__name__)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_files_are_refused_soon_and_in_one_line(name: str, reader, tmp_path: Path) -> None:
     """A file of a few hundred bytes would eat all memory, overflow the stack of the parser, or fill the screen."""
