@@ -18,7 +18,7 @@ from rltune.errors import InputError
 
 MOST_BYTES = 16 * 2**20
 """Of a file; the largest lists that were ever wanted have a tenth."""
-MOST_NODES = 300_000
+MOST_NODES = 200_000
 """Values in a YAML file, what aliases and merge keys repeat counted each time: nested aliases double it line by line."""
 DEEPEST = 32
 """Mappings and lists within each other; a spec has five. Deeper ones overflow the reader's stack."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rltune.device_commands.schema import FILES
+from rltune.device_commands.schema import run as schema
 from rltune.devices.adapter import Adapter
 from rltune.devices.driver import Identity
 from rltune.devices.reading import read_states
@@ -227,6 +230,15 @@ def test_an_export_holds_only_what_a_spec_can_ask_for(tmp_path):
     assert {gpu: list(map(str, one.instances)) for gpu, one in spec.by_gpu(GPUS).items()} == {"GPU-a": ["3g.40gb@4"]}
     parted = read_spec(written(tmp_path, export_parted(found, (*GPUS, lost))))
     assert {gpu: list(map(str, one.instances)) for gpu, one in parted.by_gpu(GPUS).items()} == {"GPU-a": ["3g.40gb"]}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_every_kind_of_file_has_a_schema(kind, capsys):
+    """An editor would be given a schema that says less than the reader asks for."""
+    assert schema(Namespace(file=kind)) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["additionalProperties"] is False and found["required"]
+    assert all(one["additionalProperties"] is False and one["description"] for one in found["$defs"].values())
 
 
 instances = st.builds(

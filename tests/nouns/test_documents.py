@@ -42,7 +42,7 @@ HOSTILE = {
     "underscores": ("version: 1" + "_0" * 100_000, "a value of 200001 characters"),
     "sexagesimal": ("version: 1" + ":59" * 10_000, "a value of 30001 characters"),
     "large": ("#" * (MOST_BYTES + 1), "larger than 16 MiB; split it"),
-    "many": ("[" + "1," * (MOST_NODES + 1) + "1]", "more than 300,000 values"),
+    "many": ("[" + "1," * (MOST_NODES + 1) + "1]", "more than 200,000 values"),
     "object": ("version: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
     "zero byte": ("version: 1\0", "control characters"),
     "two documents": ("version: 1\n---\nversion: 1", "line 2: .*another document"),

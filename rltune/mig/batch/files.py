@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from rltune.checked import Checked, checked
+from rltune.checked import Checked, checked, model_of
 from rltune.documents import Document, read_json
 from rltune.errors import InputError
 from rltune.mig.batch.plan import (
@@ -127,13 +127,7 @@ class InstanceEntry(Checked):
         return Instance(self.gpu, place, self.create_s, self.ready_s, self.destroy_s, self.gone_s, self.busy_until_s)
 
 
-class RunEntry(Checked):
-    """A run in a file, as in `Run`."""
-
-    task: int
-    instance: int
-    start_s: float
-    end_s: float
+RunEntry: Any = model_of(Run)
 
 
 class LeftEntry(Checked):
