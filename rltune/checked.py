@@ -142,13 +142,18 @@ def _place(document: Document, loc: tuple[int | str, ...], key: Any) -> tuple[st
         except (LookupError, TypeError):
             at = None
         if not isinstance(step, int) or not words:
-            words.append(str(step))
+            words.append(str(step) if _plain(step) else shown(step))
             continue
         line = min(document.lines.get(id(at), {}).values(), default=line)
         name = at.get("name") if isinstance(at, Mapping) else None
-        named = words[-1] in NAMED and isinstance(name, str) and name.isprintable() and 0 < len(name) <= LONGEST
+        named = words[-1] in NAMED and isinstance(name, str) and name and _plain(name)
         words[-1] = f"{words[-1][:-1]} {name}" if named else f"{words[-1]}[{step}]"
     return ": ".join(filter(None, words)), document.lines.get(id(at), {}).get(key, line)
+
+
+def _plain(step: Any) -> bool:
+    """Whether it can stand in a message as it is."""
+    return len(str(step)) <= LONGEST and str(step).isprintable()
 
 
 def shown(value: Any) -> str:

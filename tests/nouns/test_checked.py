@@ -58,6 +58,14 @@ def test_refusals_name_place_and_remedy(text: str) -> None:
     assert str(refused.value) == BAD[text]
 
 
+@pytest.mark.parametrize("key", ["a\nb", "k" * 10_000])
+def test_keys_of_users_stay_in_one_short_line(key: str) -> None:
+    """A key that holds a line break would break the message in two."""
+    with pytest.raises(InputError) as refused:
+        checked(dict[str, Item], Document("f", {key: {"name": key, "count": 0.5}}))
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 200
+
+
 def test_what_is_right_is_kept_and_cannot_change() -> None:
     """Values would be converted in silence, or change after they were checked."""
     basket = checked(Basket, Document("f", {"version": 1, "tasks": [{"name": "a", "weight_kg": 3}]}))
