@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
-from typing import Any, NamedTuple
+from numbers import Integral
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BeforeValidator, Field
 
+from rltune.checked import Checked, Says, check_fields, checked, model_of
+from rltune.documents import Document
 from rltune.errors import InputError
 from rltune.gpus import gpu_type
 from rltune.jobs import WHOLE, JobTable
@@ -18,6 +21,30 @@ from rltune.mig_profiles import PROFILES, STARTS, TYPES
 MAX_GPUS_PER_NODE = 32
 GRID = 2.0**20
 """CPU cores and GB are counted in units of 1 / GRID: sums of such numbers are exact, in any order."""
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _tree(value: Any) -> Any:
+    """Mappings and sequences of any kind (Hydra has its own) as Python's."""
+    if isinstance(value, Mapping):
+        return {key: _tree(inner) for key, inner in value.items()}
+    return [_tree(inner) for inner in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _text(value: Any) -> Any:
+    # YAML reads an unquoted `vc: 0` as a number; jobs carry text.
+    return str(value) if _is_whole(value) else value
+
+
+Whole = Annotated[int, BeforeValidator(_plain)]
+Name = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | int), Says("give a text or a whole number")]
+Amount = Annotated[
+    int | float, BeforeValidator(_plain), Field(gt=0), Says("more than 0 is needed (or null: not declared)")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,51 +56,32 @@ class Pool:
     pool of nodes without GPUs (``gpus_per_node=0``) must declare one of them. ``mig``: its GPUs may be cut by MIG.
     """
 
-    name: str
-    nodes: int
-    gpus_per_node: int
+    name: Name
+    nodes: Annotated[Whole, Field(ge=1), Says("at least 1 is needed, a whole number")]
+    gpus_per_node: Annotated[
+        Whole, Field(ge=0, le=MAX_GPUS_PER_NODE), Says(f"1 to {MAX_GPUS_PER_NODE} are possible, a whole number")
+    ]
     gpu_type: str = "any"
-    vc: str | None = None
-    first_node_id: int = 0
-    max_gpus_per_job: int | None = None
-    cpus: float | None = None
-    memory_gb: float | None = None
-    mig: bool = False
+    vc: Name | None = None
+    first_node_id: Annotated[Whole, Field(ge=0), Says("at least 0 is needed, a whole number")] = 0
+    max_gpus_per_job: Annotated[Whole | None, Field(ge=1), Says("at least 1 is needed (or null: no limit)")] = None
+    cpus: Amount | None = None
+    memory_gb: Amount | None = None
+    mig: Annotated[bool, BeforeValidator(_plain), Says("write true or false")] = False
 
     def __post_init__(self) -> None:
-        # YAML reads an unquoted `vc: 0` as a number; jobs carry text.
-        for field in ("name", "vc"):
-            object.__setattr__(self, field, _text(getattr(self, field), field, self.name))
-        self._check_whole("nodes", "at least 1 is needed", 1)
-        for field in ("cpus", "memory_gb"):
-            self._check_amount(field)
-        if self.gpus_per_node != 0 or (self.cpus is None and self.memory_gb is None):
-            self._check_whole("gpus_per_node", f"1 to {MAX_GPUS_PER_NODE} are possible", 1, MAX_GPUS_PER_NODE)
-        self._check_whole("first_node_id", "at least 0 is needed", 0)
-        if self.max_gpus_per_job is not None:
-            self._check_whole("max_gpus_per_job", "at least 1 is needed (or null: no limit)", 1)
-        gpu_type(str(self.gpu_type))
-        if not isinstance(self.mig, bool | np.bool_):
-            raise InputError(f"pool {self.name}: mig={self.mig!r} is neither true nor false; give one of them")
+        place = f"pool {self.name}"
+        check_fields(self, place)
+        if self.gpus_per_node == 0 and self.cpus is None and self.memory_gb is None:
+            raise InputError(
+                f"{place}: gpus_per_node=0; 1 to {MAX_GPUS_PER_NODE} are possible without cpus or memory_gb"
+            )
+        gpu_type(self.gpu_type)
         if self.mig and self.gpu_type not in TYPES:
             raise InputError(
-                f"pool {self.name}: mig=true, but GPU type {self.gpu_type} has no MIG profiles here; "
+                f"{place}: mig=true, but GPU type {self.gpu_type} has no MIG profiles here; "
                 f"known are those of {', '.join(TYPES)}"
             )
-
-    def _check_amount(self, field: str) -> None:
-        value = getattr(self, field)
-        if value is None:
-            return
-        if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < np.inf:
-            raise InputError(f"pool {self.name}: {field}={value!r}; more than 0 is needed (or null: not declared)")
-
-    def _check_whole(self, field: str, accepted: str, least: int, most: float = np.inf) -> None:
-        value = getattr(self, field)
-        if not _is_whole(value):
-            raise InputError(f"pool {self.name}: {field}={value!r} is no whole number; {accepted}")
-        if not least <= value <= most:
-            raise InputError(f"pool {self.name}: {field}={value}; {accepted}")
 
     @property
     def gpus(self) -> int:
@@ -83,6 +91,18 @@ class Pool:
     def widest_job(self) -> int:
         """GPUs of the widest gang this pool may take."""
         return self.gpus if self.max_gpus_per_job is None else min(self.gpus, self.max_gpus_per_job)
+
+
+PoolEntry: Any = model_of(Pool, name=None)
+"""A pool in a file: its name may be left out."""
+
+
+class ClusterSpec(Checked):
+    """A cluster in a file of conf/cluster, or given as a mapping."""
+
+    accepted = "a cluster is a mapping with 'pools', a list such as [{nodes: 2, gpus_per_node: 8}]; see conf/cluster/"
+    name: str | int | None = None
+    pools: Annotated[list[PoolEntry], Says("give a list of pools such as [{nodes: 2, gpus_per_node: 8}]")]
 
 
 class ClusterArrays(NamedTuple):
@@ -121,29 +141,18 @@ class Cluster:
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any], name: str = "custom") -> Cluster:
         """From ``{"name": ..., "pools": [{"name", "nodes", "gpus_per_node", ...}, ...]}``."""
-        if not isinstance(spec, Mapping) or "pools" not in spec:
-            raise InputError(f"cluster {name}: no 'pools' in the specification; give a list of pools")
-        name = str(spec.get("name", name))
-        if isinstance(spec["pools"], str) or not isinstance(spec["pools"], Sequence):
-            raise InputError(f"cluster {name}: pools={spec['pools']!r} is no list; give a list of pools")
-        pools = []
-        for index, entry in enumerate(spec["pools"]):
-            if not isinstance(entry, Mapping):
-                raise InputError(
-                    f"cluster {name}: pool {index}: {entry!r} is no mapping; give nodes=..., gpus_per_node=..."
-                )
-            known = set(Pool.__dataclass_fields__)
-            unknown = set(entry) - known
-            if unknown:
-                raise InputError(
-                    f"cluster {name}: pool {index}: unknown {', '.join(sorted(map(str, unknown)))}; "
-                    f"known are {', '.join(sorted(known))}"
-                )
-            missing = {"nodes", "gpus_per_node"} - set(entry)
-            if missing:
-                raise InputError(f"cluster {name}: pool {index}: {', '.join(sorted(missing))} is missing")
-            pools.append(Pool(**{"name": f"pool{index}", **{str(k): v for k, v in entry.items()}}))
-        return cls(name, tuple(pools))
+        return cls.from_document(Document("" if name == "custom" else f"cluster {name}", _tree(spec)), name)
+
+    @classmethod
+    def from_document(cls, document: Document, name: str) -> Cluster:
+        """From a file; ``name`` unless it has one. InputError names file, line and remedy."""
+        spec = checked(ClusterSpec, document)
+        name = str(spec.name or name)
+        pools = [entry.model_dump(exclude_unset=True) for entry in spec.pools]
+        try:
+            return cls(name, tuple(Pool(**{"name": f"pool{index}", **fields}) for index, fields in enumerate(pools)))
+        except InputError as error:
+            raise InputError(f"{document.place}: {error}" if document.place else str(error)) from None
 
     @property
     def nodes(self) -> int:
@@ -339,14 +348,6 @@ def _part_fits(k: int, num_gpus: int, amount: float, limit: float | None) -> boo
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _text(value: Any, field: str, pool: Any) -> str | None:
-    if isinstance(value, str) or (value is None and field == "vc"):
-        return value
-    if not _is_whole(value):
-        raise InputError(f"pool {pool}: {field}={value!r} is no name; give a text or a whole number")
-    return str(value)
 
 
 def _name(names: tuple[str, ...], code: int) -> str | None:

@@ -7,10 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rltune.cluster import Cluster
 from rltune.config.files import CONF, named
+from rltune.documents import read_yaml
 from rltune.errors import InputError
 
 
@@ -75,12 +74,8 @@ def _named(name: str) -> Cluster:
         raise InputError(
             f"cluster {name!r} is unknown; known are {', '.join(named('cluster'))}, or give a YAML file or a mapping"
         )
-    try:
-        loaded = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
-    if not isinstance(loaded, dict):
-        raise InputError(f"{path}: a cluster is a mapping with 'pools'; see conf/cluster/")
-    return Cluster.from_spec(loaded.get("spec", loaded), path.stem)
+    document = read_yaml(path, "a YAML file with 'pools'")
+    loaded = document.value
+    # Files of conf/cluster hold what Hydra calls, and with what.
+    spec = loaded["spec"] if isinstance(loaded, dict) and "spec" in loaded else loaded
+    return Cluster.from_document(document._replace(value=spec), path.stem)

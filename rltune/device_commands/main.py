@@ -35,9 +35,10 @@ COMMANDS = {
     "rehearse": ("rehearse", "a simulation's MIG slices on simulated GPUs"),
     "run": ("run", "run tasks on the instances of a plan"),
     "profile": ("profile", "run tasks once per slice size, and write down how long they take"),
+    "schema": ("schema", "the JSON schema of specs, lists of tasks and clusters, for editors"),
 }
 """Command -> its module here, and what it does."""
-WITHOUT_DEVICE = ("rehearse",)
+WITHOUT_DEVICE = ("rehearse", "schema")
 """Commands that bring their own."""
 
 

@@ -25,6 +25,7 @@ from rltune.devices.execution.tasks_file import (
     load_task_list,
     parse_task_list,
 )
+from rltune.documents import parse_yaml
 from rltune.errors import InputError
 from rltune.mig.geometry import geometry
 from rltune.mig_profiles import TYPES
@@ -150,7 +151,7 @@ def _filled(
     if Path(args.tasks).suffix.lower() == ".csv":
         entries: list[dict[str, Any]] = [_entry(task) for task in tasks]
     else:
-        entries = yaml.safe_load(listed.decode("utf-8-sig"))["tasks"]
+        entries = parse_yaml(args.tasks, listed).value["tasks"]
     for entry, task in zip(entries, tasks, strict=True):
         if task.cwd is not None:
             entry["cwd"] = str(task.cwd)

@@ -7,18 +7,21 @@ is wanted anywhere is taken to be one that is there already, where that is possi
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+from pydantic import Field, model_validator
+
+from rltune.checked import Checked, Says, checked
 from rltune.devices.driver import DeviceProfile, Identity
 from rltune.devices.reading import Users, describe_elsewhere
 from rltune.devices.spec import Entry, Wanted
-from rltune.devices.state import GpuState, Instance, compute_sizes, state
+from rltune.devices.state import GpuState, Instance, StateEntry, compute_sizes, state
+from rltune.documents import Document
 from rltune.errors import InputError
 
 VERSION = 1
@@ -85,41 +88,56 @@ class Plan:
         return {"kind": KIND, "version": VERSION, "made_at": self.made_at, "gpus": listed}
 
 
-def plan_from(value: Mapping[str, Any], path: str | Path) -> Plan:
-    """The plan of `Plan.as_json`; InputError for what is none."""
-    if value.get("version") != VERSION:
-        raise InputError(f"{path}: version {value.get('version')!r} of plans is unknown; known is {VERSION}: plan anew")
-    try:
-        gpus = tuple(_gpu_plan(one) for one in value["gpus"])
-        _each_once("GPU", [gpu.index for gpu in gpus])
-        _each_once("GPU", [gpu.uuid for gpu in gpus])
-        made_at = float(value["made_at"])
-        if not math.isfinite(made_at):
-            raise InputError(f"made_at {made_at} is no time")
-        return Plan(gpus, made_at)
-    except InputError as error:
-        raise InputError(f"{path}: is no whole plan ({error}); plan anew") from None
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise InputError(f"{path}: is no whole plan ({type(error).__name__}: {error}); plan anew") from None
+class GpuPlanEntry(Checked):
+    """One GPU of a plan in a file."""
+
+    index: Annotated[int, Field(ge=0), Says("a number of a GPU is needed")]
+    uuid: str
+    name: str
+    before: StateEntry
+    after: StateEntry
+    used: dict[str, str]
+    steps: list[str]
+
+    @model_validator(mode="after")
+    def _possible(self) -> GpuPlanEntry:
+        _each_once("instance", [f"{one.profile}@{one.start}" for one in self.after.instances])
+        for one in self.after.instances:
+            if not one.compute:
+                raise InputError(f"{one} after it would be of no use")
+        return self
 
 
-def _gpu_plan(value: Mapping[str, Any]) -> GpuPlan:
-    """One GPU of `Plan.as_json`; InputError for what no plan of ours says, KeyError and such for what is not there."""
-    index = value["index"]
-    if isinstance(index, bool) or not isinstance(index, int) or index < 0:
-        raise InputError(f"{index!r} is no number of a GPU")
-    before, after = GpuState.from_json(value["before"]), GpuState.from_json(value["after"])
-    _each_once(f"GPU {index}: instance", [f"{one.profile}@{one.start}" for one in after.instances])
-    for one in after.instances:
-        if not one.compute:
-            raise InputError(f"GPU {index}: {one} after it would be of no use")
-    return GpuPlan(index, str(value["uuid"]), str(value["name"]), before, after, dict(value["used"]))
+class PlanFile(Checked):
+    """A plan in a file, as `Plan.as_json` writes it; what is done follows from ``before`` and ``after``."""
+
+    kind: Literal["rltune device plan"]
+    version: Literal[1]
+    made_at: float
+    """Seconds of the epoch."""
+    gpus: list[GpuPlanEntry]
+
+    @model_validator(mode="after")
+    def _unlike(self) -> PlanFile:
+        _each_once("GPU", [gpu.index for gpu in self.gpus])
+        _each_once("GPU", [gpu.uuid for gpu in self.gpus])
+        return self
 
 
 def _each_once(what: str, names: Sequence[object]) -> None:
     for name, count in Counter(names).items():
         if count > 1:
             raise InputError(f"{what} {name} stands in it twice")
+
+
+def plan_from(value: Mapping[str, Any], path: str | Path) -> Plan:
+    """The plan of `Plan.as_json`; InputError for what is none."""
+    try:
+        file = checked(PlanFile, Document("", value))
+    except InputError as error:
+        raise InputError(f"{path}: is no whole plan ({error}); plan anew") from None
+    gpus = [GpuPlan(g.index, g.uuid, g.name, g.before.state, g.after.state, g.used) for g in file.gpus]
+    return Plan(tuple(gpus), file.made_at)
 
 
 def read_plan(path: str | Path) -> Plan | None:

@@ -16,23 +16,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
+from rltune.checked import Checked, Says, checked, shown
 from rltune.devices.driver import Identity
 from rltune.devices.state import INSIDE, PROFILE, GpuState, Instance, States, compute_slices
+from rltune.documents import Document, read_yaml
 from rltune.errors import InputError
 
 VERSION = 1
 PARTED_VERSION = "v1"
 MOST_DEVICES = 64
 """Of one profile on a GPU, far beyond what any has: a count above is a slip."""
-LONGEST = 1000
-"""Characters of one value in a file; no name or number of a spec comes near."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,188 +103,35 @@ def _named(entry: Entry, gpus: Sequence[Identity]) -> list[Identity]:
     return [gpu for gpu in chosen if gpu.pci_device_id in entry.models]
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML and JSON in which no key stands twice in one mapping: the last would silently win."""
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self._checked: set[yaml.MappingNode] = set()
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Check before merge keys (``<<``) bring in what this mapping overrides; a mapping merged elsewhere comes twice."""
-        if node not in self._checked:
-            self._checked.add(node)
-            self._check(node)
-        super().flatten_mapping(node)
-
-    def _check(self, node: yaml.MappingNode) -> None:
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            if isinstance(key_node, yaml.ScalarNode) and key_node.tag != "tag:yaml.org,2002:merge":
-                key = self.construct_object(key_node)
-                if isinstance(key, Hashable):
-                    if key in seen:
-                        raise _fault(f"the key {key!r} stands twice in one mapping: keep one", key_node)
-                    seen.add(key)
-
-    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
-        """Numbers of thousands of digits cannot even be named in a message."""
-        if isinstance(node, yaml.ScalarNode) and len(node.value) > LONGEST:
-            raise _fault(f"a value of {len(node.value)} characters; at most {LONGEST} can be meant", node)
-        return super().construct_scalar(node)
-
-
-def _fault(problem: str, node: yaml.Node) -> yaml.YAMLError:
-    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-
-
-def read_spec(path: str | Path, config: str | None = None) -> Spec:
-    """A spec of either format; ``config`` names one of mig-parted's configurations. InputError names place and remedy."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise InputError(f"{path}: cannot be read ({why}); give a spec in YAML or JSON") from None
-    try:
-        value = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, RecursionError, ValueError, KeyError, OverflowError) as error:
-        # Not only YAMLError: a date or a tagged value that is none (2024-13-45, !!int abc) raises what Python raises.
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        why = getattr(error, "problem", None) or str(error)
-        raise InputError(f"{path}{line}: cannot be read as YAML or JSON ({' '.join(why.split())[:120]})") from None
-    if not isinstance(value, Mapping):
-        raise InputError(f"{path}: a spec begins with version: {VERSION} and has a list gpus")
-    if "mig-configs" in value:
-        return _parted(str(path), value, config)
-    if config is not None:
-        raise InputError(f"{path}: --config {config} is for mig-parted's format; this file has one state only")
-    return spec_of(value, str(path))
-
-
-def spec_of(value: Mapping[str, Any], path: str = "spec") -> Spec:
-    """A spec from plain values; InputError names place and remedy."""
-    version = value.get("version")
-    if version != VERSION or isinstance(version, bool):
-        raise InputError(f"{path}: version {version!r} is unknown; this release reads version: {VERSION}")
-    _only(path, value, ("version", "gpus"))
-    listed = value.get("gpus")
-    if not isinstance(listed, list) or not listed:
-        raise InputError(f"{path}: gpus must be a list of entries such as {{gpu: 0, instances: [3g.40gb@0]}}")
-    return Spec(path, tuple(_entry(f"{path}: gpus[{at}]", one) for at, one in enumerate(listed)))
-
-
-def _only(where: str, value: Mapping[str, Any], known: Sequence[str]) -> None:
-    unknown = [str(key) for key in value if key not in known]
-    if unknown:
-        raise InputError(f"{where}: {unknown[0]!r} is unknown; known are {', '.join(known)}")
-
-
-def _entry(where: str, value: Any) -> Entry:
-    if not isinstance(value, Mapping):
-        raise InputError(f"{where}: {value!r} is no entry; write {{gpu: 0, instances: [3g.40gb@0]}}")
-    _only(where, value, ("gpu", "mig", "instances"))
-    mig = value.get("mig")
-    if not (mig is None or isinstance(mig, bool)):
-        raise InputError(f"{where}: mig: {mig!r}; write true or false, or leave it out")
-    listed = value.get("instances", [])
-    if not isinstance(listed, list):
-        raise InputError(f"{where}: instances: {listed!r}; write a list such as [3g.40gb@4, 1g.10gb]")
-    if "instances" not in value and mig is not False:
-        raise InputError(f"{where}: has no instances; write instances: [] for an empty GPU")
-    if mig is False and listed:
-        raise InputError(f"{where}: mig: false leaves no room for instances; remove one of the two")
-    return Entry(_gpus(where, value.get("gpu")), mig, tuple(_wanted(where, one) for one in listed), where)
-
-
-def _gpus(where: str, value: Any) -> tuple[int | str, ...]:
-    names = value if isinstance(value, list) else [value]
-    for name in names:
-        number = isinstance(name, int) and not isinstance(name, bool) and name >= 0
-        if not number and not (isinstance(name, str) and name.strip()):
-            raise InputError(f"{where}: gpu: {name!r}; write a number, a list of numbers, a UUID, or all")
-    if not names:
-        raise InputError(f"{where}: gpu: []; name at least one, or all")
-    return tuple(names)
-
-
 SPELLED = re.compile(rf"(?:(\d{{1,4}})c\.)?({PROFILE})(?:@(\d{{1,4}}))?{INSIDE}", re.ASCII | re.IGNORECASE)
 
 
-def _wanted(where: str, text: Any) -> Wanted:
+def _wanted(text: Any) -> Wanted:
     """``3g.40gb@4``, ``3g.40gb``, ``3g.40gb@0[1+2]``; InputError otherwise."""
     found = SPELLED.fullmatch(text.strip()) if isinstance(text, str) else None
     if not found or (found[1] and found[4] is not None):
-        raise InputError(f"{where}: {text!r} is no instance; write profile or profile@start, such as 3g.40gb@4")
+        raise InputError(f"{shown(text)} is no instance; write profile or profile@start, such as 3g.40gb@4")
     part, profile, start, inside = found.groups()
     profile = profile.lower()
     total = compute_slices(profile)
     given = inside if inside is not None else part
     compute = (total,) if given is None else tuple(sorted(int(n) for n in given.split("+") if n))
     if sum(compute) > total or 0 in compute:
-        raise InputError(f"{where}: {text!r} asks for {sum(compute)} compute slices of {total}")
+        raise InputError(f"{text!r} asks for {sum(compute)} compute slices of {total}")
     return Wanted(profile, None if start is None else int(start), compute)
 
 
-def _parted(path: str, value: Mapping[str, Any], config: str | None) -> Spec:
-    """mig-parted's ``mig-configs``."""
-    if value.get("version") != PARTED_VERSION:
-        raise InputError(
-            f"{path}: version {value.get('version')!r} of mig-parted is unknown; known is {PARTED_VERSION}"
-        )
-    _only(path, value, ("version", "mig-configs"))
-    given = value["mig-configs"]
-    if not isinstance(given, Mapping) or not given:
-        raise InputError(f"{path}: mig-configs holds no configurations")
-    # YAML takes a name such as 1 for a number; on the command line it is text.
-    configs = {str(name): listed for name, listed in given.items()}
-    if len(configs) < len(given):
-        raise InputError(f"{path}: mig-configs: two configurations have one name ({', '.join(map(str, given))})")
-    if config is None and len(configs) == 1:
-        config = next(iter(configs))
-    if config is None or config not in configs:
-        known = ", ".join(configs)
-        asked = "name one with --config" if config is None else f"there is no configuration {config!r}"
-        raise InputError(f"{path}: {asked}; it has {known}")
-    listed = configs[config]
-    if not isinstance(listed, list):
-        raise InputError(f"{path}: mig-configs.{config} must be a list of entries with devices")
-    entries = [_parted_entry(f"{path}: {config}[{at}]", one) for at, one in enumerate(listed)]
-    return Spec(path, tuple(entries))
+def _devices(value: Any) -> list[Wanted]:
+    return [one for name, count in COUNTS.validate_python(value or {}).items() for one in _packed(name, count)]
 
 
-def _parted_entry(where: str, value: Any) -> Entry:
-    if not isinstance(value, Mapping):
-        raise InputError(f"{where}: {value!r} is no entry; write devices, mig-enabled and mig-devices")
-    _only(where, value, ("device-filter", "devices", "mig-enabled", "mig-devices"))
-    enabled, devices = value.get("mig-enabled"), value.get("mig-devices") or {}
-    if not isinstance(enabled, bool):
-        raise InputError(f"{where}: mig-enabled: {enabled!r}; write true or false")
-    if not isinstance(devices, Mapping):
-        raise InputError(f'{where}: mig-devices: {devices!r}; write a mapping such as {{"1g.10gb": 7}}')
-    if devices and not enabled:
-        raise InputError(f"{where}: mig-enabled: false leaves no room for mig-devices; remove one of the two")
-    wanted: list[Wanted] = []
-    for name, count in devices.items():
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise InputError(f"{where}: {name}: {count!r} is no count")
-        if count > MOST_DEVICES:
-            raise InputError(f"{where}: {name}: {count} devices; no GPU has more than {MOST_DEVICES}")
-        wanted += _packed(where, str(name), count)
-    filters = value.get("device-filter") or []
-    models = tuple(_pci(where, one) for one in (filters if isinstance(filters, list) else [filters]))
-    return Entry(_gpus(where, value.get("devices")), enabled, tuple(wanted), where, models)
-
-
-def _packed(where: str, name: str, count: int) -> list[Wanted]:
+def _packed(name: str, count: int) -> list[Wanted]:
     """``count`` devices of a name; compute instances (``1c.3g.20gb``) share as few GPU instances as hold them."""
-    one = _wanted(where, name)
+    one = _wanted(name)
     if one.start is not None:
-        raise InputError(f"{where}: {name!r}: mig-parted's format knows no starts; write the profile only")
+        raise InputError(f"{name!r}: mig-parted's format knows no starts; write the profile only")
     if "[" in name:
-        raise InputError(
-            f"{where}: {name!r}: mig-parted's format knows no brackets; write 1c.3g.40gb for one slice of it"
-        )
+        raise InputError(f"{name!r}: mig-parted's format knows no brackets; write 1c.3g.40gb for one slice of it")
     if one.compute == (compute_slices(one.profile),):
         return [one] * count
     together = compute_slices(one.profile) // one.compute[0]
@@ -292,11 +140,135 @@ def _packed(where: str, name: str, count: int) -> list[Wanted]:
     return [Wanted(one.profile, None, one.compute * size) for size in sizes]
 
 
-def _pci(where: str, text: Any) -> int:
+def _pci(value: Any) -> list[int]:
     try:
-        return text if isinstance(text, int) and not isinstance(text, bool) else int(str(text), 16)
-    except ValueError:
-        raise InputError(f"{where}: device-filter: {text!r} is no PCI device id such as 0x20B010DE") from None
+        return [one if type(one) is int else int(one, 16) for one in (value if isinstance(value, list) else [value])]
+    except (ValueError, TypeError):
+        raise InputError(f"{shown(value)} is no PCI device id such as 0x20B010DE") from None
+
+
+Flag = Annotated[bool, Says("write true or false")]
+Name = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"\S")]
+Gpus = Annotated[
+    Name | Annotated[list[Name], Field(min_length=1)], Says("write a number, a list of numbers, a UUID, or all")
+]
+Count = Annotated[int, Field(ge=0, le=MOST_DEVICES), Says(f"a count from 0 to {MOST_DEVICES} is needed")]
+COUNTS = TypeAdapter(dict[str, Count], config=ConfigDict(strict=True))
+
+
+class GpuEntry(Checked):
+    """What some GPUs should be."""
+
+    accepted = "write {gpu: 0, instances: [3g.40gb@0]}"
+    gpu: Gpus
+    """Number as the driver counts, a list of numbers, a UUID, or all."""
+    mig: Annotated[bool | None, Says("write true or false, or leave it out")] = None
+    """The MIG mode; left out: it stays."""
+    instances: Annotated[
+        list[Annotated[Wanted, BeforeValidator(_wanted, json_schema_input_type=str)]] | None,
+        Says("write a list such as [3g.40gb@4, 1g.10gb]"),
+    ] = None
+    """``profile`` or ``profile@start`` (a memory slice); ``3g.40gb@0[1+2]`` with compute instances of 1 and 2 slices."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> GpuEntry:
+        if self.instances is None and self.mig is not False:
+            raise InputError("has no instances; write instances: [] for an empty GPU")
+        if self.mig is False and self.instances:
+            raise InputError("mig: false leaves no room for instances; remove one of the two")
+        return self
+
+
+class SpecFile(Checked):
+    """Our own format; GPUs that no entry names are left alone."""
+
+    accepted = f"a spec begins with version: {VERSION} and has a list gpus"
+    version: Literal[1]
+    gpus: Annotated[list[GpuEntry], Field(min_length=1), Says(f"a list of entries is needed; {GpuEntry.accepted}")]
+
+
+class PartedEntry(Checked):
+    """What some GPUs should be, as mig-parted has it."""
+
+    accepted = "write devices, mig-enabled and mig-devices"
+    devices: Gpus
+    """Numbers, or all."""
+    mig_enabled: Flag = Field(alias="mig-enabled")
+    mig_devices: Annotated[list[Wanted], BeforeValidator(_devices, json_schema_input_type=dict[str, Count] | None)] = (
+        Field([], alias="mig-devices")
+    )
+    """How many instances of each profile, such as {"1g.10gb": 7}."""
+    device_filter: Annotated[list[int], BeforeValidator(_pci, json_schema_input_type=int | str | list[int | str])] = (
+        Field([], alias="device-filter")
+    )
+    """PCI device ids of the models to which it is limited."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> PartedEntry:
+        if self.mig_devices and not self.mig_enabled:
+            raise InputError("mig-enabled: false leaves no room for mig-devices; remove one of the two")
+        return self
+
+
+class PartedFile(Checked):
+    """mig-parted's format: configurations by name, of which one is chosen; only that one is read."""
+
+    version: Literal["v1"]
+    configs: Annotated[dict[str | int, Any], Field(min_length=1), Says("a mapping of configurations is needed")] = (
+        Field(alias="mig-configs")
+    )
+
+
+def read_spec(path: str | Path, config: str | None = None) -> Spec:
+    """A spec of either format; ``config`` names one of mig-parted's configurations. InputError names place and remedy."""
+    document = read_yaml(path, "a spec in YAML or JSON")
+    if isinstance(document.value, dict) and "mig-configs" in document.value:
+        return _parted(document, config)
+    if config is not None:
+        raise InputError(f"{path}: --config {config} is for mig-parted's format; this file has one state only")
+    return _spec(document)
+
+
+def spec_of(value: Mapping[str, Any], path: str = "spec") -> Spec:
+    """A spec from plain values; InputError names place and remedy."""
+    return _spec(Document(path, value))
+
+
+def _spec(document: Document) -> Spec:
+    entries = [
+        Entry(_several(one.gpu), one.mig, tuple(one.instances or ()), f"{document.place}: gpus[{at}]")
+        for at, one in enumerate(checked(SpecFile, document).gpus)
+    ]
+    return Spec(document.place, tuple(entries))
+
+
+def _several(gpus: int | str | list[int | str]) -> tuple[int | str, ...]:
+    return tuple(gpus) if isinstance(gpus, list) else (gpus,)
+
+
+def _parted(document: Document, config: str | None) -> Spec:
+    path, given = document.place, checked(PartedFile, document).configs
+    # YAML takes a name such as 1 for a number; on the command line it is text.
+    configs = {str(name): listed for name, listed in given.items()}
+    if len(configs) < len(given):
+        raise InputError(f"{path}: mig-configs: two configurations have one name ({', '.join(map(str, given))})")
+    if config is None and len(configs) == 1:
+        config = next(iter(configs))
+    if config is None or config not in configs:
+        asked = "name one with --config" if config is None else f"there is no configuration {config!r}"
+        raise InputError(f"{path}: {asked}; it has {', '.join(configs)}")
+    chosen = Document(path, {config: configs[config]}, document.lines)
+    entries = [
+        Entry(
+            _several(one.devices),
+            one.mig_enabled,
+            tuple(one.mig_devices),
+            f"{path}: {config}[{at}]",
+            tuple(one.device_filter),
+        )
+        for at, one in enumerate(checked(dict[str, list[PartedEntry]], chosen)[config])
+    ]
+    return Spec(path, tuple(entries))
 
 
 def export_spec(states: States, gpus: Sequence[Identity]) -> str:

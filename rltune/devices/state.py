@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import BeforeValidator
+
+from rltune.checked import Checked, checked, shown
+from rltune.documents import Document
 from rltune.errors import InputError
 
 
@@ -54,9 +58,9 @@ SPELLED = re.compile(rf"({PROFILE})@(\d{{1,4}}){INSIDE}", re.ASCII)
 
 def parse_instance(text: str) -> Instance:
     """What `Instance.__str__` wrote; InputError otherwise."""
-    found = SPELLED.fullmatch(text.strip())
+    found = SPELLED.fullmatch(text.strip()) if isinstance(text, str) else None
     if not found:
-        raise InputError(f"{text!r} is no instance; write profile@start, such as 3g.40gb@4")
+        raise InputError(f"{shown(text)} is no instance; write profile@start, such as 3g.40gb@4")
     profile, start, inside = found.groups()
     if inside is None:
         return whole(profile, int(start))
@@ -82,19 +86,27 @@ class GpuState:
         return {"mig": self.mig, "pending": self.pending, "instances": [str(i) for i in self.instances]}
 
     @staticmethod
-    def from_json(value: Mapping[str, object]) -> GpuState:
+    def from_json(value: Any) -> GpuState:
         """What `as_json` made; InputError otherwise."""
-        mig, pending, listed = value.get("mig"), value.get("pending"), value.get("instances")
-        if not isinstance(listed, list) or not all(flag in (True, False, None) for flag in (mig, pending)):
-            raise InputError(f"{value!r} is no state of a GPU")
-        return state(None if mig is None else bool(mig), [parse_instance(str(text)) for text in listed],
-                     None if pending is None else bool(pending))  # fmt: skip
+        return checked(StateEntry, Document("state of a GPU", value)).state
 
 
 def state(mig: bool | None, instances: Iterable[Instance] = (), pending: bool | None = None) -> GpuState:
     """The state with its instances in order; ``pending`` None: as ``mig``."""
     ordered = tuple(sorted(instances, key=lambda i: (i.start, i.profile)))
     return GpuState(mig, mig if pending is None else pending, ordered)
+
+
+class StateEntry(Checked):
+    """The state of a GPU in a file or journal, as `GpuState.as_json` writes it."""
+
+    mig: bool | None
+    pending: bool | None
+    instances: list[Annotated[Instance, BeforeValidator(parse_instance, json_schema_input_type=str)]]
+
+    @property
+    def state(self) -> GpuState:
+        return state(self.mig, self.instances, self.pending)
 
 
 States = dict[str, GpuState]

@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from rltune.checked import checked, model_of
+from rltune.documents import Document
 from rltune.errors import InputError
 from rltune.mig.fleet.events import read_events
 from rltune.mig.fleet.fleet import Fleet
@@ -28,16 +30,19 @@ PLAIN = (
     *("migrate", "migrate_credit", "slack", "chain", "spares", "idle_s", "seed"),
 )
 """Options that a fleet takes as they stand in `rltune.config.mig.MigFleet`."""
+QuotaEntry: Any = model_of(Quota)
 
 
 def fleet_options(cfg: Mapping[str, Any]) -> FleetOptions:
     """The fleet that a configuration describes; InputError names the option."""
     given = cfg["gpu"] if isinstance(cfg["gpu"], list) else str(cfg["gpu"]).split(",")
     growth = tuple(_growth(str(word)) for word in given)
+    tenants = {str(tenant): quota for tenant, quota in _mapping(cfg, "quotas").items()}
+    quotas = checked(dict[str, QuotaEntry], Document("quotas", tenants))
     return FleetOptions(
         growth=growth,
-        initial={str(model): _whole(f"initial.{model}", count) for model, count in _mapping(cfg, "initial").items()},
-        quotas={str(tenant): _quota(tenant, quota) for tenant, quota in _mapping(cfg, "quotas").items()},
+        initial={str(model): count for model, count in _mapping(cfg, "initial").items()},
+        quotas={tenant: Quota(**quota.model_dump()) for tenant, quota in quotas.items()},
         **{name: cfg[name] for name in PLAIN},
     )
 
@@ -58,14 +63,6 @@ def _whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not str(value).strip().isdecimal():
         raise InputError(f"{name}: {value!r} is no whole number; accepted are 0, 1, 2, ...")
     return int(value)
-
-
-def _quota(tenant: Any, found: Any) -> Quota:
-    if not isinstance(found, Mapping) or not set(found) <= {"instances", "slices"}:
-        raise InputError(f"quotas.{tenant}={found!r}: accepted is {{instances: 4, slices: 14}}, or one of the two")
-    return Quota(
-        **{name: None if most is None else _whole(f"quotas.{tenant}.{name}", most) for name, most in found.items()}
-    )
 
 
 def serve_trace(cfg: dict[str, Any]) -> str:

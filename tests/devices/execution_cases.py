@@ -25,7 +25,7 @@ def machine(folder: Path, models: list[str] | None = None, pace: float = 0.05, m
 
 
 def sh(name: str, script: str, timeout_s: float | None = None) -> TaskSpec:
-    return TaskSpec(name, ("sh", "-c", script), timeout_s=timeout_s)
+    return TaskSpec(name=name, command=("sh", "-c", script), timeout_s=timeout_s)
 
 
 def instance(kind: str, start: int, create_s: float | None, destroy_s: float | None = None, gpu: int = 0) -> Instance:

@@ -118,10 +118,10 @@ def test_an_export_tells_what_it_leaves_out(fake_nvml, devices, tmp_path, monkey
 PLANS = {
     "twice by number": (lambda gpus: gpus[1].update(index=0), "GPU 0 stands in it twice"),
     "twice by UUID": (lambda gpus: gpus[1].update(uuid=gpus[0]["uuid"]), "stands in it twice"),
-    "endless number": (lambda gpus: gpus[0].update(index=float("inf")), "inf is no number of a GPU"),
-    "no number": (lambda gpus: gpus[0].update(index=float("nan")), "nan is no number of a GPU"),
-    "negative": (lambda gpus: gpus[0].update(index=-1), "-1 is no number of a GPU"),
-    "true": (lambda gpus: gpus[0].update(index=True), "True is no number of a GPU"),
+    "endless number": (lambda gpus: gpus[0].update(index=float("inf")), "gpus[0]: index=inf; a number of a GPU is needed"),
+    "no number": (lambda gpus: gpus[0].update(index=float("nan")), "gpus[0]: index=nan; a number of a GPU is needed"),
+    "negative": (lambda gpus: gpus[0].update(index=-1), "gpus[0]: index=-1; a number of a GPU is needed"),
+    "true": (lambda gpus: gpus[0].update(index=True), "gpus[0]: index=True; a number of a GPU is needed"),
     "instance twice": (
         lambda gpus: gpus[0]["after"].update(instances=["3g.40gb@0", "3g.40gb@0[1]"]), "instance 3g.40gb@0 stands in it twice",
     ),
@@ -171,7 +171,7 @@ BAD = {
     "version: 1\ngpus: [{gpu: 9, instances: []}]": "there is no GPU 9",
     "version: 1\ngpus: [{gpu: 0, instances: [7g.80gb, 1g.10gb]}]": "do not fit together",
     "version: 1\ngpus: [{gpu: 0, mig: false}]": "--mig-mode",
-    '{"kind": "rltune device plan", "version": 9}': "version 9 of plans is unknown",
+    '{"kind": "rltune device plan", "version": 9}': "version 9 is unknown; this release reads version: 1",
     '{"kind": "rltune device plan", "version": 1, "gpus": [{}]}': "is no whole plan",
 }
 

@@ -236,7 +236,7 @@ def test_whole_gpus_take_the_longest_first(tmp_path):
     """Without MIG each GPU runs one task at a time, the longest first, and all GPUs are used."""
     adapter = machine(tmp_path, ["a30", "a30"], mig=False)
     tasks = [sh(f"t{k}", ENV + f"; sleep {0.05 * (k + 1)}") for k in range(4)]
-    tasks = [type(t)(t.name, t.command, seconds={"": {"whole": 0.05 * (k + 1)}}) for k, t in enumerate(tasks)]
+    tasks = [t.model_copy(update={"seconds": {"": {"whole": 0.05 * (k + 1)}}}) for k, t in enumerate(tasks)]
     done = execute(tasks, None, adapter, tmp_path)
     found = rows(done)
     assert [row.outcome for row in done.tasks] == ["ok"] * 4
@@ -297,7 +297,7 @@ def test_energy_by_hand():
 def test_a_program_that_vanished_fails_alone(tmp_path):
     """A program that cannot be started any more is a failed task with its reason, not the end of the run."""
     tasks = four("true")
-    tasks[1] = type(tasks[1])("t1", ("/nowhere/program",))
+    tasks[1] = type(tasks[1])(name="t1", command=("/nowhere/program",))
     done = execute(tasks, two_halves_then_whole(), machine(tmp_path), tmp_path)
     assert [row.outcome for row in done.tasks] == ["ok", "failed", "ok", "ok"]
     assert "could not be started" in rows(done)["t1"].reason

@@ -204,7 +204,7 @@ def test_a_killed_run_takes_its_tasks_along(call, tmp_path):
         (["run", "none.yaml"], "no such file"),
         (["run", "tasks.yaml", "--gpus", "7"], "GPU 7 does not exist"),
         (["run", "tasks.yaml", "--timeout", "-1"], "--timeout -1.0: a number of seconds"),
-        (["run", "tasks.yaml", "--plan", "tasks.yaml"], "is no plan.json"),
+        (["run", "tasks.yaml", "--plan", "tasks.yaml"], "cannot be read as JSON"),
         (["profile", "tasks.yaml", "--kinds", "3g"], "profile '3g' does not exist on A30"),
     ],
 )
@@ -358,23 +358,27 @@ def edited(value, where, new):
 @pytest.mark.parametrize(
     ("where", "new", "message"),
     [
-        (("runs", 0, "start_s"), "soon", "'soon' is no number of seconds"),
-        (("runs", 0, "start_s"), None, "None is no number of seconds"),
-        (("runs", 0, "end_s"), 1e400, "inf is no number of seconds"),
-        (("runs", 0, "instance"), True, "True is no whole number"),
+        (("runs", 0, "start_s"), "soon", "start_s='soon'; input should be a valid number"),
+        (("runs", 0, "start_s"), None, "runs[0]: start_s=None; input should be a valid number"),
+        (("runs", 0, "end_s"), 1e400, "end_s=inf; input should be a finite number"),
+        (("runs", 0, "instance"), True, "instance=True; input should be a valid integer"),
         (("runs", 0, "instance"), 7, "runs in instance 7; there are 2"),
         (("runs", 0, "end_s"), 0.1, "before it starts"),
         (("runs", 0, "end_s"), 9.0, "its instance goes at 0.3 s"),
         (("instances", 0, "gpu"), 3, "an instance is on GPU 3; there are 1"),
         (("instances", 0, "gpu"), -1, "an instance is on GPU -1"),
         (("instances", 0, "start"), 1, "cannot begin at memory slice 1"),
-        (("instances", 0, "start"), "0", "'0' is no whole number"),
-        (("instances", 0, "profile"), 5, "profile '5' does not exist"),
+        (("instances", 0, "start"), "0", "start='0'; input should be a valid integer"),
+        (("instances", 0, "profile"), 5, "profile=5; input should be a valid string"),
         (("instances", 0, "ready_s"), None, "a beginning without an end"),
         (("instances", 0, "colour"), 1, "is no plan.json"),
         (("instances", 1, "create_s"), 0.01, "creating"),
         (("instances", 0), [], "is no plan.json"),
-        (("left",), [{"instances": [], "reconfiguring_until_s": "x"}], "'x' is no number of seconds"),
+        (
+            ("left",),
+            [{"instances": [], "reconfiguring_until_s": "x"}],
+            "left[0]: reconfiguring_until_s='x'; input should be a valid number",
+        ),
     ],
 )
 def test_a_plan_edited_by_hand(tmp_path, where, new, message):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rltune.device_commands.schema import FILES
+from rltune.device_commands.schema import run as schema
 from rltune.devices.adapter import Adapter
 from rltune.devices.driver import Identity
 from rltune.devices.reading import read_states
@@ -65,9 +68,9 @@ BAD = {
     "gpus: []": "version None is unknown",
     "version: 2\ngpus: []": "version 2 is unknown; this release reads version: 1",
     "version: true\ngpus: []": "version True is unknown",
-    "version: 1\ngpus: []": "gpus must be a list",
-    "version: 1\ngpus: [7]": r"gpus\[0\]: 7 is no entry",
-    "version: 1\ngpu: []": "'gpu' is unknown; known are version, gpus",
+    "version: 1\ngpus: []": r"gpus=\[\]; a list of entries is needed",
+    "version: 1\ngpus: [7]": r"gpus\[0\]=7; write {gpu: 0, instances",
+    "version: 1\ngpu: []": "'gpu' is unknown; known are version, gpus; did you mean gpus",
     "version: 1\ngpus: [{gpu: 0, instance: []}]": "'instance' is unknown; known are gpu, mig, instances",
     "version: 1\ngpus: [{gpu: 0}]": r"has no instances; write instances: \[\]",
     "version: 1\ngpus: [{gpu: 0, instances: 3g.40gb}]": "write a list",
@@ -77,19 +80,19 @@ BAD = {
     "version: 1\ngpus: [{gpu: 0, instances: ['1c.3g.40gb@0[1]']}]": "is no instance",
     "version: 1\ngpus: [{gpu: 0, instances: ['3g.40gb@0[2+2]']}]": "asks for 4 compute slices of 3",
     "version: 1\ngpus: [{gpu: 0, instances: ['3g.40gb@0[0]']}]": "compute slices",
-    "version: 1\ngpus: [{gpu: 0, mig: maybe, instances: []}]": "mig: 'maybe'; write true or false",
+    "version: 1\ngpus: [{gpu: 0, mig: maybe, instances: []}]": "mig='maybe'; write true or false",
     "version: 1\ngpus: [{gpu: 0, mig: false, instances: [3g.40gb]}]": "leaves no room",
-    "version: 1\ngpus: [{gpu: -1, instances: []}]": "gpu: -1; write a number",
-    "version: 1\ngpus: [{gpu: [], instances: []}]": r"gpu: \[\]; name at least one",
-    "version: 1\ngpus: [{instances: []}]": "gpu: None; write a number",
+    "version: 1\ngpus: [{gpu: -1, instances: []}]": "gpu=-1; write a number",
+    "version: 1\ngpus: [{gpu: [], instances: []}]": r"gpu=\[\]; write a number",
+    "version: 1\ngpus: [{instances: []}]": "gpu is missing; write a number",
     "version: 1\ngpus: [": "line",
     "- 1": "a spec begins with version: 1",
     "": "a spec begins with version: 1",
-    "version: v2\nmig-configs: {}": "of mig-parted is unknown",
-    "version: v1\nmig-configs: {}": "holds no configurations",
+    "version: v2\nmig-configs: {}": "version 'v2' is unknown; this release reads version: v1",
+    "version: v1\nmig-configs: {}": "mig-configs={}; a mapping of configurations is needed",
     "version: v1\nmig-configs: {a: [], b: []}": "name one with --config; it has a, b",
-    "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: yes please}]}": "mig-enabled: 'yes please'",
-    "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {1g.10gb: many}}]}": "'many' is no count",
+    "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: yes please}]}": "mig-enabled='yes please'; write true or false",
+    "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {1g.10gb: many}}]}": "1g.10gb='many'; a count from 0 to 64",
     "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {all: 1}}]}": "'all' is no instance",
     "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, device-filter: GTX}]}": "is no PCI device id",
     "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, extra: 1}]}": "'extra' is unknown",
@@ -104,7 +107,7 @@ BAD = {
     "version: 1\ngpus: [{gpu: 0, instances: ['3g.40gb@0[1+]']}]": "is no instance",
     "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {3g.40gb: 1,\n3g.40gb: 2}}]}": "line 3: .*stands twice",
     "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {'3g.40gb[]': 1}}]}": "knows no brackets",
-    "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {1g.10gb: 9000000000}}]}": "9000000000 devices; no GPU has more than 64",
+    "version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {1g.10gb: 9000000000}}]}": "1g.10gb=9000000000; a count from 0 to 64 is needed",
     "version: v1\nmig-configs: {1: [], '1': []}": "two configurations have one name",
 }
 
@@ -227,6 +230,15 @@ def test_an_export_holds_only_what_a_spec_can_ask_for(tmp_path):
     assert {gpu: list(map(str, one.instances)) for gpu, one in spec.by_gpu(GPUS).items()} == {"GPU-a": ["3g.40gb@4"]}
     parted = read_spec(written(tmp_path, export_parted(found, (*GPUS, lost))))
     assert {gpu: list(map(str, one.instances)) for gpu, one in parted.by_gpu(GPUS).items()} == {"GPU-a": ["3g.40gb"]}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_every_kind_of_file_has_a_schema(kind, capsys):
+    """An editor would be given a schema that says less than the reader asks for."""
+    assert schema(Namespace(file=kind)) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["additionalProperties"] is False and found["required"]
+    assert all(one["additionalProperties"] is False and one["description"] for one in found["$defs"].values())
 
 
 instances = st.builds(

@@ -178,7 +178,7 @@ BAD: dict[str, str] = {
     "cluster.nodes=0": "nodes=0",
     "cluster.pools.7.nodes=3": "cluster.pools.7: cluster uniform has no such pool; known are 0 (nodes)",
     "cluster.pools.0.nodes=-1": "pool nodes: nodes=-1; at least 1 is needed",
-    "cluster.pools.0.gpus=3": "unknown gpus; known are cpus",
+    "cluster.pools.0.gpus=3": "'gpus' is unknown; known are name, nodes, gpus_per_node",
     "cluster.pools.0=null": "no pools; at least one is needed",
     "cluster.size=3": "option cluster.size is unknown; known are pools, nodes, name",
     "cluster.spec.name=x": "option cluster.spec needs cluster=NAME",

@@ -95,7 +95,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         read_tasks(tmp_path, ["a30"])
     (tmp_path / "b.csv").write_bytes(b"task,1g\n\xff\xfe,1\n")
-    with pytest.raises(InputError, match="cannot be read as CSV"):
+    with pytest.raises(InputError, match="byte 8 is no UTF-8"):
         read_tasks(tmp_path / "b.csv", ["a30"])
 
 

@@ -23,15 +23,16 @@ def spec(**changed: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("given_spec", "said"),
     [
-        (spec(gpus=4), r"pool 0: unknown gpus; known are cpus, first_node_id, gpu_type, gpus_per_node"),
+        (spec(gpus=4), r"pool a: 'gpus' is unknown; known are name, nodes, gpus_per_node, gpu_type"),
         (spec(nodes=0), r"pool a: nodes=0; at least 1 is needed"),
         (spec(nodes=-3), r"nodes=-3"),
         (spec(gpus_per_node=0), r"gpus_per_node=0; 1 to 32"),
         (spec(gpus_per_node=33), r"gpus_per_node=33; 1 to 32"),
         (spec(gpu_type="B9000"), r"'B9000' is unknown; known are any"),
-        ({"pools": [{"name": "a", "nodes": 2}]}, r"pool 0: gpus_per_node is missing"),
+        ({"pools": [{"name": "a", "nodes": 2}]}, r"pool a: gpus_per_node is missing; 1 to 32 are possible"),
         ({"pools": []}, r"no pools; at least one is needed"),
-        ({"nodes": 4}, r"no 'pools' in the specification"),
+        ({"nodes": 4}, r"'nodes' is unknown; known are name, pools"),
+        ({"name": "a"}, r"pools is missing; give a list of pools"),
         ({"pools": spec()["pools"] * 2}, r"pool names are not unique: a, a"),
     ],
 )
@@ -81,10 +82,16 @@ def test_cluster_names_and_files(tmp_path: Any) -> None:
     path.write_text("pools:\n- {nodes: 3, gpus_per_node: 4}\n")
     assert (rltune.load_cluster(str(path)).name, rltune.load_cluster(str(path)).gpus) == ("mine", 12)
     path.write_text("pools: [\n")
-    with pytest.raises(InputError, match=r"mine\.yaml: not valid YAML"):
+    with pytest.raises(InputError, match=r"mine\.yaml: line 2: cannot be read as YAML"):
+        rltune.load_cluster(str(path))
+    path.write_text("pools:\n- nodes: 3\n  gpus_per_node: '8'\n")
+    with pytest.raises(InputError, match=r"mine\.yaml: line 3: pools\[0\]: gpus_per_node='8'; 1 to 32 are possible"):
+        rltune.load_cluster(str(path))
+    path.write_text("pools: [{nodes: 3, gpus_per_node: 4, gpu_type: B9000}]")
+    with pytest.raises(InputError, match=r"mine\.yaml: GPU type 'B9000' is unknown"):
         rltune.load_cluster(str(path))
     path.write_text("- 1\n- 2\n")
-    with pytest.raises(InputError, match=r"mine\.yaml: a cluster is a mapping with 'pools'"):
+    with pytest.raises(InputError, match=r"mine\.yaml: \[1, 2\]; a cluster is a mapping with 'pools'"):
         rltune.load_cluster(str(path))
 
 
@@ -148,7 +155,7 @@ def test_who_may_use_which_pool() -> None:
         ({"cpus": 0}, "pool a: cpus=0; more than 0 is needed"),
         ({"memory_gb": "64"}, "pool a: memory_gb='64'; more than 0"),
         ({"cpus": float("inf")}, "pool a: cpus=inf"),
-        ({"mig": 1}, "pool a: mig=1 is neither true nor false"),
+        ({"mig": 1}, "pool a: mig=1; write true or false"),
         ({"gpus_per_node": 0}, "pool a: gpus_per_node=0; 1 to 32 are possible"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rltune.devices.driver import Driver
 from rltune.devices.execution.outcome import FAILED, OK, TaskRow
@@ -82,7 +82,7 @@ def trials_of(
         pools.append(tuple(range(begin, len(trials))))
         if table:
             steps += [Step("create", number), Step("destroy", number)]
-    specs = tuple(replace(tasks[t.task], name=_name(tasks[t.task].name, t, repeats)) for t in trials)
+    specs = tuple(tasks[t.task].model_copy(update={"name": _name(tasks[t.task].name, t, repeats)}) for t in trials)
     after = {k: k - 1 for k, trial in enumerate(trials) if trial.repeat}
     expected = {target.uuid: state.instances} if table else {}
     schedule = Schedule((target,), tuple(slots), (tuple(steps),), tuple(pools), {}, expected)

@@ -18,29 +18,26 @@ the task cannot use.
 
 from __future__ import annotations
 
-import csv
-import math
 import re
 import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
-import yaml
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from rltune.checked import Checked, Says, checked, shown
+from rltune.documents import Document, parse_csv, parse_yaml, read_bytes, text_of
 from rltune.errors import InputError
 from rltune.mig.batch.tasks import RANGE, Tasks
 from rltune.mig.geometry import Geometry, geometry
 from rltune.mig_profiles import TYPES
 
 VERSION = 1
-KEYS = ("name", "command", "env", "cwd", "timeout_s", "memory_gb", "seconds")
 OWN_COLUMNS = ("task", "command", "cwd", "timeout_s", "memory_gb")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 RESERVED = re.compile(r"CUDA_VISIBLE_DEVICES|RLTUNE_(PROFILE|COMPUTE_SLICES|GPU_COMPUTE_SLICES|MARK)")
 """Variables that the executor sets."""
 ANY = ""
@@ -49,21 +46,126 @@ WHOLE = "whole"
 """Column of seconds on a whole GPU without MIG."""
 
 
-@dataclass(frozen=True, slots=True)
-class TaskSpec:
-    """One task.
+def _words(value: Any) -> Any:
+    """Words, ``{python}`` replaced."""
+    if isinstance(value, str):
+        try:
+            value = shlex.split(value)
+        except ValueError as error:
+            raise InputError(f"{shown(value)} has an open quote ({error}); close it") from None
+    elif not isinstance(value, list | tuple) or not all(type(word) in (str, int, float) for word in value):
+        return value
+    words = tuple(str(word) for word in value)
+    if not words or not words[0] or any("\0" in word for word in words):
+        raise InputError("the command is empty or holds a zero byte; give a program and its arguments")
+    return tuple(word.replace("{python}", sys.executable) for word in words)
 
-    ``command`` words, no shell; ``env`` over the environment of this process; ``cwd`` None: that of this process.
-    ``seconds``: GPU model, or `ANY` -> profile as written (``1g``, ``3g.40gb``, `WHOLE`) -> seconds, None where it cannot run.
-    """
 
-    name: str
-    command: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
-    cwd: Path | None = None
-    timeout_s: float | None = None
-    memory_gb: float | None = None
-    seconds: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+def _variable(name: str) -> str:
+    if not name or "=" in name or "\0" in name:
+        raise InputError(f"{name!r} is no name of a variable")
+    if RESERVED.fullmatch(name):
+        raise InputError("which the executor sets; leave it out")
+    return name
+
+
+def _text(value: Any) -> Any:
+    return value if type(value) not in (int, float) else str(value)
+
+
+def _folder(value: Any) -> Any:
+    return Path(value).expanduser() if isinstance(value, str) and value and "\0" not in value else value or None
+
+
+def _by_model(value: Any) -> Any:
+    """Seconds by GPU model, as `geometry` names it, or `ANY`."""
+    if not isinstance(value, dict) or not value:
+        return {} if value is None else value
+    nested = [isinstance(inner, dict) for inner in value.values()]
+    if not any(nested):
+        return {ANY: _columns(ANY, value)}
+    if not all(nested):
+        raise InputError("mixes profiles and GPU models; give either")
+    found: dict[str, dict[str, Any]] = {}
+    for model, columns in value.items():
+        name = geometry(str(model)).model
+        if name in found:
+            raise InputError(f"those of {name} stand twice; keep one")
+        found[name] = _columns(name, columns)
+    return found
+
+
+def _columns(model: str, columns: Mapping[Any, Any]) -> dict[str, Any]:
+    """Seconds by profile; a profile that no GPU model (or not this one) has is refused, as is one named twice."""
+    tables = [geometry(model) for model in ([model] if model else TYPES)]
+    taken: set[tuple[str, int]] = set()
+    for name in columns:
+        indices = {(t.model, i) for t in tables if (i := _profile(t, str(name))) is not None}
+        if not indices and name != WHOLE:
+            raise InputError(f"{model or 'no GPU model'} has {'no ' * bool(model)}profile {name!r}")
+        if taken & indices:
+            raise InputError(f"{name!r} names a profile that another key names too; keep one")
+        taken |= indices
+    return {str(name): value for name, value in columns.items()}
+
+
+Positive = Annotated[
+    float, Field(ge=RANGE[0], le=RANGE[1]), Says(f"a positive number up to {RANGE[1]:g} is needed; or leave it out")
+]
+Columns = dict[str, Positive | None]
+
+
+class TaskSpec(Checked):
+    """One task."""
+
+    accepted = "write name: and command:"
+    name: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"),
+        Says("it also names its log: use up to 100 of A-Z a-z 0-9 . _ -"),
+    ]
+    command: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_words, json_schema_input_type=str | list[str | int | float]),
+        Says("a text, or a list of words, is needed"),
+    ]
+    """Words, no shell; ``{python}`` is the interpreter that runs rltune."""
+    env: Annotated[
+        dict[
+            Annotated[str, AfterValidator(_variable)],
+            Annotated[
+                str,
+                Field(pattern=r"^[^\x00]*$"),
+                BeforeValidator(_text, json_schema_input_type=str | int | float),
+                Says("a text is needed; put it in quotes"),
+            ],
+        ],
+        BeforeValidator(lambda value: {} if value is None else value),
+        Says("a mapping {NAME: value} is needed"),
+    ] = Field({})
+    """Variables over the environment of this process."""
+    cwd: Annotated[
+        Path | None, BeforeValidator(_folder, json_schema_input_type=str | None), Says("a folder is needed")
+    ] = None
+    """Folder, relative to this file; left out: where rltune is started."""
+    timeout_s: Positive | None = None
+    """Seconds after which the task is ended."""
+    memory_gb: Positive | None = None
+    """GB of GPU memory; profiles with less are ruled out."""
+    seconds: Annotated[
+        dict[str, Columns],
+        BeforeValidator(_by_model, json_schema_input_type=Columns | dict[str, Columns] | None),
+        Says("a mapping {1g: 30, 2g: 16} is needed"),
+    ] = Field({})
+    """Run time in seconds by profile (``1g``, ``3g.40gb``, ``whole``; null: it cannot run there), or by GPU model and profile."""
+
+
+class TaskFile(Checked):
+    """Tasks for `run` and `profile`."""
+
+    accepted = f"a list of tasks begins with version: {VERSION}, then tasks:"
+    version: Literal[1]
+    tasks: Annotated[list[TaskSpec], Says("a list is needed; write tasks: and below it - name: ...")]
 
 
 def read_task_list(path: str | Path) -> list[TaskSpec]:
@@ -73,22 +175,16 @@ def read_task_list(path: str | Path) -> list[TaskSpec]:
 
 def load_task_list(path: str | Path) -> bytes:
     """What stands in the file now: it may be edited while its tasks run."""
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give a list of tasks (YAML with version: 1, or CSV)") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())}); save it as UTF-8") from None
+    return read_bytes(path, f"a list of tasks (YAML with version: {VERSION}, or CSV)")
 
 
 def parse_task_list(path: str | Path, data: bytes) -> list[TaskSpec]:
     """Tasks in what `load_task_list` gave."""
     path = Path(path)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())}); save it as UTF-8") from None
-    tasks = _from_csv(path, text) if path.suffix.lower() == ".csv" else _from_yaml(path, text)
+    if path.suffix.lower() == ".csv":  # noqa: SIM108  (one line of it is too long)
+        tasks = _from_csv(path, text_of(path, data))
+    else:
+        tasks = checked(TaskFile, parse_yaml(path, data)).tasks
     if not tasks:
         raise InputError(f"{path}: no tasks; give at least one")
     seen: set[str] = set()
@@ -97,7 +193,36 @@ def parse_task_list(path: str | Path, data: bytes) -> list[TaskSpec]:
         if task.name.lower() in seen:
             raise InputError(f"{path}: task {task.name!r} stands twice; give every task its own name")
         seen.add(task.name.lower())
+    return [task.model_copy(update={"cwd": task.cwd and (path.parent / task.cwd).absolute()}) for task in tasks]
+
+
+def _from_csv(path: Path, text: str) -> list[TaskSpec]:
+    columns, rows = parse_csv(path, text, dict.fromkeys(("task", "command"), "task,command,1g,2g,3g,4g,7g"))
+    profiles = [column for column in columns if column not in OWN_COLUMNS]
+    try:
+        _columns(ANY, dict.fromkeys(profiles))
+    except InputError as error:
+        raise InputError(f"{path}: line 1: seconds: {error}") from None
+    tasks = []
+    for line, row in rows:
+        seconds = {name: _cell(row[name]) for name in profiles}
+        entry = {
+            "name": row["task"],
+            "command": row["command"],
+            "cwd": row.get("cwd"),
+            "timeout_s": _cell(row.get("timeout_s", "")),
+            "memory_gb": _cell(row.get("memory_gb", "")),
+            "seconds": seconds if any(value is not None for value in seconds.values()) else None,
+        }
+        tasks.append(checked(TaskSpec, Document(f"{path}: line {line}", entry)))
     return tasks
+
+
+def _cell(text: str) -> float | str | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
 
 
 def check_programs(tasks: Sequence[TaskSpec], environment: Mapping[str, str]) -> None:
@@ -172,211 +297,3 @@ def _seconds(task: TaskSpec, table: Geometry) -> Any:
             f"task {task.name!r} fits no slice of {table.model}; check memory_gb, or give seconds on a larger profile"
         )
     return seconds
-
-
-class _Lines(yaml.SafeLoader):
-    """Refuses keys that stand twice, and remembers the line of every mapping."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for at, key in enumerate(keys):
-            if key in keys[:at]:
-                line = node.value[at][0].start_mark.line + 1
-                raise InputError(f"line {line}: {key!r} stands twice; keep one")
-        found = super().construct_mapping(node, deep=True)
-        return _Mapping(found, node.start_mark.line + 1)
-
-
-class _Mapping(dict[Any, Any]):
-    def __init__(self, value: Mapping[Any, Any], line: int) -> None:
-        super().__init__(value)
-        self.line = line
-
-
-def _construct(loader: _Lines, node: yaml.MappingNode) -> dict[Any, Any]:
-    return loader.construct_mapping(node, deep=True)
-
-
-_Lines.add_constructor("tag:yaml.org,2002:map", _construct)
-
-
-def _from_yaml(path: Path, text: str) -> list[TaskSpec]:
-    try:
-        value = yaml.load(text, _Lines)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except RecursionError:
-        raise InputError(f"{path}: is nested too deeply; see the example in the documentation") from None
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        why = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise InputError(f"{path}: {where}is no YAML ({why}); see the example in the documentation") from None
-    if not isinstance(value, dict) or "version" not in value:
-        raise InputError(f"{path}: no version; begin with `version: {VERSION}`, then `tasks:`")
-    if value["version"] != VERSION or isinstance(value["version"], bool):
-        raise InputError(f"{path}: version {value['version']!r} is unknown; this rltune reads version {VERSION}")
-    for key in value:
-        if key not in ("version", "tasks"):
-            raise InputError(f"{path}: key {key!r} is unknown; known are version, tasks")
-    if not isinstance(value.get("tasks"), list):
-        raise InputError(f"{path}: tasks is no list; write `tasks:` and below it `- name: ...`")
-    return [_task(path, number, entry) for number, entry in enumerate(value["tasks"], 1)]
-
-
-def _task(path: Path, number: int, entry: Any) -> TaskSpec:
-    if not isinstance(entry, _Mapping):
-        raise InputError(f"{path}: task {number} is no mapping; write name: and command:")
-    where = f"{path}: line {entry.line}: task {entry.get('name', number)!r}"
-    for key in entry:
-        if key not in KEYS:
-            raise InputError(f"{where}: key {key!r} is unknown; known are {', '.join(KEYS)}")
-    env = entry.get("env") or {}
-    if not isinstance(env, dict):
-        raise InputError(f"{where}: env is no mapping; write {{NAME: value}}")
-    return TaskSpec(
-        _name(where, entry.get("name")),
-        _command(where, entry.get("command")),
-        {_variable(where, name): _text(where, name, value) for name, value in env.items()},
-        _folder(path, where, entry.get("cwd")),
-        _number(where, "timeout_s", entry.get("timeout_s")),
-        _number(where, "memory_gb", entry.get("memory_gb")),
-        _by_model(where, entry.get("seconds")),
-    )
-
-
-def _name(where: str, value: Any) -> str:
-    if not isinstance(value, str) or not NAME.fullmatch(value):
-        raise InputError(f"{where}: name {value!r} is not usable as a file name; use up to 100 of A-Z a-z 0-9 . _ -")
-    return value
-
-
-def _command(where: str, value: Any) -> tuple[str, ...]:
-    """Words, ``{python}`` replaced."""
-    if isinstance(value, str):
-        try:
-            words = shlex.split(value)
-        except ValueError as error:
-            raise InputError(f"{where}: command {value!r} has an open quote ({error}); close it") from None
-    elif isinstance(value, list) and all(isinstance(w, str | int | float) and not isinstance(w, bool) for w in value):
-        words = [str(word) for word in value]
-    else:
-        raise InputError(f"{where}: command {value!r} is no text and no list of words; give one")
-    if not words or not words[0] or any("\0" in word for word in words):
-        raise InputError(f"{where}: the command is empty or holds a zero byte; give a program and its arguments")
-    return tuple(word.replace("{python}", sys.executable) for word in words)
-
-
-def _variable(where: str, name: Any) -> str:
-    if not isinstance(name, str) or not name or "=" in name or "\0" in name:
-        raise InputError(f"{where}: env: {name!r} is no name of a variable")
-    if RESERVED.fullmatch(name):
-        raise InputError(f"{where}: env sets {name}, which the executor sets; leave it out")
-    return name
-
-
-def _text(where: str, name: Any, value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or "\0" in str(value):
-        raise InputError(f"{where}: env: {name}={value!r} is no text; put it in quotes")
-    return str(value)
-
-
-def _folder(path: Path, where: str, value: Any) -> Path | None:
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str) or "\0" in value:
-        raise InputError(f"{where}: cwd {value!r} is no folder's name")
-    return (path.parent / Path(value).expanduser()).absolute()
-
-
-def _number(where: str, what: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    if not RANGE[0] <= number <= RANGE[1]:
-        raise InputError(
-            f"{where}: {what}={value!r} is no positive number up to {RANGE[1]:g}; correct it, or leave it out"
-        )
-    return number
-
-
-def _by_model(where: str, value: Any) -> dict[str, dict[str, float | None]]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: seconds is no mapping; write {{1g: 30, 2g: 16}}")
-    nested = [isinstance(inner, dict) for inner in value.values()]
-    if not any(nested):
-        return {ANY: _columns(where, ANY, value)} if value else {}
-    if not all(nested):
-        raise InputError(f"{where}: seconds mixes profiles and GPU models; give either")
-    found: dict[str, dict[str, float | None]] = {}
-    for model, columns in value.items():
-        try:
-            name = geometry(str(model)).model
-        except InputError as error:
-            raise InputError(f"{where}: seconds: {error}") from None
-        if name in found:
-            raise InputError(f"{where}: seconds of {name} stand twice; keep one")
-        found[name] = _columns(where, name, columns)
-    return found
-
-
-def _columns(where: str, model: str, columns: Mapping[Any, Any]) -> dict[str, float | None]:
-    """Seconds by profile; a profile that no GPU model (or not this one) has is refused, as is one named twice."""
-    tables = [geometry(model) for model in ([model] if model else TYPES)]
-    taken: set[tuple[str, int]] = set()
-    for name in columns:
-        indices = {(t.model, i) for t in tables if (i := _profile(t, str(name))) is not None}
-        if not indices and name != WHOLE:
-            raise InputError(f"{where}: seconds: {model or 'no GPU model'} has {'no ' * bool(model)}profile {name!r}")
-        if taken & indices:
-            raise InputError(f"{where}: seconds: {name!r} names a profile that another key names too; keep one")
-        taken |= indices
-    return {str(name): _number(f"{where}: seconds", str(name), value) for name, value in columns.items()}
-
-
-def _from_csv(path: Path, text: str) -> list[TaskSpec]:
-    try:
-        reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
-        columns = [name.strip() for name in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        for needed in ("task", "command"):
-            if needed not in columns:
-                raise InputError(
-                    f"{path}: line 1: no column {needed!r}; the header is task,command,1g,2g,3g,4g,7g or alike"
-                )
-        if len(set(columns)) < len(columns):
-            raise InputError(f"{path}: line 1: a column stands twice; name each once")
-        profiles = [column for column in columns if column not in OWN_COLUMNS]
-        _columns(f"{path}: line 1", ANY, dict.fromkeys(profiles))
-        return [_csv_row(path, reader.line_num, row, profiles) for row in reader]
-    except csv.Error as error:
-        raise InputError(f"{path}: cannot be read as CSV ({error}); save it as UTF-8 CSV") from None
-
-
-def _csv_row(path: Path, line: int, cells: Mapping[str, Any], profiles: Sequence[str]) -> TaskSpec:
-    where = f"{path}: line {line}"
-    if None in cells or None in cells.values():
-        raise InputError(f"{where}: as many cells as the header has columns are needed; check the commas")
-    row = {name: cell.strip() for name, cell in cells.items()}
-    seconds = {name: _cell(where, name, row[name]) for name in profiles}
-    return TaskSpec(
-        _name(where, row["task"]),
-        _command(where, row["command"]),
-        {},
-        _folder(path, where, row.get("cwd")),
-        _cell(where, "timeout_s", row.get("timeout_s", "")),
-        _cell(where, "memory_gb", row.get("memory_gb", "")),
-        {ANY: seconds} if any(value is not None for value in seconds.values()) else {},
-    )
-
-
-def _cell(where: str, what: str, text: str) -> float | None:
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        raise InputError(f"{where}: {what}={text!r} is no number; give one, or leave it empty") from None
-    return _number(where, what, value)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
+from rltune.checked import Checked, checked, model_of
+from rltune.documents import Document, read_json
 from rltune.errors import InputError
 from rltune.mig.batch.plan import (
     Instance,
@@ -105,62 +105,77 @@ def _instance_as_json(plan: Plan, instance: Instance) -> dict[str, Any]:
     return value
 
 
+class InstanceEntry(Checked):
+    """An instance in a file; times in seconds, as in `Instance`."""
+
+    gpu: int
+    """Its place in the list of GPUs."""
+    profile: str
+    start: int
+    """Memory slice."""
+    create_s: float | None
+    ready_s: float | None
+    destroy_s: float | None = None
+    gone_s: float | None = None
+    busy_until_s: float = 0.0
+
+    def of(self, gpus: Sequence[str]) -> Instance:
+        """The instance on one of the GPUs; InputError where there is no such GPU or profile."""
+        if not 0 <= self.gpu < len(gpus):
+            raise InputError(f"an instance is on GPU {self.gpu}; there are {len(gpus)}")
+        place = Placement(geometry(gpus[self.gpu]).profile(self.profile), self.start)
+        return Instance(self.gpu, place, self.create_s, self.ready_s, self.destroy_s, self.gone_s, self.busy_until_s)
+
+
+RunEntry: Any = model_of(Run)
+
+
+class LeftEntry(Checked):
+    """What a GPU held when the batch arrived."""
+
+    instances: list[InstanceEntry]
+    reconfiguring_until_s: float
+
+
+class BatchEntry(Checked):
+    """The plan of one batch; times in seconds from its arrival."""
+
+    label: str
+    arrival_s: float
+    tasks: list[str]
+    method: str
+    makespan_s: float
+    left: list[LeftEntry]
+    instances: list[InstanceEntry]
+    runs: list[RunEntry]
+
+    def on(self, gpus: tuple[str, ...]) -> Plan:
+        """The plan, checked: a GPU could follow it."""
+        left = tuple(Left(tuple(i.of(gpus) for i in one.instances), one.reconfiguring_until_s) for one in self.left)
+        runs = tuple(Run(**run.model_dump()) for run in self.runs)
+        plan = Plan(gpus, tuple(i.of(gpus) for i in self.instances), runs, self.method, left)
+        check_form(plan)
+        check_runs(plan)
+        check_reconfigurations(plan)
+        return plan
+
+
+class PlanFile(Checked):
+    """A ``plan.json``."""
+
+    accepted = "a plan.json of a run directory is needed"
+    schema_version: Literal[1]
+    gpus: list[str]
+    """Models."""
+    batches: list[BatchEntry]
+
+
 def read_plans(path: str | Path) -> list[Plan]:
     """Plans of a ``plan.json``; InputError for what is none, or what no GPU could follow."""
+    value = read_json(path, "the plan.json of a run directory, or plan anew")
     try:
-        value = json.loads(Path(path).read_text())
-        if value["schema_version"] != SCHEMA_VERSION:
-            raise InputError(f"schema_version {value['schema_version']}, not {SCHEMA_VERSION}")
-        gpus = tuple(geometry(model).model for model in value["gpus"])
-        plans = [_plan(gpus, batch) for batch in value["batches"]]
-        for plan in plans:
-            check_form(plan)
-            check_runs(plan)
-            check_reconfigurations(plan)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give the plan.json of a run directory") from None
+        file = checked(PlanFile, Document("is no plan.json", value))
+        gpus = tuple(geometry(model).model for model in file.gpus)
+        return [batch.on(gpus) for batch in file.batches]
     except InputError as error:
         raise InputError(f"{path}: {error}; plan anew") from None
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise InputError(f"{path}: is no plan.json ({type(error).__name__}: {error}); plan anew") from None
-    return plans
-
-
-def _plan(gpus: tuple[str, ...], batch: dict[str, Any]) -> Plan:
-    left = tuple(
-        Left(tuple(_instance(gpus, i) for i in held["instances"]), _seconds(held["reconfiguring_until_s"]))
-        for held in batch["left"]
-    )
-    instances = tuple(_instance(gpus, i) for i in batch["instances"])
-    return Plan(gpus, instances, tuple(_run(run) for run in batch["runs"]), str(batch["method"]), left)
-
-
-def _run(value: dict[str, Any]) -> Run:
-    fields = dict(value)
-    times = {name: _seconds(fields.pop(name)) for name in ("start_s", "end_s")}
-    return Run(task=_whole(fields.pop("task")), instance=_whole(fields.pop("instance")), **times, **fields)
-
-
-def _instance(gpus: tuple[str, ...], value: dict[str, Any]) -> Instance:
-    fields = dict(value)
-    gpu = _whole(fields.pop("gpu"))
-    if not 0 <= gpu < len(gpus):
-        raise InputError(f"an instance is on GPU {gpu}; there are {len(gpus)}")
-    profile = geometry(gpus[gpu]).profile(str(fields.pop("profile")))
-    busy_s = _seconds(fields.pop("busy_until_s", 0.0))
-    times = {name: None if value is None else _seconds(value) for name, value in fields.items() if name in TIMES}
-    others = {name: value for name, value in fields.items() if name not in (*TIMES, "start")}
-    place = Placement(profile, _whole(fields["start"]))
-    return Instance(gpu=gpu, placement=place, busy_until_s=busy_s, **times, **others)
-
-
-def _seconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{value!r} is no number of seconds")
-    return float(value)
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{value!r} is no whole number")
-    return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from rltune.documents import parse_csv, read_bytes, text_of
 from rltune.errors import InputError
 from rltune.mig.geometry import Geometry, geometry
 
@@ -96,7 +96,7 @@ def read_tasks(path: str | Path, models: Iterable[str]) -> list[Tasks]:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    line: int
+    where: str
     task: str
     batch: str
     model: str
@@ -105,27 +105,14 @@ class _Row:
 
 
 def _rows(path: Path, tables: Mapping[str, Geometry]) -> list[_Row]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            used = _profile_columns(path, columns, tables)
-            return [row for line in reader for row in [_row(path, reader.line_num, line, used, tables)]]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give a CSV with columns task,1g,2g,3g,4g,7g (seconds)") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"{path}: cannot be read as CSV ({' '.join(str(error).split())}); save it as UTF-8 CSV"
-        ) from None
+    what = "a CSV with columns task,1g,2g,3g,4g,7g (seconds)"
+    columns, rows = parse_csv(path, text_of(path, read_bytes(path, what)), {"task": "task,1g,2g,3g,4g,7g"})
+    used = _profile_columns(path, columns, tables)
+    return [_row(f"{path}: line {line}", cells, used, tables) for line, cells in rows]
 
 
 def _profile_columns(path: Path, columns: list[str], tables: Mapping[str, Geometry]) -> dict[str, dict[str, int]]:
     """GPU model -> column -> profile. A column that is no profile of any model is an error."""
-    if "task" not in columns:
-        raise InputError(f"{path}: line 1: no column 'task'; the header is task,1g,2g,3g,4g,7g or alike")
-    if len(set(columns)) < len(columns):
-        raise InputError(f"{path}: line 1: a column stands twice; name each once")
     if len(tables) > 1 and "model" not in columns:
         raise InputError(f"{path}: several GPU models need a column 'model'; a row a task and model")
     used: dict[str, dict[str, int]] = {model: {} for model in tables}
@@ -150,42 +137,38 @@ def _profile_columns(path: Path, columns: list[str], tables: Mapping[str, Geomet
 
 
 def _row(
-    path: Path,
-    line: int,
+    where: str,
     cells: Mapping[str, str],
     used: Mapping[str, Mapping[str, int]],
     tables: Mapping[str, Geometry],
 ) -> _Row:
-    if None in cells or None in cells.values():
-        raise InputError(f"{path}: line {line}: as many cells as the header has columns are needed; check the commas")
-    task = cells["task"].strip()
+    task = cells["task"]
     if not task:
-        raise InputError(f"{path}: line {line}: the task has no name; give one")
+        raise InputError(f"{where}: the task has no name; give one")
     try:
-        model = geometry(cells["model"]).model if cells.get("model", "").strip() else next(iter(tables))
+        model = geometry(cells["model"]).model if cells.get("model") else next(iter(tables))
     except InputError as error:
-        raise InputError(f"{path}: line {line}: {error}") from None
+        raise InputError(f"{where}: {error}") from None
     if model not in tables:
-        raise InputError(f"{path}: line {line}: model {model} is not among the GPUs asked for ({', '.join(tables)})")
+        raise InputError(f"{where}: model {model} is not among the GPUs asked for ({', '.join(tables)})")
     table = tables[model]
     seconds = np.full(len(table.profiles), np.inf)
     for column, profile in used[model].items():
-        seconds[profile] = _number(path, line, column, cells[column], np.inf)
-    lost = [c for c in cells if c not in OWN_COLUMNS and c not in used[model] and cells[c].strip()]
+        seconds[profile] = _number(where, column, cells[column], np.inf)
+    lost = [c for c in cells if c not in OWN_COLUMNS and c not in used[model] and cells[c]]
     if lost:
-        raise InputError(f"{path}: line {line}: {model} has no profile {lost[0]!r}; leave that cell of the row empty")
-    memory = _number(path, line, "memory_gb", cells.get("memory_gb", ""), 0.0)
+        raise InputError(f"{where}: {model} has no profile {lost[0]!r}; leave that cell of the row empty")
+    memory = _number(where, "memory_gb", cells.get("memory_gb", ""), 0.0)
     by_kind = {profile.kind: index for index, profile in enumerate(table.profiles)}
     double = by_kind.get("1g double")
     if memory and double is not None and double not in used[model].values():
         seconds[double] = seconds[by_kind["1g"]]
     seconds[[profile.memory_gb < memory for profile in table.profiles]] = np.inf
-    arrival = _number(path, line, "arrival_s", cells.get("arrival_s", ""), 0.0, least=0.0)
-    return _Row(line, task, cells.get("batch", "").strip(), model, arrival, seconds)
+    arrival = _number(where, "arrival_s", cells.get("arrival_s", ""), 0.0, least=0.0)
+    return _Row(where, task, cells.get("batch", ""), model, arrival, seconds)
 
 
-def _number(path: Path, line: int, column: str, text: str, empty: float, least: float | None = None) -> float:
-    text = text.strip()
+def _number(where: str, column: str, text: str, empty: float, least: float | None = None) -> float:
     if not text:
         return empty
     try:
@@ -193,10 +176,10 @@ def _number(path: Path, line: int, column: str, text: str, empty: float, least: 
     except ValueError:
         value = math.nan
     if least is not None and not least <= value <= RANGE[1]:
-        raise InputError(f"{path}: line {line}: {column}={text!r} is no time; give seconds from 0, or leave it empty")
+        raise InputError(f"{where}: {column}={text!r} is no time; give seconds from 0, or leave it empty")
     if least is None and not RANGE[0] <= value <= RANGE[1]:
         raise InputError(
-            f"{path}: line {line}: {column}={text!r} is no positive number from {RANGE[0]:g} to {RANGE[1]:g}; "
+            f"{where}: {column}={text!r} is no positive number from {RANGE[0]:g} to {RANGE[1]:g}; "
             "give seconds (or GB), or leave it empty"
         )
     return value
@@ -209,14 +192,12 @@ def _batch(path: Path, label: str, members: Mapping[str, list[_Row]], tables: Ma
     for index, rows in enumerate(members.values()):
         for at, row in enumerate(rows):
             if any(row.model == other.model for other in rows[:at]):
-                raise InputError(
-                    f"{path}: line {row.line}: task {row.task!r} stands twice; give every task its own name"
-                )
+                raise InputError(f"{row.where}: task {row.task!r} stands twice; give every task its own name")
             seconds[row.model][index] = row.seconds
             arrivals.add(row.arrival_s)
         if not any(np.isfinite(table[index]).any() for table in seconds.values()):
             raise InputError(
-                f"{path}: line {rows[0].line}: task {rows[0].task!r} fits no slice of {', '.join(tables)}; "
+                f"{rows[0].where}: task {rows[0].task!r} fits no slice of {', '.join(tables)}; "
                 "check memory_gb, give a time on a larger profile, or another GPU model"
             )
     if len(arrivals) > 1:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from rltune.checked import Says, check_fields
 from rltune.errors import InputError
 from rltune.mig.fleet.policies import BestFit, FirstFit, FragmentationAware, Policy, Random
 from rltune.mig.fleet.states import VALUED
@@ -18,20 +20,35 @@ ANYONE = "*"
 """Key of the quota of tenants that have none of their own."""
 
 
+def _from_0(what: str) -> Says:
+    return Says(f"accepted is {what}, 0 or more")
+
+
+Whole = Annotated[int, Field(ge=0)]
+Most = Annotated[int | None, Field(ge=0), Says("accepted is a whole number, 0 or more, or null")]
+Flag = Annotated[bool, Says("accepted is true or false")]
+
+
 @dataclass(frozen=True, slots=True)
 class Growth:
     """A GPU type that may be provisioned, up to ``limit`` GPUs at a time (None: without end)."""
 
     model: str
-    limit: int | None = None
+    limit: Most = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, f"gpu={self.model}")
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
     """Most ``instances`` and compute ``slices`` that a tenant may hold at a time; None: without end."""
 
-    instances: int | None = None
-    slices: int | None = None
+    instances: Most = None
+    slices: Most = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "quotas")
 
 
 @dataclass(frozen=True)
@@ -51,56 +68,43 @@ class FleetOptions:
     """
 
     growth: tuple[Growth, ...]
-    initial: Mapping[str, int] = field(default_factory=dict)
+    initial: Mapping[str, Annotated[Whole, _from_0("a whole number of GPUs")]] = field(default_factory=dict)
     policy: str = "lookahead"
-    learn: bool = False
-    weights: str | None = None
+    learn: Flag = False
+    weights: Annotated[str | None, Says("accepted is the name of a file, or null")] = None
     quotas: Mapping[str, Quota] = field(default_factory=dict)
-    lazy: bool = False
-    media: bool = False
-    half_life: float = 500.0
-    migrate: float = 0.0
-    migrate_credit: int = 0
-    slack: int = 1
-    chain: int = 3
-    spares: int | None = None
-    idle_s: float = 0.0
-    seed: int = 0
+    lazy: Flag = False
+    media: Flag = False
+    half_life: Annotated[float, Field(gt=0), Says("accepted are requests above 0, such as 500")] = 500.0
+    migrate: Annotated[
+        float, Field(ge=0, le=1), Says("accepted is a share of the requests from 0 to 1, such as 0.01")
+    ] = 0.0
+    migrate_credit: Annotated[Whole, _from_0("a whole number of migrations")] = 0
+    slack: Annotated[Whole, _from_0("a whole number of GPUs")] = 1
+    chain: Annotated[int, Field(ge=1, le=3), Says("accepted are 1, 2 or 3 migrations")] = 3
+    spares: Most = None
+    idle_s: Annotated[float, Field(ge=0), _from_0("a number of seconds")] = 0.0
+    seed: Annotated[Whole, _from_0("a whole number")] = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         names = [geometry(g.model).model for g in self.growth]
         if not names or len(set(names)) < len(names):
             raise InputError(f"gpu={','.join(names)}: name at least one GPU type, each once")
         for model, count in self.initial.items():
             self._check_initial(names, model, count)
-        self._check("policy", self.policy in POLICIES, f"one of {', '.join(POLICIES)}")
-        for name in ("learn", "lazy", "media"):
-            self._check(name, isinstance(getattr(self, name), bool), "true or false")
-        self._check("learn", not self.learn or self.policy == "learned", "true with policy=learned only")
-        self._check("weights", self.weights is None or isinstance(self.weights, str), "the name of a file, or null")
-        self._check("half_life", _number(self.half_life) and self.half_life > 0, "requests above 0, such as 500")
-        right = _number(self.migrate) and self.migrate <= 1
-        self._check("migrate", right, "a share of the requests from 0 to 1, such as 0.01")
-        self._check("migrate_credit", _number(self.migrate_credit), "a number of migrations, 0 or more")
-        self._check("slack", _number(self.slack), "a number of GPUs, 0 or more")
-        self._check("chain", _whole(self.chain) and 1 <= self.chain <= 3, "1, 2 or 3 migrations")
-        self._check("spares", self.spares is None or _whole(self.spares), "a whole number of GPUs, or null")
-        self._check("idle_s", _number(self.idle_s), "seconds, 0 or more")
-        self._check("seed", _whole(self.seed), "a whole number, 0 or more")
+        if self.policy not in POLICIES:
+            raise InputError(f"policy={self.policy!r}; accepted is one of {', '.join(POLICIES)}")
+        if self.learn and self.policy != "learned":
+            raise InputError("learn=True; accepted is true with policy=learned only")
 
-    def _check_initial(self, names: list[str], model: str, count: Any) -> None:
+    def _check_initial(self, names: list[str], model: str, count: int) -> None:
         if geometry(model).model not in names:
             raise InputError(f"initial.{model}: the fleet has no such GPU type; it has {', '.join(names)}")
-        if not _whole(count):
-            raise InputError(f"initial.{model}={count!r}: accepted is a whole number of GPUs, 0 or more")
         limit = self.growth[names.index(geometry(model).model)].limit
         same = sum(n for m, n in self.initial.items() if geometry(m).model == geometry(model).model)
         if limit is not None and same > limit:
             raise InputError(f"initial.{model}={count}: accepted are at most {limit} GPUs, the limit of this type")
-
-    def _check(self, name: str, right: bool, accepted: str) -> None:
-        if not right:
-            raise InputError(f"{name}={getattr(self, name)!r}: accepted is {accepted}")
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -118,16 +122,6 @@ class FleetOptions:
         plain["growth"] = tuple(Growth(**g) for g in plain["growth"])
         plain["quotas"] = {tenant: Quota(**quota) for tenant, quota in plain["quotas"].items()}
         return FleetOptions(**plain)
-
-
-def _number(found: Any) -> bool:
-    """Whether this is a finite number, 0 or more."""
-    return isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found) and found >= 0
-
-
-def _whole(found: Any) -> bool:
-    """Whether this is a whole number, 0 or more."""
-    return isinstance(found, int) and _number(found)
 
 
 def make_policy(options: FleetOptions, weights: Weights | None = None) -> Policy:

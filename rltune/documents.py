@@ -1,0 +1,207 @@
+"""YAML and JSON that people write, read safely: refused in one line, and soon, where reading could hang or kill."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Hashable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from yaml.composer import Composer
+from yaml.constructor import SafeConstructor
+from yaml.resolver import Resolver
+
+from rltune.errors import InputError
+
+MOST_BYTES = 16 * 2**20
+"""Of a file; the largest lists that were ever wanted have a tenth."""
+MOST_NODES = 200_000
+"""Values in a YAML file, what aliases and merge keys repeat counted each time: nested aliases double it line by line."""
+DEEPEST = 32
+"""Mappings and lists within each other; a spec has five. Deeper ones overflow the reader's stack."""
+LONGEST_NUMBER = 100
+"""Characters. Python reads numbers of thousands of digits in quadratic time, and cannot write them."""
+
+
+class Document(NamedTuple):
+    """What a file holds, as plain values; ``place`` names it in messages; ``lines``: id of a mapping -> key -> its line."""
+
+    place: str
+    value: Any
+    lines: Mapping[int, Mapping[Any, int]] = {}
+
+
+def read_bytes(path: str | Path, what: str) -> bytes:
+    """A file's content, at most a byte more than `MOST_BYTES`; InputError, which asks for ``what``, where it has none."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(MOST_BYTES + 1)
+    except OSError as error:
+        why = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise InputError(f"{path}: cannot be read ({why}); give {what}") from None
+
+
+def text_of(path: str | Path, data: bytes) -> str:
+    """Bytes as text; InputError for too many, and for what is no UTF-8."""
+    if len(data) > MOST_BYTES:
+        raise InputError(f"{path}: larger than {MOST_BYTES // 2**20} MiB; split it, or check that it is the right file")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: cannot be read (byte {error.start} is no UTF-8); save it as UTF-8") from None
+
+
+def read_yaml(path: str | Path, what: str) -> Document:
+    """The document in a file of YAML or JSON; InputError names file, line and remedy."""
+    return parse_yaml(path, read_bytes(path, what))
+
+
+def parse_yaml(path: str | Path, data: bytes) -> Document:
+    """The document in bytes of YAML or JSON (of which YAML is a superset)."""
+    try:
+        loader = _Loader(text_of(path, data))
+        return Document(str(path), loader.get_single_data(), loader.lines)
+    except InputError:
+        raise
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        # Not only YAMLError: a date or a tagged value that is none (2024-13-45, !!int abc) raises what Python raises.
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        if isinstance(error, _Fault):
+            raise InputError(f"{path}: {line}{error.problem}") from None
+        why = " ".join(str(getattr(error, "problem", None) or error).split())[:120]
+        raise InputError(f"{path}: {line}cannot be read as YAML or JSON ({why}); correct it there") from None
+
+
+def parse_csv(
+    path: str | Path, text: str, needed: Mapping[str, str]
+) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Columns, and each row with its line, as text without space around it.
+
+    ``needed``: columns that must be there, and the header to write otherwise. InputError names line and remedy.
+    """
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or ()]
+        for column, header in needed.items():
+            if column not in columns:
+                raise InputError(f"{path}: line 1: no column {column!r}; the header is {header} or alike")
+        if len(set(columns)) < len(columns):
+            raise InputError(f"{path}: line 1: a column stands twice; name each once")
+        rows = []
+        for cells in reader:
+            if None in cells or None in cells.values():
+                line = f"{path}: line {reader.line_num}"
+                raise InputError(f"{line}: as many cells as the header has columns are needed; check the commas")
+            rows.append((reader.line_num, {name: cell.strip() for name, cell in cells.items()}))
+    except csv.Error as error:
+        raise InputError(f"{path}: cannot be read as CSV ({error}); save it as UTF-8 CSV") from None
+    return columns, rows
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """What a JSON file of ours holds; InputError, which asks for ``what``, for other files, and for keys that stand twice."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_once)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give {what}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}; give {what}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); give {what}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise InputError(f"the key {_twice(key for key, _ in pairs)!r} stands twice in one mapping")
+    return found
+
+
+def _twice(keys: Iterable[Hashable]) -> Hashable:
+    seen: set[Hashable] = set()
+    return next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+
+
+class _Fault(yaml.MarkedYAMLError):
+    """What is no fault of YAML's own grammar."""
+
+
+class _Fast(Composer, getattr(yaml.cyaml, "CParser", object), SafeConstructor, Resolver):  # type: ignore[misc]
+    """libyaml's parser, a hundred times as fast as Python's; the tree is built by Python, where each step can be watched."""
+
+    def __init__(self, text: str) -> None:
+        yaml.cyaml.CParser.__init__(self, text)  # type: ignore[attr-defined]
+        Composer.__init__(self)
+        SafeConstructor.__init__(self)
+        Resolver.__init__(self)
+
+
+class _Loader(_Fast if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
+    """Plain values only; no key twice in one mapping (the last would silently win); ``lines`` as in `Document`."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.lines: dict[int, dict[Any, int]] = {}
+        self._depth = self._nodes = 0
+        self._sizes: dict[yaml.Node, int] = {}
+        self._checked: set[yaml.MappingNode] = set()
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """One node and all below it, counted: before anything is built of it, it is known to be small."""
+        event: Any = self.peek_event()
+        before, self._depth = self._nodes, self._depth + 1
+        if self._depth > DEEPEST:
+            raise _Fault(None, None, f"nested more than {DEEPEST} deep; no file here needs that", event.start_mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        alias = isinstance(event, yaml.AliasEvent)
+        if alias and node not in self._sizes:
+            raise _Fault(None, None, f"*{event.anchor} stands within what it names; write it out", event.start_mark)
+        self._nodes += self._sizes[node] if alias else 1
+        self._sizes.setdefault(node, self._nodes - before)
+        if self._nodes > MOST_NODES:
+            raise _Fault(
+                None, None, f"more than {MOST_NODES:,} values, aliases written out; split it", event.start_mark
+            )
+        return node  # type: ignore[no-any-return]
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Check before merge keys (``<<``) bring in what this mapping overrides; a mapping merged elsewhere comes twice."""
+        if node not in self._checked:
+            self._checked.add(node)
+            seen: set[Hashable] = set()
+            for key_node, _ in node.value:
+                key = self.construct_object(key_node, deep=True) if key_node.tag != _MERGE else _MERGE
+                if isinstance(key, Hashable) and (key in seen or seen.add(key)):  # type: ignore[func-returns-value]
+                    raise _Fault(
+                        None, None, f"the key {key!r} stands twice in one mapping: keep one", key_node.start_mark
+                    )
+        super().flatten_mapping(node)
+
+    def construct_yaml_map(self, node: yaml.MappingNode) -> dict[Any, Any]:
+        """A mapping, whole at once: nothing here stands within itself."""
+        found = self.construct_mapping(node, deep=True)
+        self.lines[id(found)] = {self.construct_object(key): key.start_mark.line + 1 for key, _ in node.value}
+        return found  # type: ignore[no-any-return]
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """Numbers of thousands of digits cannot even be named in a message."""
+        if len(str(node.value)) > LONGEST_NUMBER:
+            raise _Fault(
+                None,
+                None,
+                f"a value of {len(node.value)} characters; at most {LONGEST_NUMBER} can be meant",
+                node.start_mark,
+            )
+        made: dict[str, Any] = {"int": self.construct_yaml_int, "float": self.construct_yaml_float}
+        return made[node.tag.rpartition(":")[2]](node)  # type: ignore[no-any-return]
+
+
+_MERGE = "tag:yaml.org,2002:merge"
+_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_yaml_map)
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)

@@ -1,0 +1,104 @@
+"""Files that people write: what could hang or kill the reader is refused in one line, and soon."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rltune.config import load_cluster
+from rltune.devices.execution.tasks_file import read_task_list
+from rltune.devices.spec import read_spec
+from rltune.documents import DEEPEST, MOST_BYTES, MOST_NODES, parse_yaml, read_json, read_yaml
+from rltune.errors import InputError
+
+
+def bomb(kind: str, levels: int) -> str:
+    """Each line holds the one before several times: ten to the number of lines once written out."""
+    first = "a0: &a0 {x: 1}\n" if kind == "<<" else "a0: &a0 [x]\n"
+    lines = [
+        f"a{k}: &a{k} {{<<: [{', '.join([f'*a{k - 1}'] * 10)}]}}\n"
+        if kind == "<<"
+        else f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]\n"
+        for k in range(1, levels)
+    ]
+    return first + "".join(lines) + f"version: *a{levels - 1}\n"
+
+
+HOSTILE = {
+    "aliases": (bomb("[]", 12), "aliases written out"),
+    "merge keys": (bomb("<<", 12), "aliases written out"),
+    "itself": ("version: &a [*a]", r"\*a stands within what it names"),
+    "merged itself": ("version: &a {<<: *a}", r"\*a stands within what it names"),
+    "flow": ("version: " + "[" * 200_000, f"line 1: .*nested more than {DEEPEST} deep"),
+    "mappings": ("{a: " * 200_000, "nested more than"),
+    "block": ("- " * 200_000, "nested more than"),
+    "keys": ("? " * 200_000, "nested more than"),
+    "digits": ("version: " + "9" * 1_000_000, "line 1: .*a value of 1000000 characters"),
+    "hexadecimal": ("version: 0x" + "f" * 100_000, "a value of 100002 characters"),
+    "underscores": ("version: 1" + "_0" * 100_000, "a value of 200001 characters"),
+    "sexagesimal": ("version: 1" + ":59" * 10_000, "a value of 30001 characters"),
+    "large": ("#" * (MOST_BYTES + 1), "larger than 16 MiB; split it"),
+    "many": ("[" + "1," * (MOST_NODES + 1) + "1]", "more than 200,000 values"),
+    "object": ("version: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+    "zero byte": ("version: 1\0", "control characters"),
+    "two documents": ("version: 1\n---\nversion: 1", "line 2: .*another document"),
+    "twice": ("version: 1\ngpus: []\nversion: 1", "line 3: .*the key 'version' stands twice in one mapping: keep one"),
+    "twice in a key": ("? {a: 1, a: 2}\n: 3", "stands twice"),
+    "twice beside a merge": ("x: &x {a: 1}\ny:\n  <<: *x\n  b: 1\n  b: 2", "line 5: .*the key 'b' stands twice"),
+}
+
+
+@pytest.mark.parametrize("reader", [read_spec, read_task_list, load_cluster], ids=lambda reader: reader.__name__)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_refused_soon_and_in_one_line(name: str, reader, tmp_path: Path) -> None:
+    """A file of a few hundred bytes would eat all memory, overflow the stack of the parser, or fill the screen."""
+    text, told = HOSTILE[name]
+    path = tmp_path / "hostile.yaml"
+    path.write_text(text)
+    begun = time.perf_counter()
+    with pytest.raises(InputError, match=told) as refused:
+        reader(str(path))
+    assert time.perf_counter() - begun < 20  # seconds; most take milliseconds, the largest some 3 on a busy machine
+    message = str(refused.value)
+    assert message.startswith(str(path)) and "\n" not in message and len(message) < len(str(path)) + 250
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="ab01:-[]{}&*?!|>'\"%#,<.\n ~", max_size=60))
+def test_any_text_is_a_document_or_one_line(text: str) -> None:
+    """Some slip would end in a stack trace of the parser."""
+    try:
+        parse_yaml("f.yaml", text.encode())
+    except InputError as error:
+        assert str(error).startswith("f.yaml: ") and "\n" not in str(error)
+
+
+def test_usual_files_lose_nothing(tmp_path: Path) -> None:
+    """The limits would refuse, or change, what people really write."""
+    path = tmp_path / "good.yaml"
+    path.write_bytes(
+        "\ufeffbase: &base {x: 1, y: [1.5, yes, null]}\nmore:\n  <<: *base\n  x: 0x10\n\nlast: *base\n".encode()
+    )
+    document = read_yaml(path, "a file")
+    base = {"x": 1, "y": [1.5, True, None]}
+    assert document.value == {"base": base, "more": base | {"x": 16}, "last": base}
+    assert document.lines[id(document.value)] == {"base": 1, "more": 2, "last": 6}
+    assert document.lines[id(document.value["more"])]["x"] == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("[" * 100_000, "cannot be read as JSON"), ("9" * 5000, "cannot be read as JSON"), ("", "cannot be read as JSON"),
+     ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' stands twice in one mapping")],
+    ids=["deep", "digits", "empty", "twice"],
+)  # fmt: skip
+def test_json_of_ours_is_read_as_carefully(text: str, told: str, tmp_path: Path) -> None:
+    """A damaged plan would end in a stack trace, or the last of two keys win."""
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(InputError, match=told) as refused:
+        read_json(tmp_path / "plan.json", "a plan")
+    assert "\n" not in str(refused.value) and "give a plan" in str(refused.value)
