@@ -1,24 +1,35 @@
-"""How kernels are compiled, and kept on disk only as long as everything they were compiled from is unchanged."""
+"""The decorators of compiled functions. Machine code is kept on disk until anything it was compiled from changes."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
-import re
+import itertools
+import os
+import secrets
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numba as nb
 from numba.core import types
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, InTreeCacheLocator, UserWideCacheLocator
+from numba.core.bytecode import FunctionIdentity
 from numba.core.errors import TypingError
-from numba.extending import overload
+from numba.core.typing.templates import AbstractTemplate, infer_global
 
-PACKAGE = Path(__file__).resolve().parent
-DECORATED = re.compile(r"^@(kernel|inner|compiled|verb|\w+\.when\(.*)$", re.MULTILINE)
-IMPORTED = re.compile(r"^from rltune\.([\w.]+) import", re.MULTILINE)
+from rltune.compiling.files import KernelCache
+
+
+def _number_symbols_apart() -> None:
+    """Numba numbers compiled functions from 1 in each process, and symbols of the same name and number are taken as one.
+
+    Code loaded from disk has the numbers of the process that compiled it: those
+    of this one must be others, or a function would call another's namesake.
+    """
+    FunctionIdentity._unique_ids = itertools.count(secrets.randbits(40) << 20)
+
+
+_number_symbols_apart()
+os.register_at_fork(after_in_child=_number_symbols_apart)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -48,7 +59,8 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 class Verb:
-    """A function of the kernels whose implementation is chosen by the types of its arguments, when its caller compiles.
+    (
+        """A function of the kernels whose implementation is chosen by the types of its arguments, when its caller compiles.
 
     ::
 
@@ -61,13 +73,15 @@ class Verb:
             return space.free.sum()
 
     A condition takes the Numba types of the arguments; the first one that holds,
-    in order of definition, gives the implementation.
+    in order of definition, gives the implementation, compiled like an ``inner`` kernel.
     """
+        ""
+    )
 
     def __init__(self, stub: Callable[..., Any]) -> None:
         self.stub = stub
         self.signature = inspect.signature(stub)
-        self.implementations: list[tuple[Callable[..., Any], Callable[..., Any]]] = []
+        self.implementations: list[tuple[Callable[..., Any], Any]] = []
         functools.update_wrapper(self, stub)
         if any(
             p.default is not p.empty or p.kind != p.POSITIONAL_OR_KEYWORD for p in self.signature.parameters.values()
@@ -87,13 +101,16 @@ class Verb:
             theirs, ours = list(inspect.signature(implementation).parameters), list(self.signature.parameters)
             if theirs != ours:
                 raise TypeError(f"verb {self} takes ({', '.join(ours)}), an implementation ({', '.join(theirs)})")
-            self.implementations.append((condition, implementation))
+            # All are called `_`; symbols of machine code need names of their own.
+            name = f"{self.stub.__name__}_{len(self.implementations) + 1}"
+            implementation.__name__ = implementation.__qualname__ = name
+            self.implementations.append((condition, inner(implementation)))
             return implementation
 
         return add
 
-    def choose(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
-        """The implementation for arguments of these Numba types."""
+    def choose(self, *args: Any, **kwargs: Any) -> Any:
+        """The compiled implementation for arguments of these Numba types."""
         bound = self.signature.bind(*args, **kwargs).args
         for condition, implementation in self.implementations:
             if condition(*bound):
@@ -101,12 +118,27 @@ class Verb:
         kinds = ", ".join(f"{name}: {kind}" for name, kind in zip(self.signature.parameters, bound, strict=True))
         raise TypingError(f"verb {self} has no implementation for ({kinds})")
 
+    def compiled_from(self) -> tuple[Any, ...]:
+        """What a kernel that calls the verb is compiled from."""
+        return (repr(self), tuple(self.signature.parameters), self.implementations)
+
 
 def verb(stub: Callable[..., Any]) -> Verb:
     """Declare a verb: the stub gives its name, parameters and docstring; see :class:`Verb`."""
     made = Verb(stub)
-    options: Any = {"_nrt": False}
-    overload(made, jit_options=options, strict=False)(made.choose)
+
+    # What `numba.extending.overload` does, but with implementations that have a cache on disk of their own.
+    class Call(AbstractTemplate):  # type: ignore[misc]
+        key = made
+
+        def generic(self, args: Any, kws: Any) -> Any:
+            self.chosen = types.Dispatcher(made.choose(*args, **kws))
+            return self.chosen.get_call_type(self.context, args, kws)
+
+        def get_impl_key(self, sig: Any) -> Any:
+            return self.chosen.get_overload(sig)
+
+    infer_global(made, types.Function(Call))
     return made
 
 
@@ -123,39 +155,5 @@ def field_class(kind: Any, name: str) -> type | None:
 
 
 def _cached(dispatcher: Any) -> Any:
-    dispatcher._cache = _Cache(dispatcher.py_func)
+    dispatcher._cache = KernelCache(dispatcher)
     return dispatcher
-
-
-def _sources() -> str:
-    """Hash of every module with kernels and of those they import, whose constants and kernels are compiled into them."""
-    texts = {path: path.read_text() for path in PACKAGE.rglob("*.py")}
-    used = {path for path, text in texts.items() if DECORATED.search(text)}
-    for path in list(used):
-        used |= {PACKAGE / f"{name.replace('.', '/')}.py" for name in IMPORTED.findall(texts[path])}
-    return hashlib.sha256("\0".join(texts[path] for path in sorted(used & texts.keys())).encode()).hexdigest()
-
-
-SOURCES = _sources()
-
-
-class _InTree(InTreeCacheLocator):  # type: ignore[misc]
-    """Numba's own stamp is of one file: a changed constant of another would leave machine code that corrupts memory."""
-
-    def get_source_stamp(self) -> str:
-        return SOURCES
-
-
-class _UserWide(UserWideCacheLocator):  # type: ignore[misc]
-    """The same where the package's folder cannot be written."""
-
-    def get_source_stamp(self) -> str:
-        return SOURCES
-
-
-class _Implementation(CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes = [_InTree, _UserWide]  # noqa: RUF012  (Numba's own pattern)
-
-
-class _Cache(FunctionCache):  # type: ignore[misc]
-    _impl_class = _Implementation

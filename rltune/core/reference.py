@@ -10,6 +10,7 @@ are an array of addresses (`at`).
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numba as nb
@@ -24,6 +25,8 @@ from numba.np.arrayobj import make_array, populate_array
 WORD = 8
 """Bytes of a word of the table."""
 _WORD = ir.IntType(64)
+_VERSION = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+"""Of the code below that kernels contain: machine code of another version is never used."""
 
 
 class RefType(types.Type):
@@ -39,7 +42,7 @@ class RefType(types.Type):
         self.offsets = tuple(int(at) for at in np.concatenate([[0], np.cumsum(sizes)]).astype(int)[:-1])
         self.words = sum(sizes)
         told = ",".join(f"{field}:{kind}" for field, kind in zip(fields, kinds, strict=True))
-        name = f"{instance_class.__module__}.{instance_class.__qualname__}({told})"
+        name = f"{_VERSION}{instance_class.__module__}.{instance_class.__qualname__}({told})"
         super().__init__(f"Ref({instance_class.__name__}_{hashlib.sha256(name.encode()).hexdigest()[:16]})")
 
     def place(self, field: str) -> tuple[int, types.Type]:
@@ -244,3 +247,6 @@ def at(typingctx: Any, like: Any, address: Any) -> Any:
         return builder.inttoptr(args[1], _WORD.as_pointer())
 
     return like(like, types.int64), codegen
+
+
+at.compiled_from = lambda: ("at", _VERSION)
