@@ -249,4 +249,4 @@ def at(typingctx: Any, like: Any, address: Any) -> Any:
     return like(like, types.int64), codegen
 
 
-at.compiled_from = lambda: ("at", _VERSION)
+at.compiled_from = lambda: ("at", _VERSION)  # type: ignore[attr-defined]
