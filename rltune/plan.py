@@ -10,18 +10,25 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.cluster import ClusterArrays
+from rltune.jobs import WHOLE
+from rltune.mig_profiles import SIZE, STARTS
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
     """The waiting jobs, in order of arrival; arrays have shape (n_queued,) and are read-only.
 
+    Where running jobs may be suspended they are shown too, marked in ``running``.
     ``job``: row in the job table. ``run_s``: run time as the scheduler knows it
     (exact, predicted, or NaN for runtimes ``unknown``). Job i may use
-    ``pools[pool_lo[i]:pool_hi[i]]``.
+    ``pools[pool_lo[i]:pool_hi[i]]``, at ``speed`` of the same positions relative to the recorded hardware.
+    ``gpu_milli``: thousandths of a GPU (1000: whole ones); ``profile``: index into `rltune.mig_profiles.PROFILES`, -1 none;
+    ``cpus, memory_gb``: of the whole job; ``attained_gpu_s``: GPU-seconds held so far; ``done_s``: seconds of its run time
+    done and kept in ended runs.
     """
 
     job: IntArray
@@ -33,6 +40,14 @@ class Queue:
     pool_lo: IntArray
     pool_hi: IntArray
     pools: IntArray
+    speed: FloatArray = field(default_factory=lambda: np.zeros(0))
+    gpu_milli: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    profile: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    attained_gpu_s: FloatArray = field(default_factory=lambda: np.zeros(0))
+    cpus: FloatArray = field(default_factory=lambda: np.zeros(0))
+    memory_gb: FloatArray = field(default_factory=lambda: np.zeros(0))
+    done_s: FloatArray = field(default_factory=lambda: np.zeros(0))
+    running: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
 
     def __len__(self) -> int:
         return len(self.job)
@@ -42,7 +57,8 @@ class Queue:
 class Running:
     """The running jobs; shape (n_running,). ``end_s`` is expected from the known run time.
 
-    Job i holds ``gpus[ptr[i]:ptr[i + 1]]`` GPUs on ``nodes[ptr[i]:ptr[i + 1]]``.
+    Job i holds ``gpus[ptr[i]:ptr[i + 1]]`` GPUs on ``nodes[ptr[i]:ptr[i + 1]]``; ``grants`` name them (see `Start`), -1
+    where only counts are simulated.
     """
 
     job: IntArray
@@ -50,34 +66,49 @@ class Running:
     ptr: IntArray
     nodes: IntArray
     gpus: IntArray
+    grants: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state of one instant, after all its events. ``free`` (n_nodes,) GPUs, read-only."""
+    """The state of one instant, after all its events. ``free`` (n_nodes,) whole GPUs of open nodes, read-only.
+
+    ``room``: `rltune.allocators.sharing_room.Room`, what is free GPU by GPU, with shares, slices, CPU and memory; None
+    where only whole GPUs are simulated.
+    """
 
     now_s: float
     cluster: ClusterArrays
     free: IntArray
     queue: Queue
     running: Running
+    room: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start the job of row ``job`` now with ``gpus[i]`` GPUs on node index ``nodes[i]``."""
+    """Start the job of row ``job`` now with ``gpus[i]`` GPUs on node index ``nodes[i]``.
+
+    A job of a share, a slice or no GPU starts on one node, with ``gpus`` (1,), (1,) or (0,). ``grants[i]`` names the GPUs of
+    the node by bits 0 to 31, and the first memory slice of a MIG profile by bits 32 to 35; empty: any that fit.
+    """
 
     job: int
     nodes: tuple[int, ...]
     gpus: tuple[int, ...]
+    grants: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What starts now, in order. ``report``: the allocator's own account (status, gap, time, fallback)."""
+    """What happens now: ``suspensions`` of running jobs (rows of the job table), then ``starts``, in order.
+
+    A job in both moves. ``report``: the allocator's own account (status, gap, time, fallback).
+    """
 
     starts: tuple[Start, ...]
     report: dict[str, Any] = field(default_factory=dict)
+    suspensions: tuple[int, ...] = ()
 
 
 class PlanError(RuntimeError):
@@ -97,34 +128,148 @@ class Allocator(Protocol):
         ...
 
 
-def check_plan(snapshot: Snapshot, plan: Plan) -> None:
-    """Refuse an over-allocation, an incomplete gang, a foreign pool, a job started twice or not queued."""
-    free = snapshot.free.copy()
-    queue, cluster = snapshot.queue, snapshot.cluster
-    position = {int(job): i for i, job in enumerate(queue.job)}
+def check_plan(snapshot: Snapshot, plan: Plan) -> Plan:
+    """The plan with every start's ``grants`` filled in, where GPUs are told apart.
+
+    Raises PlanError for an over-allocation, an incomplete gang, a foreign pool, a job started twice or not queued, a GPU
+    or slice that is taken, and the suspension of a job that does not run or may not be suspended.
+    """
+    queue = snapshot.queue
+    free = _Free(snapshot)
+    waiting = {int(job): i for i, job in enumerate(queue.job) if not (len(queue.running) and queue.running[i])}
+    running = {int(job): i for i, job in enumerate(queue.job) if len(queue.running) and queue.running[i]}
+    held = {int(job): k for k, job in enumerate(snapshot.running.job)}
+    for job in plan.suspensions:
+        at = running.pop(int(job), None)
+        if at is None:
+            raise PlanError(f"job {job} is suspended but does not run (any more), or may not be suspended here")
+        free.give_back(at, held[int(job)])
+        waiting[int(job)] = at
+    starts = []
     for start in plan.starts:
-        at = position.pop(start.job, None)
+        at = waiting.pop(start.job, None)
         if at is None:
             raise PlanError(f"job {start.job} is started but not (or no longer) in the queue")
-        whole = all(isinstance(x, int | np.integer) for x in (*start.nodes, *start.gpus))
-        if not whole or not start.nodes or len(start.nodes) != len(start.gpus) or min(start.gpus) < 1:
-            raise PlanError(
-                f"job {start.job}: nodes {start.nodes} and GPUs {start.gpus} are not pairs of whole numbers"
-            )
-        if sum(start.gpus) != queue.num_gpus[at]:
-            raise PlanError(f"job {start.job} wants {queue.num_gpus[at]} GPUs, the plan gives {start.gpus}")
-        if not all(0 <= node < len(free) for node in start.nodes):
-            raise PlanError(f"job {start.job}: nodes {start.nodes} do not all exist; there are {len(free)}")
-        if len(set(start.nodes)) < len(start.nodes):
-            raise PlanError(f"job {start.job} names a node twice: {start.nodes}")
-        pools = {int(cluster.node_pool[node]) for node in start.nodes}
-        allowed = set(queue.pools[queue.pool_lo[at] : queue.pool_hi[at]].tolist())
-        if len(pools) != 1 or not pools <= allowed:
-            raise PlanError(f"job {start.job} may use one of pools {sorted(allowed)}, the plan uses {sorted(pools)}")
-        fewest = -(-int(queue.num_gpus[at]) // int(cluster.pool_cap[pools.pop()]))
-        if len(start.nodes) != fewest:
-            raise PlanError(f"job {start.job} needs {fewest} nodes of its pool, the plan uses {len(start.nodes)}")
-        for node, gpus in zip(start.nodes, start.gpus, strict=True):
-            free[node] -= gpus
-            if free[node] < 0:
+        _check_shape(snapshot, start, at)
+        starts.append(free.take(start, at))
+    return Plan(tuple(starts), plan.report, plan.suspensions)
+
+
+def _check_shape(snapshot: Snapshot, start: Start, at: int) -> None:
+    """GPUs, nodes and pools as the job of queue position ``at`` may have them."""
+    queue, cluster, n_nodes = snapshot.queue, snapshot.cluster, len(snapshot.free)
+    whole = all(isinstance(x, int | np.integer) for x in (*start.nodes, *start.gpus, *start.grants))
+    wanted = int(queue.num_gpus[at])
+    least = 0 if len(queue.gpu_milli) and queue.gpu_milli[at] == 0 else 1
+    if not whole or not start.nodes or len(start.nodes) != len(start.gpus) or min(start.gpus) < least:
+        raise PlanError(f"job {start.job}: nodes {start.nodes} and GPUs {start.gpus} are not pairs of whole numbers")
+    if start.grants and len(start.grants) != len(start.nodes):
+        raise PlanError(
+            f"job {start.job}: {len(start.grants)} grants for {len(start.nodes)} nodes; give one a node, or none"
+        )
+    if sum(start.gpus) != wanted * least:
+        raise PlanError(f"job {start.job} wants {wanted * least} GPUs, the plan gives {start.gpus}")
+    if not all(0 <= node < n_nodes for node in start.nodes):
+        raise PlanError(f"job {start.job}: nodes {start.nodes} do not all exist; there are {n_nodes}")
+    if len(set(start.nodes)) < len(start.nodes):
+        raise PlanError(f"job {start.job} names a node twice: {start.nodes}")
+    pools = {int(cluster.node_pool[node]) for node in start.nodes}
+    allowed = set(queue.pools[queue.pool_lo[at] : queue.pool_hi[at]].tolist())
+    if len(pools) != 1 or not pools <= allowed:
+        raise PlanError(f"job {start.job} may use one of pools {sorted(allowed)}, the plan uses {sorted(pools)}")
+    fewest = max(1, -(-wanted * least // max(1, int(cluster.pool_cap[pools.pop()]))))
+    if len(start.nodes) != fewest:
+        raise PlanError(f"job {start.job} needs {fewest} nodes of its pool, the plan uses {len(start.nodes)}")
+
+
+class _Free:
+    """What is free while a plan is checked: counts of whole GPUs, or GPU by GPU where the snapshot has a ``room``."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot, self.room = snapshot, snapshot.room
+        self.gpus = snapshot.free.copy()
+        if self.room is not None:
+            self.milli, self.slices = self.room.milli.astype(np.int64), self.room.slices.astype(np.int64)
+            self.cpus, self.memory = self.room.cpus.copy(), self.room.memory.copy()
+
+    def give_back(self, at: int, k: int) -> None:
+        """The k-th running job, at position ``at`` of the queue, lets its GPUs go."""
+        running = self.snapshot.running
+        for i in range(int(running.ptr[k]), int(running.ptr[k + 1])):
+            self._book(at, int(running.nodes[i]), int(running.gpus[i]), int(running.grants[i]), +1)
+
+    def take(self, start: Start, at: int) -> Start:
+        """Take a start's places; the start with its grants. Raises PlanError where they are not free."""
+        if self.room is None:
+            for node, gpus in zip(start.nodes, start.gpus, strict=True):
+                self.gpus[node] -= gpus
+                if self.gpus[node] < 0:
+                    raise PlanError(f"node {node} is over-allocated by job {start.job}")
+            return start
+        grants = []
+        for i, (node, gpus) in enumerate(zip(start.nodes, start.gpus, strict=True)):
+            grant = start.grants[i] if start.grants else self._grant(at, node, gpus)
+            if self.room.closed[node] > 0:
+                raise PlanError(f"node {node} takes no jobs now, the plan puts job {start.job} there")
+            if grant is None or not self._fits(at, node, gpus, grant):
                 raise PlanError(f"node {node} is over-allocated by job {start.job}")
+            self._book(at, node, gpus, grant, -1)
+            if self.cpus[node] < -1e-6 or self.memory[node] < -1e-6:
+                raise PlanError(f"node {node} has not the CPU or memory that job {start.job} asks for")
+            grants.append(grant)
+        return Start(start.job, start.nodes, start.gpus, tuple(grants))
+
+    def _kind(self, at: int) -> tuple[int, int]:
+        queue = self.snapshot.queue
+        return int(queue.gpu_milli[at]), int(queue.profile[at])
+
+    def _slice(self, node: int, profile: int) -> tuple[int, int]:
+        """Memory slices and legal starts (bits) of a MIG profile on a node's GPUs; (0, 0) where it is not possible."""
+        kind = int(self.snapshot.cluster.pool_mig[self.snapshot.cluster.node_pool[node]])
+        return (0, 0) if kind < 0 else (int(SIZE[profile, kind]), int(STARTS[profile, kind]))
+
+    def _grant(self, at: int, node: int, gpus: int) -> int | None:
+        """Any GPUs, or slice, of a node that fit; None where none do."""
+        milli, profile = self._kind(at)
+        if profile >= 0:
+            cap = int(self.snapshot.cluster.pool_cap[self.snapshot.cluster.node_pool[node]])
+            tried = ((1 << gpu) | (begin << 32) for gpu in range(cap) for begin in range(8))
+            return next((grant for grant in tried if self._fits(at, node, gpus, grant)), None)
+        if milli == 0:
+            return 0
+        able = np.flatnonzero(self.milli[node] >= milli)
+        if milli < WHOLE:
+            return 1 << int(able[np.argmin(self.milli[node][able])]) if len(able) else None
+        return sum(1 << int(gpu) for gpu in able[:gpus]) if len(able) >= gpus else None
+
+    def _fits(self, at: int, node: int, gpus: int, grant: int) -> bool:
+        """Whether the grant names as many GPUs as asked for, or a legal slice, all of them free."""
+        milli, profile = self._kind(at)
+        named = [gpu for gpu in range(32) if grant >> gpu & 1]
+        if milli == 0:
+            return not named
+        if len(named) != gpus or (named and named[-1] >= self.milli.shape[1]):
+            return False
+        if profile < 0:
+            return grant >> 32 == 0 and bool((self.milli[node][named] >= milli).all())
+        (size, starts), begin, taken = self._slice(node, profile), grant >> 32, int(self.slices[node, named[0]])
+        mask = ((1 << size) - 1) << begin
+        untouched = taken != 0 or self.milli[node, named[0]] == WHOLE
+        return bool(size and starts >> begin & 1 and taken & mask == 0 and untouched)
+
+    def _book(self, at: int, node: int, gpus: int, grant: int, sign: int) -> None:
+        """Take (-1) or give back (+1) a grant."""
+        if self.room is None:
+            self.gpus[node] += sign * gpus
+            return
+        (milli, profile), queue = self._kind(at), self.snapshot.queue
+        named = [gpu for gpu in range(32) if grant >> gpu & 1]
+        if profile >= 0:
+            size, _ = self._slice(node, profile)
+            self.slices[node, named[0]] ^= ((1 << size) - 1) << (grant >> 32)
+            self.milli[node, named[0]] = 0 if self.slices[node, named[0]] else WHOLE
+        else:
+            self.milli[node][named] += sign * milli
+        share = gpus / max(1, int(queue.num_gpus[at])) if milli == WHOLE else 1.0
+        self.cpus[node] += sign * queue.cpus[at] * share
+        self.memory[node] += sign * queue.memory_gb[at] * share

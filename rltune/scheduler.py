@@ -10,5 +10,4 @@ def decide(snapshot: Snapshot, policy: Policy, allocator: Allocator, backfill: s
     """What starts now. Raises PlanError if a plug-in answers with an impossible plan."""
     order = sequence(policy(snapshot.queue, snapshot), len(snapshot.queue))
     plan = allocator.allocate(snapshot, order, backfill)
-    check_plan(snapshot, plan)
-    return plan
+    return check_plan(snapshot, plan)

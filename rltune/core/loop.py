@@ -10,14 +10,17 @@ from rltune.core.conservative import anything_fits, start_conservative
 from rltune.core.events import next_time, reset, step_single_event, take_in, work_left
 from rltune.core.faults import seed_failures
 from rltune.core.preemption import new_round, preempt
-from rltune.core.queue import begin_pass, sort_queue
+from rltune.core.priorities import key_of
+from rltune.core.queue import begin_pass, sort_by_key, sort_queue
 from rltune.core.resources.verbs import fits
 from rltune.core.runs import log_is_full
 from rltune.core.state import (
+    ALWAYS,
     ARRIVED,
     BLOCKING,
     CONSERVATIVE,
     EVENTS,
+    INSIDE,
     NOW,
     QUEUED,
     RUNNING,
@@ -25,6 +28,7 @@ from rltune.core.state import (
     STALLED,
     STRICT,
     TICK,
+    TICKED,
     is_full,
     is_lean,
 )
@@ -112,9 +116,11 @@ def decide(sim, ticks):
 
 @decide.when(is_lean)
 def _decide_lean(sim, ticks):
-    if sim.counts[QUEUED] > 0:
-        sort_queue(sim)
-        start_jobs(sim)
+    if sim.counts[QUEUED] == 0:
+        return False
+    if sim.params.outside == ALWAYS:
+        return True
+    start_now(sim)
     return False
 
 
@@ -123,18 +129,52 @@ def _decide_full(sim, ticks):
     params = sim.params
     if ticks:
         new_round(sim)
+    sim.counts[TICKED] = 1 if ticks else 0
     if sim.counts[QUEUED] == 0:
         return False
-    if params.joint:
-        return something_can_start(sim)
+    if params.outside == INSIDE:
+        start_now(sim)
+        return False
+    return params.outside == ALWAYS or something_can_start(sim)
+
+
+@verb
+def start_now(sim):
+    """Let jobs start by the order, backfilling and placement rule of the parameters."""
+
+
+@start_now.when(is_lean)
+def _start_now_lean(sim):
+    sort_queue(sim)
+    start_jobs(sim)
+
+
+@start_now.when(is_full)
+def _start_now_full(sim):
+    params = sim.params
     if params.on_event or params.on_tick:
-        preempt(sim, params.on_event or ticks)
+        preempt(sim, params.on_event or sim.counts[TICKED] == 1)
     elif params.backfill == CONSERVATIVE:
         start_conservative(sim)
     else:
         sort_queue(sim)
         start_jobs(sim)
-    return False
+
+
+@kernel
+def work_out_keys(sim):
+    """Bring ``sim.key`` of all waiting and running jobs up to date."""
+    for k in range(sim.counts[QUEUED]):
+        sim.key[sim.queue[k]] = key_of(sim, sim.queue[k])
+    for k in range(sim.counts[RUNNING]):
+        sim.key[sim.active[k]] = key_of(sim, sim.active[k])
+
+
+@kernel
+def start_by_given_keys(sim):
+    """The same after keys have been given from outside (``sim.key``)."""
+    sort_by_key(sim, sim.queue, sim.counts[QUEUED])
+    start_now(sim)
 
 
 @inner

@@ -26,6 +26,8 @@ from rltune.jobs import WHOLE
 from rltune.policies.dynamic import LEXP, SEXP, STATIC, UNICEF, WFP3, dynamic_key
 
 SRTF, SRSF, LAS, PRIORITY, ROUND_ROBIN, LOTTERY, WFQ, FAIR_SHARE = range(10, 18)
+GIVEN = 30
+"""Keys are given from outside, by a policy of one's own, at every decision."""
 
 
 # --- accounts of the full build ---------------------------------------------------------
@@ -98,6 +100,8 @@ def _key_of_lean(sim, job):
     order = sim.params.order
     if order == STATIC:
         return float(sim.jobs.rank[job])
+    if order == GIVEN:
+        return sim.key[job]
     return dynamic_key(order, sim.clock[NOW] - sim.jobs.submit[job], sim.jobs.known[job], sim.jobs.gpus[job])
 
 
@@ -106,6 +110,8 @@ def _key_of_full(sim, job):
     order, detail = sim.params.order, sim.detail
     if order == STATIC:
         return float(sim.jobs.rank[job])
+    if order == GIVEN:
+        return sim.key[job]
     if order in (WFP3, UNICEF, SEXP, LEXP):
         waited = sim.clock[NOW] - sim.jobs.submit[job]
         return dynamic_key(order, waited, sim.jobs.known[job], detail.demand.gpus[job])

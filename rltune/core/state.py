@@ -31,9 +31,11 @@ MOST_SLOTS = 2**31 - 1
 
 # Slots of ``Sim.counts``: jobs that wait, run, have arrived, could never run; events; runs started; passes over the
 # queue; runs logged and the places that running jobs hold; listed cluster events taken in; drawings of the lottery; tags
-# given; node changes in vain.
-QUEUED, RUNNING, ARRIVED, DROPPED, EVENTS, STARTED, PASSES, LOGGED, HELD, FAULTS, ROUND, TAGS, STALLED = range(13)
-COUNTERS = 13
+# given; node changes in vain; whether a quantum ends at this instant.
+QUEUED, RUNNING, ARRIVED, DROPPED, EVENTS, STARTED, PASSES, LOGGED, HELD, FAULTS, ROUND, TAGS, STALLED, TICKED = range(
+    14
+)
+COUNTERS = 14
 # Values of ``Detail.status``.
 FUTURE, WAITING, ON_GPUS, DONE, IMPOSSIBLE, ABANDONED = range(6)
 # Slots of ``Sim.clock``: now; the next quantum's end; virtual time of weighted fair queueing.
@@ -45,6 +47,8 @@ BLOCKING, SKIP, EASY, STRICT, CONSERVATIVE = range(5)
 BACKFILLS = {"blocking": BLOCKING, "strict": STRICT, "skip": SKIP, "easy": EASY, "conservative": CONSERVATIVE}
 # Why a run ended: `rltune.simulator.runs.OUTCOMES`.
 FINISHED, SUSPENDED, NODE_FAILURE, JOB_FAILURE, GIVEN_UP = range(5)
+# Where it is decided who starts: in the kernels; outside, once any job fits; outside, at every instant with waiting jobs.
+INSIDE, WHEN_ANY_FITS, ALWAYS = range(3)
 # Kinds of listed cluster events.
 FAIL, REPAIR, DRAIN, REOPEN = range(4)
 
@@ -81,18 +85,19 @@ class Choices(NamedTuple):
 
 
 class Plain(NamedTuple):
-    """Scalars of the lean build: codes of the order, of backfilling and of the placement rule."""
+    """Scalars of the lean build: codes of the order, of backfilling, of the placement rule, and of who decides."""
 
     order: int
     backfill: int
     rule: int
+    outside: int = 0
 
 
 class Parameters(NamedTuple):
     """Scalars of the full build; times in seconds, infinity = never.
 
     ``order``: code of `rltune.core.priorities`; ``on_event, on_tick``: whether jobs may be suspended when something
-    happens, and when a quantum ends; ``joint``: whether starts are decided outside the kernels (`rltune.core.joint`);
+    happens, and when a quantum ends; ``outside``: whether starts are decided outside the kernels;
     ``retries``: failures a job survives; ``reservations``: of conservative backfill, -1 = all; ``learns``: run times are
     learned from jobs that end.
     """
@@ -102,7 +107,7 @@ class Parameters(NamedTuple):
     rule: int
     on_event: bool
     on_tick: bool
-    joint: bool
+    outside: int
     quantum: float
     suspend: float
     resume: float

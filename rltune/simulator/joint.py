@@ -7,7 +7,7 @@ from, and behind it. A resumed job counts with all its overheads there, wherever
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -22,7 +22,8 @@ from rltune.cluster import Cluster, ClusterArrays
 from rltune.compiled import inner, kernel
 from rltune.core.backfilling import start_easy, start_in_order, start_what_fits
 from rltune.core.conservative import anything_fits
-from rltune.core.queue import begin_pass, block_class, class_blocked
+from rltune.core.loop import something_can_start
+from rltune.core.queue import begin_pass, block_class, class_blocked, sort_by_key
 from rltune.core.reference import Ref, ref
 from rltune.core.resources import nodes
 from rltune.core.resources.nodes import Nodes, charge_quota, idle_nodes, intersect
@@ -43,6 +44,7 @@ from rltune.core.state import (
     NOW,
     PRESENT,
     QUEUED,
+    STARTED,
     STRICT,
     WAITING,
     Floats,
@@ -52,6 +54,8 @@ from rltune.core.state import (
     ints,
 )
 from rltune.jobs import WHOLE, JobTable
+from rltune.plan import Policy
+from rltune.simulator.decisions import order_by
 
 book_nodes = nodes.book
 
@@ -131,7 +135,7 @@ class Joint:
         draft = build_draft(cluster, min(int(allocator.head), len(jobs)), sim.space.left)
         return cls(allocator, measure, by_gpu, draft, ref(draft))
 
-    def decide(self, state: Ref) -> None:
+    def take(self, state: Ref) -> None:
         """Start whoever starts at this instant; the queue is in order and somebody fits."""
         again = True
         while again:
@@ -179,6 +183,32 @@ class Joint:
             self.draft.node[at : at + len(nodes)], self.draft.grant[at : at + len(nodes)] = nodes, grants
             at += len(nodes)
             self.draft.part[k + 1] = at
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """The same with the order of a policy of one's own."""
+
+    policy: Policy
+    priority: Floats
+    joint: Joint
+    records: list[dict[str, object]] = field(default_factory=list)
+
+    def take(self, state: Ref) -> None:
+        """Ask the policy, then decide jointly if any job fits."""
+        order_by(state.value, self.policy, self.priority, False)
+        waiting, started = int(state.value.counts[QUEUED]), int(state.value.counts[STARTED])
+        if any_fits_by_given_keys(state):
+            self.joint.take(state)
+        begun = int(state.value.counts[STARTED]) - started
+        self.records.append({"now_s": float(state.value.clock[NOW]), "queued": waiting, "started": begun})
+
+
+@kernel
+def any_fits_by_given_keys(sim):
+    """Sort the queue by keys given from outside; whether a job that may start now fits."""
+    sort_by_key(sim, sim.queue, sim.counts[QUEUED])
+    return something_can_start(sim)
 
 
 def measure_of(

@@ -13,19 +13,20 @@ from rltune.allocators.greedy import GreedyAllocator, rule_code
 from rltune.allocators.placement import RULES
 from rltune.allocators.sharing_rules import SHARING_RULES, SharingRule
 from rltune.cluster import Cluster, accepts, eligibility, further_resources
-from rltune.core.loop import begin, run
-from rltune.core.reference import ref
-from rltune.core.state import BACKFILLS, BLOCKING, CONSERVATIVE, Plain, build_lean
+from rltune.core.priorities import GIVEN
+from rltune.core.state import ALWAYS, BACKFILLS, BLOCKING, CONSERVATIVE, Plain, build_lean
 from rltune.errors import InputError
 from rltune.jobs import JobTable
 from rltune.plan import Allocator, FloatArray, Policy
+from rltune.policies.dynamic import STATIC
 from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import Order, order, static_rank
 from rltune.renamed import refuse_old_options
+from rltune.simulator.blocking import run_blocking
+from rltune.simulator.decisions import GivenKeys, Picker, Planned, drive
 from rltune.simulator.fleet.options import make_options
-from rltune.simulator.fleet.run import preemptive_policy, simulate_fleet
+from rltune.simulator.fleet.run import preemptive_policy, simulate_full
 from rltune.simulator.joint import JointAllocator
-from rltune.simulator.loop import run_readable
 from rltune.simulator.result import Result
 
 OVERSIZED = ("refuse", "drop")
@@ -83,10 +84,10 @@ def simulate_jobs(
     known = believed_run_times(jobs, runtimes)
     reason = needs_detail(jobs, cluster, policy, backfill, allocator, runtimes, options)
     if reason is not None:
-        check_detailed(reason, policy, backfill, allocator)
+        check_detailed(reason, backfill, allocator)
         handle_oversized(jobs, known, cluster, oversized, backfill, source)
-        return simulate_fleet(
-            jobs, cluster, policy=str(policy), backfill=backfill, allocator=cast(Any, allocator),
+        return simulate_full(
+            jobs, cluster, policy=policy, backfill=backfill, allocator=cast(Any, allocator),
             known_s=None if learns_online(runtimes) else known, options=detail,
         )  # fmt: skip
     cost = fragmentation_cost(jobs, cluster, cost)
@@ -95,18 +96,10 @@ def simulate_jobs(
             "backfill=easy needs run times for its reservation; use runtimes=exact, predicted, requested or online"
         )
     jobs, known = handle_oversized(jobs, known, cluster, oversized, backfill, source)
-    if isinstance(policy, str) and isinstance(allocator, str):
-        chosen = order(policy)
-        params = Plain(chosen.code, BACKFILLS[backfill], rule_code(allocator))
-        sim = build_lean(jobs, cluster, known, static_rank(chosen, jobs, known), cost, params)
-        state = ref(sim)
-        begin(state)
-        run(state)
-        return Result.of(jobs, cluster, sim)
-    return simulate_readably(jobs, cluster, policy, backfill, allocator, known, cost)
+    return simulate_lean(jobs, cluster, policy, backfill, allocator, known, cost)
 
 
-def simulate_readably(
+def simulate_lean(
     jobs: JobTable,
     cluster: Cluster,
     policy: str | Policy,
@@ -115,19 +108,43 @@ def simulate_readably(
     known: FloatArray,
     cost: FloatArray,
 ) -> Result:
-    """Plug-ins of one's own, and the MILP: through the readable loop, which asks them at every decision."""
-    policy = order(policy) if isinstance(policy, str) else policy
-    if isinstance(policy, Order):
-        static_rank(policy, jobs, known)
+    """Whole GPUs without interruptions, on the lean build of the core."""
+    if isinstance(policy, str | Order):
+        chosen = order(policy) if isinstance(policy, str) else policy
+        rank: Any = static_rank(chosen, jobs, known)
+    if isinstance(policy, str) and isinstance(allocator, str):
+        params = Plain(chosen.code, BACKFILLS[backfill], rule_code(allocator))
+        return Result.of(jobs, cluster, drive(build_lean(jobs, cluster, known, rank, cost, params), None))
+    policy, priority, rank = order(policy) if isinstance(policy, str) else policy, jobs.priority, np.arange(len(jobs))
+    if isinstance(policy, Picker):
+        params = Plain(STATIC, BACKFILLS[backfill], rule_code(str(allocator)), ALWAYS)
+        sim = build_lean(jobs, cluster, known, policy.baseline_rank(jobs, known), cost, params)
+        picking = policy.decision(sim)
+        return Result.of(jobs, cluster, drive(sim, picking), picking.records)
+    if isinstance(allocator, str) and backfill != "blocking":
+        params = Plain(GIVEN, BACKFILLS[backfill], rule_code(allocator), ALWAYS)
+        keys = GivenKeys(policy, priority)
+        return Result.of(jobs, cluster, drive(build_lean(jobs, cluster, known, rank, cost, params), keys), keys.records)
+    allocator = greedy_with_cost(allocator, cost)
+    # To an allocator both mean the same: stop at the first job that does not fit.
+    planned = Planned(policy, allocator, "blocking" if backfill == "strict" else backfill, priority)
+    sim = build_lean(jobs, cluster, known, rank, cost, Plain(STATIC, BACKFILLS[backfill], 0, ALWAYS))
+    if backfill == "blocking":
+        run_blocking(sim, planned, policy)
+    else:
+        drive(sim, planned)
+    stats = getattr(allocator, "stats", None)
+    return Result.of(jobs, cluster, sim, planned.records, stats.as_dict() if stats is not None else {})
+
+
+def greedy_with_cost(allocator: str | Allocator, cost: FloatArray) -> Allocator:
+    """An allocator as an object; greedy ones know the cost of fragmentation."""
     if isinstance(allocator, str):
         rule_code(allocator)
-        allocator = cast(Allocator, GreedyAllocator(allocator, cost))
-    elif isinstance(allocator, GreedyAllocator) and allocator.cost is None:
-        allocator = allocator.with_cost(cost)
-    sim = build_lean(jobs, cluster, known, np.arange(len(jobs)), cost)
-    decisions = run_readable(sim, policy, allocator, backfill, jobs.priority)
-    stats = getattr(allocator, "stats", None)
-    return Result.of(jobs, cluster, sim, decisions, stats.as_dict() if stats is not None else {})
+        return cast(Allocator, GreedyAllocator(allocator, cost))
+    if isinstance(allocator, GreedyAllocator) and allocator.cost is None:
+        return cast(Allocator, allocator.with_cost(cost))
+    return allocator
 
 
 def learns_online(runtimes: Any) -> bool:
@@ -168,15 +185,14 @@ def needs_detail(
     return further_resources(jobs, cluster)
 
 
-def check_detailed(reason: str, policy: Any, backfill: str, allocator: Any) -> None:
-    """Refuse what the detailed simulation does not have."""
-    joint = isinstance(allocator, JointAllocator)
-    if not isinstance(policy, str) or not (joint or isinstance(allocator, str)) or allocator in PLAIN_ONLY:
+def check_detailed(reason: str, backfill: str, allocator: Any) -> None:
+    """Refuse what the full build does not have."""
+    if allocator in PLAIN_ONLY:
         raise InputError(
-            f"{reason}: this needs the detailed simulation, which takes named policies and the allocators "
-            f"{', '.join(SHARING_RULES)}, milp only"
+            f"{reason}: this is simulated GPU by GPU, which takes the allocators {', '.join(SHARING_RULES)}, milp, or one of "
+            f"your own; allocator={allocator} knows whole GPUs only"
         )
-    if joint and backfill == "conservative":
+    if isinstance(allocator, JointAllocator) and backfill == "conservative":
         raise InputError(
             "backfill=conservative places jobs ahead of time, allocator milp only those that start now; use "
             f"backfill=easy, or an allocator of {', '.join(SHARING_RULES)}"

@@ -1,4 +1,4 @@
-"""`simulate_fleet`: from jobs and names to a finished detailed simulation."""
+"""`simulate_full`: from jobs and names to a finished simulation on the full build of the core."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ from rltune.allocators.sharing_rules import SHARING_RULES
 from rltune.cluster import Cluster
 from rltune.core import priorities
 from rltune.core.conservative import RAN_OUT, with_profile
-from rltune.core.loop import FINISHED_ALL, LOG_FULL, begin, run
-from rltune.core.reference import ref
 from rltune.core.state import (
+    ALWAYS,
     BACKFILLS,
     DROPPED,
     EVENTS,
+    INSIDE,
     LOGGED,
+    WHEN_ANY_FITS,
     Columns,
     Floats,
     Parameters,
     Sim,
     build_full,
-    with_larger_log,
 )
 from rltune.errors import InputError
 from rltune.jobs import WHOLE, JobTable
 from rltune.mig_profiles import SIZE
+from rltune.plan import Allocator, Policy
 from rltune.policies.dynamic import STATIC
 from rltune.policies.knowledge import forecast_error
 from rltune.policies.learn import group_table
 from rltune.policies.orders import order, static_rank
 from rltune.policies.preemptive import PREEMPTIVE, PREEMPTIVE_ALIASES, Preemptive
+from rltune.simulator.decisions import Decision, GivenKeys, Picker, Planned, drive
 from rltune.simulator.fleet.options import (
     Options,
     check_quotas_suffice,
@@ -43,7 +45,7 @@ from rltune.simulator.fleet.options import (
     job_weights,
     listed_events,
 )
-from rltune.simulator.joint import REST, Joint, JointAllocator
+from rltune.simulator.joint import REST, Joint, JointAllocator, Ordered
 from rltune.simulator.result import Result
 from rltune.simulator.runs import Runs, frozen_runs
 
@@ -59,20 +61,20 @@ def preemptive_policy(name: str) -> Preemptive | None:
     return PREEMPTIVE.get(PREEMPTIVE_ALIASES.get(name, name))
 
 
-def simulate_fleet(
+def simulate_full(
     jobs: JobTable,
     cluster: Cluster,
     *,
-    policy: str,
+    policy: str | Policy,
     backfill: str,
-    allocator: str | JointAllocator,
+    allocator: str | JointAllocator | Allocator,
     known_s: Floats | None,
     options: Options,
 ) -> Result:
-    """Run every job; see `rltune.simulator.run.simulate_jobs`. ``known_s`` None: learned online."""
+    """Run every job on the full build; see `rltune.simulator.run.simulate_jobs`. ``known_s`` None: learned online."""
     if isinstance(allocator, str) and allocator not in SHARING_RULES:
         raise InputError(
-            f"allocator {allocator!r} is not available in the detailed simulation; known are {', '.join(SHARING_RULES)}, milp"
+            f"allocator {allocator!r} does not place jobs GPU by GPU; known are {', '.join(SHARING_RULES)}, milp"
         )
     online = known_s is None
     estimate = np.full(len(jobs), np.nan) if known_s is None else known_s
@@ -92,20 +94,34 @@ def simulate_fleet(
     sim = build_full(jobs, cluster, columns, params, listed, thresholds, _types(jobs, cluster, allocator))
     check_quotas_suffice(jobs, sim, options.quotas or ())
     sim = with_profile(sim, cluster)
-    joint = None if isinstance(allocator, str) else Joint.of(allocator, jobs, cluster, sim)
-    state = ref(sim)
-    begin(state)
-    while (code := run(state)) != FINISHED_ALL:
-        if code == LOG_FULL:
-            state = ref(with_larger_log(state.value))
-        elif joint is not None:
-            joint.decide(state)
-    sim = state.value
-    result = _result(jobs, cluster, sim, online, notes)
-    return result if joint is None else replace(result, allocator_stats=joint.allocator.stats.as_dict())
+    decision = _decision(jobs, cluster, sim, policy, backfill, allocator)
+    sim = drive(sim, decision)
+    stats = getattr(allocator, "stats", None)
+    return replace(
+        _result(jobs, cluster, sim, online, notes),
+        decisions=getattr(decision, "records", []),
+        allocator_stats=stats.as_dict() if stats is not None else {},
+    )
 
 
-def _types(jobs: JobTable, cluster: Cluster, allocator: str | JointAllocator) -> TaskTypes | None:
+def _decision(
+    jobs: JobTable, cluster: Cluster, sim: Sim, policy: str | Policy, backfill: str, allocator: Any
+) -> Decision | None:
+    """Who decides outside the kernels; None: nobody needs to."""
+    params, suspends = sim.params, bool(sim.params.on_event or sim.params.on_tick)
+    if isinstance(policy, Picker):
+        return policy.decision(sim)
+    own: Policy | None = None if isinstance(policy, str) else policy
+    if isinstance(allocator, JointAllocator):
+        joint = Joint.of(allocator, jobs, cluster, sim)
+        return joint if own is None else Ordered(own, jobs.priority, joint)
+    if isinstance(allocator, str):
+        return None if own is None else GivenKeys(own, jobs.priority, suspends)
+    assert params.outside == ALWAYS
+    return Planned(own, allocator, "blocking" if backfill == "strict" else backfill, jobs.priority, suspends)
+
+
+def _types(jobs: JobTable, cluster: Cluster, allocator: Any) -> TaskTypes | None:
     """The workload, where places are chosen by a measure of fragmentation."""
     rule = allocator if isinstance(allocator, str) else REST
     return task_types(jobs, cluster, rule) if rule in MEASURES else None
@@ -113,15 +129,15 @@ def _types(jobs: JobTable, cluster: Cluster, allocator: str | JointAllocator) ->
 
 def _policy_of(
     jobs: JobTable,
-    name: str,
+    policy: str | Policy,
     backfill: str,
-    allocator: str | JointAllocator,
+    allocator: Any,
     estimate: Floats,
     online: bool,
     options: Options,
 ) -> tuple[Parameters, Any, Any]:
     """Scalars of the simulation, static rank (n_jobs,) and flow (n_jobs,)."""
-    n = len(jobs)
+    n, name = len(jobs), policy if isinstance(policy, str) else "of your own"
     special = preemptive_policy(name)
     rank, flow = np.zeros(n, np.int64), np.zeros(n, np.int64)
     unknown = np.isnan(estimate).any() and not online
@@ -129,6 +145,12 @@ def _policy_of(
         code, on_event, on_tick, timed = CODES[special.name], special.on_event, special.on_tick, special.needs_run_time
         if special.flow is not None:
             flow = getattr(jobs, special.flow).codes.astype(np.int64) + 1
+    elif isinstance(policy, Picker):
+        code, on_event, on_tick, timed = STATIC, False, False, policy.needs_run_time
+        rank = policy.baseline_rank(jobs, estimate)
+    elif not isinstance(policy, str):
+        code, on_event, on_tick, timed = priorities.GIVEN, False, False, False
+        rank = np.arange(n)
     else:
         chosen = order(name)
         code, on_event, on_tick, timed = chosen.code, False, False, chosen.needs_run_time
@@ -147,7 +169,9 @@ def _policy_of(
         raise InputError(f"{what} needs run times; use runtimes=exact, requested, predicted or online")
     if (on_event or on_tick) and backfill != "skip":
         raise InputError(f"policy {name} suspends jobs, backfill={backfill} holds GPUs back; use backfill=skip")
-    joint = not isinstance(allocator, str)
+    joint = isinstance(allocator, JointAllocator)
+    inside = isinstance(policy, str) and isinstance(allocator, str)
+    outside = INSIDE if inside else WHEN_ANY_FITS if joint and isinstance(policy, str) else ALWAYS
     if joint and (on_event or on_tick):
         raise InputError(
             f"policy {name} suspends jobs, allocator milp decides only who starts; use another policy, or an allocator of "
@@ -164,9 +188,9 @@ def _policy_of(
             f"{options.overhead_s:g}: jobs would never get on; use a longer quantum"
         )
     params = Parameters(
-        order=code, on_event=bool(on_event), on_tick=bool(on_tick), joint=joint, backfill=BACKFILLS[backfill],
-        rule=SHARING_RULES[REST if joint else str(allocator)], quantum=float(options.quantum_s), suspend=float(options.suspend_s),
-        resume=float(options.resume_s), migrate=float(options.migrate_s), checkpoint=_or_never(options.checkpoint_s),
+        order=code, on_event=bool(on_event), on_tick=bool(on_tick), outside=outside, backfill=BACKFILLS[backfill],
+        rule=SHARING_RULES[allocator if isinstance(allocator, str) else REST], quantum=float(options.quantum_s),
+        suspend=float(options.suspend_s), resume=float(options.resume_s), migrate=float(options.migrate_s), checkpoint=_or_never(options.checkpoint_s),
         node_mtbf=_or_never(options.node_mtbf_s), node_repair=float(options.node_repair_s),
         gpu_mtbf=_or_never(options.gpu_mtbf_s), retries=int(options.max_retries), half_life=float(options.half_life_s),
         reservations=-1 if options.reservations is None else int(options.reservations), learns=online, seed=int(options.seed),

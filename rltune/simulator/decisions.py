@@ -1,0 +1,211 @@
+"""Decisions taken outside the kernels: by a policy of one's own, an allocator of one's own, or both.
+
+The loop of the core stops at every instant at which jobs wait and hands the state out. A policy of one's own gives keys, and
+the compiled pass goes by them: any backfilling, any placement rule, suspension, conservative reservations. An allocator
+of one's own gives a `Plan`, which is checked and carried out. Snapshots and plans are the same in both builds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from rltune.allocators.sharing_mig import INDICES
+from rltune.cluster import ClusterArrays
+from rltune.core.loop import DECIDE, FINISHED_ALL, LOG_FULL, begin, run, start_by_given_keys, work_out_keys
+from rltune.core.placing import start_there, suspend
+from rltune.core.queue import position_of, remove_at
+from rltune.core.reference import Ref, ref
+from rltune.core.state import NOW, QUEUED, RUNNING, STARTED, Detail, Sim, with_larger_log
+from rltune.jobs import WHOLE, JobTable
+from rltune.plan import Allocator, Plan, Policy, Queue, Running, Snapshot
+from rltune.policies.orders import sequence
+from rltune.scheduler import decide
+
+
+class Decision(Protocol):
+    """Lets jobs start (and suspends some) at one instant."""
+
+    def take(self, state: Ref) -> None:
+        """``state``: a `rltune.core.state.Sim` by reference."""
+        ...
+
+
+@runtime_checkable
+class Picker(Protocol):
+    """A policy that picks one job after the other and looks again in between: a learned one.
+
+    It corrects a baseline order: jobs stand in the queue by ``baseline_rank`` (n_jobs,), which may need run times.
+    """
+
+    needs_run_time: bool
+
+    def baseline_rank(self, jobs: JobTable, known_s: Any) -> Any: ...
+
+    def decision(self, sim: Sim) -> Any: ...
+
+
+def drive(sim: Sim, decision: Decision | None) -> Sim:
+    """Simulate from time zero to the end; the final state (its log may have been replaced by a larger one)."""
+    state = ref(sim)
+    begin(state)
+    while (code := run(state)) != FINISHED_ALL:
+        if code == LOG_FULL:
+            state = ref(with_larger_log(state.value))
+        elif decision is not None:
+            assert code == DECIDE
+            decision.take(state)
+    final: Sim = state.value
+    return final
+
+
+@dataclass(slots=True)
+class GivenKeys:
+    """A policy of one's own orders the jobs; who starts, where, and who is suspended follows as for a named policy.
+
+    Where running jobs may be suspended, the policy sees them too (``queue.running``) and gives them keys.
+    """
+
+    policy: Policy
+    priority: npt.NDArray[np.float64]
+    suspends: bool = False
+    records: list[dict[str, object]] = field(default_factory=list)
+
+    def take(self, state: Ref) -> None:
+        order_by(state.value, self.policy, self.priority, self.suspends)
+        waiting, started = int(state.value.counts[QUEUED]), int(state.value.counts[STARTED])
+        now = float(state.value.clock[NOW])
+        start_by_given_keys(state)
+        self.records.append({"now_s": now, "queued": waiting, "started": int(state.value.counts[STARTED]) - started})
+
+
+def order_by(sim: Sim, policy: Policy, priority: npt.NDArray[np.float64], suspends: bool) -> None:
+    """Write the policy's order down as keys."""
+    snapshot = take_snapshot(sim, priority, suspends)
+    order = sequence(policy(snapshot.queue, snapshot), len(snapshot.queue))
+    sim.key[snapshot.queue.job[order]] = np.arange(len(order))
+
+
+@dataclass(slots=True)
+class Planned:
+    """An allocator of one's own turns the order of a policy into a plan; ``policy`` None: the order of the parameters."""
+
+    policy: Policy | None
+    allocator: Allocator
+    backfill: str
+    priority: npt.NDArray[np.float64]
+    suspends: bool = False
+    records: list[dict[str, object]] = field(default_factory=list)
+
+    def take(self, state: Ref) -> None:
+        snapshot = take_snapshot(state.value, self.priority, self.suspends)
+        plan = decide(snapshot, self.policy or self._named(state), self.allocator, self.backfill)
+        carry_out(state, plan)
+        self.note(snapshot, plan)
+
+    def _named(self, state: Ref) -> Policy:
+        """The keys of a named policy at this instant, as the kernels have them."""
+        work_out_keys(state)
+        key = state.value.key
+        return lambda queue, _: key[queue.job]
+
+    def note(self, snapshot: Snapshot, plan: Plan) -> None:
+        """Append the record of a decision."""
+        self.records.append(
+            {"now_s": snapshot.now_s, "queued": len(snapshot.queue), "started": len(plan.starts)} | plan.report
+        )
+
+
+def carry_out(state: Ref, plan: Plan) -> None:
+    """Suspensions first, then starts, in the plan's order; the plan has been checked."""
+    for job in plan.suspensions:
+        suspend(state, job)
+    for start in plan.starts:
+        m = len(start.nodes)
+        nodes, gpus = np.array(start.nodes, np.int64), np.array(start.gpus, np.int64)
+        grants = np.array(start.grants or np.full(m, -1), np.int64)
+        position = position_of(state, start.job)
+        remove_at(state, position)
+        start_there(state, start.job, nodes, gpus, grants)
+
+
+# --- what is seen -------------------------------------------------------------------------
+
+
+def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A view that a plug-in cannot write through."""
+    seen = array.view()
+    seen.setflags(write=False)
+    return seen
+
+
+def take_snapshot(sim: Sim, priority: npt.NDArray[np.float64], suspends: bool = False, only: Any = None) -> Snapshot:
+    """Read-only view of the present instant.
+
+    ``suspends``: the queue shows running jobs too; ``only``: restrict it to these jobs.
+    """
+    now, n = float(sim.clock[NOW]), int(sim.counts[RUNNING])
+    running = sim.active[:n].copy()
+    job = np.sort(sim.queue[: sim.counts[QUEUED]]) if only is None else only
+    if suspends:
+        job = np.sort(np.concatenate([job, running]))
+    lengths = sim.alloc_len[running]
+    ptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    where = np.repeat(sim.jobs.part[running] - ptr[:-1], lengths) + np.arange(ptr[-1])
+    grants = sim.alloc_grant[where]
+    detail = isinstance(sim.detail, Detail)
+    return Snapshot(
+        now_s=now,
+        cluster=ClusterArrays(*map(read_only, sim.cluster)),
+        free=read_only(open_gpus(sim)),
+        queue=queue_of(sim, job, priority, np.isin(job, running) if suspends else np.zeros(len(job), bool)),
+        running=Running(
+            job=read_only(running),
+            end_s=read_only(sim.believed[running] if detail else sim.start[running] + sim.jobs.known[running]),
+            ptr=read_only(ptr),
+            nodes=read_only(sim.alloc_node[where]),
+            gpus=read_only(np.bitwise_count(grants & INDICES).astype(np.int64) if detail else grants),
+            grants=read_only(grants if detail else np.full(len(grants), -1)),
+        ),
+        room=sim.space.room._replace(**{k: read_only(v) for k, v in sim.space.room._asdict().items()})
+        if detail
+        else None,
+    )
+
+
+def open_gpus(sim: Sim) -> npt.NDArray[np.int64]:
+    """(n_nodes,) wholly free GPUs of open nodes."""
+    free: npt.NDArray[np.int64] = sim.space.levels.free if isinstance(sim.detail, Detail) else sim.space.free
+    return free
+
+
+def queue_of(sim: Sim, job: Any, priority: npt.NDArray[np.float64], running: Any) -> Queue:
+    """The given jobs as policies see them."""
+    now, c, detail = float(sim.clock[NOW]), sim.jobs.cls[job], sim.detail
+    full = isinstance(detail, Detail)
+    elapsed = now - sim.jobs.submit[job]
+    held = detail.held[job] + np.where(running, now - detail.since[job], 0.0) if full else np.zeros(len(job))
+    gpus = detail.demand.gpus[job] * detail.demand.milli[job] / WHOLE if full else sim.jobs.gpus[job]
+    attained = detail.service[job] + np.where(running, now - detail.since[job], 0.0) * gpus if full else held
+    return Queue(
+        job=read_only(job),
+        submit_s=read_only(sim.jobs.submit[job]),
+        run_s=read_only(sim.jobs.known[job]),
+        num_gpus=read_only(sim.jobs.gpus[job]),
+        wait_s=read_only(elapsed - held),
+        priority=read_only(priority[job]),
+        pool_lo=read_only(sim.choices.ptr[c]),
+        pool_hi=read_only(sim.choices.ptr[c + 1]),
+        pools=read_only(sim.choices.pool),
+        speed=read_only(sim.choices.rate),
+        gpu_milli=read_only(detail.demand.milli[job] if full else np.full(len(job), WHOLE)),
+        profile=read_only(detail.demand.profile[job] if full else np.full(len(job), -1)),
+        cpus=read_only(detail.demand.cpus[job] if full else np.zeros(len(job))),
+        memory_gb=read_only(detail.demand.memory[job] if full else np.zeros(len(job))),
+        attained_gpu_s=read_only(attained),
+        done_s=read_only(detail.done[job] if full else np.zeros(len(job))),
+        running=read_only(running),
+    )
