@@ -45,11 +45,13 @@ bench: $(READY) ## measure the speed figures into experiments/bench.json
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || \
 	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -1); Python 3.11 or 3.12 is needed: make PYTHON=python3.11 ..." >&2; exit 2; }
-	@test -x $(BIN)/pip || { echo "setup 1/3: a virtual environment in $(VENV)"; $(PYTHON) -m venv $(VENV); } || \
+	@test -x $(BIN)/pip || { echo "setup 1/4: a virtual environment in $(VENV)"; $(PYTHON) -m venv $(VENV); } || \
 	  { echo "error: $(PYTHON) -m venv failed; install the venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 2; }
-	@echo "setup 2/3: PyTorch for CPUs ($(TORCH))"
+	@echo "setup 2/4: PyTorch for CPUs ($(TORCH))"
 	@$(PIP) --no-deps --retries 1 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt '$(TORCH)'
-	@echo "setup 3/3: rltune and its dependencies (constraints.txt; a minute or two)"
+	@echo "setup 3/4: rltune and its dependencies (constraints.txt; a minute or two)"
 	@$(PIP) -c constraints.txt -e '.[dev]'
+	@echo "setup 4/4: compiling kernels (a few minutes; later edits recompile what they change)"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m rltune.warm || echo "setup goes on: they compile at their first use" >&2
 	@touch $@
 	@echo "setup done"

@@ -25,7 +25,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 import rltune
-from rltune import committing, planning
+from rltune import committing, planning, starting
 from rltune.allocators.milp import MilpAllocator
 from rltune.allocators.placement import BEST_FIT
 from rltune.config import CONF
@@ -245,6 +245,16 @@ def bench_mig() -> list[dict[str, Any]]:
     return rows
 
 
+def bench_first_use() -> list[dict[str, Any]]:
+    """Seconds to the first answer of the detailed simulation in a fresh clone, after set-up."""
+    waits = starting.measure()
+    note = (
+        f"python -m rltune.{starting.SIMULATE}; set-up compiles {waits.setup:.0f} s in an empty cache on "
+        f"{os.cpu_count()} cores, {waits.unchanged:.1f} s where nothing changed"
+    )
+    return [row("first_use_s", waits.first_use, "s", 10, "synthetic", note, most=True)]
+
+
 def bench_devices() -> list[dict[str, Any]]:
     """The hardware adapter's own time, on a simulated machine."""
     told = f"{committing.GPUS} simulated A100-80GB that take no time (rltune.committing)"
@@ -450,7 +460,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=EXPERIMENTS / "bench.json")
     parser.add_argument(
         "--only",
-        choices=("allocator", "environment", "ppo", "mig", "devices"),
+        choices=("allocator", "environment", "ppo", "mig", "devices", "first_use"),
         help="measure this part; the other rows of the record stay",
     )
     parser.add_argument("--iterations", type=int, default=6, help="PPO epochs of each side")
@@ -468,12 +478,12 @@ def main(argv: list[str] | None = None) -> int:
     parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "allocator": bench_allocator, "environment": environment_rows,
         "ppo": lambda: bench_ppo(helios, arguments.iterations), "mig": bench_mig,
-        "devices": bench_devices,
+        "devices": bench_devices, "first_use": bench_first_use,
     }  # fmt: skip
     if arguments.only is not None:
         return finish(parts[arguments.only](), arguments.out, keep=True)
     rows = bench_simulator(helios) + bench_scaling() + bench_allocator() + bench_mig() + environment_rows()
-    rows += bench_ppo(helios, arguments.iterations) + bench_devices()
+    rows += bench_ppo(helios, arguments.iterations) + bench_devices() + bench_first_use()
     rows.append(row("peak_memory_mb", peak_rss_mb(), "MB", None, helios.label, "this whole benchmark, in one process"))
     return finish(rows, arguments.out)
 

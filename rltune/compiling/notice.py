@@ -69,7 +69,7 @@ class Compiling(event.Listener):  # type: ignore[misc]
 
 def _on_terminal() -> bool:
     """Whether a line may be written over: not in a file, nor while a progress bar has taken standard error."""
-    return sys.stderr is not None and sys.stderr is sys.__stderr__ and sys.stderr.isatty()
+    return sys.stderr is sys.__stderr__ and sys.stderr is not None and sys.stderr.isatty()
 
 
 compiling = Compiling()
