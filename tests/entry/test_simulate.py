@@ -231,7 +231,7 @@ def test_help_says_every_option(simulate: Callable[..., Told]) -> None:
     for said in (
         "resume_s: 0.0",
         "unknown; what is known of run times",
-        "one of gavel",
+        "medians of Gavel",
         "cluster.pools.1=null takes it away",
     ):
         assert said in out
