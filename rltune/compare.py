@@ -15,11 +15,14 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from rltune.config.declare import defaults
 from rltune.errors import InputError
 from rltune.metrics import reduction
+from rltune.renamed import translated
 from rltune.report.comparison import comparison_lines, print_comparison
 from rltune.report.figures import what_if_figure
 from rltune.rundir import SCHEMA_VERSION, RunDirectory
+from rltune.simulator.fleet.options import Options
 from rltune.simulator.result import DAY_S
 
 COMPARED = ("wait_s", "jct_s", "bsld")
@@ -136,6 +139,10 @@ def read_run(path: Path) -> Run:
         raise InputError(f"{path}: damaged ({str(error).splitlines()[0]}); run the simulation again") from None
     if not isinstance(config, Mapping):
         raise InputError(f"{path / 'config.yaml'}: damaged (no options in it); run the simulation again")
+    config = translated(config)
+    if isinstance(config.get("options"), Mapping):
+        # Runs of before kept only the options that were given.
+        config["options"] = defaults(Options) | dict(config["options"])
     return Run(path, flat(config), summary, jobs)
 
 

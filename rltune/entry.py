@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rltune.config.choices import CHOICES, WITHOUT, check_node, names, node
+from rltune.config.choices import CHOICES, WITHOUT, check_node, meaning, names, node
 from rltune.config.declare import check, declared_in, defaults, groups, help_lines, unknown
 from rltune.config.files import CONF
 from rltune.errors import InputError
@@ -113,23 +113,28 @@ def spelled(word: str, declared: type) -> str:
     # `trace` is not in the defaults list (every trace is an addition to it), so Hydra wants +trace=; we accept both.
     if word.startswith("trace="):
         return f"+{word}"
-    names = word.partition("=")[0].split(".")
-    parts = [name for name, _, told in declared_in(declared) if told.part is not None]
+    path = word.lstrip("+").partition("=")[0].split(".")
+    in_part = path[0] in [name for name, _, told in declared_in(declared) if told.part is not None]
     # Keys that a node need not have: of a cluster's pools, and below a value that is a mapping (options.quotas.vcA).
-    free = (names[0] == "cluster" and len(names) > 1) or (names[0] in parts and len(names) > 2)
-    return f"++{word}" if free else word
+    if (path[0] == "cluster" and len(path) > 1) or (in_part and len(path) > 2):
+        return f"++{word.lstrip('+')}"
+    # With a + they were typed when there was no declaration of them.
+    return word.lstrip("+") if in_part else word
 
 
 def help_of(declared: type, footer: str) -> Iterator[str]:
     """What --help prints: what is chosen by name, every option as ``name: default  # what it means``, the footer."""
-    yield f"usage: {' '.join((declared.__doc__ or '').split())}\n\nChosen by name:\n"
+    yield f"usage: {' '.join((declared.__doc__ or '').split())}"
     chosen = groups(declared)
+    if chosen:
+        yield "\nChosen by name:\n"
     for name, _, told in declared_in(declared):
         if name in chosen or name == "trace":
             yield f"{name}={chosen.get(name, 'NAME')}".ljust(24) + told.says
-            yield textwrap.fill(
-                "one of " + ", ".join(names(name)), 120, initial_indent=" " * 26, subsequent_indent=" " * 26
-            )
+            if name in CHOICES:
+                yield from (f"    {each.ljust(20)}{meaning(name, each)}" for each in names(name))
+            else:
+                yield textwrap.indent(textwrap.fill(", ".join(names(name)), 116), "    ")
     yield "\nOptions (NAME=VALUE; several runs: -m NAME=VALUE,VALUE), with their defaults:\n"
     for group, name in chosen.items():
         if group in CHOICES and node(group, name).keys() > {"name"}:

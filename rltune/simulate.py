@@ -188,7 +188,7 @@ def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> li
 
 
 def throughput_of(node: Mapping[str, Any]) -> Throughput | None:
-    """Speeds by GPU type, of conf/throughput; None: equal ones."""
+    """Speeds by GPU type; None: equal ones."""
     if node["name"] == "none":
         return None
     if node["name"] != "published":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,6 @@ from rltune.config.files import named
 from rltune.config.learning import ALGORITHMS, PROTOCOLS
 from rltune.errors import InputError
 from rltune.throughput import MISSING
-from rltune.traces.heterogeneity import FILES
 
 
 @dataclass
@@ -53,11 +53,20 @@ ALLOCATORS = {
     "stranding": "as fgd; GPUs starved of CPU or memory and gaps that no other share fills count as lost",
 }
 """What each does. Training and evaluation know milp and the rules for whole GPUs."""
+THROUGHPUTS = {
+    "none": "every GPU type is equally fast: jobs run as long as their log says, wherever they are placed",
+    "published": "medians of Gavel's table: P100 3.32 and V100 4.05 times a K80 (OSDI 2020); needs no file",
+    "gavel": "isolated throughputs of 26 job types on K80, P100 and V100, 1 to 8 GPUs (OSDI 2020)",
+    "gavel_physical": "Gavel's measurements on its physical cluster",
+    "shockwave": "measurements at TACC, in Gavel's format (NSDI 2023)",
+    "sia": "throughputs of one T4 and one A100 (SOSP 2023)",
+}
+"""What each is; all but the first two are read from RLTUNE_TRACES."""
 CHOICES: dict[str, Mapping[str, type]] = {
     "algo": ALGORITHMS,
     "protocol": PROTOCOLS,
     "allocator": dict.fromkeys(ALLOCATORS, Rule) | {"milp": MilpAllocator},
-    "throughput": {"none": Equal, "published": Measured, **dict.fromkeys(FILES, Measured)},
+    "throughput": dict.fromkeys(THROUGHPUTS, Measured) | {"none": Equal},
 }
 """Group -> name -> what declares its options. Clusters and traces are the files of conf/cluster and conf/trace."""
 WITHOUT = {"allocator": ("demand",)}
@@ -73,6 +82,12 @@ def names(group: str) -> list[str]:
 def node(group: str, name: str) -> dict[str, Any]:
     """The node that ``GROUP=NAME`` stands for: its name and the options with their defaults."""
     return {"name": name, **defaults(CHOICES[group][name], WITHOUT.get(group, ()))}
+
+
+def meaning(group: str, name: str) -> str:
+    """One line on a choice, for --help."""
+    told = {"allocator": ALLOCATORS, "throughput": THROUGHPUTS}.get(group)
+    return told[name] if told else inspect.cleandoc(CHOICES[group][name].__doc__ or "")
 
 
 def check_node(group: str, given: Mapping[str, Any]) -> None:

@@ -117,7 +117,7 @@ def build_ppo(
     seed: int,
     module: type[ActorCritic] = PolicyModule,
 ) -> Algorithm:
-    """PPO (Schulman et al., 2017). ``options``: conf/algo/ppo.yaml; ``batch``: environment steps an epoch."""
+    """PPO (Schulman et al., 2017). ``options``: of `rltune.config.learning.Ppo`; ``batch``: environment steps an epoch."""
     config = common(PPOConfig(), vector_env, network, module, options, seed)
     config = config.training(
         gamma=float(options["gamma"]),

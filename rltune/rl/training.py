@@ -110,7 +110,7 @@ def worth_keeping(candidate: FloatArray, kept: FloatArray, baseline: FloatArray)
 
 
 def build(algo: Mapping[str, Any], vector_env: Any, network: NetworkConfig, batch: int, seed: int) -> Algorithm:
-    """The RLlib algorithm of ``conf/algo``; ``batch``: environment steps an epoch."""
+    """The RLlib algorithm that ``algo`` names; ``batch``: environment steps an epoch."""
     name = str(algo["name"])
     if name not in BUILDERS:
         raise InputError(f"algo={name} is unknown; known are {', '.join(BUILDERS)}")

@@ -47,7 +47,7 @@ class MaskedSACLearner(SACTorchLearner):
 
 
 def build_dqn(vector_env: Any, network: NetworkConfig, options: Mapping[str, Any], batch: int, seed: int) -> Algorithm:
-    """Dueling double DQN. ``options``: conf/algo/dqn.yaml; ``batch``: environment steps an epoch."""
+    """Dueling double DQN. ``options``: of `rltune.config.learning.Dqn`; ``batch``: environment steps an epoch."""
     config = _off_policy(DQNConfig(), DQNModule, float(options["unit"]), vector_env, network, options, batch, seed)
     config.training(
         lr=float(options["lr"]),
@@ -58,7 +58,7 @@ def build_dqn(vector_env: Any, network: NetworkConfig, options: Mapping[str, Any
 
 
 def build_sac(vector_env: Any, network: NetworkConfig, options: Mapping[str, Any], batch: int, seed: int) -> Algorithm:
-    """Discrete SAC. ``options``: conf/algo/sac.yaml; ``batch``: environment steps an epoch."""
+    """Discrete SAC. ``options``: of `rltune.config.learning.Sac`; ``batch``: environment steps an epoch."""
     alpha = float(options["initial_alpha"])
     config = _off_policy(SACConfig(), SACModule, alpha, vector_env, network, options, batch, seed)
     config.learners(learner_class=MaskedSACLearner)

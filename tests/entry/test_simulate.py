@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 import rltune
 from rltune import compare as comparing
@@ -206,6 +207,31 @@ def test_bad_options(options: str, simulate: Callable[..., Told], here: Path) ->
     assert not (here / "runs").exists() or not any(p.name[0] != "." for p in (here / "runs").iterdir())
 
 
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_options_of_the_simulation_are_typed_and_told(simulate: Callable[..., Told], plus: str) -> None:
+    """An option would need a + that no other needs, be taken as text, or be passed over."""
+    words = (f"{plus}options.resume_s=60", f"{plus}options.quotas={{x: 8}}", "options.max_retries=10")
+    summary = summary_of(made(simulate(*QUICK, "policy=las", "trace.vcs=2", "options.quotas.vc0=16", words[0])))
+    assert summary["simulation"]["options"] == {"resume_s": 60, "quotas": {"vc0": 16}}
+    assert simulate(*QUICK, words[1])[0] == 2  # these jobs have no VC x
+    # A default that is spelled out changes nothing, not even the loop.
+    assert summary_of(made(simulate(*QUICK, words[2])))["simulation"]["options"] == {}
+    for option, said in {
+        "options.resume_s=soon": "options.resume_s='soon'; a number is needed",
+        "options.max_retries=1.5": "options.max_retries=1.5; a whole number is needed",
+        "options.quantum_s=0": "quantum_s=0; give seconds above 0",
+    }.items():
+        assert f"error: {said}" in simulate(*QUICK, option)[2]
+
+
+def test_help_says_every_option(simulate: Callable[..., Told]) -> None:
+    """A user would have to read the source to learn what an option means."""
+    status, out, _ = simulate("--help")
+    assert status == 0
+    for said in ("resume_s: 0.0", "unknown; what is known of run times", "medians of Gavel"):
+        assert said in out
+
+
 def test_pools_changed_on_the_command_line(simulate: Callable[..., Told]) -> None:
     """A what-if on machines would simulate the old ones."""
     run = made(
@@ -286,6 +312,19 @@ def test_a_comparison_is_paired_by_job_and_day(
     assert row["cost_gpu_h"] == pytest.approx(16 * span / 3600)
     assert f"{-pair['reduction']:+.1%}" in (here / "runs" / "c" / "compare.md").read_text()
     capfd.readouterr()
+
+
+def test_runs_of_before_are_compared_by_todays_names(simulate: Callable[..., Told]) -> None:
+    """A run of last year would differ from one of today in every name of an option."""
+    old, new = (
+        made(simulate(*QUICK, f"name={name}", f"backfill={how}")) for name, how in (("o", "skip"), ("n", "easy"))
+    )
+    config = yaml.safe_load((old / "config.yaml").read_text())
+    config = {"discipline": config.pop("backfill"), "knowledge": "known"} | config | {"options": {}}
+    config.pop("runtimes")
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    found = comparing.comparison([comparing.read_run(old), comparing.read_run(new)])
+    assert found["differing"] == ["backfill"]
 
 
 def test_comparisons_that_say_nothing_are_refused(

@@ -21,7 +21,7 @@ class BatchModule(ActorCritic):
 def build_batch_ppo(
     vector_env: Any, network: NetworkConfig, options: Mapping[str, Any], batch: int, epochs: int, seed: int
 ) -> Algorithm:
-    """PPO for batches. ``options``: ``algo`` of conf/mig_train.yaml; ``batch``: environment steps each of ``epochs``."""
+    """PPO for batches. ``options``: of `rltune.config.learning.BatchPpo`; ``batch``: environment steps each of ``epochs``."""
     torch.manual_seed(seed)
     # An episode is one batch and its score the makespan: nothing is discounted, and the rate falls to the end.
     whole = {"gamma": 1.0, "lr_steps": batch * epochs}
