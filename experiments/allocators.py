@@ -25,11 +25,11 @@ import numpy as np
 import rltune
 from rltune.allocators.fragmentation import demand_of
 from rltune.allocators.milp import MilpAllocator
-from rltune.cluster import Cluster
-from rltune.jobs import JobTable
-from rltune.metrics import ci95, reduction
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.jobs import JobTable
+from rltune.nouns.metrics import ci95, reduction
+from rltune.nouns.throughput import Throughput
 from rltune.simulator.usage import demand_milli
-from rltune.throughput import Throughput
 from rltune.traces.folder import traces_folder
 
 RESULTS = Path(__file__).parent / "results"

@@ -31,7 +31,7 @@ from trials import CASES, Machine, fail_everywhere, kill_everywhere, machine_opt
 
 from rltune.devices.inventory import inventory
 from rltune.devices.status import STATUSES
-from rltune.mig_profiles import TYPES
+from rltune.nouns.mig_profiles import TYPES
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PLANS = 3000

@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 
 import rltune
-from rltune.cluster import Cluster, Pool
-from rltune.jobs import JobTable
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.jobs import JobTable
 from rltune.traces.folder import find, traces_folder
 from rltune.traces.formats import read_trace
 from rltune.traces.helios_calibrated import helios_calibrated

@@ -29,12 +29,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rltune import planning
-from rltune.metrics import bootstrap_ci
+from rltune.bench import planning
 from rltune.mig.batch.bounds import area_bound
 from rltune.mig.batch.families import FAMILIES, family_batch
 from rltune.mig.batch.plan import Plan, check_plan
 from rltune.mig.batch.tasks import Tasks
+from rltune.nouns.metrics import bootstrap_ci
 from rltune.rl.mig.agent import load, untrained
 from rltune.rl.mig.batches import Mixture, Sampler, drawn, family_profiles
 from rltune.rl.mig.env import Setup, VectorBatchEnv

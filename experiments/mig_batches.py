@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from rltune import planning
+from rltune.bench import planning
+from rltune.bench.planning import AIMS, GPU, recorded_batches
 from rltune.mig.batch.bounds import area_bound, bounds
 from rltune.mig.batch.boxes import boxes_of, times_of
 from rltune.mig.batch.exact import shortest
@@ -32,7 +33,6 @@ from rltune.mig.batch.seeds import fixed_partitions
 from rltune.mig.batch.tasks import Tasks
 from rltune.mig.batch.timetable import work_of
 from rltune.mig.geometry import geometry
-from rltune.planning import AIMS, GPU, recorded_batches
 from rltune.rl.mig.agent import Agent, load
 
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from rltune import planning
+from rltune.bench import planning
 from rltune.mig.fleet import Fleet, FleetOptions, Growth
 from rltune.mig.fleet.events import Event, generate, read_events
 from rltune.mig.fleet.replay import replay

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rltune.metrics import ci95, reduction
+from rltune.nouns.metrics import ci95, reduction
 
 RESULTS = Path(__file__).parent / "results"
 TRACE = ("+trace=rltune_philly", "trace.squeeze=10", "progress=false")

@@ -21,7 +21,7 @@ import numpy as np
 
 from rltune.allocators.filling import fill_cluster, requests
 from rltune.allocators.filling_bound import most_allocated
-from rltune.metrics import ci95
+from rltune.nouns.metrics import ci95
 from rltune.traces.folder import need, traces_folder
 from rltune.traces.openb import read_openb_nodes, read_openb_requests
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rltune.api import lower_bounds, simulate
-    from rltune.cluster import Cluster
     from rltune.config import load_cluster
-    from rltune.errors import InputError
-    from rltune.jobs import JobTable
-    from rltune.plan import Plan, Queue, Snapshot, Start
+    from rltune.nouns.cluster import Cluster
+    from rltune.nouns.errors import InputError
+    from rltune.nouns.jobs import JobTable
+    from rltune.nouns.plan import Plan, Queue, Snapshot, Start
     from rltune.simulator.bounds import Bounds
     from rltune.simulator.result import Result
     from rltune.traces import Trace, load_trace
@@ -45,14 +45,14 @@ __all__ = [
 # Loaded when first asked for: the simulator takes a second, and `python -m rltune.devices show` does without.
 _HOME = {
     "Bounds": "simulator.bounds",
-    "Cluster": "cluster",
-    "InputError": "errors",
-    "JobTable": "jobs",
-    "Plan": "plan",
-    "Queue": "plan",
+    "Cluster": "nouns.cluster",
+    "InputError": "nouns.errors",
+    "JobTable": "nouns.jobs",
+    "Plan": "nouns.plan",
+    "Queue": "nouns.plan",
     "Result": "simulator.result",
-    "Snapshot": "plan",
-    "Start": "plan",
+    "Snapshot": "nouns.plan",
+    "Start": "nouns.plan",
     "Trace": "traces",
     "load_cluster": "config",
     "load_trace": "traces",

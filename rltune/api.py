@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from rltune.cluster import Cluster
 from rltune.config import load_cluster
-from rltune.errors import InputError
-from rltune.jobs import JobTable
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
 from rltune.simulator import bounds
 from rltune.simulator.bounds import Bounds
 from rltune.simulator.result import Result

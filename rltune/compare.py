@@ -16,9 +16,9 @@ import pandas as pd
 import yaml
 
 from rltune.config.declare import defaults
-from rltune.errors import InputError
-from rltune.metrics import reduction
-from rltune.renamed import translated
+from rltune.nouns.errors import InputError
+from rltune.nouns.metrics import reduction
+from rltune.nouns.renamed import translated
 from rltune.report.comparison import comparison_lines, print_comparison
 from rltune.report.figures import what_if_figure
 from rltune.rundir import SCHEMA_VERSION, RunDirectory

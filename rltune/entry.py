@@ -20,8 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rltune.config.choices import CHOICES, WITHOUT, check_node, meaning, names, node
 from rltune.config.declare import check, declared_in, defaults, groups, help_lines, unknown
 from rltune.config.files import CONF
-from rltune.errors import InputError
-from rltune.renamed import refuse_old_options
+from rltune.nouns.errors import InputError
+from rltune.nouns.renamed import refuse_old_options
 
 
 def run_main(task: Callable[[dict[str, Any]], str | None], declared: type, footer: str = "") -> None:

@@ -11,9 +11,9 @@ import yaml
 
 from rltune.config.commands import Evaluate
 from rltune.entry import run_main
-from rltune.errors import InputError
 from rltune.evaluation import Case, evaluate_into, heuristic_cases
 from rltune.experiment import Experiment, make_experiment
+from rltune.nouns.errors import InputError
 from rltune.origin import check_unseen
 from rltune.report.console import say
 from rltune.rl.policy_file import LearnedPolicy, load_policy

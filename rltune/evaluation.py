@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from rltune.cluster import Cluster
 from rltune.config.commands import TIMED
-from rltune.errors import InputError
 from rltune.experiment import Experiment, oversized_count, spread
-from rltune.metrics import SCORE_METRIC, ci95, distribution, iqm, reduction, widest
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.errors import InputError
+from rltune.nouns.metrics import SCORE_METRIC, ci95, distribution, iqm, reduction, widest
 from rltune.origin import recipe
 from rltune.policies.knowledge import RUNTIMES, forecast_error
 from rltune.policies.orders import ORDERS, order

@@ -12,12 +12,12 @@ import numpy as np
 
 from rltune.allocators.fragmentation import Demand, FloatArray, cost_table, demand_of
 from rltune.allocators.greedy import rule_code
-from rltune.cluster import Cluster
 from rltune.config import changed_cluster, load_cluster, named
 from rltune.config.traces import STRETCHES, trace_node
-from rltune.errors import InputError
-from rltune.jobs import JobTable
-from rltune.metrics import SCORE_METRIC
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
+from rltune.nouns.metrics import SCORE_METRIC
 from rltune.policies.orders import ORDERS
 from rltune.rl.rules import Rules, Setup, make_setup, run_times
 from rltune.simulator.run import (

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rltune.errors import InputError
 from rltune.experiment import Experiment
-from rltune.jobs import JobTable
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
 
 Origin = Mapping[str, Any]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 SCHEMA_VERSION = 1
 LONGEST_NAME = 200

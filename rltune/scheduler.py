@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rltune.plan import Allocator, Plan, Policy, Snapshot, check_plan
+from rltune.nouns.plan import Allocator, Plan, Policy, Snapshot, check_plan
 from rltune.policies.orders import sequence
 
 

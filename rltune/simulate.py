@@ -20,13 +20,14 @@ import yaml
 
 from rltune import api
 from rltune.allocators.fragmentation import demand_of
-from rltune.cluster import Cluster
 from rltune.config.commands import Simulate
 from rltune.config.declare import defaults
 from rltune.config.traces import trace_node
 from rltune.entry import run_main
-from rltune.errors import InputError
 from rltune.experiment import cluster_of
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.errors import InputError
+from rltune.nouns.throughput import Throughput
 from rltune.policies.knowledge import forecast_error
 from rltune.policies.preemptive import PREEMPTIVE_ALIASES
 from rltune.report.console import progress_bar, say
@@ -38,7 +39,6 @@ from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest
 from rltune.simulator.fleet.options import Options
 from rltune.simulator.result import Result
 from rltune.simulator.run import describe_oversized, find_oversized
-from rltune.throughput import Throughput
 from rltune.traces import Trace, from_config, split
 from rltune.traces.capacity import read_capacity
 from rltune.traces.heterogeneity import load_throughput

@@ -18,8 +18,8 @@ from rltune.allocators.rows import EACH, FULL, USED, book, load_root, same_gpu, 
 from rltune.allocators.sharing_mig import START_BIT
 from rltune.allocators.states import mixed
 from rltune.compiled import inner, kernel
-from rltune.jobs import WHOLE
-from rltune.mig_profiles import SIZE, STARTS, STARTS_MOST
+from rltune.nouns.jobs import WHOLE
+from rltune.nouns.mig_profiles import SIZE, STARTS, STARTS_MOST
 
 FRAGMENTATION, SECONDS = 0, 1
 """Columns of the weights by which two arrangements of the same parts are compared."""

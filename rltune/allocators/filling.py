@@ -18,10 +18,10 @@ from rltune.allocators.sharing import Demand, Place, Room, demand_of, find, idle
 from rltune.allocators.sharing_fragments import MEASURES, fragments, task_types, type_of
 from rltune.allocators.sharing_gradient import changed, memo
 from rltune.allocators.sharing_rules import SHARING_RULES
-from rltune.cluster import Cluster, ClusterArrays, Eligibility, eligibility
 from rltune.compiled import kernel
-from rltune.errors import InputError
-from rltune.jobs import WHOLE, JobTable
+from rltune.nouns.cluster import Cluster, ClusterArrays, Eligibility, eligibility
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import WHOLE, JobTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def shuffled_requests(amount: npt.NDArray[np.int64], target: float, rng: np.rand
 def fill(cluster, room, demand, cls, ptr, pools, order, draws, rule, work):
     """Place the jobs ``order`` (n,) in turn, leaving out what does not fit: thousandths of GPUs taken.
 
-    ``cls, ptr, pools``: an `rltune.cluster.Eligibility`; ``draws`` (n,) uint64, read by the rule RANDOM.
+    ``cls, ptr, pools``: an `rltune.nouns.cluster.Eligibility`; ``draws`` (n,) uint64, read by the rule RANDOM.
     """
     held = 0
     for at in range(len(order)):

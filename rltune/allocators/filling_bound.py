@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from rltune.allocators.share_worth import packed, pattern
 from rltune.allocators.sharing_fragments import TaskTypes, task_types, type_of
-from rltune.cluster import Cluster, ClusterArrays
-from rltune.errors import InputError
-from rltune.jobs import WHOLE, JobTable
+from rltune.nouns.cluster import Cluster, ClusterArrays
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import WHOLE, JobTable
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -22,9 +22,9 @@ from rltune.allocators.sharing import Place as Work
 from rltune.allocators.sharing_fragments import MEASURES
 from rltune.allocators.sharing_gradient import changed
 from rltune.allocators.sharing_rules import SHARING_RULES
-from rltune.cluster import Cluster, ClusterArrays, Eligibility
-from rltune.errors import InputError
-from rltune.jobs import WHOLE, JobTable
+from rltune.nouns.cluster import Cluster, ClusterArrays, Eligibility
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import WHOLE, JobTable
 
 Ints = npt.NDArray[np.int64]
 KNOWN = ("fgd", "best_fit")

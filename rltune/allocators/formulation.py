@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from rltune.allocators.rows import Items
 from rltune.allocators.sharing import Demand, Room
-from rltune.cluster import GRID, ClusterArrays
-from rltune.jobs import WHOLE
+from rltune.nouns.cluster import GRID, ClusterArrays
+from rltune.nouns.jobs import WHOLE
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

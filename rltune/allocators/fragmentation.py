@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rltune.cluster import ClusterArrays
 from rltune.compiled import kernel
-from rltune.errors import InputError
+from rltune.nouns.cluster import ClusterArrays
+from rltune.nouns.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
 MEASURES = ("quadratic", "demand", "stranding", "partly_used")

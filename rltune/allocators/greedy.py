@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from rltune.allocators.placement import RULES, Scratch, Space, book, find, recount, scratch
-from rltune.cluster import ClusterArrays
-from rltune.errors import InputError
-from rltune.plan import FloatArray, IntArray, Plan, Queue, Snapshot, Start
+from rltune.nouns.cluster import ClusterArrays
+from rltune.nouns.errors import InputError
+from rltune.nouns.plan import FloatArray, IntArray, Plan, Queue, Snapshot, Start
 
 
 def rule_code(name: str) -> int:

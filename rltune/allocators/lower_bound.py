@@ -12,7 +12,7 @@ from rltune.allocators.measure import Measure
 from rltune.allocators.problem import Level, Problem
 from rltune.allocators.sharing_fragments import GAPS, STARVED
 from rltune.allocators.sharing_rules import STRANDING
-from rltune.jobs import WHOLE
+from rltune.nouns.jobs import WHOLE
 
 Floats = npt.NDArray[np.float64]
 NEVER = 1e12

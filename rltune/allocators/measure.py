@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from rltune.allocators.sharing_fragments import TaskTypes, node_fragments
 from rltune.compiled import inner, kernel
-from rltune.jobs import WHOLE
+from rltune.nouns.jobs import WHOLE
 
 
 class Measure(NamedTuple):

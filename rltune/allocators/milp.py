@@ -28,9 +28,9 @@ from rltune.allocators.whole_gpus import (
     reservation,
     room_of,
 )  # fmt: skip
-from rltune.cluster import ClusterArrays
-from rltune.errors import InputError
-from rltune.plan import FloatArray, IntArray, Plan, Snapshot, Start
+from rltune.nouns.cluster import ClusterArrays
+from rltune.nouns.errors import InputError
+from rltune.nouns.plan import FloatArray, IntArray, Plan, Snapshot, Start
 
 MODES = ("starts_first", "weighted", "lexicographic")
 WORTHS = ("order", "gpus")
@@ -176,7 +176,7 @@ class MilpAllocator:
     # --- whole GPUs: snapshots ------------------------------------------------------------
 
     def allocate(self, snapshot: Snapshot, order: IntArray, backfill: str) -> Plan:
-        """See `rltune.plan.Allocator`. skip: any job of the head may start; blocking: only a prefix.
+        """See `rltune.nouns.plan.Allocator`. skip: any job of the head may start; blocking: only a prefix.
 
         easy: what may run on when the first job that does not fit is expected to start must fit beside it. The head is the
         first fitting jobs of the order; jobs behind it, and those of it that the model left, start greedily if they fit.

@@ -1,7 +1,7 @@
 """MIG instances that stand idle on a GPU, and what it costs to make a slice: reuse, create, or destroy and create.
 
 The idle instances of a GPU are one integer: four bits for each memory slice, 1 + the kind of the instance that begins there
-(`rltune.mig_profiles.KIND`), 0 = none. Instances in use are not among them. A slice may
+(`rltune.nouns.mig_profiles.KIND`), 0 = none. Instances in use are not among them. A slice may
 be placed on an idle instance of its own profile and start at no cost; otherwise every idle instance it overlaps is
 destroyed and the slice created, one after the other, as the driver does on one GPU. What runs beside is not touched.
 """
@@ -9,10 +9,10 @@ destroyed and the slice created, one after the other, as the driver does on one 
 from __future__ import annotations
 
 from rltune.compiled import inner
-from rltune.mig_profiles import CREATE_S, DESTROY_S, KIND, SIZE, SIZE_OF_KIND
+from rltune.nouns.mig_profiles import CREATE_S, DESTROY_S, KIND, SIZE, SIZE_OF_KIND
 
 BITS = 4
-"""Bits of one start in the integer of idle instances: 1 + kind of profile (`rltune.mig_profiles.KIND`), 0 = none."""
+"""Bits of one start in the integer of idle instances: 1 + kind of profile (`rltune.nouns.mig_profiles.KIND`), 0 = none."""
 
 
 def with_idle(idle: int, profile: int, gpu_type: int, start: int) -> int:

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rltune.cluster import MAX_GPUS_PER_NODE, ClusterArrays
 from rltune.compiled import inner, kernel
+from rltune.nouns.cluster import MAX_GPUS_PER_NODE, ClusterArrays
 
 LEXICOGRAPHIC = 0
 BEST_FIT = 1

@@ -13,9 +13,9 @@ from rltune.allocators.problem import EPS, TERMS, Level
 from rltune.allocators.rows import Search, load_unit, remake_on
 from rltune.allocators.sharing import Demand, take
 from rltune.allocators.sharing_mig import INDICES, START_BIT, lowest
-from rltune.cluster import GRID
 from rltune.compiled import kernel
-from rltune.jobs import WHOLE
+from rltune.nouns.cluster import GRID
+from rltune.nouns.jobs import WHOLE
 
 Ints = npt.NDArray[np.int64]
 Place = tuple[tuple[int, ...], tuple[int, ...]]

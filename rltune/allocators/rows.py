@@ -15,9 +15,9 @@ from rltune.allocators.partition import clear_all, remake
 from rltune.allocators.sharing import Demand, Room, take
 from rltune.allocators.sharing_mig import START_BIT
 from rltune.allocators.states import mixed
-from rltune.cluster import ClusterArrays
 from rltune.compiled import inner
-from rltune.jobs import WHOLE
+from rltune.nouns.cluster import ClusterArrays
+from rltune.nouns.jobs import WHOLE
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

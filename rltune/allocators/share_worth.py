@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rltune.jobs import WHOLE
+from rltune.nouns.jobs import WHOLE
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

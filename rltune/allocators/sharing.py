@@ -39,9 +39,9 @@ from rltune.allocators.sharing_room import (
     usable_gpus,
 )
 from rltune.allocators.sharing_rules import FGD, FIRST_FIT, LEAST_LOADED, RANDOM, STRANDING, UNCUT, node_score
-from rltune.cluster import Cluster
 from rltune.compiled import inner, kernel
-from rltune.jobs import WHOLE
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.jobs import WHOLE
 
 __all__ = (
     "Demand", "Place", "Room", "copy_room", "demand_of", "find", "fits", "idle_room", "place_scratch", "take",

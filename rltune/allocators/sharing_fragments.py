@@ -29,11 +29,11 @@ from rltune.allocators.share_worth import share_worth
 from rltune.allocators.sharing_mig import bits
 from rltune.allocators.sharing_room import Demand, demand_of, part_of
 from rltune.allocators.sharing_rules import FGD, STRANDING
-from rltune.cluster import Cluster, eligibility
 from rltune.compiled import inner, kernel
-from rltune.errors import InputError
-from rltune.jobs import WHOLE, JobTable
-from rltune.mig_profiles import SIZE, STARTS, STARTS_MOST
+from rltune.nouns.cluster import Cluster, eligibility
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import WHOLE, JobTable
+from rltune.nouns.mig_profiles import SIZE, STARTS, STARTS_MOST
 
 MEASURES = {"fgd": FGD, "stranding": STRANDING}
 """Measures by name; the rule of the same name places where its measure grows least."""

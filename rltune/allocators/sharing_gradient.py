@@ -14,8 +14,8 @@ from rltune.allocators.sharing_fragments import node_fragments
 from rltune.allocators.sharing_mig import START_BIT
 from rltune.allocators.sharing_room import grant_of, hosts, take
 from rltune.compiled import inner, kernel
-from rltune.jobs import WHOLE
-from rltune.mig_profiles import SIZE, STARTS, STARTS_MOST
+from rltune.nouns.jobs import WHOLE
+from rltune.nouns.mig_profiles import SIZE, STARTS, STARTS_MOST
 
 EXACT = 1024.0
 """Rises are rounded to 1 / EXACT thousandths of a GPU, so that equal ones are equal in spite of their sums' order."""

@@ -6,8 +6,8 @@ A grant is one integer: bits 0..31 name the node's GPUs, bits 32..35 the first m
 from __future__ import annotations
 
 from rltune.compiled import inner
-from rltune.jobs import WHOLE
-from rltune.mig_profiles import SIZE, STARTS, STARTS_MOST
+from rltune.nouns.jobs import WHOLE
+from rltune.nouns.mig_profiles import SIZE, STARTS, STARTS_MOST
 
 INDICES = (1 << 32) - 1
 """The bits of a grant that name GPUs; the first memory slice stands above them."""

@@ -1,6 +1,6 @@
 """What is free on the nodes and what jobs ask for: compiled questions about one node, booking and giving back.
 
-CPU cores and GB are counted on the grid of `rltune.cluster.GRID`, rounded down, so that booking and giving back in any
+CPU cores and GB are counted on the grid of `rltune.nouns.cluster.GRID`, rounded down, so that booking and giving back in any
 order restores exactly what was free.
 """
 
@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.allocators.sharing_mig import INDICES, START_BIT, bits, find_slice, lowest
-from rltune.cluster import GRID, Cluster, grid
 from rltune.compiled import inner, kernel
-from rltune.errors import InputError
-from rltune.jobs import WHOLE, JobTable
-from rltune.mig_profiles import PROFILES, SIZE
+from rltune.nouns.cluster import GRID, Cluster, grid
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import WHOLE, JobTable
+from rltune.nouns.mig_profiles import PROFILES, SIZE
 
 
 class Room(NamedTuple):
@@ -52,7 +52,7 @@ class Demand(NamedTuple):
     """What jobs ask for, (n_jobs,) each: ``cpus`` and ``memory`` (GB) of the whole job, on the grid.
 
     ``milli``: 1000 whole GPUs, less a share of one, 0 none; ``profile``: -1, or index into
-    `rltune.mig_profiles.PROFILES`.
+    `rltune.nouns.mig_profiles.PROFILES`.
     """
 
     gpus: npt.NDArray[np.int64]

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rltune.compiled import inner
-from rltune.errors import InputError
-from rltune.jobs import WHOLE
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import WHOLE
 
 FIRST_FIT, BEST_FIT, LEAST_LOADED, RANDOM, DOT_PROD, GPU_CLUSTERING, GPU_PACKING, FGD, STRANDING = range(9)
 SHARING_RULES: dict[str, int] = {

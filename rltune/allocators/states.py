@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.allocators.sharing import Room
-from rltune.cluster import GRID, ClusterArrays
 from rltune.compiled import inner, kernel
+from rltune.nouns.cluster import GRID, ClusterArrays
 
 Ints = npt.NDArray[np.int64]
 

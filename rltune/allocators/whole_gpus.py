@@ -12,9 +12,9 @@ from rltune.allocators.greedy import GreedyAllocator, place_one, space_of
 from rltune.allocators.placement import book, fit_alone, scratch
 from rltune.allocators.plan_terms import Place
 from rltune.allocators.sharing import Demand, Room
-from rltune.cluster import ClusterArrays
-from rltune.jobs import WHOLE
-from rltune.plan import FloatArray, IntArray, Snapshot
+from rltune.nouns.cluster import ClusterArrays
+from rltune.nouns.jobs import WHOLE
+from rltune.nouns.plan import FloatArray, IntArray, Snapshot
 
 Placement = tuple[tuple[int, ...], tuple[int, ...]]
 """(nodes, gpus): node indices ascending and the GPUs taken on each."""

@@ -11,8 +11,8 @@ from rltune.allocators.milp import MilpAllocator
 from rltune.config.declare import check, defaults, option
 from rltune.config.files import named
 from rltune.config.learning import ALGORITHMS, PROTOCOLS
-from rltune.errors import InputError
-from rltune.throughput import MISSING
+from rltune.nouns.errors import InputError
+from rltune.nouns.throughput import MISSING
 
 
 @dataclass

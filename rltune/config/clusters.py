@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rltune.cluster import Cluster
 from rltune.config.files import CONF, named
-from rltune.documents import read_yaml
-from rltune.errors import InputError
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.documents import read_yaml
+from rltune.nouns.errors import InputError
 
 
 def load_cluster(name_or_spec: str | Mapping[str, Any], nodes: int | None = None) -> Cluster:

@@ -10,7 +10,7 @@ from typing import Any
 from rltune.config.declare import default_of, group, option, part
 from rltune.config.learning import VISIBLE, NetworkConfig
 from rltune.core.state import BACKFILLS
-from rltune.metrics import SCORE_METRIC
+from rltune.nouns.metrics import SCORE_METRIC
 from rltune.policies.knowledge import RUNTIMES, SIMULATED
 from rltune.simulator.fleet.options import Options
 from rltune.simulator.run import OVERSIZED, TRAINED, simulate_jobs

@@ -16,8 +16,8 @@ from datetime import date
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from rltune.errors import InputError
-from rltune.renamed import refuse_old_runtimes
+from rltune.nouns.errors import InputError
+from rltune.nouns.renamed import refuse_old_runtimes
 
 KINDS: dict[Any, str] = {
     int: "a whole number",

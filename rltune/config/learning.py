@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rltune.config.declare import option
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 VISIBLE = 64
 """Jobs that the agent sees, unless told otherwise."""

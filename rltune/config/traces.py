@@ -8,7 +8,7 @@ from typing import Any
 
 from rltune.config.declare import Told, check_value, is_kind, needed, plain_kinds
 from rltune.config.files import named, read_conf
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.traces import TRACES
 
 STRETCHES = ("train", "validate", "test")

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rltune.cluster import Cluster
 from rltune.compiled import inner
 from rltune.core.queue import begin_pass, block_class, class_blocked, close_gap, sort_queue
 from rltune.core.reference import Rows, at
@@ -23,6 +22,7 @@ from rltune.core.resources.nodes import Nodes, charge_quota, copy_nodes, idle_no
 from rltune.core.resources.verbs import book_held, find, fits, take_found
 from rltune.core.runs import expected_run, list_by_expected_end, start_job
 from rltune.core.state import CONSERVATIVE, NOW, PASSES, PRESENT, QUEUED, Sim
+from rltune.nouns.cluster import Cluster
 
 book_nodes = nodes.book
 

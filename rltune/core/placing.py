@@ -12,7 +12,7 @@ from rltune.core.state import SUSPENDED, is_full, is_lean
 def start_there(sim, job, nodes, gpus, grants):
     """Start ``job``, which has been taken out of the queue, with ``gpus[i]`` GPUs on ``nodes[i]``; ``grants[i]`` < 0: any.
 
-    That the places are free has been checked (`rltune.plan.check_plan`).
+    That the places are free has been checked (`rltune.nouns.plan.check_plan`).
     """
     place_there(sim, job, nodes, gpus, grants)
     start_job(sim, job, len(nodes))

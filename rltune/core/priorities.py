@@ -22,7 +22,7 @@ from rltune.compiled import inner, verb
 from rltune.core.rng import LOTTERY as DRAWING
 from rltune.core.rng import exponential
 from rltune.core.state import NOW, ON_GPUS, QUEUED, ROUND, RUNNING, TAGS, VIRTUAL, is_full, is_lean
-from rltune.jobs import WHOLE
+from rltune.nouns.jobs import WHOLE
 from rltune.policies.dynamic import LEXP, SEXP, STATIC, UNICEF, WFP3, dynamic_key
 
 SRTF, SRSF, LAS, PRIORITY, ROUND_ROBIN, LOTTERY, WFQ, FAIR_SHARE = range(10, 18)

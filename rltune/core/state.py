@@ -16,10 +16,10 @@ from rltune.allocators.placement import Scratch, empty_space, scratch
 from rltune.allocators.sharing import Demand, Place, demand_of, place_scratch
 from rltune.allocators.sharing_fragments import TaskTypes
 from rltune.allocators.sharing_room import amounts
-from rltune.cluster import Cluster, ClusterArrays, distinct_rows, eligibility
 from rltune.core.resources.nodes import idle_nodes
-from rltune.errors import InputError
-from rltune.jobs import WHOLE, JobTable
+from rltune.nouns.cluster import Cluster, ClusterArrays, distinct_rows, eligibility
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import WHOLE, JobTable
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -283,7 +283,7 @@ def int32s(n: int) -> Int32s:
 def classes_by_speed(
     jobs: JobTable, cluster: Cluster, speed: Floats | None = None, group: Ints | None = None
 ) -> tuple[Int32s, Choices]:
-    """(n_jobs,) classes of `rltune.cluster.eligibility`, split where speeds or quotas differ; and their choices."""
+    """(n_jobs,) classes of `rltune.nouns.cluster.eligibility`, split where speeds or quotas differ; and their choices."""
     base = eligibility(jobs, cluster)
     columns = [] if speed is None else [np.unique(x, return_inverse=True)[1] for x in speed.T]
     if group is not None and (group >= 0).any():

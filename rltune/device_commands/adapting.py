@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from rltune.devices.adapter import Adapter
 from rltune.devices.difference import GpuPlan, Plan
 from rltune.devices.spec import Spec, read_spec
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 COLOURS = {"+": "32", "-": "31", "~": "33"}
 """ANSI colours of what comes, goes and changes."""

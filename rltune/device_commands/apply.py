@@ -7,7 +7,7 @@ import argparse
 from rltune.device_commands.adapting import adapter_of, add_spec, print_plan, spec_from
 from rltune.devices.adapter import Applied
 from rltune.devices.difference import Plan, read_plan
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.report.console import say
 
 RESET = 5

@@ -34,7 +34,7 @@ from rltune.devices.execution.outcome import (
 from rltune.devices.execution.processes import Signals
 from rltune.devices.execution.schedule import Schedule
 from rltune.devices.execution.tasks_file import TaskSpec
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, manifest_of_file, peak_rss_mb
 
 LOCK_S = 60.0

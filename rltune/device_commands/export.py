@@ -6,7 +6,7 @@ import argparse
 
 from rltune.devices.reading import read_states
 from rltune.devices.spec import export_parted, export_spec
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.report.console import say
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from rltune.device_commands.adapting import adapter_of
 from rltune.devices.journal import Journal, Transaction
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

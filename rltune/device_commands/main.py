@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from rltune.device_commands.watchdog import watched
 from rltune.devices.open import open_device
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 COMMANDS = {
     "show": ("show", "GPUs, MIG instances, processes, and what still fits"),

@@ -25,10 +25,10 @@ from rltune.devices.execution.tasks_file import (
     load_task_list,
     parse_task_list,
 )
-from rltune.documents import parse_yaml
-from rltune.errors import InputError
 from rltune.mig.geometry import geometry
-from rltune.mig_profiles import TYPES
+from rltune.nouns.documents import parse_yaml
+from rltune.nouns.errors import InputError
+from rltune.nouns.mig_profiles import TYPES
 from rltune.rundir import RunDirectory
 
 

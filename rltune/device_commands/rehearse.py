@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from rltune.cluster import Cluster
 from rltune.devices.rehearsal import Kind, Rehearsal, rehearse
-from rltune.errors import InputError
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.errors import InputError
 
 SHOWN = 20
 """Refusals printed; all are counted, and ``--json`` has all."""

@@ -33,8 +33,8 @@ from rltune.devices.execution.schedule import (
     whole_gpus,
 )
 from rltune.devices.execution.tasks_file import TaskSpec, check_programs, load_task_list, parse_task_list, to_batch
-from rltune.errors import InputError
 from rltune.mig.batch.plan import Left, Plan, check_plan
+from rltune.nouns.errors import InputError
 from rltune.rundir import RunDirectory
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from rltune.checked import Checked
-from rltune.cluster import ClusterSpec
 from rltune.devices.execution.tasks_file import TaskFile
 from rltune.devices.spec import SpecFile
+from rltune.nouns.checked import Checked
+from rltune.nouns.cluster import ClusterSpec
 
 FILES: dict[str, type[Checked]] = {"spec": SpecFile, "tasks": TaskFile, "cluster": ClusterSpec}
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from rltune.devices.inventory import GpuFound, Inventory, inventory
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 if TYPE_CHECKING:
     from rich.table import Table

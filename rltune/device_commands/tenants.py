@@ -9,7 +9,7 @@ from datetime import datetime
 from rltune.device_commands.adapting import adapter_of
 from rltune.devices.driver import Driver
 from rltune.devices.state import parse_instance
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rltune.devices.telemetry import COLUMNS, Row, Sampler, Usage
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rltune.devices.driver import Driver
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 
 @contextmanager

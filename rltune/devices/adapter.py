@@ -22,7 +22,7 @@ from rltune.devices.spec import Spec
 from rltune.devices.state import GpuState, Instance, States, state
 from rltune.devices.status import NOT_SUPPORTED, DeviceError
 from rltune.devices.transactions import RolledBack, Transactions, Unsettled
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 __all__ = ["Adapter", "Applied", "RolledBack", "Unsettled"]
 PATIENCE_S = 5.0

@@ -16,13 +16,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from rltune.checked import Checked, Says, checked
 from rltune.devices.driver import DeviceProfile, Identity
 from rltune.devices.reading import Users, describe_elsewhere
 from rltune.devices.spec import Entry, Wanted
 from rltune.devices.state import GpuState, Instance, StateEntry, compute_sizes, state
-from rltune.documents import Document
-from rltune.errors import InputError
+from rltune.nouns.checked import Checked, Says, checked
+from rltune.nouns.documents import Document
+from rltune.nouns.errors import InputError
 
 VERSION = 1
 KIND = "rltune device plan"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -18,7 +18,6 @@ from rltune.devices.lock import locked
 from rltune.devices.models import model_of
 from rltune.devices.reading import Users, read_state, read_users
 from rltune.devices.state import Instance, whole
-from rltune.errors import InputError
 from rltune.mig.fleet.fleet import Fleet, Lease
 from rltune.mig.fleet.journal import Record, read_journal
 from rltune.mig.fleet.ledger import Ledger, in_the_way
@@ -26,6 +25,7 @@ from rltune.mig.fleet.options import FleetOptions
 from rltune.mig.fleet.policies import FirstFit
 from rltune.mig.fleet.pool import Key, Pool
 from rltune.mig.geometry import Geometry, Placement, geometry
+from rltune.nouns.errors import InputError
 
 TENANT = "rltune-fleet"
 """In whose name the adapter holds the fleet's instances, also while no fleet runs."""

@@ -14,7 +14,7 @@ from rltune.devices.driver import DeviceProfile, Driver, GpuInstance, Identity, 
 from rltune.devices.models import model_of
 from rltune.devices.status import GPU_IS_LOST, NOT_SUPPORTED, DeviceError, status
 from rltune.devices.telemetry import VALUES, explained, gathered, untold
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 SCHEMA_VERSION = 1
 """Of `Inventory.as_json`: grows when a key changes its meaning or goes."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rltune.devices.state import GpuState, Instance, States
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 SCHEMA_VERSION = 1
 POLL_S = 0.02

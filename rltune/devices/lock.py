@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 POLL_S = 0.05
 

@@ -1,4 +1,4 @@
-"""From the driver's name of a GPU to the name of its type in rltune's tables (`rltune.mig_profiles.TYPES`)."""
+"""From the driver's name of a GPU to the name of its type in rltune's tables (`rltune.nouns.mig_profiles.TYPES`)."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from rltune.devices.driver import Driver
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 SPELLED = re.compile(r"(?:(\d+)x)?([\w.-]+)", re.ASCII)
 MOST_GPUS = 1024

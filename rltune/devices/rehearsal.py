@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from rltune.cluster import Cluster
 from rltune.devices.simulated import SimulatedDriver
 from rltune.devices.state import compute_slices
 from rltune.devices.status import DeviceError, status
-from rltune.errors import InputError
 from rltune.mig.geometry import Profile, geometry
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.errors import InputError
 
 COLUMNS = ("job_id", "start_s", "end_s", "nodes", "gpus", "pool", "mig", "gpu", "first_slice")
 """What is read of a schedule, as in `rltune.simulator.result.Result.attempts` and ``runs.parquet``."""

@@ -2,7 +2,7 @@
 
 What is legal comes from `rltune.mig.geometry`; what is refused, and with which status, follows NVML (a test holds it to the
 C library that stands in for NVML in the tests). A process runs in an instance if its CUDA_VISIBLE_DEVICES names it, as
-CUDA would have it, or if it was attached by hand. Memory in use is not known; power is that of `rltune.gpus`, by the
+CUDA would have it, or if it was attached by hand. Memory in use is not known; power is that of `rltune.nouns.gpus`, by the
 share of compute slices in which something runs.
 """
 
@@ -41,9 +41,9 @@ from rltune.devices.status import (
     SUCCESS,
     DeviceError,
 )
-from rltune.errors import InputError
-from rltune.gpus import GPU_TYPES
 from rltune.mig.geometry import Geometry, Placement, geometry
+from rltune.nouns.errors import InputError
+from rltune.nouns.gpus import GPU_TYPES
 
 SCHEMA_VERSION = 1
 PROFILE_IDS = {"1g": 19, "1g+me": 20, "1g double": 15, "2g": 14, "3g": 9, "4g": 5, "7g": 0}
@@ -290,7 +290,7 @@ class SimulatedDriver:
 
 
 def profiles_of(model: str) -> tuple[DeviceProfile, ...]:
-    """What a driver would list for a type of `rltune.mig_profiles`, ids of 7 slices by A100's, of 4 by A30's."""
+    """What a driver would list for a type of `rltune.nouns.mig_profiles`, ids of 7 slices by A100's, of 4 by A30's."""
     table = geometry(model)
     ids = PROFILE_IDS if table.slices == 8 else PROFILE_IDS_OF_FOUR
     return tuple(

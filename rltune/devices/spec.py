@@ -24,11 +24,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
-from rltune.checked import Checked, Says, checked, shown
 from rltune.devices.driver import Identity
 from rltune.devices.state import INSIDE, PROFILE, GpuState, Instance, States, compute_slices
-from rltune.documents import Document, read_yaml
-from rltune.errors import InputError
+from rltune.nouns.checked import Checked, Says, checked, shown
+from rltune.nouns.documents import Document, read_yaml
+from rltune.nouns.errors import InputError
 
 VERSION = 1
 PARTED_VERSION = "v1"

@@ -9,9 +9,9 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator
 
-from rltune.checked import Checked, checked, shown
-from rltune.documents import Document
-from rltune.errors import InputError
+from rltune.nouns.checked import Checked, checked, shown
+from rltune.nouns.documents import Document
+from rltune.nouns.errors import InputError
 
 
 class Instance(NamedTuple):

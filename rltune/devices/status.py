@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 
 class Status(NamedTuple):

@@ -21,7 +21,7 @@ from rltune.devices.journal import COMMITTED, ROLLED_BACK, VOID, WAITING, Journa
 from rltune.devices.reading import read_state
 from rltune.devices.state import Instance, States
 from rltune.devices.status import RESET_REQUIRED, DeviceError
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 
 class RolledBack(InputError):

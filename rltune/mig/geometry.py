@@ -2,7 +2,7 @@
 
 The unit is the memory slice. A *placement* is a profile and the memory slice it begins at; a *state* is a set of
 placements that do not overlap; a state is *maximal* when nothing more can be created in it. Tables are those of
-`rltune.mig_profiles`; on hardware the driver's own listing overrides them (`from_driver`), and `differences` says
+`rltune.nouns.mig_profiles`; on hardware the driver's own listing overrides them (`from_driver`), and `differences` says
 where the two disagree.
 """
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
-from rltune.errors import InputError
-from rltune.mig_profiles import (
+from rltune.nouns.errors import InputError
+from rltune.nouns.mig_profiles import (
     COMPUTE,
     CREATE_S,
     DESTROY_S,
@@ -72,7 +72,7 @@ State = tuple[Placement, ...]
 class Geometry:
     """What a GPU type can be cut into.
 
-    ``model`` name of the type (`rltune.mig_profiles.TYPES`); ``slices`` memory slices; ``compute`` slices;
+    ``model`` name of the type (`rltune.nouns.mig_profiles.TYPES`); ``slices`` memory slices; ``compute`` slices;
     ``profiles``, largest first.
     """
 

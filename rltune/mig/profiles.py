@@ -16,9 +16,9 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from rltune.errors import InputError
 from rltune.mig.batch.tasks import Tasks
 from rltune.mig.geometry import geometry
+from rltune.nouns.errors import InputError
 
 FILE = Path("mig_profiles") / "mig_relative_throughput.csv"
 """Below the folder of real traces."""

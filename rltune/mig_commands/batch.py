@@ -11,7 +11,6 @@ from typing import Any
 
 import yaml
 
-from rltune.errors import InputError
 from rltune.mig.batch.bounds import Bounds, bounds
 from rltune.mig.batch.exact import MOST_TASKS, shortest
 from rltune.mig.batch.files import instance_table, plans_as_json, run_table
@@ -20,6 +19,7 @@ from rltune.mig.batch.search import Outcome
 from rltune.mig.batch.sequence import search_sequence
 from rltune.mig.batch.tasks import Tasks, read_tasks
 from rltune.mig.geometry import geometry
+from rltune.nouns.errors import InputError
 from rltune.report.console import say
 from rltune.report.gantt import gantt
 from rltune.report.mig import batch_table

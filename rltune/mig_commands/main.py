@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rltune.entry import fail, run_main
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 USAGE = """usage: python -m rltune.mig COMMAND ...
 

@@ -10,9 +10,9 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from rltune.errors import InputError
 from rltune.mig.geometry import geometry
 from rltune.mig.profiles import FILE, KEYS, read_profiles, tasks_from, write_tasks
+from rltune.nouns.errors import InputError
 from rltune.report.console import say
 from rltune.traces.folder import traces_folder
 

@@ -11,15 +11,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rltune.checked import checked, model_of
-from rltune.documents import Document
-from rltune.errors import InputError
 from rltune.mig.fleet.events import read_events
 from rltune.mig.fleet.fleet import Fleet
 from rltune.mig.fleet.journal import torn_head
 from rltune.mig.fleet.lines import Service, serve
 from rltune.mig.fleet.options import FleetOptions, Growth, Quota
 from rltune.mig.fleet.replay import replay
+from rltune.nouns.checked import checked, model_of
+from rltune.nouns.documents import Document
+from rltune.nouns.errors import InputError
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, sha256_of
 
 if TYPE_CHECKING:

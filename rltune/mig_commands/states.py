@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rltune.errors import InputError
 from rltune.mig.configurations import configurations
 from rltune.mig.geometry import geometry
+from rltune.nouns.errors import InputError
 
 
 def print_states(words: list[str]) -> None:

@@ -12,9 +12,9 @@ import pandas as pd
 import yaml
 
 from rltune.config.mig import RANGE
-from rltune.errors import InputError
 from rltune.mig.batch.families import FAMILIES
 from rltune.mig.geometry import geometry
+from rltune.nouns.errors import InputError
 from rltune.report.console import progress_bar, say
 from rltune.rl.mig.agent import Agent, load, save_agent
 from rltune.rl.mig.batches import Mixture, Sampler, drawn, family_profiles

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rltune.errors import InputError
-from rltune.jobs import JobTable
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
+from rltune.nouns.renamed import refuse_old_runtimes
 from rltune.policies.learn import group_table, replay
-from rltune.renamed import refuse_old_runtimes
 
 RUNTIMES = ("exact", "predicted", "unknown")
 """What tables compare; ordered, each knows more than the next."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rltune.cluster import distinct_rows
 from rltune.compiled import compiled, inner
-from rltune.jobs import JobTable
+from rltune.nouns.cluster import distinct_rows
+from rltune.nouns.jobs import JobTable
 
 RECENT = 0.1
 """Weight of the newest run in the running mean of log run times; about the last 20 runs count."""

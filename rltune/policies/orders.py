@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rltune.errors import InputError
-from rltune.jobs import JobTable
-from rltune.plan import Keys, Queue, Snapshot
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
+from rltune.nouns.plan import Keys, Queue, Snapshot
 from rltune.policies.dynamic import CODES, STATIC, dynamic_keys
 from rltune.policies.preemptive import PREEMPTIVE
 

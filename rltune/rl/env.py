@@ -17,7 +17,7 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.rl.kernels import (
     apply_rows,
     baseline_total,

@@ -44,7 +44,7 @@ from rltune.core.state import (
     is_full,
     is_lean,
 )
-from rltune.metrics import BOUND_S
+from rltune.nouns.metrics import BOUND_S
 from rltune.rl.observe import observe
 from rltune.rl.rows import (
     CLOSED,

@@ -11,8 +11,8 @@ from rltune.compiled import inner, kernel, verb
 from rltune.core.priorities import size_of
 from rltune.core.resources.verbs import fits
 from rltune.core.state import BLOCKING, NOW, QUEUED, RUNNING, is_full, is_lean
-from rltune.jobs import WHOLE
-from rltune.metrics import BOUND_S
+from rltune.nouns.jobs import WHOLE
+from rltune.nouns.metrics import BOUND_S
 from rltune.rl.rows import HEAD, SHOWN
 
 JOB_FEATURES = (

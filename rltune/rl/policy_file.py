@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rltune.renamed import translated
+from rltune.nouns.renamed import translated
 from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
 from rltune.rl.rules import Rules

@@ -20,7 +20,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.tune.registry import register_env
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.rl.network import JobNetwork, NetworkConfig
 
 ENVIRONMENT = "rltune"

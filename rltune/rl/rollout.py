@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.rl.env import VectorSchedulingEnv
 from rltune.rl.network import JobNetwork
 from rltune.rl.rules import Setup

@@ -12,11 +12,11 @@ import numpy.typing as npt
 from rltune.allocators.fragmentation import FloatArray, cost_table, demand_of
 from rltune.allocators.greedy import rule_code
 from rltune.allocators.placement import LEAST_FRAGMENTATION
-from rltune.cluster import Cluster, refuse_further_resources
 from rltune.config.learning import VISIBLE, Window
 from rltune.core.state import Plain, Sim, build_lean
-from rltune.errors import InputError
-from rltune.metrics import check_score
+from rltune.nouns.cluster import Cluster, refuse_further_resources
+from rltune.nouns.errors import InputError
+from rltune.nouns.metrics import check_score
 from rltune.policies.dynamic import STATIC
 from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import order, static_rank

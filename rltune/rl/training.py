@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 
-from rltune.errors import InputError
-from rltune.metrics import SCORE_METRIC, FloatArray, bootstrap_ci
+from rltune.nouns.errors import InputError
+from rltune.nouns.metrics import SCORE_METRIC, FloatArray, bootstrap_ci
 from rltune.rl.averaging import blend
 from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.policy_file import BASELINE

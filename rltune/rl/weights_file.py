@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 FILE = "policy.safetensors"
 """What a run directory calls it."""

@@ -11,7 +11,7 @@ from rltune.core.events import drop_at, reset, step_single_event
 from rltune.core.queue import position_of
 from rltune.core.reference import Ref, ref
 from rltune.core.state import QUEUED, RUNNING, Sim
-from rltune.plan import Plan, Policy
+from rltune.nouns.plan import Plan, Policy
 from rltune.policies.orders import sequence
 from rltune.scheduler import decide
 from rltune.simulator.decisions import Planned, carry_out, take_snapshot

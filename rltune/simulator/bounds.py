@@ -34,9 +34,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rltune.cluster import Cluster, eligibility
 from rltune.compiled import inner, kernel
-from rltune.jobs import WHOLE, JobTable
+from rltune.nouns.cluster import Cluster, eligibility
+from rltune.nouns.jobs import WHOLE, JobTable
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.allocators.sharing_mig import INDICES
-from rltune.cluster import ClusterArrays
 from rltune.core.loop import DECIDE, FINISHED_ALL, LOG_FULL, begin, run, start_by_given_keys, work_out_keys
 from rltune.core.placing import start_there, suspend
 from rltune.core.queue import position_of, remove_at
 from rltune.core.reference import Ref, ref
 from rltune.core.state import NOW, QUEUED, RUNNING, STARTED, Detail, Sim, with_larger_log
-from rltune.jobs import WHOLE, JobTable
-from rltune.plan import Allocator, Plan, Policy, Queue, Running, Snapshot
+from rltune.nouns.cluster import ClusterArrays
+from rltune.nouns.jobs import WHOLE, JobTable
+from rltune.nouns.plan import Allocator, Plan, Policy, Queue, Running, Snapshot
 from rltune.policies.orders import sequence
 from rltune.scheduler import decide
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from rltune.cluster import Cluster, eligibility
 from rltune.compiled import compiled, inner, kernel
-from rltune.jobs import JobTable
+from rltune.nouns.cluster import Cluster, eligibility
+from rltune.nouns.jobs import JobTable
 from rltune.simulator.runs import GPU, Runs
 from rltune.simulator.usage import demand_milli, runs_again
 

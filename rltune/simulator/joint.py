@@ -18,7 +18,6 @@ from rltune.allocators.measure import Measure
 from rltune.allocators.sharing_fragments import no_types, task_types
 from rltune.allocators.sharing_room import amounts
 from rltune.allocators.sharing_rules import SHARING_RULES
-from rltune.cluster import Cluster, ClusterArrays
 from rltune.compiled import inner, kernel
 from rltune.core.backfilling import start_easy, start_in_order, start_what_fits
 from rltune.core.conservative import anything_fits
@@ -53,8 +52,9 @@ from rltune.core.state import (
     floats,
     ints,
 )
-from rltune.jobs import WHOLE, JobTable
-from rltune.plan import Policy
+from rltune.nouns.cluster import Cluster, ClusterArrays
+from rltune.nouns.jobs import WHOLE, JobTable
+from rltune.nouns.plan import Policy
 from rltune.simulator.decisions import order_by
 
 book_nodes = nodes.book

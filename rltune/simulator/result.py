@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from rltune.cluster import Cluster
 from rltune.core.state import DROPPED, EVENTS, Sim
-from rltune.errors import InputError
-from rltune.fairness import finish_time_fairness, jain
-from rltune.jobs import Category, JobTable
-from rltune.metrics import distribution, job_scores, starvation, widest
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.errors import InputError
+from rltune.nouns.fairness import finish_time_fairness, jain
+from rltune.nouns.jobs import Category, JobTable
+from rltune.nouns.metrics import distribution, job_scores, starvation, widest
 from rltune.simulator import bounds, fragments, usage
 from rltune.simulator.runs import GPU, OUTCOMES, Runs, runs_of
 
@@ -206,7 +206,7 @@ class Result:
         """A row for each value of a column of the job table (`GROUPS`), "-" where it is absent.
 
         Columns: jobs, unfinished, gpu_h (GPU-hours held); means over finished jobs of wait_s, jct_s, bsld, and
-        wait_s_p99; for a tenant (vc, user) rho, its mean finish-time fairness (`rltune.fairness`).
+        wait_s_p99; for a tenant (vc, user) rho, its mean finish-time fairness (`rltune.nouns.fairness`).
         """
         if column not in GROUPS:
             raise InputError(f"by({column!r}): no such grouping; known are {', '.join(GROUPS)}")
@@ -241,7 +241,7 @@ class Result:
         """Among the tenants of a column (vc, user): Jain's index of their mean bounded slowdowns; rho. None below two.
 
         ``rho``: mean and p99 over jobs, ``worst`` the largest mean of a tenant, ``above_1`` the share of jobs that
-        sharing delayed. Definitions: `rltune.fairness`.
+        sharing delayed. Definitions: `rltune.nouns.fairness`.
         """
         rows = self._tenants(column)
         codes = getattr(self.jobs, column).codes[rows]

@@ -12,16 +12,16 @@ from rltune.allocators.fragmentation import demand_cost, demand_of
 from rltune.allocators.greedy import GreedyAllocator, rule_code
 from rltune.allocators.placement import RULES
 from rltune.allocators.sharing_rules import SHARING_RULES, SharingRule
-from rltune.cluster import Cluster, accepts, eligibility, further_resources
 from rltune.core.priorities import GIVEN
 from rltune.core.state import ALWAYS, BACKFILLS, BLOCKING, CONSERVATIVE, Plain, build_lean
-from rltune.errors import InputError
-from rltune.jobs import JobTable
-from rltune.plan import Allocator, FloatArray, Policy
+from rltune.nouns.cluster import Cluster, accepts, eligibility, further_resources
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
+from rltune.nouns.plan import Allocator, FloatArray, Policy
+from rltune.nouns.renamed import refuse_old_options
 from rltune.policies.dynamic import STATIC
 from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import Order, order, static_rank
-from rltune.renamed import refuse_old_options
 from rltune.simulator.blocking import run_blocking
 from rltune.simulator.decisions import GivenKeys, Picker, Planned, drive
 from rltune.simulator.fleet.options import make_options

@@ -8,19 +8,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from rltune.cluster import Cluster
-from rltune.errors import InputError
-from rltune.gpus import gpu_type
-from rltune.jobs import JobTable
-from rltune.metrics import area, steps
-from rltune.mig_profiles import PROFILES, SIZE
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.errors import InputError
+from rltune.nouns.gpus import gpu_type
+from rltune.nouns.jobs import JobTable
+from rltune.nouns.metrics import area, steps
+from rltune.nouns.mig_profiles import PROFILES, SIZE
 from rltune.simulator.runs import GPU, Runs
 
 FloatArray = npt.NDArray[np.float64]
 MOST_STEPS = 10_000_000
 J_PER_KWH = 3.6e6
 Level = tuple[FloatArray, npt.NDArray[Any]]
-"""A level over time, as `rltune.metrics.steps` gives it."""
+"""A level over time, as `rltune.nouns.metrics.steps` gives it."""
 
 
 def held_by_pool(runs: Runs, cluster: Cluster) -> FloatArray:
@@ -55,7 +55,7 @@ def energy_kwh(held_s: FloatArray, cluster: Cluster, span_s: float) -> dict[str,
     """Energy of the GPUs alone over ``span_s`` seconds: total ``mean``, and ``busy`` and ``idle`` kWh ``by_type``.
 
     A held GPU draws its type's average power in training, a share of it that share of the difference to idle, a free
-    one its idle power (`rltune.gpus`: measured by Zeus, else assumed shares of the board's limit). Hosts, network
+    one its idle power (`rltune.nouns.gpus`: measured by Zeus, else assumed shares of the board's limit). Hosts, network
     and cooling are left out. None where a type's power is unpublished, with the reason.
     """
     by_type: dict[str, Any] = {}

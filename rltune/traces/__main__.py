@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.traces import parquet, plain
 from rltune.traces.catalog import catalogue
 from rltune.traces.fetch import PUBLICATIONS, fetch

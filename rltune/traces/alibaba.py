@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rltune.errors import InputError
-from rltune.jobs import WHOLE
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import WHOLE
 from rltune.traces import alibaba_tables
 from rltune.traces.table import Reading, Table
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from rltune.cluster import Cluster, Pool
-from rltune.errors import InputError
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.errors import InputError
 from rltune.traces.folder import find
 from rltune.traces.table import Table, decode, number_of, one_line, parse_csv, read_bytes, read_chunks
 

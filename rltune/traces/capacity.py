@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rltune.cluster import Cluster
-from rltune.errors import InputError
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.errors import InputError
 from rltune.traces.table import decode, parse_csv, read_bytes
 from rltune.traces.trace import Trace
 

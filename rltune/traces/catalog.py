@@ -6,7 +6,7 @@ import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.traces.folder import MissingTrace
 from rltune.traces.load import GENERATED, TRACES, load_trace
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from rltune.errors import InputError
-from rltune.jobs import WHOLE
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import WHOLE
 
 
 @dataclass(frozen=True, slots=True)

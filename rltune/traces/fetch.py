@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.traces.folder import traces_folder
 
 CHUNK = 1 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 VARIABLE = "RLTUNE_TRACES"
 

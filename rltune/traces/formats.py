@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rltune.errors import InputError
-from rltune.jobs import JobTable
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
 from rltune.traces import (
     alibaba,
     alibaba_tables,

@@ -12,7 +12,7 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.traces.table import Reading, Table
 
 EVENT_COLUMNS = ("time", "missing", "job_id", "type", "user", "scheduling_class", "job_name", "logical_name")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.traces import google
 from rltune.traces.table import Reading, Table, decode, first_fields, number_of, parse_csv, read_bytes, read_chunks
 

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import numpy as np
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.traces.table import Reading, Table, seconds_from_first
 
 LOG_COLUMNS = (

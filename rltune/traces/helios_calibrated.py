@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from rltune.errors import InputError
-from rltune.jobs import JobTable
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
 from rltune.traces.calibrated import CLAMP_S, Drawn, draw, owners
 from rltune.traces.helios_statistics import CLUSTERS, INVENTED_VCS
 from rltune.traces.labels import Ints, tilted

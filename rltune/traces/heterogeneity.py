@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from rltune.errors import InputError
-from rltune.throughput import Throughput
+from rltune.nouns.errors import InputError
+from rltune.nouns.throughput import Throughput
 from rltune.traces.folder import need, traces_folder
 from rltune.traces.table import decode, read_bytes
 

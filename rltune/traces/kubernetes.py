@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.traces.table import Reading
 
 GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/i915")

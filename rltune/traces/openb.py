@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rltune.cluster import Cluster, Pool
-from rltune.errors import InputError
-from rltune.jobs import WHOLE, JobTable
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import WHOLE, JobTable
 from rltune.traces.table import Reading, Table, decode, one_line, parse_csv, read_bytes
 
 POD_COLUMNS = (
@@ -22,7 +22,7 @@ REQUEST_COLUMNS = POD_COLUMNS[:5]
 """What all lists of pods have; the resampled ones may lack the rest."""
 NODE_COLUMNS = ("sn", "cpu_milli", "memory_mib", "gpu", "model")
 MODELS = {"V100M16": "V100", "V100M32": "V100-32GB"}
-"""Their names that differ from `rltune.gpus.GPU_TYPES`."""
+"""Their names that differ from `rltune.nouns.gpus.GPU_TYPES`."""
 
 
 def read_pods(table: Table) -> Reading:
@@ -105,7 +105,7 @@ def _requests(pods: Table) -> dict[str, Any]:
 
 
 def _types(spec: str) -> str:
-    """ "V100M16|V100M32" in the names of `rltune.gpus`."""
+    """ "V100M16|V100M32" in the names of `rltune.nouns.gpus`."""
     return "|".join(MODELS.get(name, name) for name in spec.split("|"))
 
 

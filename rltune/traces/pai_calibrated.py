@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rltune.jobs import WHOLE
+from rltune.nouns.jobs import WHOLE
 from rltune.traces.calibrated import CLAMP_S, draw
 from rltune.traces.helios_calibrated import resized, table
 from rltune.traces.pai_statistics import GPU_TYPES, PAI, REQUESTS

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rltune.errors import InputError
-from rltune.jobs import JobTable
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
 from rltune.traces import google
 from rltune.traces.table import Reading, one_line
 from rltune.traces.trace import Trace

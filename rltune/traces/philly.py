@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.traces.table import Reading, Table, seconds_from_first
 
 LOG_KEYS = ("status", "vc", "jobid", "attempts", "submitted_time", "user")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from rltune.cluster import Cluster, Pool
-from rltune.errors import InputError
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.errors import InputError
 from rltune.traces.table import decode, one_line, parse_csv, read_bytes
 
 COLUMNS = ("machineid", "number of gpus", "single gpu mem")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.traces.folder import need, traces_folder
 from rltune.traces.formats import read_trace
 from rltune.traces.rltune_csv import GPU_TYPES

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rltune.errors import InputError
-from rltune.jobs import WHOLE
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import WHOLE
 from rltune.traces.table import Reading, Table
 from rltune.traces.trace import Trace
 from rltune.traces.writing import replace_file

@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from rltune.errors import InputError
-from rltune.jobs import JobTable
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
 from rltune.traces.calibrated import CLAMP_S, GPUS_PER_NODE, choose_vcs, duration_quantiles
 from rltune.traces.folder import need, traces_folder
 from rltune.traces.formats import read_trace

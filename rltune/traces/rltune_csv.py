@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.traces.table import Reading, Table
 
 COLUMNS = (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.traces.trace import Trace
 
 

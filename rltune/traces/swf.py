@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.traces.table import Reading, one_line
 
 FIELDS = (

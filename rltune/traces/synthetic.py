@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from rltune.errors import InputError
-from rltune.gpus import gpu_type
-from rltune.jobs import JobTable
+from rltune.nouns.errors import InputError
+from rltune.nouns.gpus import gpu_type
+from rltune.nouns.jobs import JobTable
 from rltune.traces.arrivals import ARRIVALS, submissions
 from rltune.traces.durations import DURATIONS, runtimes
 from rltune.traces.families import chosen, tasks

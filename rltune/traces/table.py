@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 GZIP_MAGIC = b"\x1f\x8b"
 CHUNK_ROWS = 500_000

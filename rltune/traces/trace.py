@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from rltune.errors import InputError
-from rltune.jobs import WHOLE, Category, JobTable
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import WHOLE, Category, JobTable
 
 SOURCES = ("real", "calibrated", "synthetic", "user")
 SIZE_CLASSES = {"1": 1, "2": 2, "3-4": 4, "5-8": 8, "9-16": 16, "17-32": 32, "33-64": 64, ">64": np.inf}

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> Path:

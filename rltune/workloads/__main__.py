@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.workloads.task import Options
 
 WORKLOADS = {

@@ -12,7 +12,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.workloads.task import Options, Result, process_peak_bytes, say
 
 ROWS, FEATURES, CLASSES, ROUNDS = 160_000, 40, 4, 300

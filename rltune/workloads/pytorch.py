@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.workloads.task import Options, TooLarge, process_peak_bytes
 
 

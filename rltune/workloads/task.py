@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 SLICES = "RLTUNE_COMPUTE_SLICES"
 """Environment variable with the compute slices of the instance that a task was given."""

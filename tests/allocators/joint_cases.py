@@ -8,8 +8,8 @@ from itertools import combinations
 
 import numpy as np
 
-from rltune.cluster import Cluster, ClusterArrays
-from rltune.plan import Plan, Queue, Running, Snapshot
+from rltune.nouns.cluster import Cluster, ClusterArrays
+from rltune.nouns.plan import Plan, Queue, Running, Snapshot
 
 Job = tuple[int, tuple[int, ...]]
 """(GPUs, pools it may use)."""

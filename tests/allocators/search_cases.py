@@ -17,8 +17,8 @@ from rltune.allocators.formulation import Instance
 from rltune.allocators.measure import Measure, nodes_cost
 from rltune.allocators.partition import with_idle
 from rltune.allocators.sharing import Demand, Room, idle_room, take
-from rltune.cluster import Cluster
-from rltune.mig_profiles import CREATE_S, DESTROY_S, KIND, PROFILES, SIZE, SIZE_OF_KIND, STARTS, TYPES
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.mig_profiles import CREATE_S, DESTROY_S, KIND, PROFILES, SIZE, SIZE_OF_KIND, STARTS, TYPES
 
 Weights = dict[str, float]
 

@@ -20,10 +20,10 @@ from rltune.allocators.filling_bound import most_allocated
 from rltune.allocators.share_worth import share_worth
 from rltune.allocators.sharing_fragments import MEASURES, TaskTypes, fragments, task_types
 from rltune.allocators.sharing_rules import SHARING_RULES
-from rltune.cluster import Cluster
-from rltune.errors import InputError
-from rltune.jobs import JobTable
-from rltune.mig_profiles import SIZE, STARTS, TYPES
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
+from rltune.nouns.mig_profiles import SIZE, STARTS, TYPES
 from rltune.traces.openb import read_openb_nodes, read_openb_requests
 
 measures = st.sampled_from(sorted(MEASURES))

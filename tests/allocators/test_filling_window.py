@@ -8,9 +8,9 @@ import pytest
 from rltune.allocators.filling import fill_cluster
 from rltune.allocators.filling_window import fill_by_window
 from rltune.allocators.joint import JointSolver
-from rltune.cluster import Cluster
-from rltune.errors import InputError
-from rltune.jobs import JobTable
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
 
 LEVELS = ({"value": 1.0}, {"fragmentation": 1.0})
 

@@ -15,9 +15,9 @@ from rltune.allocators.measure import Measure
 from rltune.allocators.plan_terms import score
 from rltune.allocators.sharing import Demand, idle_room
 from rltune.allocators.sharing_fragments import no_types, task_types
-from rltune.cluster import Cluster
-from rltune.jobs import JobTable
-from rltune.mig_profiles import NAMES, TYPES
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.jobs import JobTable
+from rltune.nouns.mig_profiles import NAMES, TYPES
 
 KINDS = ("whole", "shares", *(f"mig:{gpu}" for gpu in TYPES))
 COSTS = {"fragmentation": 1.0, "slowdown": 0.7, "locality": 0.3, "reconfiguration": 0.4}

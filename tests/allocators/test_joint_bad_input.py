@@ -9,8 +9,8 @@ import pytest
 
 import rltune
 from rltune.allocators.milp import MilpAllocator
-from rltune.errors import InputError
-from rltune.jobs import JobTable
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
 
 A30 = {"pools": [{"nodes": 1, "gpus_per_node": 2, "gpu_type": "A30", "mig": True}]}
 

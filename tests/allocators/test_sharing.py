@@ -27,10 +27,10 @@ from rltune.allocators.sharing import (
 )
 from rltune.allocators.sharing_fragments import MEASURES, fragments, task_types
 from rltune.allocators.sharing_rules import BEST_FIT, RANDOM, SHARING_RULES
-from rltune.cluster import Cluster, Eligibility, Pool, eligibility
-from rltune.errors import InputError
-from rltune.jobs import JobTable
-from rltune.mig_profiles import NAMES, PROFILES, SIZE, STARTS, TYPES
+from rltune.nouns.cluster import Cluster, Eligibility, Pool, eligibility
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
+from rltune.nouns.mig_profiles import NAMES, PROFILES, SIZE, STARTS, TYPES
 
 Held = tuple[int, np.ndarray, np.ndarray]
 

@@ -17,7 +17,7 @@ from rltune.devices.lock import locked
 from rltune.devices.simulated import SimulatedDriver
 from rltune.devices.spec import spec_of
 from rltune.devices.state import parse_instance, state, whole
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 
 def spec(*gpus, **options):

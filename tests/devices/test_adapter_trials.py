@@ -7,7 +7,7 @@ import pytest
 from trials import CASES, Machine, fail_everywhere, kill_everywhere, machine_options, random_sequence
 
 from rltune.devices.status import STATUSES
-from rltune.mig_profiles import TYPES
+from rltune.nouns.mig_profiles import TYPES
 
 CODES = [code for code in STATUSES if code] + [77]
 """Every status that NVML has but success, and one that it has not yet."""

@@ -18,11 +18,11 @@ from rltune.devices.execution.schedule import targets_of
 from rltune.devices.lock import locked
 from rltune.devices.state import whole
 from rltune.devices.status import INSUFFICIENT_RESOURCES, NO_PERMISSION, DeviceError
-from rltune.errors import InputError
-from rltune.gpus import GPU_TYPES
 from rltune.mig.batch.plan import Left, Plan, Run
 from rltune.mig.batch.search import search
 from rltune.mig.batch.tasks import tasks_of
+from rltune.nouns.errors import InputError
+from rltune.nouns.gpus import GPU_TYPES
 
 ENV = "echo $CUDA_VISIBLE_DEVICES $RLTUNE_PROFILE $RLTUNE_COMPUTE_SLICES $RLTUNE_GPU_COMPUTE_SLICES"
 

@@ -18,11 +18,11 @@ from rltune.devices.nvml import NvmlDriver
 from rltune.devices.simulated import SimulatedDriver
 from rltune.devices.state import parse_instance, whole
 from rltune.devices.status import IN_USE, INSUFFICIENT_RESOURCES, UNKNOWN, DeviceError
-from rltune.errors import InputError
 from rltune.mig.fleet import Fleet, FleetOptions, Growth
 from rltune.mig.fleet.audit import audit
 from rltune.mig.fleet.lines import answer
 from rltune.mig_commands.serve import serve_lines
+from rltune.nouns.errors import InputError
 
 MACHINE = ["a100-80gb", "a30", "a100-80gb"]
 BOTH = (Growth("a30"), Growth("a100-80gb"))

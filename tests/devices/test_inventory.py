@@ -17,8 +17,8 @@ from rltune.devices.driver import Identity, MigMode, Process
 from rltune.devices.inventory import inventory
 from rltune.devices.simulated import SimulatedDriver
 from rltune.devices.status import DeviceError
-from rltune.errors import InputError
 from rltune.mig.geometry import Placement, geometry
+from rltune.nouns.errors import InputError
 
 
 def shown(driver: object, *words: str) -> int:

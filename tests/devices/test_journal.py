@@ -11,7 +11,7 @@ import pytest
 
 from rltune.devices.journal import Journal
 from rltune.devices.lock import locked
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 
 @pytest.mark.parametrize("content", [b"no database at all, but long enough to look at" * 40, b""])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rltune.devices.models import MODELS, model_of
-from rltune.mig_profiles import TYPES
+from rltune.nouns.mig_profiles import TYPES
 
 MIB = 1 << 20
 

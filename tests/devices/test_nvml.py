@@ -21,7 +21,7 @@ from rltune.devices.nvml import NvmlDriver
 from rltune.devices.profile_names import profile_name
 from rltune.devices.status import DeviceError
 from rltune.mig.geometry import Listed, differences, from_driver, geometry
-from rltune.mig_profiles import TYPES
+from rltune.nouns.mig_profiles import TYPES
 
 Fake = Callable[..., FakeNvml]
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 
 import rltune
-from rltune.cluster import Cluster, Pool
 from rltune.device_commands import rehearse as command
 from rltune.devices.rehearsal import rehearse
-from rltune.errors import InputError
-from rltune.jobs import JobTable
-from rltune.mig_profiles import NAMES
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
+from rltune.nouns.mig_profiles import NAMES
 
 CLUSTER = Cluster(
     "mixed",

@@ -17,10 +17,10 @@ from execution_cases import instance
 from rltune.device_commands.executing import draw
 from rltune.devices.execution.outcome import FAILED, Execution, TaskRow
 from rltune.devices.execution.tasks_file import read_task_list, to_batch
-from rltune.errors import InputError
 from rltune.mig.batch.files import plans_as_json, read_plans
 from rltune.mig.batch.plan import Plan, Run
 from rltune.mig.batch.tasks import read_tasks
+from rltune.nouns.errors import InputError
 from rltune.rundir import RunDirectory
 
 LIST = """\

@@ -15,8 +15,8 @@ from rltune.devices.nvml import NvmlDriver
 from rltune.devices.open import open_device, store_path
 from rltune.devices.simulated import SimulatedDriver
 from rltune.devices.status import IN_USE, DeviceError
-from rltune.errors import InputError
-from rltune.mig_profiles import TYPES
+from rltune.nouns.errors import InputError
+from rltune.nouns.mig_profiles import TYPES
 
 
 def outcome(action):

@@ -18,7 +18,7 @@ from rltune.devices.reading import read_states
 from rltune.devices.simulated import SimulatedDriver
 from rltune.devices.spec import export_parted, export_spec, read_spec, spec_of
 from rltune.devices.state import GpuState, Instance, parse_instance, state, whole
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 GPUS = (Identity(0, "GPU-a", "NVIDIA A100", None, 0x20B210DE), Identity(1, "GPU-b", "NVIDIA A30", None, 0x20B710DE))
 PARTED = """

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rltune.devices.execution.tasks_file import check_programs, read_task_list, to_batch, whole_gpu_s
-from rltune.errors import InputError
 from rltune.mig.geometry import geometry
+from rltune.nouns.errors import InputError
 
 GOOD = """\
 version: 1

@@ -20,7 +20,7 @@ from stub_driver import TOLD, StubDriver, one_gpu_instance
 from rltune.device_commands import watch
 from rltune.devices.driver import Process
 from rltune.devices.telemetry import COLUMNS, Sampler, Usage
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 
 def watched(driver: object, *words: str) -> int:

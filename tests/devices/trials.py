@@ -22,8 +22,8 @@ from rltune.devices.nvml import NvmlDriver
 from rltune.devices.spec import spec_of
 from rltune.devices.state import Instance, parse_instance, state, whole
 from rltune.devices.status import STATUSES
-from rltune.errors import InputError
 from rltune.mig.geometry import geometry
+from rltune.nouns.errors import InputError
 
 Found = tuple[frozenset[tuple[str, int, tuple[int, ...]]], tuple[bool, bool]]
 """(profile, start, compute slices) of a GPU's instances; its MIG mode now and pending."""

@@ -21,7 +21,7 @@ import torch
 import rltune
 from rltune.config.commands import Evaluate, Simulate, Train
 from rltune.entry import run_main
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.policy_file import LearnedPolicy, load_policy, save_policy
 from rltune.rl.rules import Rules

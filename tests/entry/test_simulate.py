@@ -18,11 +18,11 @@ import yaml
 
 import rltune
 from rltune import compare as comparing
-from rltune.cluster import Cluster, Pool
 from rltune.config import changed_cluster
 from rltune.config.commands import Simulate
 from rltune.entry import run_main
-from rltune.errors import InputError
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.errors import InputError
 
 Told = tuple[int, str, str]
 QUICK = ("+trace=synthetic", "trace.jobs=200", "trace.arrivals_per_h=600", "nodes=4", "progress=false")

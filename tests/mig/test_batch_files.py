@@ -11,7 +11,6 @@ from batch_cases import batches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rltune.errors import InputError
 from rltune.mig.batch.files import plans_as_json, read_plans
 from rltune.mig.batch.plan import Instance, Left, Plan, Run, check_plan
 from rltune.mig.batch.search import search
@@ -19,6 +18,7 @@ from rltune.mig.batch.tasks import Tasks, read_tasks, tasks_of
 from rltune.mig.geometry import Placement, geometry
 from rltune.mig.profiles import measure_tasks, read_profiles, tasks_from, write_tasks
 from rltune.mig_commands.main import positional
+from rltune.nouns.errors import InputError
 
 GOOD = "task,1g,2g,4g\na,10,6,4\nb,,20,12\n"
 

@@ -8,7 +8,6 @@ from batch_cases import MODELS, batches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rltune.errors import InputError
 from rltune.mig.batch.bounds import area_bound, bounds
 from rltune.mig.batch.boxes import boxes_of, times_of
 from rltune.mig.batch.exact import shortest
@@ -21,6 +20,7 @@ from rltune.mig.batch.sequence import search_sequence
 from rltune.mig.batch.tasks import Tasks, tasks_of
 from rltune.mig.batch.timetable import work_of
 from rltune.mig.geometry import geometry
+from rltune.nouns.errors import InputError
 
 STEPS = 4000
 

@@ -6,12 +6,12 @@ import math
 
 import pytest
 
-from rltune.errors import InputError
 from rltune.mig.configurations import configuration_number, configurations
 from rltune.mig.fleet import Fleet, FleetOptions, Growth, Quota
 from rltune.mig.fleet.lines import answer, serve
 from rltune.mig.fleet.options import POLICIES
 from rltune.mig.geometry import geometry
+from rltune.nouns.errors import InputError
 
 A100 = (Growth("a100-80gb"),)
 

@@ -17,7 +17,6 @@ from rltune.config import CONF
 from rltune.config.declare import defaults
 from rltune.config.mig import MigFleet
 from rltune.entry import store
-from rltune.errors import InputError
 from rltune.mig.fleet import Fleet, FleetOptions, Growth
 from rltune.mig.fleet.bounds import dual_weights, lower_bound
 from rltune.mig.fleet.events import KINDS, Event, generate, read_events
@@ -27,6 +26,7 @@ from rltune.mig.fleet.training import Problem, first_guess, train
 from rltune.mig.fleet.value import Weights
 from rltune.mig.geometry import geometry
 from rltune.mig_commands.serve import fleet_options, serve_lines, serve_trace
+from rltune.nouns.errors import InputError
 
 A100 = (Growth("a100-80gb"),)
 

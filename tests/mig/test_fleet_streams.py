@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rltune.errors import InputError
 from rltune.mig.fleet import Fleet, FleetOptions, Growth, Quota
 from rltune.mig.fleet.audit import audit
 from rltune.mig.fleet.lines import answer
 from rltune.mig.fleet.options import POLICIES
+from rltune.nouns.errors import InputError
 
 TENANTS = st.sampled_from(["a", "b", "c", "d", "e", "f", "g", "h"])
 REQUESTS = st.sampled_from(["", "", "x", "y"])

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rltune.errors import InputError
 from rltune.mig.geometry import PLAIN, Listed, differences, from_driver, geometry
-from rltune.mig_profiles import TYPES
+from rltune.nouns.errors import InputError
+from rltune.nouns.mig_profiles import TYPES
 
 SEVEN = [name for name in TYPES if name not in ("A30", "RTX-PRO-6000")]
 

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from rltune.checked import Checked, Says, check_fields, checked, model_of
-from rltune.documents import Document, parse_yaml
-from rltune.errors import InputError
+from rltune.nouns.checked import Checked, Says, check_fields, checked, model_of
+from rltune.nouns.documents import Document, parse_yaml
+from rltune.nouns.errors import InputError
 
 
 class Item(Checked):

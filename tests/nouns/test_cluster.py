@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rltune
-from rltune.cluster import Cluster, Pool, eligibility, further_resources
-from rltune.errors import InputError
-from rltune.jobs import JobTable
+from rltune.nouns.cluster import Cluster, Pool, eligibility, further_resources
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
 
 
 def spec(**changed: Any) -> dict[str, Any]:

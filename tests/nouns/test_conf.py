@@ -9,15 +9,15 @@ import yaml
 from hydra.utils import get_method, get_object, instantiate
 
 import rltune
-from rltune.cluster import Cluster
 from rltune.config import CONF, load_cluster, named
 from rltune.config.choices import CHOICES, check_node, names, node
 from rltune.config.commands import Evaluate, Simulate, Train
 from rltune.config.declare import check, defaults, help_lines
 from rltune.config.files import read_conf
 from rltune.config.mig import MigBatch, MigFleet, MigTrain
-from rltune.errors import InputError
-from rltune.jobs import JobTable
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
 from rltune.simulate import throughput_of
 from rltune.traces.heterogeneity import FILES
 

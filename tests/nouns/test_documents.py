@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from rltune.config import load_cluster
 from rltune.devices.execution.tasks_file import read_task_list
 from rltune.devices.spec import read_spec
-from rltune.documents import DEEPEST, MOST_BYTES, MOST_NODES, parse_yaml, read_json, read_yaml
-from rltune.errors import InputError
+from rltune.nouns.documents import DEEPEST, MOST_BYTES, MOST_NODES, parse_yaml, read_json, read_yaml
+from rltune.nouns.errors import InputError
 
 
 def bomb(kind: str, levels: int) -> str:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rltune.errors import InputError
-from rltune.jobs import Category, JobTable, on_whole_gpus
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import Category, JobTable, on_whole_gpus
 
 
 def columns(**changed: Any) -> dict[str, Any]:

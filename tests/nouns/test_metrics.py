@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from rltune.errors import InputError
-from rltune.metrics import (
+from rltune.nouns.errors import InputError
+from rltune.nouns.metrics import (
     SCORE_METRIC,
     SCORES,
     bootstrap_ci,

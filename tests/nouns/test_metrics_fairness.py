@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rltune.fairness import finish_time_fairness, jain, mean_contention
-from rltune.metrics import area, starvation, steps
+from rltune.nouns.fairness import finish_time_fairness, jain, mean_contention
+from rltune.nouns.metrics import area, starvation, steps
 
 
 def test_jain_by_hand() -> None:

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from rltune.cluster import Cluster, Pool
-from rltune.plan import Plan, PlanError, Queue, Running, Snapshot, Start, check_plan
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.plan import Plan, PlanError, Queue, Running, Snapshot, Start, check_plan
 
 CLUSTER = Cluster("c", (Pool("a", 3, 4), Pool("b", 1, 8)))
 
@@ -76,7 +76,7 @@ def test_impossible_plans_are_refused(starts: list[Start]) -> None:
 SCATTERING = """
 import numpy as np
 import rltune
-from rltune.plan import Plan, PlanError, Start
+from rltune.nouns.plan import Plan, PlanError, Start
 
 class Scattering:
     def allocate(self, seen, order, backfill):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.rundir import RunDirectory
 
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rltune.cluster import Cluster, Pool
-from rltune.errors import InputError
-from rltune.jobs import JobTable
-from rltune.throughput import PEAK_TFLOPS, SAME_CHIP, Throughput, family
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
+from rltune.nouns.throughput import PEAK_TFLOPS, SAME_CHIP, Throughput, family
 
 NAN = np.nan
 CLASSES = ("ResNet-18 (batch size 16)", "ResNet-18 (batch size 64)", "LM (batch size 5)")

@@ -19,8 +19,8 @@ import rltune
 from rltune.allocators.greedy import GreedyAllocator
 from rltune.allocators.placement import RULES
 from rltune.allocators.sharing_rules import SHARING_RULES
-from rltune.cluster import Cluster, Pool
-from rltune.jobs import JobTable
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.jobs import JobTable
 from rltune.policies.orders import ALIASES, ORDERS
 from rltune.policies.preemptive import PREEMPTIVE, PREEMPTIVE_ALIASES
 from rltune.simulator.run import DETAILED as FLEET_DISCIPLINES

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rltune
-from rltune.cluster import Cluster, Pool
-from rltune.errors import InputError
-from rltune.jobs import JobTable
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
 from rltune.policies.knowledge import known_run_times, predict
 from rltune.policies.learn import FIRST_GUESS_S, RECENT
 

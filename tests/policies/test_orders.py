@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import rltune
-from rltune.cluster import Cluster, Pool
-from rltune.errors import InputError
-from rltune.jobs import JobTable
-from rltune.plan import Queue, Running, Snapshot
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
+from rltune.nouns.plan import Queue, Running, Snapshot
 from rltune.policies.orders import ALIASES, ORDERS, order, sequence, static_rank
 
 # (submit s, run r, GPUs n, wait w) of four queued jobs; the second submitted at second 0.

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 import rltune
 from rltune.allocators.sharing import idle_room
-from rltune.cluster import Cluster, Pool
 from rltune.core.rng import NODE_FAILURE, NODE_REPAIR, exponential
 from rltune.core.state import FINISHED, GIVEN_UP, JOB_FAILURE, SUSPENDED
 from rltune.core.state import NODE_FAILURE as LOST_NODE
-from rltune.jobs import WHOLE, JobTable
-from rltune.mig_profiles import NAMES, PROFILES, SIZE, STARTS, TYPES
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.jobs import WHOLE, JobTable
+from rltune.nouns.mig_profiles import NAMES, PROFILES, SIZE, STARTS, TYPES
 from rltune.policies.dynamic import STATIC
 from rltune.policies.orders import ORDERS
 from rltune.policies.preemptive import PREEMPTIVE

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import rltune
-from rltune.cluster import Cluster, Pool
 from rltune.core import conservative
-from rltune.jobs import JobTable
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.jobs import JobTable
 from rltune.policies.orders import ORDERS
 
 FEW = settings(max_examples=9, deadline=None, suppress_health_check=list(HealthCheck))

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import rltune
 from rltune.allocators.greedy import GreedyAllocator
-from rltune.cluster import Cluster, Pool
-from rltune.jobs import JobTable
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.jobs import JobTable
 from rltune.policies.orders import ORDERS
 
 DISCIPLINES = ("blocking", "strict", "skip", "easy")

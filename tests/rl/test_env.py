@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 import rltune
 from rltune.allocators.milp import MilpAllocator
-from rltune.cluster import Cluster, Pool
-from rltune.errors import InputError
-from rltune.jobs import JobTable
-from rltune.metrics import SCORE_METRIC, SCORES
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
+from rltune.nouns.metrics import SCORE_METRIC, SCORES
 from rltune.rl.env import JoinedEnv, SchedulingEnv, VectorSchedulingEnv
 from rltune.rl.joint import JointPlacement
 from rltune.rl.rules import Rules, make_setup

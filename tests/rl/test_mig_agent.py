@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, safe_open, save_file
 
-from rltune.errors import InputError
 from rltune.mig.batch.families import FAMILIES, family_batch
 from rltune.mig.batch.plan import check_plan
 from rltune.mig.batch.tasks import Tasks, tasks_of
-from rltune.mig_profiles import TYPES
+from rltune.nouns.errors import InputError
+from rltune.nouns.mig_profiles import TYPES
 from rltune.rl.mig.agent import Agent, load, save_agent, untrained
 from rltune.rl.mig.batches import Mixture, Sampler, family_profiles
 from rltune.rl.mig.env import Setup, VectorBatchEnv

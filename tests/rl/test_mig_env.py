@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rltune.errors import InputError
 from rltune.mig.batch.plan import check_plan
 from rltune.mig.batch.tasks import Tasks
 from rltune.mig.geometry import State, geometry
-from rltune.mig_profiles import TYPES
+from rltune.nouns.errors import InputError
+from rltune.nouns.mig_profiles import TYPES
 from rltune.rl.mig.batches import Mixture, Sampler, family_profiles
 from rltune.rl.mig.env import Episode, Setup, VectorBatchEnv
 from rltune.rl.mig.kernels import PLACE_FEATURES

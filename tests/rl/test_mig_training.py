@@ -14,8 +14,8 @@ import torch
 
 from rltune.config.declare import check, defaults
 from rltune.config.mig import MigTrain
-from rltune.errors import InputError
 from rltune.mig_commands.train import check_options
+from rltune.nouns.errors import InputError
 from rltune.rl.mig.agent import load
 
 SMALL = {

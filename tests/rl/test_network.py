@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import rltune
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.rl.network import GPUS, ORDER_POSITION, JobNetwork, NetworkConfig
 from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
 from rltune.rl.rollout import play

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import rltune
-from rltune.jobs import JobTable
+from rltune.nouns.jobs import JobTable
 from rltune.rl.env import SchedulingEnv
 from rltune.rl.rules import Rules, make_setup
 from rltune.traces import Trace

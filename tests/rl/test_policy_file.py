@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, safe_open, save_file
 
 import rltune
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.policy_file import LearnedPolicy, load_policy, save_policy
 from rltune.rl.rules import Rules

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import rltune
-from rltune.cluster import Cluster, Pool
-from rltune.jobs import JobTable
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.jobs import JobTable
 
 COSTS = {"suspend_s": 1.0, "resume_s": 2.0, "migrate_s": 4.0}
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import rltune
 from rltune.allocators.milp import MilpAllocator
-from rltune.cluster import Cluster, Pool
-from rltune.jobs import JobTable
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.jobs import JobTable
 from rltune.simulator import joint as fleet_joint
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import rltune
-from rltune.cluster import Cluster, Pool
-from rltune.jobs import JobTable
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.jobs import JobTable
 from rltune.simulator.fleet.options import Options
 
 CLUSTER = Cluster("c", (Pool("a", 2, 2), Pool("b", 1, 2)))

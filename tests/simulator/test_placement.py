@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rltune.allocators.greedy import space_of
 from rltune.allocators.placement import RULES, find, fits, scratch
-from rltune.cluster import Cluster, Pool
+from rltune.nouns.cluster import Cluster, Pool
 
 Placement = list[tuple[int, int]]
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import rltune
-from rltune.cluster import Cluster, Pool
-from rltune.jobs import JobTable
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.jobs import JobTable
 
 Bools = npt.NDArray[np.bool_]
 OVERDUE_S = 1.0

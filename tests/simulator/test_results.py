@@ -11,9 +11,9 @@ import pytest
 
 import rltune
 from rltune.allocators.fragmentation import demand_cost, demand_of
-from rltune.cluster import Cluster, Pool
-from rltune.errors import InputError
-from rltune.jobs import JobTable
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
 
 TWO = Cluster("two", (Pool("a", 2, 4, first_node_id=7),))
 

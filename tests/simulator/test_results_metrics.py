@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rltune
-from rltune.cluster import Cluster, Pool
 from rltune.core.state import FINISHED, GIVEN_UP, JOB_FAILURE, SUSPENDED
-from rltune.errors import InputError
-from rltune.gpus import GPU_TYPES
-from rltune.jobs import JobTable
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.errors import InputError
+from rltune.nouns.gpus import GPU_TYPES
+from rltune.nouns.jobs import JobTable
 from rltune.simulator.fragments import lost
 from rltune.simulator.result import Result
 from rltune.simulator.runs import frozen_runs

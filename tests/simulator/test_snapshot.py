@@ -8,7 +8,7 @@ from dataclasses import fields
 import numpy as np
 
 import rltune
-from rltune.plan import Queue, Running, Snapshot
+from rltune.nouns.plan import Queue, Running, Snapshot
 
 
 def look(check: Callable[[Snapshot], None]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rltune.jobs import JobTable
+from rltune.nouns.jobs import JobTable
 from rltune.traces import Trace
 
 

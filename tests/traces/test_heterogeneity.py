@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rltune.cluster import Cluster, Pool
-from rltune.errors import InputError
-from rltune.jobs import JobTable
-from rltune.throughput import PUBLISHED
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
+from rltune.nouns.throughput import PUBLISHED
 from rltune.traces.heterogeneity import FILES, load_throughput
 
 JOB = JobTable.from_columns(

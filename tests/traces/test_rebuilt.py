@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rltune
-from rltune.cluster import Cluster, Pool
-from rltune.errors import InputError
-from rltune.jobs import JobTable
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
 from rltune.traces.helios_calibrated import CLAMP_S
 from rltune.traces.helios_statistics import VENUS
 from rltune.traces.rebuilt import MEAN_RUN_S, WAYS, Venus, batches, read_venus, rebuilt, unclamped

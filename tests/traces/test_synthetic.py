@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.traces import load_trace
 from rltune.traces.arrivals import BURST_JOBS, week
 from rltune.traces.durations import lomax

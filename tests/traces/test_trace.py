@@ -5,8 +5,8 @@ from datetime import date
 import numpy as np
 import pytest
 
-from rltune.errors import InputError
-from rltune.jobs import JobTable
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
 from rltune.traces import Trace, split
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.traces import TRACES, load_trace
 
 HEADER = "job_id,submit_s,duration_s,num_gpus\n"

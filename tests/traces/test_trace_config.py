@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from rltune.config.traces import check_trace_options
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.traces import TRACES, from_config, split
 from rltune.traces.folder import MissingTrace
 

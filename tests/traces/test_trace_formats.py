@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rltune.errors import InputError
-from rltune.jobs import JobTable
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
 from rltune.traces import Trace, load_trace, philly_cluster, plain, read_philly_machines
 from rltune.traces.rltune_csv import COLUMNS as RLTUNE_COLUMNS
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.traces import load_trace
 from rltune.traces.formats import read_trace
 from rltune.traces.openb import read_openb_nodes, read_openb_requests

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.traces import Trace, load_trace, parquet
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.traces import load_trace, pai_cluster, read_pai_machines
 from rltune.traces.alibaba_tables import Machine
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 from rltune.workloads import boosting, matmul
 from rltune.workloads.__main__ import WORKLOADS, parser, run
 from rltune.workloads.pytorch import Runtime, fitting

@@ -32,9 +32,9 @@ from rltune.allocators.sharing import find as find_anywhere
 from rltune.allocators.sharing import fits as fits_anywhere
 from rltune.allocators.sharing_room import Room, copy_room, grant_of, idle_room, take
 from rltune.allocators.sharing_rules import BEST_FIT, FGD, FIRST_FIT, LEAST_LOADED, RANDOM, STRANDING, node_score
-from rltune.cluster import GRID, Cluster
 from rltune.compiled import inner
-from rltune.jobs import WHOLE
+from rltune.nouns.cluster import GRID, Cluster
+from rltune.nouns.jobs import WHOLE
 
 
 class Nodes(NamedTuple):

@@ -19,7 +19,7 @@ from rltune.core.resources.nodes import intersect as intersect_nodes
 from rltune.core.resources.nodes import intersect_places as intersect_nodes_at
 from rltune.core.rng import PLACEMENT, draw
 from rltune.core.state import is_full, is_lean
-from rltune.jobs import WHOLE
+from rltune.nouns.jobs import WHOLE
 
 book_counts = placement.book
 book_nodes = nodes.book

@@ -10,8 +10,8 @@ from rltune.devices.execution.outcome import FAILED, OK, TaskRow
 from rltune.devices.execution.schedule import Schedule, Slot, Step, Target
 from rltune.devices.execution.tasks_file import WHOLE, TaskSpec
 from rltune.devices.state import GpuState, whole
-from rltune.errors import InputError
 from rltune.mig.geometry import PLAIN, Geometry, geometry
+from rltune.nouns.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)

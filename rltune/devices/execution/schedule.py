@@ -15,10 +15,10 @@ from rltune.devices.models import model_of
 from rltune.devices.reading import read_users
 from rltune.devices.state import GpuState, Instance, whole
 from rltune.devices.status import NOT_SUPPORTED, DeviceError
-from rltune.errors import InputError
 from rltune.mig.batch.plan import Instance as PlannedInstance
 from rltune.mig.batch.plan import Left, Plan
 from rltune.mig.geometry import Placement, geometry
+from rltune.nouns.errors import InputError
 
 GB = 1e9
 

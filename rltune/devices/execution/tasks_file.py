@@ -29,12 +29,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from rltune.checked import Checked, Says, checked, shown
-from rltune.documents import Document, parse_csv, parse_yaml, read_bytes, text_of
-from rltune.errors import InputError
 from rltune.mig.batch.tasks import RANGE, Tasks
 from rltune.mig.geometry import Geometry, geometry
-from rltune.mig_profiles import TYPES
+from rltune.nouns.checked import Checked, Says, checked, shown
+from rltune.nouns.documents import Document, parse_csv, parse_yaml, read_bytes, text_of
+from rltune.nouns.errors import InputError
+from rltune.nouns.mig_profiles import TYPES
 
 VERSION = 1
 OWN_COLUMNS = ("task", "command", "cwd", "timeout_s", "memory_gb")

@@ -12,7 +12,7 @@ from rltune.devices.adapter import Adapter
 from rltune.devices.execution.processes import Signals
 from rltune.devices.execution.schedule import Step
 from rltune.devices.state import GpuState, Instance
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 RELEASED_S = 5.0
 """A driver may list a process for a moment after its end: so long a destruction is tried again."""

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rltune.errors import InputError
 from rltune.mig.batch.boxes import MEDIA, Boxes, Floats, boxes_of, times_of
 from rltune.mig.batch.plan import Left
 from rltune.mig.batch.tasks import Tasks
 from rltune.mig.geometry import Geometry, geometry
+from rltune.nouns.errors import InputError
 
 MOST_TASKS = 8
 """More would take minutes."""

@@ -9,9 +9,6 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from rltune.checked import Checked, checked, model_of
-from rltune.documents import Document, read_json
-from rltune.errors import InputError
 from rltune.mig.batch.plan import (
     Instance,
     Left,
@@ -23,6 +20,9 @@ from rltune.mig.batch.plan import (
 )
 from rltune.mig.batch.tasks import Tasks
 from rltune.mig.geometry import Placement, geometry
+from rltune.nouns.checked import Checked, checked, model_of
+from rltune.nouns.documents import Document, read_json
+from rltune.nouns.errors import InputError
 
 SCHEMA_VERSION = 1
 TIMES = ("create_s", "ready_s", "destroy_s", "gone_s")

@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from rltune.errors import InputError
 from rltune.mig.batch.tasks import Tasks
 from rltune.mig.geometry import Placement, geometry
+from rltune.nouns.errors import InputError
 
 EPS = 1e-6
 """Seconds by which sums of floating-point times may differ; as much of a time, where that is more than a second."""

@@ -14,7 +14,6 @@ from functools import cache
 
 import numpy as np
 
-from rltune.errors import InputError
 from rltune.mig.batch.anneal import Moving, anneal, keep_as_best, moving_of, set_plan
 from rltune.mig.batch.boxes import Boxes, Floats, Ints, boxes_of, times_of
 from rltune.mig.batch.plan import Left, Plan, check_plan
@@ -23,6 +22,7 @@ from rltune.mig.batch.seeds import Seed, all_seeds
 from rltune.mig.batch.tasks import Tasks
 from rltune.mig.batch.timetable import Work, work_of
 from rltune.mig.geometry import geometry
+from rltune.nouns.errors import InputError
 
 CYCLE = 700
 """Steps of a cycle a task. Chosen, as what follows, on generated batches of 14 (seeds 100 to 107 of each family)."""

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rltune.documents import parse_csv, read_bytes, text_of
-from rltune.errors import InputError
 from rltune.mig.geometry import Geometry, geometry
+from rltune.nouns.documents import parse_csv, read_bytes, text_of
+from rltune.nouns.errors import InputError
 
 OWN_COLUMNS = ("task", "model", "memory_gb", "batch", "arrival_s")
 """Columns of the CSV that are no profile."""

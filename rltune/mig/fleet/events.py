@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 ACCEPTED = 'accepted are ["acquire", tenant, profile] and ["release", tenant]'
 COLUMNS = ("event", "tenant", "profile")

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rltune.errors import InputError
 from rltune.mig.configurations import configuration_number
 from rltune.mig.fleet.journal import Journal, Record, read_journal
 from rltune.mig.fleet.ledger import Ledger, Totals
@@ -21,6 +20,7 @@ from rltune.mig.fleet.policies import Policy, Scorer
 from rltune.mig.fleet.pool import Key, Pool
 from rltune.mig.fleet.value import Learned, Weights
 from rltune.mig.geometry import Placement
+from rltune.nouns.errors import InputError
 
 TIE = 1e-9
 """Scores closer than this are equal: states that mirror each other differ by rounding only."""

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 Record = dict[str, Any]
 HEAD = b'{"event":"fleet"'

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol, TextIO
 
-from rltune.errors import InputError
 from rltune.mig.fleet.fleet import Lease, encodable
+from rltune.nouns.errors import InputError
 
 ACCEPTED = "accepted are: acquire TENANT PROFILE [REQUEST], release TENANT [REQUEST]"
 

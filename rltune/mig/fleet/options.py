@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from rltune.checked import Says, check_fields
-from rltune.errors import InputError
 from rltune.mig.fleet.policies import BestFit, FirstFit, FragmentationAware, Policy, Random
 from rltune.mig.fleet.states import VALUED
 from rltune.mig.fleet.value import Learned, LookAhead, Weights
 from rltune.mig.geometry import geometry
+from rltune.nouns.checked import Says, check_fields
+from rltune.nouns.errors import InputError
 
 POLICIES = ("first_fit", "random", "best_fit", "fragmentation", "lookahead", "learned")
 ANYONE = "*"

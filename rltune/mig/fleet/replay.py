@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rltune.errors import InputError
 from rltune.mig.fleet.bounds import live_counts, lower_bound
 from rltune.mig.fleet.events import Event
 from rltune.mig.fleet.fleet import Fleet, Lease
+from rltune.nouns.errors import InputError
 
 
 @dataclass

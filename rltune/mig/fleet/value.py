@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from rltune.errors import InputError
 from rltune.mig.fleet.policies import Scorer, View
 from rltune.mig.fleet.states import VALUED, Floats, StateTable, Transitions
+from rltune.nouns.errors import InputError
 
 N_SLOTS = 2 * len(VALUED)
 N_FEATURES = N_SLOTS + 2

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from rltune.errors import InputError
 from rltune.mig.batch.plan import Plan
 from rltune.mig.batch.tasks import Tasks
 from rltune.mig.geometry import geometry
+from rltune.nouns.errors import InputError
 from rltune.rl.mig.env import Episode, Setup, VectorBatchEnv
 from rltune.rl.mig.kernels import GPU_FEATURES, PLACE_FEATURES, TASK_FEATURES
 from rltune.rl.mig.layout import profiles_for

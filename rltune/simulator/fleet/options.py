@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rltune.cluster import Cluster
 from rltune.core.state import DRAIN, FAIL, REOPEN, REPAIR, Floats, Ints, Sim
-from rltune.errors import InputError
-from rltune.jobs import WHOLE, JobTable
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import WHOLE, JobTable
+from rltune.nouns.throughput import Throughput
 from rltune.policies.preemptive import HALF_LIFE_S, LAS_LEVELS_GPU_S
-from rltune.throughput import Throughput
 
 KINDS = {"fail": FAIL, "repair": REPAIR, "drain": DRAIN, "reopen": REOPEN}
 OPPOSITE = {REPAIR: FAIL, REOPEN: DRAIN}
@@ -47,7 +47,7 @@ class Options:
         node_events: (time, node, kind) with kind fail (its runs are lost), repair, drain (takes no new job), reopen; a
             node is numbered over all pools, and fails or drains again only after its repair or reopening.
         capacity: (time, pool, nodes): so many nodes of the pool are in service from then on; others drain, highest first.
-        speed: a `rltune.throughput.Throughput`, or (n_jobs, n_pools) relative to the recorded hardware; None: 1 everywhere.
+        speed: a `rltune.nouns.throughput.Throughput`, or (n_jobs, n_pools) relative to the recorded hardware; None: 1 everywhere.
         seed: of failures, lottery and random placement.
         quotas: virtual cluster -> GPUs that its jobs may hold at once, a share as its fraction, a MIG slice by its
             memory; a virtual cluster that is not named has none. Also as pairs. None: no quotas.

@@ -10,7 +10,6 @@ import numpy as np
 from rltune.allocators.sharing_fragments import MEASURES, TaskTypes, task_types
 from rltune.allocators.sharing_mig import INDICES, START_BIT
 from rltune.allocators.sharing_rules import SHARING_RULES
-from rltune.cluster import Cluster
 from rltune.core import priorities
 from rltune.core.conservative import RAN_OUT, with_profile
 from rltune.core.state import (
@@ -27,10 +26,11 @@ from rltune.core.state import (
     Sim,
     build_full,
 )
-from rltune.errors import InputError
-from rltune.jobs import WHOLE, JobTable
-from rltune.mig_profiles import SIZE
-from rltune.plan import Allocator, Policy
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import WHOLE, JobTable
+from rltune.nouns.mig_profiles import SIZE
+from rltune.nouns.plan import Allocator, Policy
 from rltune.policies.dynamic import STATIC
 from rltune.policies.knowledge import forecast_error
 from rltune.policies.learn import group_table

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, Field
 
-from rltune.checked import Checked, Says, check_fields, checked, model_of
-from rltune.documents import Document
-from rltune.errors import InputError
-from rltune.gpus import gpu_type
-from rltune.jobs import WHOLE, JobTable
-from rltune.mig_profiles import PROFILES, STARTS, TYPES
+from rltune.nouns.checked import Checked, Says, check_fields, checked, model_of
+from rltune.nouns.documents import Document
+from rltune.nouns.errors import InputError
+from rltune.nouns.gpus import gpu_type
+from rltune.nouns.jobs import WHOLE, JobTable
+from rltune.nouns.mig_profiles import PROFILES, STARTS, TYPES
 
 MAX_GPUS_PER_NODE = 32
 GRID = 2.0**20
@@ -111,7 +111,7 @@ class ClusterArrays(NamedTuple):
     ``pool_lo, pool_hi, pool_cap`` (n_pools,): node range and GPUs per node;
     ``node_pool, node_id`` (n_nodes,): pool index and the id shown to people;
     ``pool_cpus, pool_memory`` (n_pools,): cores and GB of each node, infinity where not declared;
-    ``pool_mig`` (n_pools,): index into `rltune.mig_profiles.TYPES`, -1 where GPUs may not be cut.
+    ``pool_mig`` (n_pools,): index into `rltune.nouns.mig_profiles.TYPES`, -1 where GPUs may not be cut.
     """
 
     pool_lo: npt.NDArray[np.int64]
@@ -316,7 +316,7 @@ def refuse_further_resources(jobs: JobTable, cluster: Cluster, source: str) -> N
     if found is not None:
         raise InputError(
             f"{source} on cluster {cluster.name}: {found}, which a simulation of whole GPUs would overlook; "
-            "use rltune.jobs.on_whole_gpus(jobs)[0] and pools without cpus and memory_gb"
+            "use rltune.nouns.jobs.on_whole_gpus(jobs)[0] and pools without cpus and memory_gb"
         )
 
 

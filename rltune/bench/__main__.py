@@ -28,6 +28,8 @@ import rltune
 from rltune import committing, planning, starting
 from rltune.allocators.milp import MilpAllocator
 from rltune.allocators.placement import BEST_FIT
+from rltune.bench.deciding import Timing, mig_fleet, shared_gpus, whole_gpus
+from rltune.bench.scaling import LOAD, exponent, in_own_process
 from rltune.config import CONF
 from rltune.config.choices import node
 from rltune.config.commands import Train
@@ -36,7 +38,6 @@ from rltune.core.loop import begin
 from rltune.core.loop import run as run_to_end
 from rltune.core.reference import Ref, ref
 from rltune.core.state import BACKFILLS, Plain, build_lean
-from rltune.deciding import Timing, mig_fleet, shared_gpus, whole_gpus
 from rltune.mig.fleet import FleetOptions, Growth
 from rltune.policies.orders import order, static_rank
 from rltune.report.console import say
@@ -46,7 +47,6 @@ from rltune.rl.network import NetworkConfig
 from rltune.rl.rules import Rules, make_setup
 from rltune.rl.runtime import tune
 from rltune.rundir import peak_rss_mb
-from rltune.scaling import LOAD, exponent, in_own_process
 from rltune.traces import Trace
 from rltune.traces.folder import need, traces_folder
 from rltune.traces.openb import read_openb_nodes, read_openb_requests
@@ -163,7 +163,7 @@ def bench_scaling() -> list[dict[str, Any]]:
 
 def bench_allocator() -> list[dict[str, Any]]:
     """Milliseconds of one joint decision by size of cluster, head and states; HiGHS' part, and models given to it as they are."""
-    drawn = "states drawn anew for every decision (rltune.deciding), nothing cached"
+    drawn = "states drawn anew for every decision (rltune.bench.deciding), nothing cached"
     cases: list[tuple[str, Callable[[], Timing], str, float | None]] = [
         ("36_nodes", lambda: whole_gpus([(16, 2), (20, 8)], 128, 16, 300), "median", 3),
         ("1000_nodes", lambda: whole_gpus([(1000, 8)], 128, 32, 200), "p95", 50),
@@ -195,7 +195,7 @@ def bench_states() -> list[dict[str, Any]]:
         say(f"skipped: joint decisions on openb ({error})")
         return []
     cluster, jobs = read_openb_nodes(lists[0]), read_openb_requests(lists[1])
-    label = "real: Alibaba openb, 1,213 nodes, its pods' mix; rltune.deciding"
+    label = "real: Alibaba openb, 1,213 nodes, its pods' mix; rltune.bench.deciding"
     rows, points = [], []
     for states in (50, 200, None):
         timing = shared_gpus(cluster, jobs, 32, 40, states=states)
@@ -213,7 +213,7 @@ def bench_states() -> list[dict[str, Any]]:
 
 def bench_mig() -> list[dict[str, Any]]:
     """Batches on one A100 and tenants on a fleet, both generated."""
-    drawn = "generated: the published families, 20 batches of 14 tasks each (rltune.planning)"
+    drawn = "generated: the published families, 20 batches of 14 tasks each (rltune.bench.planning)"
     rows = []
     for family, (aim, _) in planning.AIMS.items():
         ratio = planning.batch_ratio(family, 0.1)
@@ -229,7 +229,7 @@ def bench_mig() -> list[dict[str, Any]]:
         rows.append(row(name, ratio, "ratio", None, drawn, "wide times, makespan / area bound"))
     told = "seconds ~ tasks^b, 1,000 to 10,000 tasks, 200,000 steps and everything around them"
     rows.append(row("mig_batch_growth_tasks", planning.growth_in_tasks(), "exponent", 1.1, drawn, told, most=True))
-    drawn = "generated: 20 streams of 2,000 acquires and releases (rltune.planning)"
+    drawn = "generated: 20 streams of 2,000 acquires and releases (rltune.bench.planning)"
     for workload in planning.LIVE:
         for policy in ("learned", "fragmentation", "first_fit"):
             provisioned = planning.online_ratio(workload, policy)
@@ -257,7 +257,7 @@ def bench_first_use() -> list[dict[str, Any]]:
 
 def bench_devices() -> list[dict[str, Any]]:
     """The hardware adapter's own time, on a simulated machine."""
-    told = f"{committing.GPUS} simulated A100-80GB that take no time (rltune.committing)"
+    told = f"{committing.GPUS} simulated A100-80GB that take no time (rltune.bench.committing)"
     return [
         row("device_apply_ms_8_gpus", committing.apply_ms(), "ms", 20, told, "7 x 1g to 4g + 3g and back", most=True),
         row("device_show_ms_8_gpus", committing.show_ms(), "ms", 50, told, "inventory as JSON", most=True),

@@ -14,7 +14,7 @@ from yaml.composer import Composer
 from yaml.constructor import SafeConstructor
 from yaml.resolver import Resolver
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 MOST_BYTES = 16 * 2**20
 """Of a file; the largest lists that were ever wanted have a tenth."""

@@ -26,10 +26,10 @@ from rltune.allocators.problem import Level, Problem
 from rltune.allocators.sharing import Demand, Room, copy_room, demand_of, find, idle_room, place_scratch, take
 from rltune.allocators.sharing_fragments import task_types
 from rltune.allocators.sharing_rules import SHARING_RULES
-from rltune.cluster import Cluster, ClusterArrays, Eligibility, eligibility
-from rltune.jobs import JobTable
-from rltune.mig_profiles import NAMES
-from rltune.plan import Queue, Running, Snapshot
+from rltune.nouns.cluster import Cluster, ClusterArrays, Eligibility, eligibility
+from rltune.nouns.jobs import JobTable
+from rltune.nouns.mig_profiles import NAMES
+from rltune.nouns.plan import Queue, Running, Snapshot
 
 Ints = npt.NDArray[np.int64]
 WHOLE_MODELS = 30

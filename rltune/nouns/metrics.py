@@ -7,7 +7,7 @@ A job that was interrupted, or ran on other hardware than recorded, has w = all 
 JCT = end - submission; r stays the recorded run time.
 Makespan = last end - first submit. Utilisation = GPU-seconds held / (makespan x cluster GPUs).
 Jobs without an end count as unfinished and enter no mean.
-Over time: `steps` and `area`; a time-weighted mean is an area over its time. Fairness: `rltune.fairness`.
+Over time: `steps` and `area`; a time-weighted mean is an area over its time. Fairness: `rltune.nouns.fairness`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""How the simulator's cost grows: ``python -m rltune.scaling JOBS GPUS POLICY BACKFILL [LOAD]``, one case a process.
+"""How the simulator's cost grows: ``python -m rltune.bench.scaling JOBS GPUS POLICY BACKFILL [LOAD]``, one case a process.
 
 The workload is drawn, not recorded: sizes and run times by Helios' published distributions (Venus), Poisson arrivals
 at an offered load (GPU-seconds asked for over GPU-seconds there are) of ``LOAD``. A case prints one line of JSON;
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 import rltune
-from rltune.cluster import Cluster
-from rltune.jobs import JobTable
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.jobs import JobTable
 from rltune.rundir import peak_rss_mb
 from rltune.traces.calibrated import duration_quantiles
 from rltune.traces.helios_statistics import VENUS
@@ -62,7 +62,7 @@ def measure(jobs: int, gpus: int, policy: str, backfill: str, load: float = LOAD
 
 def in_own_process(*case: Any) -> dict[str, Any]:
     """The case measured by a fresh interpreter, so that its memory is its own."""
-    command = [sys.executable, "-m", "rltune.scaling", *map(str, case)]
+    command = [sys.executable, "-m", "rltune.bench.scaling", *map(str, case)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 OPTIONS = {
     "discipline": "backfill",

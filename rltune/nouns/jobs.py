@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 NONE = -1
 """Code of an absent category (no VC, no user, any GPU type)."""

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rltune.cluster import ClusterArrays
-from rltune.jobs import WHOLE
-from rltune.mig_profiles import SIZE, STARTS
+from rltune.nouns.cluster import ClusterArrays
+from rltune.nouns.jobs import WHOLE
+from rltune.nouns.mig_profiles import SIZE, STARTS
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -26,7 +26,7 @@ class Queue:
     ``job``: row in the job table. ``run_s``: run time as the scheduler knows it
     (exact, predicted, or NaN for runtimes ``unknown``). Job i may use
     ``pools[pool_lo[i]:pool_hi[i]]``, at ``speed`` of the same positions relative to the recorded hardware.
-    ``gpu_milli``: thousandths of a GPU (1000: whole ones); ``profile``: index into `rltune.mig_profiles.PROFILES`, -1 none;
+    ``gpu_milli``: thousandths of a GPU (1000: whole ones); ``profile``: index into `rltune.nouns.mig_profiles.PROFILES`, -1 none;
     ``cpus, memory_gb``: of the whole job; ``attained_gpu_s``: GPU-seconds held so far; ``done_s``: seconds of its run time
     done and kept in ended runs.
     """

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.compiled import compiled
-from rltune.metrics import BOUND_S, area, steps
+from rltune.nouns.metrics import BOUND_S, area, steps
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.integer[Any]]

@@ -24,8 +24,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from rltune.documents import Document
-from rltune.errors import InputError
+from rltune.nouns.documents import Document
+from rltune.nouns.errors import InputError
 
 LONGEST = 80
 """Characters of a value in a message."""

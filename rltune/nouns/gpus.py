@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rltune.errors import InputError
+from rltune.nouns.errors import InputError
 
 BUSY_SHARE = 0.60
 """Draw of a held GPU over its board's limit where its type was not measured: the mean of the four that were."""

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rltune.cluster import Cluster, eligibility
-from rltune.errors import InputError
-from rltune.gpus import gpu_type
-from rltune.jobs import NONE, JobTable
+from rltune.nouns.cluster import Cluster, eligibility
+from rltune.nouns.errors import InputError
+from rltune.nouns.gpus import gpu_type
+from rltune.nouns.jobs import NONE, JobTable
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

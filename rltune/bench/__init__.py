@@ -1,0 +1,1 @@
+"""The speed figures: `python -m rltune.bench`, and the cases that it measures."""
