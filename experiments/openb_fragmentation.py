@@ -4,7 +4,7 @@ OMP_NUM_THREADS=1 python experiments/openb_fragmentation.py [--seeds 10] [--proc
 
 Writes openb_fragmentation.json and .md beside the other results. Needs the real lists (RLTUNE_TRACES, see
 traces/README.md). Published are the means of 10 seeds over the authors' own shuffles, so only means can agree.
-Ours is the rule "stranding", beside the published FGD; the bound is `rltune.allocators.filling_bound` of each seed's requests.
+Ours is the rule "stranding", beside the published FGD; the bound is `rltune.packing.upper_bound` of each seed's requests.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from rltune.allocators.filling import fill_cluster, requests
-from rltune.allocators.filling_bound import most_allocated
 from rltune.nouns.metrics import ci95
+from rltune.packing.online import fill_cluster, requests
+from rltune.packing.upper_bound import most_allocated
 from rltune.traces.folder import need, traces_folder
 from rltune.traces.openb import read_openb_nodes, read_openb_requests
 
@@ -48,7 +48,7 @@ PUBLISHED = {
 }
 """GPUs allocated, % of all, when 130 % has been requested (the authors' result files; rules as in ``RULES``)."""
 FITTED = ("default", "cpu250", "gpushare100", "gpuspec20", "gpuspec33", "multigpu50")
-"""Workloads on which the rules' open details were chosen (`rltune.allocators.sharing_rules`), and our measure (seeds 100 to 102)."""
+"""Workloads on which the rules' open details were chosen (`rltune.core.resources.scores`), and our measure (seeds 100 to 102)."""
 POINTS = (0.6, 0.8, 0.9, 1.0)
 PUBLISHED_FRAGMENTS = {
     "random": (15.5, 15.9, 14.5, 13.5),

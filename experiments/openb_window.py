@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from openb_fragmentation import PUBLISHED, RESULTS, lying
 
-from rltune.allocators.filling import fill_cluster
-from rltune.allocators.filling_window import fill_by_window
 from rltune.allocators.joint import JointSolver
 from rltune.nouns.metrics import ci95
+from rltune.packing.batched import fill_by_window
+from rltune.packing.online import fill_cluster
 from rltune.traces.openb import read_openb_nodes, read_openb_requests
 
 LEVELS = ({"value": 1.0}, {"fragmentation": 1.0})

@@ -22,7 +22,7 @@ from rltune.nouns.renamed import translated
 from rltune.report.comparison import comparison_lines, print_comparison
 from rltune.report.figures import what_if_figure
 from rltune.rundir import SCHEMA_VERSION, RunDirectory
-from rltune.simulator.fleet.options import Options
+from rltune.simulator.options import Options
 from rltune.simulator.result import DAY_S
 
 COMPARED = ("wait_s", "jct_s", "bsld")

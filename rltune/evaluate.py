@@ -11,10 +11,10 @@ import yaml
 
 from rltune.config.commands import Evaluate
 from rltune.entry import run_main
-from rltune.evaluation import Case, evaluate_into, heuristic_cases
-from rltune.experiment import Experiment, make_experiment
+from rltune.experiment.evaluation import Case, evaluate_into, heuristic_cases
+from rltune.experiment.provenance import check_unseen
+from rltune.experiment.setup import Experiment, make_experiment
 from rltune.nouns.errors import InputError
-from rltune.origin import check_unseen
 from rltune.report.console import say
 from rltune.rl.policy_file import LearnedPolicy, load_policy
 from rltune.rl.runtime import tune

@@ -24,7 +24,7 @@ from rltune.config.commands import Simulate
 from rltune.config.declare import defaults
 from rltune.config.traces import trace_node
 from rltune.entry import run_main
-from rltune.experiment import cluster_of
+from rltune.experiment.setup import cluster_of
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.throughput import Throughput
@@ -36,7 +36,7 @@ from rltune.report.figures import timeline_figure
 from rltune.report.simulation import simulation_table
 from rltune.rl.rules import run_times
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
-from rltune.simulator.fleet.options import Options
+from rltune.simulator.options import Options
 from rltune.simulator.result import Result
 from rltune.simulator.run import describe_oversized, find_oversized
 from rltune.traces import Trace, from_config, split

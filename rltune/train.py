@@ -13,10 +13,10 @@ import yaml
 
 from rltune.config.commands import Train
 from rltune.entry import run_main
-from rltune.evaluation import evaluate_into, heuristic_cases, report_fallbacks
-from rltune.experiment import Experiment, make_experiment, resolve_rules, spread
+from rltune.experiment.evaluation import evaluate_into, heuristic_cases, report_fallbacks
+from rltune.experiment.provenance import check_same, check_unseen, describe
+from rltune.experiment.setup import Experiment, make_experiment, resolve_rules, spread
 from rltune.nouns.errors import InputError
-from rltune.origin import check_same, check_unseen, describe
 from rltune.policies.orders import order
 from rltune.report.console import say, training_progress
 from rltune.report.figures import learning_curve

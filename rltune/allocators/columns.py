@@ -15,9 +15,9 @@ import numpy as np
 
 from rltune.allocators.measure import node_cost
 from rltune.allocators.rows import EACH, FULL, USED, book, load_root, same_gpu, seen_before, state_of
-from rltune.allocators.sharing_mig import START_BIT
 from rltune.allocators.states import mixed
 from rltune.compiled import inner, kernel
+from rltune.core.resources.slices import START_BIT
 from rltune.nouns.jobs import WHOLE
 from rltune.nouns.mig_profiles import SIZE, STARTS, STARTS_MOST
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.allocators.rows import Items
-from rltune.allocators.sharing import Demand, Room
+from rltune.core.resources.places import Demand, Room
 from rltune.nouns.cluster import GRID, ClusterArrays
 from rltune.nouns.jobs import WHOLE
 
@@ -141,7 +141,7 @@ def _keys(instance: Instance) -> list[tuple[Any, ...]]:
 
 
 def _part(amount: float, size: int, gpus: int) -> float:
-    """CPU or memory that goes with ``size`` of a job's GPUs, as `rltune.allocators.sharing.part_of`."""
+    """CPU or memory that goes with ``size`` of a job's GPUs, as `rltune.core.resources.places.part_of`."""
     return amount if size == gpus else float(np.floor(amount * size / gpus * GRID) / GRID)
 
 

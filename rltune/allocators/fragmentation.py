@@ -21,7 +21,7 @@ FloatArray = npt.NDArray[np.float64]
 MEASURES = ("quadratic", "demand", "stranding", "partly_used")
 OF_WORKLOAD = ("demand", "stranding")
 """Measures that ask what the workload wants. Of whole GPUs without CPU and memory they are the same (`demand_cost`); with
-shares, MIG slices, CPU or memory they are those of `rltune.allocators.sharing_fragments`."""
+shares, MIG slices, CPU or memory they are those of `rltune.core.resources.fragments`."""
 
 
 class Demand(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from rltune.allocators.placement import RULES, Scratch, Space, book, find, recount, scratch
+from rltune.core.resources.counts import RULES, Scratch, Space, book, find, recount, scratch
 from rltune.nouns.cluster import ClusterArrays
 from rltune.nouns.errors import InputError
 from rltune.nouns.plan import FloatArray, IntArray, Plan, Queue, Snapshot, Start

@@ -34,8 +34,8 @@ from rltune.allocators.problem import (
 )  # fmt: skip
 from rltune.allocators.realise import Answer, patterns_in_use, realise
 from rltune.allocators.rows import FULL, Search, build_search
-from rltune.allocators.sharing_room import amounts
 from rltune.allocators.states import Classes, classes_of
+from rltune.core.resources.room import amounts
 
 if TYPE_CHECKING:
     from rltune.allocators.model import PyomoSession

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from rltune.allocators.formulation import Formulation
 from rltune.allocators.measure import Measure
 from rltune.allocators.problem import Level, Problem
-from rltune.allocators.sharing_fragments import GAPS, STARVED
-from rltune.allocators.sharing_rules import STRANDING
+from rltune.core.resources.fragments import GAPS, STARVED
+from rltune.core.resources.scores import STRANDING
 from rltune.nouns.jobs import WHOLE
 
 Floats = npt.NDArray[np.float64]

@@ -7,14 +7,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.sharing_fragments import TaskTypes, node_fragments
 from rltune.compiled import inner, kernel
+from rltune.core.resources.fragments import TaskTypes, node_fragments
 from rltune.nouns.jobs import WHOLE
 
 
 class Measure(NamedTuple):
     """``table`` (n_pools, cap + 1) of `rltune.allocators.fragmentation`, by free GPUs; where it is empty (0, 0), the
-    fragmentation of `rltune.allocators.sharing_fragments` for the workload ``types``."""
+    fragmentation of `rltune.core.resources.fragments` for the workload ``types``."""
 
     table: npt.NDArray[np.float64]
     types: TaskTypes

@@ -13,9 +13,7 @@ from rltune.allocators.formulation import Floats, Instance
 from rltune.allocators.fragmentation import MEASURES, OF_WORKLOAD, Demand, cost_table
 from rltune.allocators.joint import JointSolver, Stats
 from rltune.allocators.measure import Measure
-from rltune.allocators.placement import BEST_FIT, LEAST_FRAGMENTATION
 from rltune.allocators.problem import TERMS, Level
-from rltune.allocators.sharing_fragments import no_types
 from rltune.allocators.whole_gpus import (
     Held,
     Placement,
@@ -28,6 +26,8 @@ from rltune.allocators.whole_gpus import (
     reservation,
     room_of,
 )  # fmt: skip
+from rltune.core.resources.counts import BEST_FIT, LEAST_FRAGMENTATION
+from rltune.core.resources.fragments import no_types
 from rltune.nouns.cluster import ClusterArrays
 from rltune.nouns.errors import InputError
 from rltune.nouns.plan import FloatArray, IntArray, Plan, Snapshot, Start

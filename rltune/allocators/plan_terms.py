@@ -11,15 +11,15 @@ from rltune.allocators.formulation import Formulation, Instance
 from rltune.allocators.measure import Measure, node_cost
 from rltune.allocators.problem import EPS, TERMS, Level
 from rltune.allocators.rows import Search, load_unit, remake_on
-from rltune.allocators.sharing import Demand, take
-from rltune.allocators.sharing_mig import INDICES, START_BIT, lowest
 from rltune.compiled import kernel
+from rltune.core.resources.places import Demand, take
+from rltune.core.resources.slices import INDICES, START_BIT, lowest
 from rltune.nouns.cluster import GRID
 from rltune.nouns.jobs import WHOLE
 
 Ints = npt.NDArray[np.int64]
 Place = tuple[tuple[int, ...], tuple[int, ...]]
-"""(nodes, grants): node indices ascending; a grant names the node's GPUs and a MIG start (`rltune.allocators.sharing.Place`)."""
+"""(nodes, grants): node indices ascending; a grant names the node's GPUs and a MIG start (`rltune.core.resources.places.Place`)."""
 Plan = Sequence[Place | None]
 """A place for each job of an instance, None = does not start."""
 

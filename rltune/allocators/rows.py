@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from rltune.allocators.measure import node_cost
 from rltune.allocators.partition import clear_all, remake
-from rltune.allocators.sharing import Demand, Room, take
-from rltune.allocators.sharing_mig import START_BIT
 from rltune.allocators.states import mixed
 from rltune.compiled import inner
+from rltune.core.resources.places import Demand, Room, take
+from rltune.core.resources.slices import START_BIT
 from rltune.nouns.cluster import ClusterArrays
 from rltune.nouns.jobs import WHOLE
 

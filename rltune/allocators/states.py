@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.sharing import Room
 from rltune.compiled import inner, kernel
+from rltune.core.resources.places import Room
 from rltune.nouns.cluster import GRID, ClusterArrays
 
 Ints = npt.NDArray[np.int64]

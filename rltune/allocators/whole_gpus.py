@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from rltune.allocators.greedy import GreedyAllocator, place_one, space_of
-from rltune.allocators.placement import book, fit_alone, scratch
 from rltune.allocators.plan_terms import Place
-from rltune.allocators.sharing import Demand, Room
+from rltune.core.resources.counts import book, fit_alone, scratch
+from rltune.core.resources.places import Demand, Room
 from rltune.nouns.cluster import ClusterArrays
 from rltune.nouns.jobs import WHOLE
 from rltune.nouns.plan import FloatArray, IntArray, Snapshot

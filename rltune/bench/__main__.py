@@ -25,9 +25,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 import rltune
-from rltune import committing, planning, starting
 from rltune.allocators.milp import MilpAllocator
-from rltune.allocators.placement import BEST_FIT
+from rltune.bench import committing, first_use, planning
 from rltune.bench.deciding import Timing, mig_fleet, shared_gpus, whole_gpus
 from rltune.bench.scaling import LOAD, exponent, in_own_process
 from rltune.config import CONF
@@ -37,6 +36,7 @@ from rltune.config.declare import defaults
 from rltune.core.loop import begin
 from rltune.core.loop import run as run_to_end
 from rltune.core.reference import Ref, ref
+from rltune.core.resources.counts import BEST_FIT
 from rltune.core.state import BACKFILLS, Plain, build_lean
 from rltune.mig.fleet import FleetOptions, Growth
 from rltune.policies.orders import order, static_rank
@@ -247,9 +247,9 @@ def bench_mig() -> list[dict[str, Any]]:
 
 def bench_first_use() -> list[dict[str, Any]]:
     """Seconds to the first answer of the detailed simulation in a fresh clone, after set-up."""
-    waits = starting.measure()
+    waits = first_use.measure()
     note = (
-        f"python -m rltune.{starting.SIMULATE}; set-up compiles {waits.setup:.0f} s in an empty cache on "
+        f"python -m rltune.{first_use.SIMULATE}; set-up compiles {waits.setup:.0f} s in an empty cache on "
         f"{os.cpu_count()} cores, {waits.unchanged:.1f} s where nothing changed"
     )
     return [row("first_use_s", waits.first_use, "s", 10, "synthetic", note, most=True)]

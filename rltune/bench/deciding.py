@@ -23,9 +23,9 @@ from rltune.allocators.milp import MilpAllocator
 from rltune.allocators.model import PyomoSession
 from rltune.allocators.plan_terms import Place
 from rltune.allocators.problem import Level, Problem
-from rltune.allocators.sharing import Demand, Room, copy_room, demand_of, find, idle_room, place_scratch, take
-from rltune.allocators.sharing_fragments import task_types
-from rltune.allocators.sharing_rules import SHARING_RULES
+from rltune.core.resources.fragments import task_types
+from rltune.core.resources.places import Demand, Room, copy_room, demand_of, find, idle_room, place_scratch, take
+from rltune.core.resources.scores import SHARING_RULES
 from rltune.nouns.cluster import Cluster, ClusterArrays, Eligibility, eligibility
 from rltune.nouns.jobs import JobTable
 from rltune.nouns.mig_profiles import NAMES

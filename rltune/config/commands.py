@@ -12,7 +12,7 @@ from rltune.config.learning import VISIBLE, NetworkConfig
 from rltune.core.state import BACKFILLS
 from rltune.nouns.metrics import SCORE_METRIC
 from rltune.policies.knowledge import RUNTIMES, SIMULATED
-from rltune.simulator.fleet.options import Options
+from rltune.simulator.options import Options
 from rltune.simulator.run import OVERSIZED, TRAINED, simulate_jobs
 
 TIMED = ("exact", "predicted")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rltune.allocators.sharing_room import grant_of
 from rltune.compiled import kernel, verb
+from rltune.core.resources.room import grant_of
 from rltune.core.runs import start_job, stop_run
 from rltune.core.state import SUSPENDED, is_full, is_lean
 

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.placement import Scratch, empty_space, scratch
-from rltune.allocators.sharing import Demand, Place, demand_of, place_scratch
-from rltune.allocators.sharing_fragments import TaskTypes
-from rltune.allocators.sharing_room import amounts
+from rltune.core.resources.counts import Scratch, empty_space, scratch
+from rltune.core.resources.fragments import TaskTypes
 from rltune.core.resources.nodes import idle_nodes
+from rltune.core.resources.places import Demand, Place, demand_of, place_scratch
+from rltune.core.resources.room import amounts
 from rltune.nouns.cluster import Cluster, ClusterArrays, distinct_rows, eligibility
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import WHOLE, JobTable
@@ -377,7 +377,7 @@ def build_lean(
     cost: Floats | None = None,
     params: Plain | None = None,
 ) -> Sim:
-    """The lean build at time zero; see `job_arrays`. ``cost``: of `rltune.allocators.placement.Space`."""
+    """The lean build at time zero; see `job_arrays`. ``cost``: of `rltune.core.resources.counts.Space`."""
     table, choices = job_arrays(jobs, cluster, known_s, rank)
     arrays, params = cluster.arrays(), params or Plain(0, SKIP, 0)
     sim = blank(

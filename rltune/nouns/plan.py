@@ -73,7 +73,7 @@ class Running:
 class Snapshot:
     """The state of one instant, after all its events. ``free`` (n_nodes,) whole GPUs of open nodes, read-only.
 
-    ``room``: `rltune.allocators.sharing_room.Room`, what is free GPU by GPU, with shares, slices, CPU and memory; None
+    ``room``: `rltune.core.resources.room.Room`, what is free GPU by GPU, with shares, slices, CPU and memory; None
     where only whole GPUs are simulated.
     """
 

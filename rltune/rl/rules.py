@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from rltune.allocators.fragmentation import FloatArray, cost_table, demand_of
 from rltune.allocators.greedy import rule_code
-from rltune.allocators.placement import LEAST_FRAGMENTATION
 from rltune.config.learning import VISIBLE, Window
+from rltune.core.resources.counts import LEAST_FRAGMENTATION
 from rltune.core.state import Plain, Sim, build_lean
 from rltune.nouns.cluster import Cluster, refuse_further_resources
 from rltune.nouns.errors import InputError

@@ -13,11 +13,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.sharing_mig import INDICES
 from rltune.core.loop import DECIDE, FINISHED_ALL, LOG_FULL, begin, run, start_by_given_keys, work_out_keys
 from rltune.core.placing import start_there, suspend
 from rltune.core.queue import position_of, remove_at
 from rltune.core.reference import Ref, ref
+from rltune.core.resources.slices import INDICES
 from rltune.core.state import NOW, QUEUED, RUNNING, STARTED, Detail, Sim, with_larger_log
 from rltune.nouns.cluster import ClusterArrays
 from rltune.nouns.jobs import WHOLE, JobTable

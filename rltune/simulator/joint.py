@@ -15,9 +15,6 @@ import numpy as np
 
 from rltune.allocators.formulation import Instance
 from rltune.allocators.measure import Measure
-from rltune.allocators.sharing_fragments import no_types, task_types
-from rltune.allocators.sharing_room import amounts
-from rltune.allocators.sharing_rules import SHARING_RULES
 from rltune.compiled import inner, kernel
 from rltune.core.backfilling import start_easy, start_in_order, start_what_fits
 from rltune.core.conservative import anything_fits
@@ -25,7 +22,10 @@ from rltune.core.loop import something_can_start
 from rltune.core.queue import begin_pass, block_class, class_blocked, sort_by_key
 from rltune.core.reference import Ref, ref
 from rltune.core.resources import nodes
+from rltune.core.resources.fragments import no_types, task_types
 from rltune.core.resources.nodes import Nodes, charge_quota, idle_nodes, intersect
+from rltune.core.resources.room import amounts
+from rltune.core.resources.scores import SHARING_RULES
 from rltune.core.resources.verbs import (
     book_held,
     copy_free,
@@ -62,7 +62,7 @@ book_nodes = nodes.book
 REST = "fgd"
 """Rule of the first known plan, of the reservation, and of whoever is not decided jointly."""
 OF_WORKLOAD = {"demand": "fgd", "stranding": "stranding"}
-"""Measures of the MILP that know the workload, by the names of `rltune.allocators.sharing_fragments.MEASURES`."""
+"""Measures of the MILP that know the workload, by the names of `rltune.core.resources.fragments.MEASURES`."""
 # Slots of ``Draft.counts``: jobs to decide; how many of them stand before the reserved job; that job, -1 = none;
 # whether any fitting job was left to the greedy rest.
 JOBS, BEFORE, HELD, SKIPPED = range(4)

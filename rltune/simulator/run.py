@@ -10,9 +10,9 @@ import numpy as np
 
 from rltune.allocators.fragmentation import demand_cost, demand_of
 from rltune.allocators.greedy import GreedyAllocator, rule_code
-from rltune.allocators.placement import RULES
-from rltune.allocators.sharing_rules import SHARING_RULES, SharingRule
 from rltune.core.priorities import GIVEN
+from rltune.core.resources.counts import RULES
+from rltune.core.resources.scores import SHARING_RULES, SharingRule
 from rltune.core.state import ALWAYS, BACKFILLS, BLOCKING, CONSERVATIVE, Plain, build_lean
 from rltune.nouns.cluster import Cluster, accepts, eligibility, further_resources
 from rltune.nouns.errors import InputError
@@ -24,9 +24,9 @@ from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import Order, order, static_rank
 from rltune.simulator.blocking import run_blocking
 from rltune.simulator.decisions import GivenKeys, Picker, Planned, drive
-from rltune.simulator.fleet.options import make_options
-from rltune.simulator.fleet.run import preemptive_policy, simulate_full
+from rltune.simulator.full import preemptive_policy, simulate_full
 from rltune.simulator.joint import JointAllocator
+from rltune.simulator.options import make_options
 from rltune.simulator.result import Result
 
 OVERSIZED = ("refuse", "drop")
@@ -69,7 +69,7 @@ def simulate_jobs(
             a warning, since the reference protocol drops them.
         cost: (n_pools, cap + 1) fragmentation cost for least_fragmentation; default: these jobs' own demand.
         seed: of failures, lottery and random placement; nothing else is left to chance.
-        options: of the detailed simulation, see `rltune.simulator.fleet.options.Options`.
+        options: of the detailed simulation, see `rltune.simulator.options.Options`.
 
     Raises:
         InputError: unknown names, a policy that needs run times under ``unknown``, an oversized job.

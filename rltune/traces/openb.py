@@ -50,7 +50,7 @@ def read_pods(table: Table) -> Reading:
 def read_openb_requests(path: str | Path) -> JobTable:
     """What all pods of a list ask for, scheduled or not; times play no role: submitted in the list's order, no run time.
 
-    For the protocol of `rltune.allocators.filling`. Lists resampled by the publisher have no times.
+    For the protocol of `rltune.packing.online`. Lists resampled by the publisher have no times.
     """
     table = _read(path, REQUEST_COLUMNS, "a list of openb pods")
     columns = _requests(table) | {"submit_s": np.arange(len(table)), "duration_s": np.zeros(len(table))}

@@ -16,7 +16,7 @@ import numpy as np
 from rltune.allocators.formulation import Instance
 from rltune.allocators.measure import Measure, nodes_cost
 from rltune.allocators.partition import with_idle
-from rltune.allocators.sharing import Demand, Room, idle_room, take
+from rltune.core.resources.places import Demand, Room, idle_room, take
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.mig_profiles import CREATE_S, DESTROY_S, KIND, PROFILES, SIZE, SIZE_OF_KIND, STARTS, TYPES
 

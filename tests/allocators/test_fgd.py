@@ -15,15 +15,15 @@ from test_sharing import Site, gpus_of, part, pools, requests, ways_on_node
 
 import rltune
 from rltune.allocators import filling
-from rltune.allocators.filling import fill_cluster
-from rltune.allocators.filling_bound import most_allocated
-from rltune.allocators.share_worth import share_worth
-from rltune.allocators.sharing_fragments import MEASURES, TaskTypes, fragments, task_types
-from rltune.allocators.sharing_rules import SHARING_RULES
+from rltune.core.resources.fractional_value import share_worth
+from rltune.core.resources.fragments import MEASURES, TaskTypes, fragments, task_types
+from rltune.core.resources.scores import SHARING_RULES
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import JobTable
 from rltune.nouns.mig_profiles import SIZE, STARTS, TYPES
+from rltune.packing.online import fill_cluster
+from rltune.packing.upper_bound import most_allocated
 from rltune.traces.openb import read_openb_nodes, read_openb_requests
 
 measures = st.sampled_from(sorted(MEASURES))

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rltune.allocators.filling import fill_cluster, shuffled_requests
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import JobTable
+from rltune.packing.online import fill_cluster, shuffled_requests
 from rltune.traces.openb import read_openb_nodes, read_openb_requests
 
 FOUR = Cluster.from_spec({"pools": [{"nodes": 4, "gpus_per_node": 1, "cpus": 2}]})

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rltune.allocators.filling import fill_cluster
-from rltune.allocators.filling_window import fill_by_window
 from rltune.allocators.joint import JointSolver
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import JobTable
+from rltune.packing.batched import fill_by_window
+from rltune.packing.online import fill_cluster
 
 LEVELS = ({"value": 1.0}, {"fragmentation": 1.0})
 

@@ -13,8 +13,8 @@ from rltune.allocators.fragmentation import quadratic_cost
 from rltune.allocators.joint import JointSolver
 from rltune.allocators.measure import Measure
 from rltune.allocators.plan_terms import score
-from rltune.allocators.sharing import Demand, idle_room
-from rltune.allocators.sharing_fragments import no_types, task_types
+from rltune.core.resources.fragments import no_types, task_types
+from rltune.core.resources.places import Demand, idle_room
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.jobs import JobTable
 from rltune.nouns.mig_profiles import NAMES, TYPES

@@ -21,8 +21,8 @@ from rltune.allocators.greedy import GreedyAllocator
 from rltune.allocators.highs import MEANING, Session
 from rltune.allocators.milp import MilpAllocator
 from rltune.allocators.model import STATUS
-from rltune.allocators.placement import scratch
 from rltune.allocators.problem import Solved
+from rltune.core.resources.counts import scratch
 from rltune.nouns.errors import InputError
 from rltune.nouns.plan import IntArray, Plan, Snapshot, check_plan
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import rltune
 from rltune.allocators import placement
 from rltune.allocators.greedy import space_of
-from rltune.allocators.sharing import (
+from rltune.core.resources.fragments import MEASURES, fragments, task_types
+from rltune.core.resources.places import (
     Demand,
     Place,
     Room,
@@ -25,8 +26,7 @@ from rltune.allocators.sharing import (
     place_scratch,
     take,
 )
-from rltune.allocators.sharing_fragments import MEASURES, fragments, task_types
-from rltune.allocators.sharing_rules import BEST_FIT, RANDOM, SHARING_RULES
+from rltune.core.resources.scores import BEST_FIT, RANDOM, SHARING_RULES
 from rltune.nouns.cluster import Cluster, Eligibility, Pool, eligibility
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import JobTable

@@ -11,9 +11,9 @@ from rltune.config.choices import node
 from rltune.config.commands import Evaluate
 from rltune.config.declare import defaults
 from rltune.config.traces import trace_node
-from rltune.experiment import Experiment, make_experiment
+from rltune.experiment.provenance import check_same, check_unseen, describe
+from rltune.experiment.setup import Experiment, make_experiment
 from rltune.nouns.errors import InputError
-from rltune.origin import check_same, check_unseen, describe
 
 
 @pytest.fixture(scope="module")

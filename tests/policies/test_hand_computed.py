@@ -17,8 +17,8 @@ import pytest
 
 import rltune
 from rltune.allocators.greedy import GreedyAllocator
-from rltune.allocators.placement import RULES
-from rltune.allocators.sharing_rules import SHARING_RULES
+from rltune.core.resources.counts import RULES
+from rltune.core.resources.scores import SHARING_RULES
 from rltune.nouns.cluster import Cluster, Pool
 from rltune.nouns.jobs import JobTable
 from rltune.policies.orders import ALIASES, ORDERS

@@ -15,9 +15,10 @@ from unittest import mock
 import numba as nb
 import numpy as np
 from hypothesis import strategies as st
+from rltune.simulator.fleet import run as fleet_run
 
 import rltune
-from rltune.allocators.sharing import idle_room
+from rltune.core.resources.places import idle_room
 from rltune.core.rng import NODE_FAILURE, NODE_REPAIR, exponential
 from rltune.core.state import FINISHED, GIVEN_UP, JOB_FAILURE, SUSPENDED
 from rltune.core.state import NODE_FAILURE as LOST_NODE
@@ -27,7 +28,6 @@ from rltune.nouns.mig_profiles import NAMES, PROFILES, SIZE, STARTS, TYPES
 from rltune.policies.dynamic import STATIC
 from rltune.policies.orders import ORDERS
 from rltune.policies.preemptive import PREEMPTIVE
-from rltune.simulator.fleet import run as fleet_run
 
 POLICIES = (*ORDERS, *PREEMPTIVE)
 ALLOCATORS = tuple(fleet_run.SHARING_RULES)

@@ -11,7 +11,7 @@ import pytest
 import rltune
 from rltune.nouns.cluster import Cluster, Pool
 from rltune.nouns.jobs import JobTable
-from rltune.simulator.fleet.options import Options
+from rltune.simulator.options import Options
 
 CLUSTER = Cluster("c", (Pool("a", 2, 2), Pool("b", 1, 2)))
 NAN, INF = float("nan"), float("inf")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rltune.allocators.greedy import space_of
-from rltune.allocators.placement import RULES, find, fits, scratch
+from rltune.core.resources.counts import RULES, find, fits, scratch
 from rltune.nouns.cluster import Cluster, Pool
 
 Placement = list[tuple[int, int]]

@@ -1,6 +1,6 @@
 """Free resources of the full build: GPUs by node, an index of nodes by free GPUs, and what is left of quotas.
 
-`Room` says what is free on each node. The index is that of `rltune.allocators.placement`: nodes by how many wholly free
+`Room` says what is free on each node. The index is that of `rltune.core.resources.counts`: nodes by how many wholly free
 GPUs they have (0 while closed), so that the nodes that can hold a job of whole GPUs are found without a walk over the
 cluster. Every change goes through `book` and `close` here, which keep both in step.
 """
@@ -12,10 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.placement import (
+from rltune.compiled import inner
+from rltune.core.resources.counts import (
     BEST_FIT as TIGHT,
 )
-from rltune.allocators.placement import (
+from rltune.core.resources.counts import (
     Space,
     clear,
     copy_space,
@@ -28,11 +29,10 @@ from rltune.allocators.placement import (
     tight_cost,
     within,
 )
-from rltune.allocators.sharing import find as find_anywhere
-from rltune.allocators.sharing import fits as fits_anywhere
-from rltune.allocators.sharing_room import Room, copy_room, grant_of, idle_room, take
-from rltune.allocators.sharing_rules import BEST_FIT, FGD, FIRST_FIT, LEAST_LOADED, RANDOM, STRANDING, node_score
-from rltune.compiled import inner
+from rltune.core.resources.places import find as find_anywhere
+from rltune.core.resources.places import fits as fits_anywhere
+from rltune.core.resources.room import Room, copy_room, grant_of, idle_room, take
+from rltune.core.resources.scores import BEST_FIT, FGD, FIRST_FIT, LEAST_LOADED, RANDOM, STRANDING, node_score
 from rltune.nouns.cluster import GRID, Cluster
 from rltune.nouns.jobs import WHOLE
 
@@ -195,7 +195,7 @@ def fits(cluster, nodes, demand, job, pools, lo, hi):
 def find(cluster, nodes, demand, job, pools, lo, hi, rule, bits, work):
     """Place ``job`` in ``pools[lo:hi]``: the number of nodes, 0 if it does not fit; the answer is in ``work.found``.
 
-    As `rltune.allocators.sharing.find`, by the index where whole GPUs are all that is asked for. ``bits``: a random uint64.
+    As `rltune.core.resources.places.find`, by the index where whole GPUs are all that is asked for. ``bits``: a random uint64.
     """
     if rule in (FGD, STRANDING, RANDOM) or not of_whole_gpus(demand, job):
         return find_anywhere(cluster, nodes.room, demand, job, pools, lo, hi, rule, bits, work.found)

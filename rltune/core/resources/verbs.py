@@ -1,17 +1,18 @@
 """Verbs over free resources, one implementation a build: does a job fit, where, take, give back, copy, intersect.
 
-Lean: counts of whole GPUs (`rltune.allocators.placement`). Full: GPUs by node (`rltune.core.resources.nodes`), on the
+Lean: counts of whole GPUs (`rltune.core.resources.counts`). Full: GPUs by node (`rltune.core.resources.nodes`), on the
 fastest GPUs with room. An answer of ``find`` lies in ``sim.place`` until the next one.
 """
 
 from __future__ import annotations
 
-from rltune.allocators import placement
-from rltune.allocators.placement import copy_space, free_gpus, recount, set_free
-from rltune.allocators.placement import find as find_counts
-from rltune.allocators.placement import fits as fits_counts
 from rltune.compiled import verb
-from rltune.core.resources import nodes
+from rltune.core.resources.counts import book as book_counts
+from rltune.core.resources.counts import clear as clear_counts
+from rltune.core.resources.counts import copy_space, free_gpus, recount, set_free
+from rltune.core.resources.counts import find as find_counts
+from rltune.core.resources.counts import fits as fits_counts
+from rltune.core.resources.nodes import book as book_nodes
 from rltune.core.resources.nodes import charge_quota, clear_nodes, copy_nodes
 from rltune.core.resources.nodes import find as find_nodes
 from rltune.core.resources.nodes import fits as fits_nodes
@@ -20,10 +21,6 @@ from rltune.core.resources.nodes import intersect_places as intersect_nodes_at
 from rltune.core.rng import PLACEMENT, draw
 from rltune.core.state import is_full, is_lean
 from rltune.nouns.jobs import WHOLE
-
-book_counts = placement.book
-book_nodes = nodes.book
-clear_counts = placement.clear
 
 
 @verb

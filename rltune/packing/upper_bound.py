@@ -13,8 +13,8 @@ import highspy
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.share_worth import packed, pattern
-from rltune.allocators.sharing_fragments import TaskTypes, task_types, type_of
+from rltune.core.resources.fractional_value import packed, pattern
+from rltune.core.resources.fragments import TaskTypes, task_types, type_of
 from rltune.nouns.cluster import Cluster, ClusterArrays
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import WHOLE, JobTable

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.sharing import Demand, Place, Room, demand_of, find, idle_room, place_scratch, take
-from rltune.allocators.sharing_fragments import MEASURES, fragments, task_types, type_of
-from rltune.allocators.sharing_gradient import changed, memo
-from rltune.allocators.sharing_rules import SHARING_RULES
 from rltune.compiled import kernel
+from rltune.core.resources.fragments import MEASURES, fragments, task_types, type_of
+from rltune.core.resources.gradient import changed, memo
+from rltune.core.resources.places import Demand, Place, Room, demand_of, find, idle_room, place_scratch, take
+from rltune.core.resources.scores import SHARING_RULES
 from rltune.nouns.cluster import Cluster, ClusterArrays, Eligibility, eligibility
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import WHOLE, JobTable

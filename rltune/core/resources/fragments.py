@@ -10,7 +10,7 @@ Of a GPU cut by MIG the free memory slices count; only profiles with a free lega
 - *starved*: the GPU amount for which the node's free CPU or memory would be too little if tasks of type m filled it,
   over the types that may use the pool, by frequency, `STARVED` times;
 - *gaps*: what the free parts of GPUs are worth less than parts of their size are at best, by the prices of the best
-  packing of the workload's shares (`rltune.allocators.share_worth`), `GAPS` times.
+  packing of the workload's shares (`rltune.core.resources.fractional_value`), `GAPS` times.
 
 Tried on six workloads of openb (`experiments/openb_fragmentation.py`, seeds 100 to 102): some 130 variants of how full a
 node could get of one type, whole or fluid, weights by frequency and GPU amount, best-fit ties, costs of CPU by its mean,
@@ -25,11 +25,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.share_worth import share_worth
-from rltune.allocators.sharing_mig import bits
-from rltune.allocators.sharing_room import Demand, demand_of, part_of
-from rltune.allocators.sharing_rules import FGD, STRANDING
 from rltune.compiled import inner, kernel
+from rltune.core.resources.fractional_value import share_worth
+from rltune.core.resources.room import Demand, demand_of, part_of
+from rltune.core.resources.scores import FGD, STRANDING
+from rltune.core.resources.slices import bits
 from rltune.nouns.cluster import Cluster, eligibility
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import WHOLE, JobTable

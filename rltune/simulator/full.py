@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from rltune.allocators.sharing_fragments import MEASURES, TaskTypes, task_types
-from rltune.allocators.sharing_mig import INDICES, START_BIT
-from rltune.allocators.sharing_rules import SHARING_RULES
 from rltune.core import priorities
 from rltune.core.conservative import RAN_OUT, with_profile
+from rltune.core.resources.fragments import MEASURES, TaskTypes, task_types
+from rltune.core.resources.scores import SHARING_RULES
+from rltune.core.resources.slices import INDICES, START_BIT
 from rltune.core.state import (
     ALWAYS,
     BACKFILLS,
@@ -37,7 +37,8 @@ from rltune.policies.learn import group_table
 from rltune.policies.orders import order, static_rank
 from rltune.policies.preemptive import PREEMPTIVE, PREEMPTIVE_ALIASES, Preemptive
 from rltune.simulator.decisions import Decision, GivenKeys, Picker, Planned, drive
-from rltune.simulator.fleet.options import (
+from rltune.simulator.joint import REST, Joint, JointAllocator, Ordered
+from rltune.simulator.options import (
     Options,
     check_quotas_suffice,
     job_quotas,
@@ -45,7 +46,6 @@ from rltune.simulator.fleet.options import (
     job_weights,
     listed_events,
 )
-from rltune.simulator.joint import REST, Joint, JointAllocator, Ordered
 from rltune.simulator.result import Result
 from rltune.simulator.runs import Runs, frozen_runs
 
@@ -188,12 +188,14 @@ def _policy_of(
             f"{options.overhead_s:g}: jobs would never get on; use a longer quantum"
         )
     params = Parameters(
-        order=code, on_event=bool(on_event), on_tick=bool(on_tick), outside=outside, backfill=BACKFILLS[backfill],
-        rule=SHARING_RULES[allocator if isinstance(allocator, str) else REST], quantum=float(options.quantum_s),
-        suspend=float(options.suspend_s), resume=float(options.resume_s), migrate=float(options.migrate_s), checkpoint=_or_never(options.checkpoint_s),
-        node_mtbf=_or_never(options.node_mtbf_s), node_repair=float(options.node_repair_s),
-        gpu_mtbf=_or_never(options.gpu_mtbf_s), retries=int(options.max_retries), half_life=float(options.half_life_s),
-        reservations=-1 if options.reservations is None else int(options.reservations), learns=online, seed=int(options.seed),
+        order=code, backfill=BACKFILLS[backfill], rule=SHARING_RULES[allocator if isinstance(allocator, str) else REST],
+        on_event=bool(on_event), on_tick=bool(on_tick), outside=outside, quantum=float(options.quantum_s),
+        suspend=float(options.suspend_s), resume=float(options.resume_s), migrate=float(options.migrate_s),
+        checkpoint=_or_never(options.checkpoint_s), node_mtbf=_or_never(options.node_mtbf_s),
+        node_repair=float(options.node_repair_s), gpu_mtbf=_or_never(options.gpu_mtbf_s),
+        retries=int(options.max_retries), half_life=float(options.half_life_s),
+        reservations=-1 if options.reservations is None else int(options.reservations), learns=online,
+        seed=int(options.seed),
     )  # fmt: skip
     return params, rank, flow
 

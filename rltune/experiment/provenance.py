@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rltune.experiment import Experiment
+from rltune.experiment.setup import Experiment
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import JobTable
 

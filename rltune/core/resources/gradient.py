@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.sharing_fragments import node_fragments
-from rltune.allocators.sharing_mig import START_BIT
-from rltune.allocators.sharing_room import grant_of, hosts, take
 from rltune.compiled import inner, kernel
+from rltune.core.resources.fragments import node_fragments
+from rltune.core.resources.room import grant_of, hosts, take
+from rltune.core.resources.slices import START_BIT
 from rltune.nouns.jobs import WHOLE
 from rltune.nouns.mig_profiles import SIZE, STARTS, STARTS_MOST
 

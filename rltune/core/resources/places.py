@@ -1,6 +1,6 @@
 """Compiled placement on nodes with CPU and memory, GPUs shared by the thousandth, and GPUs cut by MIG.
 
-The same four verbs as in `rltune.allocators.placement`, which knows whole GPUs only: ``fits``
+The same four verbs as in `rltune.core.resources.counts`, which knows whole GPUs only: ``fits``
 asks, ``find`` chooses, ``take`` books and gives back, ``copy_room`` copies.
 
 What a job may ask for:
@@ -14,7 +14,7 @@ What a job may ask for:
 - *a MIG profile*: a legal free position on a GPU of a matching type that is already cut or wholly free,
   cut ones first (FGD, STRANDING: where their measure grows least). A cut GPU takes no other jobs until its last slice is given back.
 
-Nodes and booking: `rltune.allocators.sharing_room`.
+Nodes and booking: `rltune.core.resources.room`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.sharing_fragments import TaskTypes, no_types
-from rltune.allocators.sharing_gradient import Memo, least_rise, memo
-from rltune.allocators.sharing_mig import INDICES, on_cut
-from rltune.allocators.sharing_room import (
+from rltune.compiled import inner, kernel
+from rltune.core.resources.fragments import TaskTypes, no_types
+from rltune.core.resources.gradient import Memo, least_rise, memo
+from rltune.core.resources.room import (
     Demand,
     Room,
     copy_room,
@@ -38,8 +38,8 @@ from rltune.allocators.sharing_room import (
     take,
     usable_gpus,
 )
-from rltune.allocators.sharing_rules import FGD, FIRST_FIT, LEAST_LOADED, RANDOM, STRANDING, UNCUT, node_score
-from rltune.compiled import inner, kernel
+from rltune.core.resources.scores import FGD, FIRST_FIT, LEAST_LOADED, RANDOM, STRANDING, UNCUT, node_score
+from rltune.core.resources.slices import INDICES, on_cut
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.jobs import WHOLE
 
@@ -123,7 +123,7 @@ def _gang_fits(cluster, room, demand, job, p):
 def find(cluster, room, demand, job, pools, lo, hi, rule, draw, work):
     """Place ``job`` in ``pools[lo:hi]``: the number of nodes used, 0 if it does not fit; see `Place` for the answer.
 
-    ``rule``: one of `rltune.allocators.sharing_rules.SHARING_RULES`; ``draw``: a random uint64, read by RANDOM only.
+    ``rule``: one of `rltune.core.resources.scores.SHARING_RULES`; ``draw``: a random uint64, read by RANDOM only.
     One node where one can hold it; all allowed pools compete for it. Else a gang of the pool
     that it leaves tightest (FIRST_FIT: the first; LEAST_LOADED: with most free GPUs).
     """
@@ -230,7 +230,7 @@ def _tightest(work, rest, cap):
 
 @inner
 def _pool_cost(cluster, room, demand, job, p, rule, work):
-    """Order of pools for one gang: GPUs left on its partly used node, as BEST_FIT of `rltune.allocators.placement`."""
+    """Order of pools for one gang: GPUs left on its partly used node, as BEST_FIT of `rltune.core.resources.counts`."""
     if rule == FIRST_FIT:
         return 0.0
     if rule == LEAST_LOADED:

@@ -1,6 +1,6 @@
 """Filling an empty cluster window by window: so many arrivals are held and placed together by the joint model.
 
-The protocol of `rltune.allocators.filling`, but the scheduler sees ``window`` requests at once. That is more information
+The protocol of `rltune.packing.online`, but the scheduler sees ``window`` requests at once. That is more information
 than one request at a time, so results stand in a row of their own.
 """
 
@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.filling import MOST_KNOWN, Filling, rule_work, set_stage
 from rltune.allocators.formulation import Instance
 from rltune.allocators.joint import JointSolver
 from rltune.allocators.measure import Measure
 from rltune.allocators.plan_terms import Place
-from rltune.allocators.sharing import Demand, Room, find, take
-from rltune.allocators.sharing import Place as Work
-from rltune.allocators.sharing_fragments import MEASURES
-from rltune.allocators.sharing_gradient import changed
-from rltune.allocators.sharing_rules import SHARING_RULES
+from rltune.core.resources.fragments import MEASURES
+from rltune.core.resources.gradient import changed
+from rltune.core.resources.places import Demand, Room, find, take
+from rltune.core.resources.places import Place as Work
+from rltune.core.resources.scores import SHARING_RULES
 from rltune.nouns.cluster import Cluster, ClusterArrays, Eligibility
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import WHOLE, JobTable
+from rltune.packing.online import MOST_KNOWN, Filling, rule_work, set_stage
 
 Ints = npt.NDArray[np.int64]
 KNOWN = ("fgd", "best_fit")
@@ -43,8 +43,8 @@ def fill_by_window(
 ) -> tuple[Filling, dict[str, Any]]:
     """Place shuffled requests, ``window`` at a time, until ``requested`` of the GPUs have been asked for.
 
-    The same seed gives the same requests as to `rltune.allocators.filling.fill_cluster`. A request is worth its GPUs.
-    ``measure``: a rule with a measure of fragmentation (`rltune.allocators.sharing_fragments.MEASURES`).
+    The same seed gives the same requests as to `rltune.packing.online.fill_cluster`. A request is worth its GPUs.
+    ``measure``: a rule with a measure of fragmentation (`rltune.core.resources.fragments.MEASURES`).
     Also returns the solver's counters and how often each plan won.
     """
     if window < 1:

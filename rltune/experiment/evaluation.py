@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from rltune.config.commands import TIMED
-from rltune.experiment import Experiment, oversized_count, spread
+from rltune.experiment.provenance import recipe
+from rltune.experiment.setup import Experiment, oversized_count, spread
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.metrics import SCORE_METRIC, ci95, distribution, iqm, reduction, widest
-from rltune.origin import recipe
 from rltune.policies.knowledge import RUNTIMES, forecast_error
 from rltune.policies.orders import ORDERS, order
 from rltune.report.console import progress_bar, say

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.sharing_mig import INDICES, START_BIT, bits, find_slice, lowest
 from rltune.compiled import inner, kernel
+from rltune.core.resources.slices import INDICES, START_BIT, bits, find_slice, lowest
 from rltune.nouns.cluster import GRID, Cluster, grid
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import WHOLE, JobTable

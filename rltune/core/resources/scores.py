@@ -14,7 +14,7 @@ may differ from it and still agree in the mean.
 - random draws the node and, for a share, the GPU on it (with the fullest GPU it fragments less than published);
 - clustering and packing have no opinion on jobs without a GPU.
 
-FGD itself, and STRANDING, place where a measure grows least (`rltune.allocators.sharing_gradient`) and have no score.
+FGD itself, and STRANDING, place where a measure grows least (`rltune.core.resources.gradient`) and have no score.
 
 Equal scores go by ``Room.turn``: lowest node first, unless another order was set.
 """

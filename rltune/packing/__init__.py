@@ -1,0 +1,1 @@
+"""Filling a cluster that no job leaves: one by one, in batches, and what no order can beat."""
