@@ -171,6 +171,14 @@ def work_out_keys(sim):
 
 
 @kernel
+def sort_by_rank(sim):
+    """Bring the queue into its static order, where keys were given from outside."""
+    for k in range(sim.counts[QUEUED]):
+        sim.key[sim.queue[k]] = float(sim.jobs.rank[sim.queue[k]])
+    sort_by_key(sim, sim.queue, sim.counts[QUEUED])
+
+
+@kernel
 def start_by_given_keys(sim):
     """The same after keys have been given from outside (``sim.key``)."""
     sort_by_key(sim, sim.queue, sim.counts[QUEUED])

@@ -110,7 +110,11 @@ def _decision(
     """Who decides outside the kernels; None: nobody needs to."""
     params, suspends = sim.params, bool(sim.params.on_event or sim.params.on_tick)
     if isinstance(policy, Picker):
-        return policy.decision(sim)
+        joint = Joint.of(allocator, jobs, cluster, sim) if isinstance(allocator, JointAllocator) else None
+        if joint is None and not isinstance(allocator, str):
+            raise InputError("a learned policy starts jobs itself: use an allocator by name, or milp")
+        found: Decision = policy.decision(sim, joint)
+        return found
     own: Policy | None = None if isinstance(policy, str) else policy
     if isinstance(allocator, JointAllocator):
         joint = Joint.of(allocator, jobs, cluster, sim)
@@ -146,7 +150,8 @@ def _policy_of(
         if special.flow is not None:
             flow = getattr(jobs, special.flow).codes.astype(np.int64) + 1
     elif isinstance(policy, Picker):
-        code, on_event, on_tick, timed = STATIC, False, False, policy.needs_run_time
+        code = priorities.GIVEN if isinstance(allocator, JointAllocator) else STATIC
+        on_event, on_tick, timed = False, False, policy.needs_run_time
         rank = policy.baseline_rank(jobs, estimate)
     elif not isinstance(policy, str):
         code, on_event, on_tick, timed = priorities.GIVEN, False, False, False
