@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,11 +32,12 @@ from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import WHOLE, JobTable
 from rltune.nouns.mig_profiles import SIZE
 from rltune.nouns.plan import Allocator, Policy
+from rltune.policies.attained import attained_of, nothing_attained
 from rltune.policies.dynamic import STATIC
 from rltune.policies.knowledge import forecast_error
 from rltune.policies.learn import group_table
 from rltune.policies.orders import order, static_rank
-from rltune.policies.preemptive import PREEMPTIVE, PREEMPTIVE_ALIASES, Preemptive
+from rltune.policies.preemptive import LAS_LEVELS_GPU_S, PREEMPTIVE, PREEMPTIVE_ALIASES, Preemptive
 from rltune.simulator.decisions import Decision, GivenKeys, Picker, Planned, drive
 from rltune.simulator.joint import REST, Joint, JointAllocator, Ordered
 from rltune.simulator.options import (
@@ -50,7 +52,8 @@ from rltune.simulator.result import Result
 from rltune.simulator.runs import Runs, frozen_runs
 
 CODES = {
-    "srtf": priorities.SRTF, "srsf": priorities.SRSF, "las": priorities.LAS, "priority": priorities.PRIORITY,
+    "srtf": priorities.SRTF, "srsf": priorities.SRSF, "las": priorities.LAS, "las_levels": priorities.LAS,
+    "gittins": priorities.GITTINS, "priority": priorities.PRIORITY,
     "round_robin": priorities.ROUND_ROBIN, "lottery": priorities.LOTTERY, "wfq": priorities.WFQ,
     "fair_user": priorities.FAIR_SHARE, "fair_vc": priorities.FAIR_SHARE,
 }  # fmt: skip
@@ -89,8 +92,9 @@ def simulate_full(
         speed=speed,
         quotas=job_quotas(options, jobs, cluster),
         groups=group_table(jobs) if online else np.zeros((0, 0), np.int64),
+        attained=attained_of(jobs, options.past_jobs) if params.order == priorities.GITTINS else nothing_attained(),
     )
-    listed, thresholds = listed_events(options, cluster), np.array(options.las_levels_gpu_s, np.float64)
+    listed, thresholds = listed_events(options, cluster), np.array(las_levels(policy, options), np.float64)
     sim = build_full(jobs, cluster, columns, params, listed, thresholds, _types(jobs, cluster, allocator))
     check_quotas_suffice(jobs, sim, options.quotas or ())
     sim = with_profile(sim, cluster)
@@ -200,9 +204,32 @@ def _policy_of(
         node_repair=float(options.node_repair_s), gpu_mtbf=_or_never(options.gpu_mtbf_s),
         retries=int(options.max_retries), half_life=float(options.half_life_s),
         reservations=-1 if options.reservations is None else int(options.reservations), learns=online,
-        seed=int(options.seed),
+        seed=int(options.seed), **hysteresis(jobs, name, estimate, options),
     )  # fmt: skip
     return params, rank, flow
+
+
+def las_levels(policy: Any, options: Options) -> Sequence[float]:
+    """Thresholds of attained service, GPU-seconds; none: continuous."""
+    if options.las_levels_gpu_s is not None:
+        return options.las_levels_gpu_s
+    named = isinstance(policy, str) and PREEMPTIVE_ALIASES.get(policy, policy) == "las_levels"
+    return LAS_LEVELS_GPU_S if named else ()
+
+
+def hysteresis(jobs: JobTable, policy: str, estimate: Floats, options: Options) -> dict[str, Any]:
+    """How far ahead a waiting job must be to suspend a running one, and what is made of estimates."""
+    special = preemptive_policy(policy)
+    # Of levels a job is at one or another: they are hysteresis enough.
+    levelled = special is not None and CODES[special.name] == priorities.LAS and len(las_levels(policy, options)) > 0
+    factor = options.displace_factor if special is not None and special.scaled and not levelled else 1.0
+    learns = options.past_jobs is None if options.gittins_online is None else options.gittins_online
+    return {
+        "displace": float(factor),
+        "patience": float(options.suspend_s + options.resume_s) if factor != 1.0 else 0.0,
+        "overrun": 1.0 if np.array_equal(estimate, jobs.duration_s) else float(options.overrun_factor),
+        "index_learns": special is not None and special.name == "gittins" and bool(learns),
+    }
 
 
 def _or_never(seconds: float | None) -> float:
