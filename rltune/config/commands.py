@@ -125,7 +125,9 @@ class Simulate(Common):
     limit: int | None = option(None, "only so many jobs of it", least=1)
     nodes: int | None = option(None, "scale the cluster to so many nodes", least=1)
     options: Any = part(
-        Options, "what goes beyond the order: costs, quanta, failures, sizes over time", without=("speed", "seed")
+        Options,
+        "what goes beyond the order: costs, quanta, failures, sizes over time",
+        without=("speed", "seed", "past_jobs"),
     )
     step_s: float | None = option(
         None,

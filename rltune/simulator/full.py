@@ -79,6 +79,27 @@ def simulate_full(
         raise InputError(
             f"allocator {allocator!r} does not place jobs GPU by GPU; known are {', '.join(SHARING_RULES)}, milp"
         )
+    sim, notes = build_state(jobs, cluster, policy, backfill, allocator, known_s, options)
+    decision = _decision(jobs, cluster, sim, policy, backfill, allocator)
+    sim = drive(sim, decision)
+    stats = getattr(allocator, "stats", None)
+    return replace(
+        result_of(jobs, cluster, sim, notes),
+        decisions=getattr(decision, "records", []),
+        allocator_stats=stats.as_dict() if stats is not None else {},
+    )
+
+
+def build_state(
+    jobs: JobTable,
+    cluster: Cluster,
+    policy: str | Policy,
+    backfill: str,
+    allocator: str | JointAllocator | Allocator,
+    known_s: Floats | None,
+    options: Options,
+) -> tuple[Sim, tuple[str, ...]]:
+    """The state at time zero, and remarks on what the speeds rest on; see `simulate_full`."""
     online = known_s is None
     estimate = np.full(len(jobs), np.nan) if known_s is None else known_s
     params, rank, flow = _policy_of(jobs, policy, backfill, allocator, estimate, online, options)
@@ -97,15 +118,7 @@ def simulate_full(
     listed, thresholds = listed_events(options, cluster), np.array(las_levels(policy, options), np.float64)
     sim = build_full(jobs, cluster, columns, params, listed, thresholds, _types(jobs, cluster, allocator))
     check_quotas_suffice(jobs, sim, options.quotas or ())
-    sim = with_profile(sim, cluster)
-    decision = _decision(jobs, cluster, sim, policy, backfill, allocator)
-    sim = drive(sim, decision)
-    stats = getattr(allocator, "stats", None)
-    return replace(
-        _result(jobs, cluster, sim, online, notes),
-        decisions=getattr(decision, "records", []),
-        allocator_stats=stats.as_dict() if stats is not None else {},
-    )
+    return with_profile(sim, cluster), notes
 
 
 def _decision(
@@ -236,10 +249,11 @@ def _or_never(seconds: float | None) -> float:
     return np.inf if seconds is None else float(seconds)
 
 
-def _result(jobs: JobTable, cluster: Cluster, sim: Sim, online: bool, notes: tuple[str, ...]) -> Result:
+def result_of(jobs: JobTable, cluster: Cluster, sim: Sim, notes: tuple[str, ...] = ()) -> Result:
+    """What a simulation has come to: a final state, or one on the way."""
     runs = _runs(jobs, cluster, sim)
     extra: dict[str, Any] = {"throughput": list(notes)} if notes else {}
-    if online:
+    if sim.params.learns:
         extra["forecast"] = forecast_error(jobs, sim.jobs.known)
     if sim.detail.profile.counts[RAN_OUT]:
         extra["reservations_simplified"] = int(sim.detail.profile.counts[RAN_OUT])

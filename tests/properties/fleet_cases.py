@@ -180,13 +180,13 @@ class Seen:
 
     def __init__(self, jobs: JobTable, cluster: Cluster, **options: Any) -> None:
         kept: list[Any] = []
-        inner = fleet_run._result
+        inner = fleet_run.result_of
 
         def result(*given: Any) -> rltune.Result:
             kept.append(given[2])
             return inner(*given)
 
-        with mock.patch.object(fleet_run, "_result", result):
+        with mock.patch.object(fleet_run, "result_of", result):
             self.result = rltune.simulate(jobs, cluster, oversized="drop", **options)
         (self.fleet,) = kept
         self.jobs, self.cluster, self.options = jobs, cluster, options
