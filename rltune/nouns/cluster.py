@@ -310,7 +310,6 @@ def further_resources(jobs: JobTable, cluster: Cluster) -> str | None:
     return None
 
 
-
 def grid(amount: Any) -> Any:
     """CPU or memory as kernels count it: rounded down to the grid on which sums are exact (`GRID`)."""
     return np.floor(np.asarray(amount, np.float64) * GRID) / GRID
