@@ -377,11 +377,9 @@ def bench_core() -> list[dict[str, Any]]:
         found = {}
     rows = []
     for case, aim in aims.items():
-        note, ratio = "not measured: no history", None
-        if case in found:
-            ratio, mine, theirs = found[case]
-            note = f"{mine:,.0f} over {theirs:,.0f} jobs/s, {versions.TURNS} turns"
-        rows.append(row(f"core_{case}_ratio", ratio, f"over {versions.BASE}", aim, drawn, note))
+        got = found.get(case)
+        told = f"{got[1]:,.0f} over {got[2]:,.0f} jobs/s, {versions.TURNS} turns" if got else "not measured: no history"
+        rows.append(row(f"core_{case}_ratio", got[0] if got else None, f"over {versions.BASE}", aim, drawn, told))
     for waiting, aim in ((250, None), (1000, 2.0)):
         told = f"median of a plan, {planning_ahead.NODES} nodes, fifo"
         ms = planning_ahead.plan_ms(waiting)
