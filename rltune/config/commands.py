@@ -35,7 +35,7 @@ class Common:
 
 
 @dataclass
-class Judged(Common):
+class Scored(Common):
     """What training and evaluation share."""
 
     allocator: str = group("milp", "who chooses the nodes")
@@ -50,7 +50,7 @@ class Judged(Common):
 
 
 @dataclass
-class Train(Judged):
+class Train(Scored):
     """python -m rltune.train trace=helios score=wait algo=ppo ..."""
 
     algo: str = group("ppo", "the learner")
@@ -75,7 +75,7 @@ class Train(Judged):
 
 
 @dataclass
-class Evaluate(Judged):
+class Evaluate(Scored):
     """python -m rltune.evaluate trace=helios checkpoint=runs/..."""
 
     checkpoint: str | Sequence[str] | None = option(
