@@ -380,11 +380,11 @@ def bench_core() -> list[dict[str, Any]]:
         got = found.get(case)
         told = f"{got[1]:,.0f} over {got[2]:,.0f} jobs/s, {versions.TURNS} turns" if got else "not measured: no history"
         rows.append(row(f"core_{case}_ratio", got[0] if got else None, f"over {versions.BASE}", aim, drawn, told))
-    for waiting, aim in ((250, None), (1000, 2.0)):
+    for waiting, most_ms in ((250, None), (1000, 2.0)):
         told = f"median of a plan, {planning_ahead.NODES} nodes, fifo"
         ms = planning_ahead.plan_ms(waiting)
         rows.append(
-            row(f"conservative_ms_{waiting}_waiting", ms, "ms", aim, "drawn: lognormal run times", told, most=True)
+            row(f"conservative_ms_{waiting}_waiting", ms, "ms", most_ms, "drawn: lognormal run times", told, most=True)
         )
     case_ = in_own_process(1_000_000, 1000, "gittins", "skip", FULL_LOAD)
     note = f"{case_['runs']:,} runs, mean wait {case_['mean_wait_s']:,} s"
