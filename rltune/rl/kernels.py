@@ -205,7 +205,9 @@ def score_total(row, score):
         for p in range(len(sim.cluster.pool_cap)):
             gpus += sim.cluster.pool_cap[p] * (sim.cluster.pool_hi[p] - sim.cluster.pool_lo[p])
         return episode.tally[WORK] / (max(episode.tally[LAST_END] - episode.tally[FIRST], 1.0) * gpus)
-    total = episode.tally[SETTLED] + cost_pending(row, score)
+    # Settles what has ended, so it goes first.
+    pending = cost_pending(row, score)
+    total = episode.tally[SETTLED] + pending
     return -total / episode.mark[SCORED]
 
 

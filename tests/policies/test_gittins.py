@@ -23,7 +23,7 @@ def index_of(run: np.ndarray, gpus: int = 1, now: float = LATER) -> np.ndarray:
     """(bins,) seconds a completion of jobs of that size, from past jobs of these run times seen at ``now``."""
     new = table(np.array([1.0]), gpus, now)
     known = attained_of(new, table(run, gpus))
-    return known.index[known.size[0]]
+    return known.cost[known.size[0]]
 
 
 def at(seconds: float) -> int:
@@ -49,7 +49,7 @@ def test_two_run_times_give_the_index_worked_out_by_hand() -> None:
 
 def test_with_no_past_who_has_attained_less_goes_first() -> None:
     """On the first day of a cluster the policy would order jobs at random."""
-    index = attained_of(table(np.array([1.0]))).index
+    index = attained_of(table(np.array([1.0]))).cost
     assert index.shape == (CLASSES, BINS)
     assert np.isfinite(index).all() and (np.diff(index[:, : at(1e6)]) > 0).all()
 
@@ -61,7 +61,7 @@ def test_sizes_learn_apart_where_enough_have_ended() -> None:
     )
     new = JobTable.from_columns({"submit_s": [LATER] * 3, "duration_s": [1] * 3, "num_gpus": [1, 8, 3]})
     known = attained_of(new, past)
-    single, eight, three = known.index[known.size, 0]
+    single, eight, three = known.cost[known.size, 0]
     assert single == pytest.approx(10, rel=0.1) and eight == pytest.approx(1000, rel=0.02)
     # Of three GPUs none has ended: all sizes together.
     assert three == pytest.approx(20, rel=0.1)
