@@ -18,7 +18,8 @@ from rltune.compiled import inner
 from rltune.core.queue import begin_pass, block_class, class_blocked, close_gap, sort_queue
 from rltune.core.reference import Rows, at
 from rltune.core.resources import nodes
-from rltune.core.resources.nodes import Nodes, charge_quota, copy_nodes, idle_nodes, intersect
+from rltune.core.resources.counts import recount
+from rltune.core.resources.nodes import Nodes, charge_quota, copy_nodes, idle_nodes, intersect, intersect_node
 from rltune.core.resources.verbs import book_held, find, fits, take_found
 from rltune.core.runs import expected_run, list_by_expected_end, start_job
 from rltune.core.state import CONSERVATIVE, NOW, PASSES, PRESENT, QUEUED, Sim
@@ -234,32 +235,88 @@ def earliest(sim, profile, job):
             continue
         if misfit_so_far:
             profile.tried[c] = profile.time[first]
-        room = room_at(profile, first)
-        if fits(sim, room, job):
+        after = first + 1
+        if fits(sim, room_at(profile, first), job):
             misfit_so_far = False
-            m, until = stays(sim, profile, job, first)
-            if m > 0:
-                if fresh:
-                    profile.found[c], profile.length[c] = profile.time[first], length
-                return first, m, until
-        first += 1
+            # A breakpoint at which it does not fit lies within every stretch that begins before: go on behind it.
+            blocked = first_misfit(sim, profile, job, first)
+            if blocked < 0:
+                m, until = stays(sim, profile, job, first)
+                if m > 0:
+                    if fresh:
+                        profile.found[c], profile.length[c] = profile.time[first], length
+                    return first, m, until
+            else:
+                after = blocked + 1
+        first = after
     return -1, 0, 0.0
+
+
+@inner
+def shortest_run(sim, job):
+    """Seconds that a job will hold its places at least, wherever they are."""
+    fastest = sim.choices.rate[sim.choices.ptr[sim.jobs.cls[job]]]
+    return max(0.0, sim.jobs.known[job] - sim.detail.done[job]) / fastest
+
+
+@inner
+def first_misfit(sim, profile, job, first):
+    """The first breakpoint, while a job begun at ``first`` surely runs, at which it does not fit by itself; -1: none."""
+    end, b = profile.time[first] + shortest_run(sim, job), first + 1
+    while b < profile.counts[SIZE] and profile.time[b] < end:
+        if not fits(sim, room_at(profile, b), job):
+            return b
+        b += 1
+    return -1
+
+
+@inner
+def runs_alike(sim, job):
+    """Whether the job takes as long wherever it is placed: one speed, and nothing to restore."""
+    lo, hi = sim.choices.ptr[sim.jobs.cls[job]], sim.choices.ptr[sim.jobs.cls[job] + 1]
+    return sim.detail.runs[job] == 0 and sim.choices.stop[lo] == hi
 
 
 @inner
 def stays(sim, profile, job, first):
     """Whether the job, begun at breakpoint ``first``, keeps its places to its end: how many (0: it cannot), and that end."""
-    copy_nodes(room_at(profile, first), profile.met)
-    m = find(sim, profile.met, job)
-    last = first + 1
+    begins, met = profile.time[first], profile.met
+    copy_nodes(room_at(profile, first), met)
+    last, alike = first + 1, runs_alike(sim, job)
+    if alike:
+        # Its end is known, so it is placed once, where it finds room all the time.
+        end = begins + shortest_run(sim, job)
+        while last < profile.counts[SIZE] and profile.time[last] < end:
+            intersect_free(met, room_at(profile, last))
+            last += 1
+        settle_levels(sim, met)
+        return find(sim, met, job), end
+    m = find(sim, met, job)
     while m > 0 and last < profile.counts[SIZE]:
-        if profile.time[last] >= profile.time[first] + expected_run(sim, job, m):
+        if profile.time[last] >= begins + expected_run(sim, job, m):
             break
-        intersect(sim.cluster, profile.met, room_at(profile, last), profile.met)
+        intersect(sim.cluster, met, room_at(profile, last), met)
         last += 1
         # Where it was placed may be taken by then; other places may do.
-        m = find(sim, profile.met, job)
-    return m, (profile.time[first] + expected_run(sim, job, m) if m > 0 else 0.0)
+        m = find(sim, met, job)
+    return m, (begins + expected_run(sim, job, m) if m > 0 else 0.0)
+
+
+@inner
+def intersect_free(met, room):
+    """Leave in ``met`` what is free in both; its levels follow later (`settle_levels`)."""
+    for node in range(len(met.room.whole)):
+        intersect_node(met.room, room.room, met.room, node)
+    for group in range(len(met.left)):
+        met.left[group] = min(met.left[group], room.left[group])
+
+
+@inner
+def settle_levels(sim, met):
+    """Bring the levels of ``met`` in step with its nodes."""
+    for node in range(len(met.room.whole)):
+        met.levels.free[node] = met.room.whole[node] if met.room.closed[node] == 0 else 0
+    recount(sim.cluster, met.levels)
 
 
 @inner
@@ -296,13 +353,16 @@ def part_present(profile):
 
 
 @inner
-def insert(profile, at, instant):
-    """A breakpoint number ``at`` > 0 as the one before it; there must be room for it."""
-    for b in range(profile.counts[SIZE], at, -1):
+def insert(profile, where, instant):
+    """A breakpoint number ``where`` > 0 as the one before it; there must be room for it."""
+    size = profile.counts[SIZE]
+    # The unused free resources behind the last breakpoint become the new one's; all others stay where they lie.
+    spare = profile.rooms[size]
+    for b in range(size, where, -1):
         profile.time[b] = profile.time[b - 1]
-        copy_nodes(room_at(profile, b - 1), room_at(profile, b))
-    profile.time[at] = instant
-    copy_nodes(room_at(profile, at - 1), room_at(profile, at))
+        profile.rooms[b] = profile.rooms[b - 1]
+    profile.time[where], profile.rooms[where] = instant, spare
+    copy_nodes(room_at(profile, where - 1), room_at(profile, where))
     profile.counts[SIZE] += 1
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +91,23 @@ def sequence(keys: Keys, n: int) -> npt.NDArray[np.int64]:
 
     Raises InputError if a key has not n entries or is NaN (which has no place in an order).
     """
+    return np.lexsort(_columns(keys, n)[::-1]).astype(np.int64)
+
+
+def ranks(keys: Keys, n: int) -> npt.NDArray[np.int64]:
+    """(n,) rank of each position by the keys, from 0 on; equal keys have equal ranks. InputError as `sequence`."""
+    columns = _columns(keys, n)
+    order = np.lexsort(columns[::-1])
+    differs = np.zeros(n, bool)
+    for column in columns:
+        differs[1:] |= column[order][1:] != column[order][:-1]
+    out = np.empty(n, np.int64)
+    out[order] = np.cumsum(differs)
+    return out
+
+
+def _columns(keys: Keys, n: int) -> list[npt.NDArray[Any]]:
+    """The keys as arrays of n entries, the most significant first."""
     several = isinstance(keys, tuple | list) and len(keys) > 0 and all(np.ndim(key) > 0 for key in keys)
     columns = [np.asarray(key) for key in keys] if several else [np.asarray(keys)]  # type: ignore[union-attr]
     for column in columns:
@@ -99,7 +117,7 @@ def sequence(keys: Keys, n: int) -> npt.NDArray[np.int64]:
             )
         if column.dtype.kind == "f" and np.isnan(column).any():
             raise InputError("the policy gave a NaN key; give a number for every queued job")
-    return np.lexsort(columns[::-1]).astype(np.int64)
+    return columns
 
 
 def static_rank(chosen: Order, jobs: JobTable, known_s: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

@@ -150,7 +150,8 @@ def _believed_left_lean(sim, job):
 def _believed_left_full(sim, job):
     # On its fastest GPUs, which stand first among its choices.
     fastest = sim.choices.rate[sim.choices.ptr[sim.jobs.cls[job]]]
-    return max(0.0, sim.jobs.known[job] - sim.detail.done[job]) / fastest
+    left = sim.jobs.known[job] - sim.detail.done[job]
+    return left if np.isnan(left) else max(0.0, left) / fastest
 
 
 @inner

@@ -22,7 +22,7 @@ from rltune.core.state import NOW, QUEUED, RUNNING, STARTED, Detail, Sim, with_l
 from rltune.nouns.cluster import ClusterArrays
 from rltune.nouns.jobs import WHOLE, JobTable
 from rltune.nouns.plan import Allocator, Plan, Policy, Queue, Running, Snapshot
-from rltune.policies.orders import sequence
+from rltune.policies.orders import ranks
 from rltune.scheduler import decide
 
 
@@ -83,10 +83,9 @@ class GivenKeys:
 
 
 def order_by(sim: Sim, policy: Policy, priority: npt.NDArray[np.float64], suspends: bool) -> None:
-    """Write the policy's order down as keys."""
+    """Write the policy's order down as keys: jobs with equal keys do not suspend each other."""
     snapshot = take_snapshot(sim, priority, suspends)
-    order = sequence(policy(snapshot.queue, snapshot), len(snapshot.queue))
-    sim.key[snapshot.queue.job[order]] = np.arange(len(order))
+    sim.key[snapshot.queue.job] = ranks(policy(snapshot.queue, snapshot), len(snapshot.queue))
 
 
 @dataclass(slots=True)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import rltune
+from rltune.core.state import SUSPENDED
 from rltune.nouns.cluster import Cluster, Pool
 from rltune.nouns.jobs import JobTable
-from rltune.simulator.runs import SUSPENDED
 
 CLUSTER = Cluster("c", (Pool("p", 4, 8),))
 RESUME_S = 60.0

@@ -54,6 +54,7 @@ def test_a_policy_of_ones_own_may_suspend() -> None:
         policy="las",
         las_levels_gpu_s=[],
         quantum_s=1e9,
+        displace_factor=1.0,
         resume_s=1.0,
         oversized="drop",
         preemptive=True,
@@ -77,8 +78,8 @@ class OneAtATime:
 @pytest.mark.parametrize("policy", ["fifo", "srtf", "wfp3"])
 def test_an_allocator_of_ones_own_starts_jobs(options: dict[str, Any], policy: str) -> None:
     """A few lines of Python would not do to try a placement idea."""
-    if policy == "srtf" and not options:
-        options = {"max_retries": 1, "preemptive": False}
+    if policy == "srtf":
+        options = options | {"preemptive": False}
     jobs = workload()
     narrow = jobs.take(np.flatnonzero(jobs.num_gpus <= 2))
     result = rltune.simulate(narrow, CLUSTER, policy=policy, allocator=OneAtATime(), backfill="skip", **options)
