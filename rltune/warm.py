@@ -25,13 +25,16 @@ from rltune.compiling.files import folders, writable
 from rltune.report.console import ERR, progress_bar, say
 
 FILES = {
+    # Several at a time, so that the joint allocator has something to decide.
     "jobs.csv": "job_id,submit_s,duration_s,num_gpus,user\n"
-    + "".join(f"job{n},{n * 60},{600 + n},{1 + n % 4},user{n % 3}\n" for n in range(40)),
+    + "".join(
+        f"job{n},{n // 6 * 300},{200 + 37 * n % 900},{(1, 2, 3, 4, 5, 7)[n * 5 % 6]},user{n % 3}\n" for n in range(900)
+    ),
     "tasks.csv": "task,1g,2g,3g,4g,7g\na,70,40,30,25,20\nb,60,35,28,20,18\nc,50,30,22,18,15\n",
     "events.csv": "event,tenant,profile\nacquire,a,1g\nacquire,b,3g\nrelease,a,\nacquire,c,2g\n",
 }
-JOBS = "+trace=file trace.path=jobs.csv nodes=4"
-WINDOWS = "+trace=synthetic trace.jobs=900 trace.arrivals_per_h=400 oversized=drop protocol.window=32"
+JOBS = "+trace=file trace.path=jobs.csv limit=60 nodes=4"
+WINDOWS = "+trace=file trace.path=jobs.csv nodes=4 oversized=drop protocol.window=32"
 TRAINING = (
     "visible=8 epochs=1 windows_per_epoch=4 validate_every=1 validation_windows=4 evaluate=false "
     "algo.envs=4 algo.threads=1 name=policy"
@@ -45,9 +48,8 @@ CHAINS = (
         f"simulate {JOBS} policy=fifo allocator=milp",
     ),
     (
-        # The joint allocator has one road for clusters of several pools, and one for those of one.
-        f"train {WINDOWS} cluster=helios_window {TRAINING}",
-        f"evaluate {WINDOWS} nodes=4 windows=2 checkpoint=runs/policy",
+        f"train {WINDOWS} {TRAINING}",
+        f"evaluate {WINDOWS} windows=2 checkpoint=runs/policy",
     ),
     (
         "mig train epochs=1 steps_per_epoch=512 validation_batches=1",
