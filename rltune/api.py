@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rltune.config import load_cluster
@@ -18,8 +19,8 @@ from rltune.traces import Trace
 def simulate(workload: Trace | JobTable, cluster: Cluster | str, **options: Any) -> Result:
     """Simulate a trace (or a job table) on a cluster; see `rltune.simulator.run.simulate_jobs` for the options.
 
-    ``policy``: a name (fifo, sjf, f1, ...) or a function (queue, snapshot) -> keys;
-    ``backfill``: blocking, skip, easy; ``allocator``: lexicographic, best_fit,
+    ``policy``: a name (fifo, sjf, f1, ...), a file or run directory of a learned policy, or a function
+    (queue, snapshot) -> keys; ``backfill``: blocking, strict, skip, easy, conservative; ``allocator``: lexicographic, best_fit,
     least_fragmentation, milp (also an object ``MilpAllocator`` with options), or an object;
     ``runtimes``: exact, requested, predicted, online, unknown.
     """
@@ -31,12 +32,22 @@ def simulate(workload: Trace | JobTable, cluster: Cluster | str, **options: Any)
     jobs, source = (workload, "jobs") if isinstance(workload, JobTable) else (workload.jobs, workload.label)
     if isinstance(cluster, str):
         cluster = load_cluster(cluster)
+    if isinstance(options.get("policy"), str) and is_policy_file(options["policy"]):
+        # PyTorch takes a while to import; only learned policies need it.
+        from rltune.rl.policy_file import load_policy
+
+        options["policy"] = load_policy(options["policy"])
     if options.get("allocator") == "milp":
         # The solver takes a while to import; only those who ask for the MILP wait for it.
         from rltune.allocators.milp import MilpAllocator
 
         options["allocator"] = MilpAllocator()
     return simulate_jobs(jobs, cluster, source=source, **options)
+
+
+def is_policy_file(policy: str) -> bool:
+    """Whether a policy is named by its file, or by the run directory that it lies in, and not by a name of the list."""
+    return policy.endswith(".safetensors") or "/" in policy or Path(policy).is_dir()
 
 
 def lower_bounds(workload: Trace | JobTable, cluster: Cluster | str, preemptive: bool = False) -> Bounds:

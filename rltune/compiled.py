@@ -29,7 +29,8 @@ def _number_symbols_apart() -> None:
 
 
 _number_symbols_apart()
-os.register_at_fork(after_in_child=_number_symbols_apart)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_number_symbols_apart)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -59,8 +60,7 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 class Verb:
-    (
-        """A function of the kernels whose implementation is chosen by the types of its arguments, when its caller compiles.
+    """A function of the kernels whose implementation is chosen by the types of its arguments, when its caller compiles.
 
     ::
 
@@ -75,8 +75,6 @@ class Verb:
     A condition takes the Numba types of the arguments; the first one that holds,
     in order of definition, gives the implementation, compiled like an ``inner`` kernel.
     """
-        ""
-    )
 
     def __init__(self, stub: Callable[..., Any]) -> None:
         self.stub = stub

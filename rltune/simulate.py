@@ -175,11 +175,13 @@ def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> li
         remarks.append("throughput: all pools are of GPU type any, so no job runs faster or slower than recorded")
     if any(pool.cpus is None for pool in cluster.pools) and (jobs.cpus > 0).any():
         remarks.append("CPUs asked for bind only on pools that declare cpus")
-    ticking = ("las", "round_robin", "lottery", "wfq")
+    ticking = ("las", "las_levels", "gittins", "round_robin", "lottery", "wfq")
     suspends = policy in (*ticking, "srtf", "srsf", "priority") or options.get("preemptive")
     fails = any(options.get(name) for name in ("node_mtbf_s", "gpu_mtbf_s", "node_events"))
     acts = {
-        "quantum_s": policy in ticking, "las_levels_gpu_s": policy == "las", "weights": policy in ("lottery", "wfq"),
+        "quantum_s": policy in ticking, "las_levels_gpu_s": policy in ("las", "las_levels"),
+        "displace_factor": policy in ("srtf", "srsf", "las", "gittins"), "gittins_online": policy == "gittins",
+        "overrun_factor": policy in ("srtf", "srsf") and cfg["runtimes"] != "exact", "weights": policy in ("lottery", "wfq"),
         "half_life_s": policy in ("fair_user", "fair_vc"), "reservations": cfg["backfill"] == "conservative",
         "checkpoint_s": fails, "max_retries": fails, "node_repair_s": options.get("node_mtbf_s"),
         "suspend_s": suspends, "resume_s": suspends or fails, "migrate_s": suspends or fails,

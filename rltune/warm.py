@@ -31,9 +31,10 @@ FILES = {
     "events.csv": "event,tenant,profile\nacquire,a,1g\nacquire,b,3g\nrelease,a,\nacquire,c,2g\n",
 }
 JOBS = "+trace=file trace.path=jobs.csv nodes=4"
+WINDOWS = "+trace=synthetic trace.jobs=900 trace.arrivals_per_h=400 oversized=drop protocol.window=32"
 TRAINING = (
-    "+trace=synthetic trace.jobs=900 trace.arrivals_per_h=400 nodes=4 oversized=drop protocol.window=32 visible=8 "
-    "epochs=1 windows_per_epoch=4 validate_every=1 validation_windows=4 evaluate=false algo.envs=4 algo.threads=1"
+    "visible=8 epochs=1 windows_per_epoch=4 validate_every=1 validation_windows=4 evaluate=false "
+    "algo.envs=4 algo.threads=1 name=policy"
 )
 CHAINS = (
     # Side by side; commands of one chain share kernels, which the first of them compiles.
@@ -43,7 +44,11 @@ CHAINS = (
         f"simulate {JOBS} policy=sjf discipline=easy",
         f"simulate {JOBS} policy=fifo allocator=milp",
     ),
-    (f"train {TRAINING}", f"evaluate {TRAINING.partition(' visible')[0]} windows=2"),
+    (
+        # The joint allocator has one road for clusters of several pools, and one for those of one.
+        f"train {WINDOWS} cluster=helios_window {TRAINING}",
+        f"evaluate {WINDOWS} nodes=4 windows=2 checkpoint=runs/policy",
+    ),
     (
         "mig train epochs=1 steps_per_epoch=512 validation_batches=1",
         "mig batch tasks.csv seconds=0.1 prove_s=1",
@@ -93,8 +98,8 @@ def cores() -> int:
 def run_chain(chain: tuple[str, ...], folder: Path, done: Callable[[str], None]) -> list[str]:
     """Commands one after the other, each in a process of its own; those that fail, with their last words."""
     failed = []
-    for number, command in enumerate(chain):
-        words = [sys.executable, "-m", *f"rltune.{command} runs=runs/{chain[0].split()[0]}{number}".split()]
+    for command in chain:
+        words = [sys.executable, "-m", *f"rltune.{command} runs=runs".split()]
         ended = subprocess.run(words, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         done(command)
         if ended.returncode != 0:

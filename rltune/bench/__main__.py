@@ -26,7 +26,7 @@ from gymnasium.vector.utils import batch_space
 
 import rltune
 from rltune.allocators.milp import MilpAllocator
-from rltune.bench import committing, first_use, planning
+from rltune.bench import committing, first_use, planning, planning_ahead, versions
 from rltune.bench.deciding import Timing, mig_fleet, shared_gpus, whole_gpus
 from rltune.bench.scaling import LOAD, exponent, in_own_process
 from rltune.config import CONF
@@ -340,6 +340,7 @@ def bench_environment(trace: Trace) -> list[dict[str, Any]]:
         random_steps(env, 20)
         rate = float(np.median([random_steps(env, 300, seed) for seed in range(5)]))
         rows.append(row(name, rate, "steps/s", aim, trace.label, f"{ENVS} episodes, {RLTUNE_VISIBLE} visible jobs"))
+    rows.append(bench_full_environment(trace))
     rules = Rules(backfill="skip", baseline="fifo", visible=RLTUNE_VISIBLE, allocator="milp")
     setup = make_setup(trace, cluster, rules)
     random_steps(VectorSchedulingEnv(setup, ENVS, joint=JointPlacement(MilpAllocator())), 5)
@@ -359,8 +360,53 @@ def bench_environment(trace: Trace) -> list[dict[str, Any]]:
 
 def not_measured(why: str) -> list[dict[str, Any]]:
     """The rows of ``bench_environment`` without values, where its trace is missing."""
-    aims = [(name, aim) for _, name, aim in ENVIRONMENTS] + [WITH_MILP]
+    aims = [(name, aim) for _, name, aim in ENVIRONMENTS] + [WITH_MILP, FULL_ENVIRONMENT]
     return [row(name, None, "steps/s", aim, "rltune_helios", f"not measured: {why}") for name, aim in aims]
+
+
+def bench_core() -> list[dict[str, Any]]:
+    """This version's core beside the last one with three state machines; one plan of conservative backfill."""
+    drawn = (
+        f"drawn by Helios' published distributions: {versions.JOBS:,} jobs, {versions.GPUS} GPUs, load {versions.LOAD}"
+    )
+    aims = {"lean_skip": 0.95, "lean_easy": 0.9, "full_skip": 4.0, "full_easy": 4.0}
+    try:
+        found = versions.ratios()
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        say(f"skipped: this version over {versions.BASE} ({error})")
+        found = {}
+    rows = []
+    for case, aim in aims.items():
+        got = found.get(case)
+        told = f"{got[1]:,.0f} over {got[2]:,.0f} jobs/s, {versions.TURNS} turns" if got else "not measured: no history"
+        rows.append(row(f"core_{case}_ratio", got[0] if got else None, f"over {versions.BASE}", aim, drawn, told))
+    for waiting, most_ms in ((250, None), (1000, 2.0)):
+        told = f"median of a plan, {planning_ahead.NODES} nodes, fifo"
+        ms = planning_ahead.plan_ms(waiting)
+        rows.append(
+            row(f"conservative_ms_{waiting}_waiting", ms, "ms", most_ms, "drawn: lognormal run times", told, most=True)
+        )
+    case_ = in_own_process(1_000_000, 1000, "gittins", "skip", FULL_LOAD)
+    note = f"{case_['runs']:,} runs, mean wait {case_['mean_wait_s']:,} s"
+    at = f"drawn by Helios' published distributions at load {FULL_LOAD}"
+    rows.append(row("suspension_s_gittins_1000000_jobs_1k_gpus", case_["seconds"], "s", 600, at, note, most=True))
+    return rows
+
+
+FULL_ENVIRONMENT = ("env_full_steps_per_s", 5e4)
+
+
+def bench_full_environment(trace: Trace) -> dict[str, Any]:
+    """The environment on the full build: the same windows with failures, CPU and overheads simulated."""
+    cluster = rltune.load_cluster("rltune_helios")
+    options = {"node_mtbf_s": 2e6, "gpu_mtbf_s": 2e7, "resume_s": 60.0}
+    rules = Rules(backfill="skip", baseline="fifo", visible=RLTUNE_VISIBLE, options=options)
+    env = VectorSchedulingEnv(make_setup(trace, cluster, rules), ENVS)
+    random_steps(env, 20)
+    rate = float(np.median([random_steps(env, 300, seed) for seed in range(5)]))
+    note = f"{ENVS} episodes, {RLTUNE_VISIBLE} visible jobs, {', '.join(options)}"
+    name, aim = FULL_ENVIRONMENT
+    return row(name, rate, "steps/s", aim, trace.label, note)
 
 
 class NullEnv(VectorEnv):
@@ -460,7 +506,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=EXPERIMENTS / "bench.json")
     parser.add_argument(
         "--only",
-        choices=("allocator", "environment", "ppo", "mig", "devices", "first_use"),
+        choices=("allocator", "environment", "ppo", "mig", "devices", "first_use", "core"),
         help="measure this part; the other rows of the record stay",
     )
     parser.add_argument("--iterations", type=int, default=6, help="PPO epochs of each side")
@@ -478,12 +524,12 @@ def main(argv: list[str] | None = None) -> int:
     parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "allocator": bench_allocator, "environment": environment_rows,
         "ppo": lambda: bench_ppo(helios, arguments.iterations), "mig": bench_mig,
-        "devices": bench_devices, "first_use": bench_first_use,
+        "devices": bench_devices, "first_use": bench_first_use, "core": bench_core,
     }  # fmt: skip
     if arguments.only is not None:
         return finish(parts[arguments.only](), arguments.out, keep=True)
     rows = bench_simulator(helios) + bench_scaling() + bench_allocator() + bench_mig() + environment_rows()
-    rows += bench_ppo(helios, arguments.iterations) + bench_devices() + bench_first_use()
+    rows += bench_ppo(helios, arguments.iterations) + bench_devices() + bench_first_use() + bench_core()
     rows.append(row("peak_memory_mb", peak_rss_mb(), "MB", None, helios.label, "this whole benchmark, in one process"))
     return finish(rows, arguments.out)
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-SIMULATE = "simulate +trace=synthetic trace.jobs=1000 progress=false policy=las +options.resume_s=60"
+SIMULATE = "simulate +trace=synthetic trace.jobs=1000 progress=false policy=las options.resume_s=60"
 """Of the detailed simulation, whose kernels take longest to compile."""
 
 

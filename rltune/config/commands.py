@@ -35,7 +35,7 @@ class Common:
 
 
 @dataclass
-class Judged(Common):
+class Scored(Common):
     """What training and evaluation share."""
 
     allocator: str = group("milp", "who chooses the nodes")
@@ -50,7 +50,7 @@ class Judged(Common):
 
 
 @dataclass
-class Train(Judged):
+class Train(Scored):
     """python -m rltune.train trace=helios score=wait algo=ppo ..."""
 
     algo: str = group("ppo", "the learner")
@@ -75,7 +75,7 @@ class Train(Judged):
 
 
 @dataclass
-class Evaluate(Judged):
+class Evaluate(Scored):
     """python -m rltune.evaluate trace=helios checkpoint=runs/..."""
 
     checkpoint: str | Sequence[str] | None = option(
@@ -125,7 +125,9 @@ class Simulate(Common):
     limit: int | None = option(None, "only so many jobs of it", least=1)
     nodes: int | None = option(None, "scale the cluster to so many nodes", least=1)
     options: Any = part(
-        Options, "what goes beyond the order: costs, quanta, failures, sizes over time", without=("speed", "seed")
+        Options,
+        "what goes beyond the order: costs, quanta, failures, sizes over time",
+        without=("speed", "seed", "past_jobs"),
     )
     step_s: float | None = option(
         None,

@@ -12,7 +12,7 @@ import numpy as np
 from rltune.compiled import inner, kernel, verb
 from rltune.core.faults import next_change, take_changes
 from rltune.core.priorities import tag_arrival
-from rltune.core.queue import enqueue, remove_at
+from rltune.core.queue import enqueue, join_line, remove_at
 from rltune.core.resources.verbs import clear_free
 from rltune.core.runs import end_next
 from rltune.core.state import (
@@ -74,6 +74,8 @@ def _reset_detail_full(sim):
     detail.used_at[:] = 0.0
     detail.broken[:] = 0
     detail.breaks[:] = 0
+    detail.before[:] = -1
+    detail.behind[:] = -1
 
 
 @inner
@@ -160,6 +162,7 @@ def _greet_full(sim, job, possible):
         sim.jobs.known[job] = estimate_of(detail.groups, detail.mean, job)
     detail.status[job] = WAITING
     tag_arrival(sim, job)
+    join_line(sim, job)
 
 
 @kernel

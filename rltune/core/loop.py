@@ -9,7 +9,7 @@ from rltune.core.backfilling import start_easy, start_in_order, start_what_fits,
 from rltune.core.conservative import anything_fits, start_conservative
 from rltune.core.events import next_time, reset, step_single_event, take_in, work_left
 from rltune.core.faults import seed_failures
-from rltune.core.preemption import new_round, preempt
+from rltune.core.preemption import new_round, next_patience, preempt, refresh_index
 from rltune.core.priorities import key_of
 from rltune.core.queue import begin_pass, sort_by_key, sort_queue
 from rltune.core.resources.verbs import fits
@@ -32,6 +32,7 @@ from rltune.core.state import (
     is_full,
     is_lean,
 )
+from rltune.policies.attained import is_stale
 
 FINISHED_ALL, LOG_FULL, DECIDE = range(3)
 """Why `run` returns: nothing is left; the log needs more room; starts are to be decided outside."""
@@ -55,7 +56,7 @@ def run(sim):
     while True:
         if log_is_full(sim):
             return LOG_FULL
-        instant, tick = next_time(sim), next_tick(sim)
+        instant, tick = next_time(sim), next_turn(sim)
         if min(instant, tick) == np.inf or not worth_going_on(sim):
             return FINISHED_ALL
         if tick < instant:
@@ -132,6 +133,8 @@ def _decide_full(sim, ticks):
     sim.counts[TICKED] = 1 if ticks else 0
     if sim.counts[QUEUED] == 0:
         return False
+    if params.index_learns and is_stale(sim.detail.attained):
+        refresh_index(sim)
     if params.outside == INSIDE:
         start_now(sim)
         return False
@@ -171,6 +174,14 @@ def work_out_keys(sim):
 
 
 @kernel
+def sort_by_rank(sim):
+    """Bring the queue into its static order, where keys were given from outside."""
+    for k in range(sim.counts[QUEUED]):
+        sim.key[sim.queue[k]] = float(sim.jobs.rank[sim.queue[k]])
+    sort_by_key(sim, sim.queue, sim.counts[QUEUED])
+
+
+@kernel
 def start_by_given_keys(sim):
     """The same after keys have been given from outside (``sim.key``)."""
     sort_by_key(sim, sim.queue, sim.counts[QUEUED])
@@ -186,17 +197,23 @@ def something_can_start(sim):
 
 
 @verb
-def next_tick(sim):
-    """End of the present quantum; infinity where no job waits for one."""
+def next_turn(sim):
+    """When jobs may be suspended next though nothing happens; infinity: never."""
 
 
-@next_tick.when(is_lean)
-def _next_tick_lean(sim):
+@next_turn.when(is_lean)
+def _next_turn_lean(sim):
     return np.inf
 
 
-@next_tick.when(is_full)
-def _next_tick_full(sim):
+@next_turn.when(is_full)
+def _next_turn_full(sim):
+    return min(next_tick(sim), next_patience(sim))
+
+
+@inner
+def next_tick(sim):
+    """End of the present quantum; infinity where no job waits for one."""
     if not sim.params.on_tick or sim.counts[QUEUED] == 0 or sim.counts[RUNNING] == 0:
         return np.inf
     now, quantum = sim.clock[NOW], sim.params.quantum

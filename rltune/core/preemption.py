@@ -6,23 +6,51 @@ jobs are sorted anew, so that an event costs what runs and what the pass looks a
 
 from __future__ import annotations
 
+import numpy as np
+
 from rltune.compiled import inner
-from rltune.core.priorities import LOTTERY, ROUND_ROBIN, key_of
-from rltune.core.queue import begin_pass, block_class, class_blocked, remove_at, sort_by_key, sort_queue
+from rltune.core.priorities import LOTTERY, ROUND_ROBIN, clearly_ahead, has_waited_enough, key_of, progress
+from rltune.core.queue import (
+    begin_pass,
+    block_class,
+    class_blocked,
+    leave_line,
+    remove_at,
+    sort_by_key,
+    sort_queue,
+)
 from rltune.core.resources.verbs import book_held, copy_free, find, fits
 from rltune.core.runs import start_job, stop_run
-from rltune.core.state import NOW, ON_GPUS, PRESENT, ROUND, RUNNING, SUSPENDED, TAGS
+from rltune.core.state import (
+    LONGEST,
+    NOW,
+    ON_GPUS,
+    PRESENT,
+    QUEUED,
+    ROUND,
+    RUNNING,
+    SUSPENDED,
+    TAGS,
+    WAITING,
+)
+from rltune.policies.attained import count_in, gather_ended, work_out_index
+
+ALIKE_GPUS = 4
+"""Running jobs of up to so many GPUs, half the usual node, are alike to one that wants the place of one of them."""
 
 
 @inner
 def preempt(sim, may_suspend):
-    """Start jobs in order; one that does not fit may suspend running jobs of larger key.
+    """Start jobs in order; one that does not fit may suspend running jobs of clearly larger key.
 
-    Of those, the last in order go first; one that proves not to be needed stays. Jobs started at this very
-    instant stay too. Wide jobs that fit nowhere do not hold up others: they can suspend later ones.
+    Of those, the last in order go first; one that proves not to be needed stays. With hysteresis (``displace`` other
+    than 1) one that alone is enough goes before them, the narrowest: where one GPU is wanted, no gang is broken up.
+    Jobs started at this very instant stay too. Wide jobs that fit nowhere do not hold up others: they can suspend
+    later ones.
     """
     sort_queue(sim)
     left = begin_pass(sim)
+    sim.passed[:] = 0
     running = sort_running(sim) if may_suspend else 0
     i = 0
     # Ends with the last job of a class that may still start, not with the queue.
@@ -31,7 +59,14 @@ def preempt(sim, may_suspend):
         if class_blocked(sim, job, PRESENT):
             i += 1
             continue
+        c = sim.jobs.cls[job]
         m = find(sim, sim.space, job)
+        if m == 0 and may_suspend and not has_waited_enough(sim, job):
+            # One of its class that has waited longer may suspend others all the same.
+            sim.passed[c] += 1
+            left -= 1
+            i += 1
+            continue
         if m == 0 and may_suspend:
             made, again = make_room(sim, job, running)
             # Suspended jobs stand further back in the queue now, and may start again elsewhere in this pass.
@@ -44,8 +79,8 @@ def preempt(sim, may_suspend):
             left -= 1
         else:
             block_class(sim, job, PRESENT)
-            # All of its class that wait stand here or behind: whatever stood before has started.
-            left -= sim.waiting[sim.jobs.cls[job]]
+            # Of its class those that stand before have started, or were passed over and counted.
+            left -= sim.waiting[c] - sim.passed[c]
             i += 1
 
 
@@ -70,6 +105,11 @@ def make_room(sim, job, running):
     """
     order, marked = sim.detail.order, sim.detail.marked
     copy_free(sim, sim.space, sim.shadow)
+    if sim.params.displace != 1.0:
+        alone = narrowest_alone(sim, job, running)
+        if alone >= 0:
+            stop_run(sim, alone, SUSPENDED)
+            return True, 0 if class_blocked(sim, alone, PRESENT) else 1
     at, enough = running, False
     # From the last in order on, until the job would fit.
     while at > 0 and not enough:
@@ -78,7 +118,7 @@ def make_room(sim, job, running):
             break
         at -= 1
         marked[victim] = 0
-        if sim.detail.status[victim] == ON_GPUS and sim.detail.since[victim] < sim.clock[NOW]:
+        if can_be_suspended(sim, job, victim):
             marked[victim] = 1
             book_held(sim, sim.shadow, victim, 1)
             enough = fits(sim, sim.shadow, job)
@@ -99,7 +139,37 @@ def make_room(sim, job, running):
     return True, again
 
 
-# --- quanta -----------------------------------------------------------------------------
+@inner
+def narrowest_alone(sim, job, running):
+    """The narrowest running job that alone makes room for ``job``, of those the last in order; -1: none does.
+
+    ``sim.shadow`` is what is free now, and is that again afterwards.
+    """
+    order, best, width = sim.detail.order, -1, 1 << 62
+    for back in range(running - 1, -1, -1):
+        victim = order[back]
+        if not sim.key[victim] > sim.key[job]:
+            break
+        # Wider ones need not be tried: most are passed over here.
+        its = max(ALIKE_GPUS, sim.jobs.gpus[victim])
+        if its >= width or not can_be_suspended(sim, job, victim):
+            continue
+        book_held(sim, sim.shadow, victim, 1)
+        if fits(sim, sim.shadow, job):
+            best, width = victim, its
+        book_held(sim, sim.shadow, victim, -1)
+    return best
+
+
+@inner
+def can_be_suspended(sim, job, victim):
+    """Whether a job runs, not only since this instant, and the waiting job is clearly ahead of it."""
+    if sim.detail.status[victim] != ON_GPUS or sim.detail.since[victim] >= sim.clock[NOW]:
+        return False
+    return clearly_ahead(sim, job, victim)
+
+
+# --- quanta, patience, learning -----------------------------------------------------------------------------
 
 
 @inner
@@ -115,3 +185,37 @@ def new_round(sim):
             if sim.clock[NOW] - detail.since[job] >= sim.params.quantum * (1.0 - 1e-9):
                 sim.counts[TAGS] += 1
                 detail.tag[job] = sim.counts[TAGS]
+
+
+@inner
+def next_patience(sim):
+    """When the next waiting job will have waited long enough to suspend others; infinity: none will."""
+    detail, patience = sim.detail, sim.params.patience
+    if patience <= 0.0 or sim.counts[RUNNING] == 0:
+        return np.inf
+    # The line is in order of time; what has started or has waited enough leaves it at its head.
+    while sim.counts[LONGEST] > 0:
+        job = sim.counts[LONGEST] - 1
+        if detail.status[job] == WAITING and detail.since[job] + patience > sim.clock[NOW]:
+            return detail.since[job] + patience
+        leave_line(sim, job)
+    return np.inf
+
+
+@inner
+def refresh_index(sim):
+    """Work the Gittins index out anew, from jobs that have ended and from how far the present ones have come."""
+    known, detail = sim.detail.attained, sim.detail
+    gather_ended(known)
+    for k in range(sim.counts[QUEUED]):
+        job = sim.queue[k]
+        if detail.done[job] > 0.0:
+            count_in(known, known.scratch, known.size[job], detail.done[job], False)
+    for k in range(sim.counts[RUNNING]):
+        job = sim.active[k]
+        count_in(known, known.scratch, known.size[job], progress(sim, job), False)
+    work_out_index(known)
+    # All keys have changed.
+    for k in range(sim.counts[QUEUED]):
+        sim.key[sim.queue[k]] = key_of(sim, sim.queue[k])
+    sort_by_key(sim, sim.queue, sim.counts[QUEUED])

@@ -2,8 +2,9 @@
 
 Named orders of `rltune.policies.orders` serve by ``rank`` or by `rltune.policies.dynamic`. The others:
 
-- srtf: least remaining run time; srsf: times GPUs (Gu et al., Tiresias, NSDI 2019).
-- las: two-dimensional least attained service, GPU-seconds (Tiresias), in levels (``thresholds``; none: continuous).
+- srtf: least remaining run time as believed; srsf: times GPUs (Gu et al., Tiresias, NSDI 2019).
+- las: two-dimensional least attained service, GPU-seconds (Tiresias); las_levels: the same in levels (``thresholds``).
+- gittins: GPU-seconds a completion, by what past jobs of its size needed: `rltune.policies.attained`.
 - priority: tiers, larger is more urgent.
 - round_robin: a job that has run a quantum goes behind all others.
 - lottery: every quantum a drawing with tickets in proportion to weight (Waldspurger and Weihl, OSDI 1994). A
@@ -22,9 +23,10 @@ from rltune.compiled import inner, verb
 from rltune.core.rng import LOTTERY as DRAWING
 from rltune.core.rng import exponential
 from rltune.core.state import NOW, ON_GPUS, QUEUED, ROUND, RUNNING, TAGS, VIRTUAL, is_full, is_lean
+from rltune.policies.attained import gittins_key
 from rltune.policies.dynamic import LEXP, SEXP, STATIC, UNICEF, WFP3, dynamic_key
 
-SRTF, SRSF, LAS, PRIORITY, ROUND_ROBIN, LOTTERY, WFQ, FAIR_SHARE = range(10, 18)
+SRTF, SRSF, LAS, PRIORITY, ROUND_ROBIN, LOTTERY, WFQ, FAIR_SHARE, GITTINS = range(10, 19)
 GIVEN = 30
 """Keys are given from outside, by a policy of one's own, at every decision."""
 
@@ -115,10 +117,12 @@ def _key_of_full(sim, job):
         waited = sim.clock[NOW] - sim.jobs.submit[job]
         return dynamic_key(order, waited, sim.jobs.known[job], sim.jobs.gpus[job])
     if order in (SRTF, SRSF):
-        left = max(0.0, sim.jobs.known[job] - progress(sim, job))
+        left = believed_left(sim, job)
         return left if order == SRTF else left * size_of(sim, job)
     if order == LAS:
         return level(sim, attained(sim, job))
+    if order == GITTINS:
+        return gittins_key(detail.attained, job, progress(sim, job), size_of(sim, job))
     if order == PRIORITY:
         return -detail.priority[job]
     if order == ROUND_ROBIN:
@@ -128,6 +132,42 @@ def _key_of_full(sim, job):
     if order == WFQ:
         return detail.tag[job] + attained(sim, job) / detail.weight[job]
     return usage(sim, detail.flow[job])
+
+
+@inner
+def believed_left(sim, job):
+    """Seconds that a job is believed to need yet.
+
+    All in all at least ``overrun`` times what it has run: else a job that outlives its estimate would be about to end,
+    and hold its GPUs before all others, until it does.
+    """
+    ran = progress(sim, job)
+    return max(0.0, max(sim.jobs.known[job], sim.params.overrun * ran) - ran)
+
+
+@inner
+def clearly_ahead(sim, job, victim):
+    """Whether a waiting job is so far ahead of a running one that suspending that is worth while.
+
+    Its key must be below the other's by the factor ``displace`` and by what resuming the other will cost: GPU-seconds,
+    as the keys are (srtf: seconds). The second keeps jobs with keys near 0 from taking turns. Factor 1: any gap will do.
+    """
+    params = sim.params
+    if params.displace == 1.0:
+        return sim.key[victim] > sim.key[job]
+    cost = params.suspend + params.resume
+    if params.order != SRTF:
+        cost *= size_of(sim, victim)
+    return sim.key[victim] > params.displace * sim.key[job] + cost
+
+
+@inner
+def has_waited_enough(sim, job):
+    """Whether a waiting job may suspend others: it waits for free GPUs first as long as a resumption would cost.
+
+    To wait until that costs as much as what it would save is never more than twice the best (Karlin et al., 1988).
+    """
+    return sim.clock[NOW] >= sim.detail.since[job] + sim.params.patience
 
 
 @inner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rltune.compiled import inner, kernel
 from rltune.core.priorities import key_of, keys_move, precedes
-from rltune.core.state import PASSES, QUEUED
+from rltune.core.state import LONGEST, NEWEST, NOW, PASSES, QUEUED
 
 MOVES_LITTLE = 16
 """Steps a job that an insertion sort may take before the queue is merged instead."""
@@ -31,6 +31,40 @@ def enqueue(sim, job):
     sim.counts[QUEUED] += 1
     sim.waiting[sim.jobs.cls[job]] += 1
     return at
+
+
+@inner
+def join_line(sim, job):
+    """A job begins to wait: the last in the line by since when jobs wait (full build)."""
+    detail = sim.detail
+    detail.since[job] = sim.clock[NOW]
+    if sim.params.patience <= 0.0:
+        return
+    if detail.before[job] >= 0:
+        leave_line(sim, job)
+    last = sim.counts[NEWEST]
+    detail.before[job], detail.behind[job] = last, 0
+    if last > 0:
+        detail.behind[last - 1] = job + 1
+    else:
+        sim.counts[LONGEST] = job + 1
+    sim.counts[NEWEST] = job + 1
+
+
+@inner
+def leave_line(sim, job):
+    """A job leaves the line."""
+    detail = sim.detail
+    first, last = detail.before[job], detail.behind[job]
+    if first > 0:
+        detail.behind[first - 1] = last
+    else:
+        sim.counts[LONGEST] = last
+    if last > 0:
+        detail.before[last - 1] = first
+    else:
+        sim.counts[NEWEST] = first
+    detail.before[job] = detail.behind[job] = -1
 
 
 @kernel

@@ -11,7 +11,7 @@ import numpy as np
 from rltune.compiled import inner, kernel, verb
 from rltune.core.heap import next_in_order, push, remove
 from rltune.core.priorities import charge, size_of
-from rltune.core.queue import enqueue
+from rltune.core.queue import enqueue, join_line
 from rltune.core.resources.verbs import book_held, find, fits, hold_found, way_held
 from rltune.core.rng import JOB_FAILURE as FAILING
 from rltune.core.rng import exponential
@@ -32,6 +32,7 @@ from rltune.core.state import (
     is_full,
     is_lean,
 )
+from rltune.policies.attained import job_ended
 from rltune.policies.learn import learn
 
 # --- beginning --------------------------------------------------------------------------
@@ -217,13 +218,16 @@ def stop_run(sim, job, outcome):
         detail.status[job], detail.final[job] = DONE, now
         if sim.params.learns:
             learn(detail.groups, detail.mean, job, sim.jobs.run[job])
+        if sim.params.index_learns:
+            job_ended(detail.attained, detail.attained.size[job], sim.jobs.run[job])
     elif outcome != SUSPENDED:
         detail.failures[job] += 1
         if detail.failures[job] > sim.params.retries:
             detail.status[job], outcome = ABANDONED, GIVEN_UP
-    if detail.status[job] == WAITING:
-        enqueue(sim, job)
     write_down(sim, job, now, useful, outcome)
+    if detail.status[job] == WAITING:
+        join_line(sim, job)
+        enqueue(sim, job)
 
 
 @inner

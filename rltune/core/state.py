@@ -20,6 +20,7 @@ from rltune.core.resources.places import Demand, Place, place_scratch
 from rltune.core.resources.room import amounts
 from rltune.nouns.cluster import Cluster, ClusterArrays
 from rltune.nouns.jobs import WHOLE, JobTable
+from rltune.policies.attained import Attained
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -28,11 +29,27 @@ Int8s = npt.NDArray[np.int8]
 
 # Slots of ``Sim.counts``: jobs that wait, run, have arrived, could never run; events; runs started; passes over the
 # queue; runs logged and the places that running jobs hold; listed cluster events taken in; drawings of the lottery; tags
-# given; node changes in vain; whether a quantum ends at this instant.
-QUEUED, RUNNING, ARRIVED, DROPPED, EVENTS, STARTED, PASSES, LOGGED, HELD, FAULTS, ROUND, TAGS, STALLED, TICKED = range(
-    14
-)
-COUNTERS = 14
+# given; node changes in vain; whether a quantum ends at this instant; first and last of the line of waiting jobs by since
+# when they wait, + 1 (0: none).
+(
+    QUEUED,
+    RUNNING,
+    ARRIVED,
+    DROPPED,
+    EVENTS,
+    STARTED,
+    PASSES,
+    LOGGED,
+    HELD,
+    FAULTS,
+    ROUND,
+    TAGS,
+    STALLED,
+    TICKED,
+    LONGEST,
+    NEWEST,
+) = range(16)
+COUNTERS = 16
 # Values of ``Detail.status``.
 FUTURE, WAITING, ON_GPUS, DONE, IMPOSSIBLE, ABANDONED = range(6)
 # Slots of ``Sim.clock``: now; the next quantum's end; virtual time of weighted fair queueing.
@@ -83,7 +100,9 @@ class Parameters(NamedTuple):
     ``order``: code of `rltune.core.priorities`; ``on_event, on_tick``: whether jobs may be suspended when something
     happens, and when a quantum ends; ``outside``: whether starts are decided outside the kernels;
     ``retries``: failures a job survives; ``reservations``: of conservative backfill, -1 = all; ``learns``: run times are
-    learned from jobs that end.
+    learned from jobs that end; ``displace``: how many times a waiting job's key must go into a running one's, ``patience``:
+    seconds it waits before it suspends others; ``overrun``: least total run time of a job over what it has run;
+    ``index_learns``: whether the Gittins index goes on learning.
     """
 
     order: int
@@ -105,6 +124,10 @@ class Parameters(NamedTuple):
     reservations: int
     learns: bool
     seed: int
+    displace: float
+    patience: float
+    overrun: float
+    index_learns: bool
 
 
 class Lean(NamedTuple):
@@ -139,13 +162,16 @@ class Detail(NamedTuple):
     ``weight``: tickets, shares; ``flow``: user or virtual cluster that fair share charges; ``group``: quota that it counts
     towards, -1 none, ``quota`` (n_quotas,): thousandths of GPUs of each; ``groups`` (levels, n_jobs) and ``mean``: of
     `rltune.policies.learn`; ``status``;
-    ``done``: seconds of its run time done and kept; ``since, ready``: start of the present run, and when restoring ends;
+    ``done``: seconds of its run time done and kept; ``since, ready``: start of the present run, or of waiting, and when
+    restoring ends;
     ``rate``: its speed; ``fails``: whether the run ends by a failure; ``service``: GPU-seconds and ``held``: seconds of
     ended runs; ``runs, failures``: counts; ``final``: completion; ``tag``: see `rltune.core.priorities`; ``marked``: work
     space. ``order`` (n_jobs,): work space of sorting.
     Per flow: ``used`` GPU-seconds, decayed, ``using`` GPUs, as of ``used_at``. Per node: ``change``: when the seeded
     process next fails or repairs it, ``broken``, ``breaks``: how often, ``node_heap, node_at``: by next change.
-    ``listed_*``: listed events by time. ``thresholds``: of las, GPU-seconds. ``profile``: of conservative backfill.
+    ``listed_*``: listed events by time. ``thresholds``: of las, GPU-seconds; ``attained``: of
+    the Gittins index. ``before, behind`` (n_jobs,): neighbours in the line of waiting jobs by since when they wait, + 1 (0:
+    none; -1: not in line). ``profile``: of conservative backfill.
     """
 
     demand: Demand
@@ -185,13 +211,16 @@ class Detail(NamedTuple):
     listed_node: Ints
     listed_kind: Ints
     thresholds: Floats
+    attained: Attained
+    before: Int32s
+    behind: Int32s
     log: Log
     profile: Any
 
 
 PER_JOB = (
     "way", "priority", "weight", "flow", "group", "groups", "status", "done", "since", "ready", "rate", "fails",
-    "service", "held", "runs", "failures", "final", "tag", "marked", "order",
+    "service", "held", "runs", "failures", "final", "tag", "marked", "order", "before", "behind",
 )  # fmt: skip
 """Parts of `Detail` with an entry a job, on the last axis."""
 
@@ -341,6 +370,7 @@ class Columns(NamedTuple):
     offered: Offered
     quotas: tuple[Ints, Ints] | None
     groups: Ints
+    attained: Attained
 
 
 def build_full(
@@ -406,7 +436,8 @@ def detail_of(
         tag=floats(n), marked=np.zeros(n, np.int8), order=int32s(n), used=floats(flows), using=floats(flows),
         used_at=floats(flows), change=np.full(nodes, np.inf), broken=np.zeros(nodes, np.int8), breaks=ints(nodes),
         node_heap=ints(nodes), node_at=ints(nodes), listed_at=listed[0], listed_node=listed[1], listed_kind=listed[2],
-        thresholds=thresholds, log=empty_log(n + 64, places + 64), profile=None,
+        thresholds=thresholds, attained=columns.attained, before=np.full(n, -1, np.int32),
+        behind=np.full(n, -1, np.int32), log=empty_log(n + 64, places + 64), profile=None,
     )  # fmt: skip
 
 

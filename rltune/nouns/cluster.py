@@ -311,16 +311,6 @@ def further_resources(jobs: JobTable, cluster: Cluster) -> str | None:
     return None
 
 
-def refuse_further_resources(jobs: JobTable, cluster: Cluster, source: str) -> None:
-    """InputError where a simulation of whole GPUs alone would overlook something."""
-    found = further_resources(jobs, cluster)
-    if found is not None:
-        raise InputError(
-            f"{source} on cluster {cluster.name}: {found}, which a simulation of whole GPUs would overlook; "
-            "use rltune.nouns.jobs.on_whole_gpus(jobs)[0] and pools without cpus and memory_gb"
-        )
-
-
 def grid(amount: Any) -> Any:
     """CPU or memory as kernels count it: rounded down to the grid on which sums are exact (`GRID`)."""
     return np.floor(np.asarray(amount, np.float64) * GRID) / GRID

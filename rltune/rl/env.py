@@ -17,6 +17,7 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from rltune.core.state import Detail
 from rltune.nouns.errors import InputError
 from rltune.rl.kernels import (
     apply_rows,
@@ -29,6 +30,7 @@ from rltune.rl.kernels import (
 from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
 from rltune.rl.rows import CLOSED, FRESH, OVER, Training
 from rltune.rl.rules import Setup
+from rltune.simulator.full import result_of
 from rltune.simulator.result import Result
 
 FLOOR_WINDOWS = 64
@@ -168,7 +170,10 @@ class VectorSchedulingEnv(VectorEnv):
         setup = self.setup
         begin_at = int(self._first_job[i])
         jobs = setup.trace.jobs.take(slice(begin_at, begin_at + setup.length))
-        return Result.of(jobs, setup.cluster, self.training.copy(i))
+        sim = self.training.copy(i)
+        if isinstance(sim.detail, Detail):
+            return result_of(jobs, setup.cluster, sim, setup.notes)
+        return Result.of(jobs, setup.cluster, sim)
 
 
 class JoinedEnv(VectorEnv):

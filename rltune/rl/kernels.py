@@ -205,7 +205,9 @@ def score_total(row, score):
         for p in range(len(sim.cluster.pool_cap)):
             gpus += sim.cluster.pool_cap[p] * (sim.cluster.pool_hi[p] - sim.cluster.pool_lo[p])
         return episode.tally[WORK] / (max(episode.tally[LAST_END] - episode.tally[FIRST], 1.0) * gpus)
-    total = episode.tally[SETTLED] + cost_pending(row, score)
+    # Settles what has ended, so it goes first.
+    pending = cost_pending(row, score)
+    total = episode.tally[SETTLED] + pending
     return -total / episode.mark[SCORED]
 
 
@@ -535,6 +537,50 @@ def step_rows(batch, actions, active, score, visible, mask, jobs, cluster, rewar
             row = row_at(batch, i)
             apply(row, actions[i], score, visible)
             rewards[i] = close_row(row, score, visible, mask[i], jobs[i], cluster[i])
+
+
+# --- for a learned policy in a simulation ---------------------------------------------------
+
+
+@kernel
+def open_episode_of(batch):
+    """`open_episode` for the only row."""
+    open_episode(row_at(batch, 0))
+
+
+@kernel
+def look(batch, visible, mask, jobs, cluster):
+    """Which jobs of the only row may be picked at this instant: how many; observed into (1, ...) arrays if any."""
+    row = row_at(batch, 0)
+    legal, shadow_time = mark_legal(row, visible, mask[0])
+    if legal > 0:
+        observe(row, shadow_time, visible, mask[0], jobs[0], cluster[0])
+    return legal
+
+
+@kernel
+def pick(batch, action, score, visible, mask):
+    """Do ``action`` in the only row. Mark CLOSED: it waits, or no further job may be picked at this instant."""
+    row = row_at(batch, 0)
+    apply(row, action, score, visible)
+    if row.episode.mark[CLOSED] == 0:
+        legal, _ = mark_legal(row, visible, mask[0])
+        row.episode.mark[CLOSED] = 1 if legal == 0 else 0
+
+
+@kernel
+def step_blocking(batch, action, visible, mask, jobs, cluster):
+    """One step of the reference protocol in the only row: ``action`` (-1: none yet), then on to the next decision."""
+    row = row_at(batch, 0)
+    if action < 0:
+        reset(row.sim)
+        open_episode(row)
+    else:
+        apply(row, action, WAIT, visible)
+    first = action < 0
+    wait = row.sim.counts[QUEUED] == 0 if first else row.episode.mark[CLOSED] == 1
+    shadow_time = to_decision(row, visible, mask[0], wait)
+    observe(row, shadow_time, visible, mask[0], jobs[0], cluster[0])
 
 
 # --- for the joint placement --------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,15 +14,18 @@ from rltune.allocators.fragmentation import FloatArray, cost_table, demand_of
 from rltune.allocators.greedy import rule_code
 from rltune.config.learning import VISIBLE, Window
 from rltune.core.resources.counts import LEAST_FRAGMENTATION
+from rltune.core.resources.scores import SHARING_RULES
 from rltune.core.state import Plain, Sim, build_lean
-from rltune.nouns.cluster import Cluster, refuse_further_resources
+from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.metrics import check_score
 from rltune.policies.dynamic import STATIC
 from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import order, static_rank
 from rltune.rl.kernels import SCORE_CODES
-from rltune.simulator.run import TRAINED, check_backfill
+from rltune.simulator.full import NO_NOTES, build_state
+from rltune.simulator.options import make_options
+from rltune.simulator.run import TRAINED, check_backfill, check_detailed, needs_detail
 from rltune.traces import Trace
 
 REWARDS = ("score", "relative")
@@ -41,6 +45,8 @@ class Rules:
         window: jobs of an episode; ``warmup`` more come first, run by the baseline (the month protocol's warm cluster).
         reward: ``score`` (return = score, negative where less is better) or ``relative`` (the gain on the baseline
             order, in units of its score of the same window plus its mean over windows; for training).
+        options: of the simulation (`rltune.simulator.options.Options`): failures, overheads, quotas, speeds. With any of
+            them, or where jobs want shares, slices or CPU, episodes run on the full build of the core.
     """
 
     score: str = "wait"
@@ -52,13 +58,15 @@ class Rules:
     window: int = Window.window
     warmup: int = Window.warmup
     reward: str = "score"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_score(self.score)
         check_backfill(self.backfill)
         chosen = order(self.baseline)
-        if self.allocator != "milp":
+        if self.allocator != "milp" and self.allocator not in SHARING_RULES:
             rule_code(self.allocator)
+        make_options(dict(self.options))
         if chosen.code != STATIC:
             raise InputError(f"baseline={self.baseline} changes while jobs wait; the baseline order must be static")
         if self.allocator == "milp" and self.backfill == "blocking":
@@ -107,6 +115,7 @@ class Setup:
     table: Sim
     low: int = 0
     high: int = 1
+    notes: Mapping[str, tuple[str, ...]] = NO_NOTES
 
     @property
     def length(self) -> int:
@@ -130,15 +139,32 @@ def make_setup(
             f"{trace.label}: {len(jobs)} jobs of a stretch are fewer than an episode's {length}; "
             "give longer stretches (trace.train, trace.validate) or smaller protocol.window, protocol.warmup"
         )
-    refuse_further_resources(jobs, cluster, trace.label)
     known = run_times(trace, rules.runtimes, history)
     arrays = cluster.arrays()
     if cost is None:
         measure = "quadratic" if rules.allocator == "milp" else "demand"
         cost = cost_table(arrays, measure, demand_of(jobs.num_gpus, arrays))
-    params = Plain(STATIC, rules.backfill_code, rules.rule)
-    table = build_lean(jobs, cluster, known, static_rank(order(rules.baseline), jobs, known), cost, params)
-    return Setup(trace, cluster, rules, table, 0, len(jobs) - length + 1)
+    reason = needs_detail(jobs, cluster, "fifo", rules.backfill, placed(rules), rules.runtimes, dict(rules.options))
+    if reason is None:
+        params = Plain(STATIC, rules.backfill_code, rules.rule)
+        table = build_lean(jobs, cluster, known, static_rank(order(rules.baseline), jobs, known), cost, params)
+        return Setup(trace, cluster, rules, table, 0, len(jobs) - length + 1)
+    if rules.allocator == "milp":
+        raise InputError(
+            f"{reason}: in training, allocator=milp places whole GPUs without interruptions only; use an allocator of "
+            f"{', '.join(SHARING_RULES)}"
+        )
+    check_detailed(reason, rules.backfill, rules.allocator)
+    options = make_options(dict(rules.options))
+    table, jobs, notes = build_state(jobs, cluster, rules.baseline, rules.backfill, rules.allocator, known, options)
+    # Options may give jobs further ways to run.
+    trace = replace(trace, jobs=jobs)
+    return Setup(trace, cluster, rules, table, 0, len(jobs) - length + 1, notes)
+
+
+def placed(rules: Rules) -> str:
+    """The rule by which jobs are placed when they are picked."""
+    return "best_fit" if rules.allocator == "milp" else rules.allocator
 
 
 def run_times(trace: Trace, runtimes: str, history: Trace | None = None) -> npt.NDArray[np.float64]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,11 +34,12 @@ from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import WHOLE, JobTable
 from rltune.nouns.mig_profiles import SIZE
 from rltune.nouns.plan import Allocator, Policy
+from rltune.policies.attained import attained_of, nothing_attained
 from rltune.policies.dynamic import STATIC
 from rltune.policies.knowledge import forecast_error
 from rltune.policies.learn import group_table
 from rltune.policies.orders import order, static_rank
-from rltune.policies.preemptive import PREEMPTIVE, PREEMPTIVE_ALIASES, Preemptive
+from rltune.policies.preemptive import LAS_LEVELS_GPU_S, PREEMPTIVE, PREEMPTIVE_ALIASES, Preemptive
 from rltune.simulator.decisions import Decision, GivenKeys, Picker, Planned, drive
 from rltune.simulator.joint import REST, Joint, JointAllocator, Ordered
 from rltune.simulator.options import (
@@ -52,7 +55,8 @@ from rltune.simulator.runs import Runs, frozen_runs
 from rltune.simulator.ways import ways_left_out, with_ways
 
 CODES = {
-    "srtf": priorities.SRTF, "srsf": priorities.SRSF, "las": priorities.LAS, "priority": priorities.PRIORITY,
+    "srtf": priorities.SRTF, "srsf": priorities.SRSF, "las": priorities.LAS, "las_levels": priorities.LAS,
+    "gittins": priorities.GITTINS, "priority": priorities.PRIORITY,
     "round_robin": priorities.ROUND_ROBIN, "lottery": priorities.LOTTERY, "wfq": priorities.WFQ,
     "fair_user": priorities.FAIR_SHARE, "fair_vc": priorities.FAIR_SHARE,
 }  # fmt: skip
@@ -78,6 +82,38 @@ def simulate_full(
         raise InputError(
             f"allocator {allocator!r} does not place jobs GPU by GPU; known are {', '.join(SHARING_RULES)}, milp"
         )
+    sim, jobs, notes = build_state(jobs, cluster, policy, backfill, allocator, known_s, options)
+    decision = _decision(jobs, cluster, sim, policy, backfill, allocator)
+    sim = drive(sim, decision)
+    stats = getattr(allocator, "stats", None)
+    return replace(
+        result_of(jobs, cluster, sim, notes),
+        decisions=getattr(decision, "records", []),
+        allocator_stats=stats.as_dict() if stats is not None else {},
+    )
+
+
+class Built(NamedTuple):
+    """A state at time zero, the jobs with the ways to run that the options gave them, and remarks by what they are on."""
+
+    sim: Sim
+    jobs: JobTable
+    notes: dict[str, tuple[str, ...]]
+
+
+NO_NOTES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+
+def build_state(
+    jobs: JobTable,
+    cluster: Cluster,
+    policy: str | Policy,
+    backfill: str,
+    allocator: str | JointAllocator | Allocator,
+    known_s: Floats | None,
+    options: Options,
+) -> Built:
+    """The state at time zero; see `simulate_full`."""
     online = known_s is None
     estimate = np.full(len(jobs), np.nan) if known_s is None else known_s
     params, rank, flow = _policy_of(jobs, policy, backfill, allocator, estimate, online, options)
@@ -95,19 +131,13 @@ def simulate_full(
         offered=offered,
         quotas=quotas,
         groups=group_table(jobs) if online else np.zeros((0, 0), np.int64),
+        attained=attained_of(jobs, options.past_jobs) if params.order == priorities.GITTINS else nothing_attained(),
     )
-    listed, thresholds = listed_events(options, cluster), np.array(options.las_levels_gpu_s, np.float64)
+    listed, thresholds = listed_events(options, cluster), np.array(las_levels(policy, options), np.float64)
     sim = build_full(jobs, cluster, columns, params, listed, thresholds, _types(jobs, cluster, allocator))
     check_quotas_suffice(jobs, sim, options.quotas or ())
-    sim = with_profile(sim, cluster)
-    decision = _decision(jobs, cluster, sim, policy, backfill, allocator)
-    sim = drive(sim, decision)
-    stats = getattr(allocator, "stats", None)
-    return replace(
-        _result(jobs, cluster, sim, online, {"throughput": notes, "ways": (*more, *ways_left_out(offered))}),
-        decisions=getattr(decision, "records", []),
-        allocator_stats=stats.as_dict() if stats is not None else {},
-    )
+    notes_of_ways = (*more, *ways_left_out(offered))
+    return Built(with_profile(sim, cluster), jobs, {"throughput": notes, "ways": notes_of_ways})
 
 
 def _decision(
@@ -116,7 +146,11 @@ def _decision(
     """Who decides outside the kernels; None: nobody needs to."""
     params, suspends = sim.params, bool(sim.params.on_event or sim.params.on_tick)
     if isinstance(policy, Picker):
-        return policy.decision(sim)
+        joint = Joint.of(allocator, jobs, cluster, sim) if isinstance(allocator, JointAllocator) else None
+        if joint is None and not isinstance(allocator, str):
+            raise InputError("a learned policy starts jobs itself: use an allocator by name, or milp")
+        found: Decision = policy.decision(sim, joint)
+        return found
     own: Policy | None = None if isinstance(policy, str) else policy
     if isinstance(allocator, JointAllocator):
         joint = Joint.of(allocator, jobs, cluster, sim)
@@ -152,7 +186,8 @@ def _policy_of(
         if special.flow is not None:
             flow = getattr(jobs, special.flow).codes.astype(np.int64) + 1
     elif isinstance(policy, Picker):
-        code, on_event, on_tick, timed = STATIC, False, False, policy.needs_run_time
+        code = priorities.GIVEN if isinstance(allocator, JointAllocator) else STATIC
+        on_event, on_tick, timed = False, False, policy.needs_run_time
         rank = policy.baseline_rank(jobs, estimate)
     elif not isinstance(policy, str):
         code, on_event, on_tick, timed = priorities.GIVEN, False, False, False
@@ -201,19 +236,43 @@ def _policy_of(
         node_repair=float(options.node_repair_s), gpu_mtbf=_or_never(options.gpu_mtbf_s),
         retries=int(options.max_retries), half_life=float(options.half_life_s),
         reservations=-1 if options.reservations is None else int(options.reservations), learns=online,
-        seed=int(options.seed),
+        seed=int(options.seed), **hysteresis(jobs, name, estimate, options),
     )  # fmt: skip
     return params, rank, flow
+
+
+def las_levels(policy: Any, options: Options) -> Sequence[float]:
+    """Thresholds of attained service, GPU-seconds; none: continuous."""
+    if options.las_levels_gpu_s is not None:
+        return options.las_levels_gpu_s
+    named = isinstance(policy, str) and PREEMPTIVE_ALIASES.get(policy, policy) == "las_levels"
+    return LAS_LEVELS_GPU_S if named else ()
+
+
+def hysteresis(jobs: JobTable, policy: str, estimate: Floats, options: Options) -> dict[str, Any]:
+    """How far ahead a waiting job must be to suspend a running one, and what is made of estimates."""
+    special = preemptive_policy(policy)
+    # Of levels a job is at one or another: they are hysteresis enough.
+    levelled = special is not None and CODES[special.name] == priorities.LAS and len(las_levels(policy, options)) > 0
+    factor = options.displace_factor if special is not None and special.scaled and not levelled else 1.0
+    learns = options.past_jobs is None if options.gittins_online is None else options.gittins_online
+    return {
+        "displace": float(factor),
+        "patience": float(options.suspend_s + options.resume_s) if factor != 1.0 else 0.0,
+        "overrun": 1.0 if np.array_equal(estimate, jobs.duration_s) else float(options.overrun_factor),
+        "index_learns": special is not None and special.name == "gittins" and bool(learns),
+    }
 
 
 def _or_never(seconds: float | None) -> float:
     return np.inf if seconds is None else float(seconds)
 
 
-def _result(jobs: JobTable, cluster: Cluster, sim: Sim, online: bool, notes: dict[str, tuple[str, ...]]) -> Result:
+def result_of(jobs: JobTable, cluster: Cluster, sim: Sim, notes: Mapping[str, tuple[str, ...]] = NO_NOTES) -> Result:
+    """What a simulation has come to: a final state, or one on the way."""
     runs = _runs(sim)
     extra: dict[str, Any] = {name: list(told) for name, told in notes.items() if told}
-    if online:
+    if sim.params.learns:
         extra["forecast"] = forecast_error(jobs, sim.jobs.known)
     if sim.detail.profile.counts[RAN_OUT]:
         extra["reservations_simplified"] = int(sim.detail.profile.counts[RAN_OUT])

@@ -15,7 +15,7 @@ from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import WHOLE, JobTable
 from rltune.nouns.throughput import Throughput
-from rltune.policies.preemptive import HALF_LIFE_S, LAS_LEVELS_GPU_S
+from rltune.policies.preemptive import DISPLACE_FACTOR, HALF_LIFE_S, OVERRUN_FACTOR
 
 KINDS = {"fail": FAIL, "repair": REPAIR, "drain": DRAIN, "reopen": REOPEN}
 OPPOSITE = {REPAIR: FAIL, REOPEN: DRAIN}
@@ -36,11 +36,19 @@ class Options:
 
     Attributes:
         preemptive: whether the order may suspend running jobs whenever a job arrives or ends; None: as the policy is.
-        quantum_s: time slice of las, round_robin, lottery, wfq.
+        quantum_s: time slice of las, gittins, round_robin, lottery, wfq.
         suspend_s, resume_s, migrate_s: spent holding GPUs, without progress, at the start of every later run of
             a job: saving its state, restoring it, and moving it if the nodes are others.
         checkpoint_s: a failure costs the work since the last checkpoint, taken so often (None: since the last suspension).
-        las_levels_gpu_s: thresholds of las, GPU-seconds; empty: continuous.
+        las_levels_gpu_s: thresholds of las_levels and las, GPU-seconds; empty: continuous; None: published ones, continuous.
+        displace_factor: hysteresis of srtf, srsf, las, gittins: a running job is suspended for one only if its key is more than
+            so many times the other's, and more by what resuming it will cost; and one that waits suspends others only
+            after it has waited for free GPUs as long as a resumption takes. 1: any larger key will do, at once.
+        overrun_factor: of srtf, srsf where run times are estimates: total run time is believed to be at least so many times
+            what a job has run. 1: a job that outlives its estimate is about to end.
+        past_jobs: of gittins: a job table or trace to learn run times from, submitted before these jobs, on the same
+            clock; those that would still run at the first submission count as not ended. None: it learns on the way.
+        gittins_online: whether gittins learns (also) from jobs that end in the simulation; None: if there are no past_jobs.
         half_life_s: of the usage that fair_user and fair_vc charge.
         weights: (n_jobs,) > 0, tickets of lottery and weights of wfq; None: 1 + priority.
         reservations: how many waiting jobs conservative backfill plans for; None: all.
@@ -67,7 +75,11 @@ class Options:
     resume_s: float = 0.0
     migrate_s: float = 0.0
     checkpoint_s: float | None = None
-    las_levels_gpu_s: Sequence[float] = LAS_LEVELS_GPU_S
+    las_levels_gpu_s: Sequence[float] | None = None
+    displace_factor: float = DISPLACE_FACTOR
+    overrun_factor: float = OVERRUN_FACTOR
+    past_jobs: Any = None
+    gittins_online: bool | None = None
     half_life_s: float = HALF_LIFE_S
     weights: Any = None
     reservations: int | None = None
@@ -92,6 +104,18 @@ class Options:
         for name in ("checkpoint_s", "node_mtbf_s", "gpu_mtbf_s"):
             if getattr(self, name) is not None:
                 _check_time(name, getattr(self, name), above=True)
+        for name in ("displace_factor", "overrun_factor"):
+            if not _is_number(value := getattr(self, name)) or not 1 <= value < LONGEST_S:
+                raise InputError(f"{name}={value!r}; give a number of at least 1")
+        if not (self.gittins_online is None or isinstance(self.gittins_online, bool | np.bool_)):
+            raise InputError(
+                f"gittins_online={self.gittins_online!r}; use true, false or null (if there are no past_jobs)"
+            )
+        if not isinstance(past := getattr(self.past_jobs, "jobs", self.past_jobs), JobTable | None):
+            raise InputError(
+                f"past_jobs={type(past).__name__}; give a job table or a trace of earlier jobs, or null for none"
+            )
+        object.__setattr__(self, "past_jobs", past)
         for name, least in (("max_retries", 0), ("seed", 0), ("reservations", 1)):
             value = getattr(self, name)
             if not (value is None and name == "reservations") and not (_is_whole(value, least) and value < MOST):
@@ -107,10 +131,11 @@ class Options:
         share = self.way_least_speed
         if not _is_number(share) or not 0 <= share <= 1:
             raise InputError(f"way_least_speed={share!r}; give a share of the fastest way's speed, 0 to 1")
-        levels = _entries("las_levels_gpu_s", self.las_levels_gpu_s)
+        levels = [] if self.las_levels_gpu_s is None else _entries("las_levels_gpu_s", self.las_levels_gpu_s)
         if not all(_is_number(x) and 0 < x < LONGEST_S for x in levels) or levels != sorted(set(levels)):
             raise InputError(f"las_levels_gpu_s={levels!r}; give rising GPU-seconds above 0, or [] for continuous")
-        object.__setattr__(self, "las_levels_gpu_s", tuple(float(x) for x in levels))
+        if self.las_levels_gpu_s is not None:
+            object.__setattr__(self, "las_levels_gpu_s", tuple(float(x) for x in levels))
         object.__setattr__(self, "quotas", _quotas(self.quotas))
 
     @property

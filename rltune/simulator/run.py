@@ -12,7 +12,7 @@ from rltune.allocators.fragmentation import demand_cost, demand_of
 from rltune.allocators.greedy import GreedyAllocator, rule_code
 from rltune.core.choices import may_run
 from rltune.core.priorities import GIVEN
-from rltune.core.resources.counts import RULES
+from rltune.core.resources.counts import LEAST_FRAGMENTATION, RULES
 from rltune.core.resources.scores import SHARING_RULES, SharingRule
 from rltune.core.state import ALWAYS, BACKFILLS, BLOCKING, CONSERVATIVE, Plain, build_lean
 from rltune.nouns.cluster import Cluster, accepts, further_resources
@@ -118,10 +118,7 @@ def simulate_lean(
         return Result.of(jobs, cluster, drive(build_lean(jobs, cluster, known, rank, cost, params), None))
     policy, priority, rank = order(policy) if isinstance(policy, str) else policy, jobs.priority, np.arange(len(jobs))
     if isinstance(policy, Picker):
-        params = Plain(STATIC, BACKFILLS[backfill], rule_code(str(allocator)), ALWAYS)
-        sim = build_lean(jobs, cluster, known, policy.baseline_rank(jobs, known), cost, params)
-        picking = policy.decision(sim)
-        return Result.of(jobs, cluster, drive(sim, picking), picking.records)
+        return simulate_picking(jobs, cluster, policy, backfill, allocator, known, cost)
     if isinstance(allocator, str) and backfill != "blocking":
         params = Plain(GIVEN, BACKFILLS[backfill], rule_code(allocator), ALWAYS)
         keys = GivenKeys(policy, priority)
@@ -136,6 +133,33 @@ def simulate_lean(
         drive(sim, planned)
     stats = getattr(allocator, "stats", None)
     return Result.of(jobs, cluster, sim, planned.records, stats.as_dict() if stats is not None else {})
+
+
+def simulate_picking(
+    jobs: JobTable,
+    cluster: Cluster,
+    policy: Picker,
+    backfill: str,
+    allocator: str | Allocator,
+    known: FloatArray,
+    cost: FloatArray,
+) -> Result:
+    """A learned policy on the lean build; what the MILP places anew is placed by least fragmentation first."""
+    joint = allocator if isinstance(allocator, JointAllocator) else None
+    if joint is None and not isinstance(allocator, str):
+        raise InputError("a learned policy starts jobs itself: use an allocator by name, or milp")
+    rule = LEAST_FRAGMENTATION if joint is not None else rule_code(str(allocator))
+    params = Plain(STATIC, BACKFILLS[backfill], rule, ALWAYS)
+    sim = build_lean(jobs, cluster, known, policy.baseline_rank(jobs, known), cost, params)
+    picking = policy.decision(sim, joint)
+    if backfill == "blocking":
+        picking.run_blocking()
+    else:
+        drive(sim, picking)
+    stats = joint.stats.as_dict() if joint is not None else {}
+    if joint is not None:
+        stats["kept_for_reservation"] = picking.joint.kept_for_reservation
+    return Result.of(jobs, cluster, sim, picking.records, stats)
 
 
 def greedy_with_cost(allocator: str | Allocator, cost: FloatArray) -> Allocator:

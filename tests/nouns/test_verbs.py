@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numba.core.errors import TypingError
 
-from rltune.compiled import class_of, field_class, kernel, verb
+from rltune.compiled import class_of, field_class, inner, kernel, verb
 
 
 class Counts(NamedTuple):
@@ -58,7 +58,7 @@ def _(sim, at):
     return -total_free(sim.space)
 
 
-@kernel
+@inner
 def added_up(numbers):
     total = 0
     for number in numbers:
@@ -95,6 +95,30 @@ def test_arguments_may_be_named() -> None:
 
 def test_a_verb_keeps_its_name_and_docstring() -> None:
     assert (total_free.__name__, total_free.__doc__) == ("total_free", "GPUs free in the whole cluster.")
+
+
+@verb
+def unlike(x):
+    """An implementation for each of two types of numbers."""
+
+
+@unlike.when(lambda x: x is nb.int64)
+def _(x):
+    return x + 1
+
+
+@unlike.when(lambda x: x is nb.float64)
+def _(x):
+    return x / 2
+
+
+@kernel
+def both(x):
+    return unlike(x) + unlike(0.5 * x)
+
+
+def test_one_kernel_may_call_several_implementations() -> None:
+    assert both(4) == 5 + 1
 
 
 def test_types_without_an_implementation_are_named() -> None:

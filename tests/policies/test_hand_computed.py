@@ -268,19 +268,37 @@ def runs_in(result: rltune.Result) -> list[tuple[Any, ...]]:
 
 
 QUANTUM = ("quantum_s", 2.0)
+ANY_GAP = ("displace_factor", 1.0)
+ONE_IN_TEN_SHORT = JobTable.from_columns(
+    {"submit_s": [0.0] * 2000, "duration_s": ([2.0] + [1024.0] * 9) * 200, "num_gpus": [1] * 1000 + [8] * 1000}
+)
+"""Of the past of gittins' case: a tenth of the jobs takes 2 s, the rest 1024 s, whatever their size."""
 PREEMPTIVE_CASES = {
     "srtf": Preempted(
         ((0, 10, 1), (2, 4, 1), (3, 1, 1)), (("a", 0, 2), ("b", 2, 3), ("c", 3, 4), ("b", 4, 7), ("a", 7, 15)),
         "at 2 a has 8 left, b 4: b; at 3 b has 3, c 1: c; at 4 b 3, a 8: b, then a",
-        unlike=("fifo", "las", "round_robin"),
+        options=(ANY_GAP,), unlike=("fifo", "las_levels", "round_robin"),
     ),
     "srsf": Preempted(
         ((0, 10, 1), (2, 5, 2), (4, 1, 2)), (("a", 0, 4), ("c", 4, 5), ("a", 5, 11), ("b", 11, 16)),
         "remaining time x GPUs at 2: a 8, b 10; at 4 a 6, c 2: c; at 5 a 6, b 10: a, beside which b does not fit; b at 11. "
         "By time alone (srtf) b would go at 2: 5 against 8",
-        gpus=2, unlike=("srtf", "fifo"),
+        gpus=2, options=(ANY_GAP,), unlike=("srtf", "fifo"),
     ),
     "las": Preempted(
+        ((0, 10, 1), (3, 8, 1)), (("a", 0, 3), ("b", 3, 10), ("a", 10, 17), ("b", 17, 18)),
+        "at 3 a has 3 GPU-seconds, b none: b; factor 2: a comes back when b has more than 6, at the quantum's end at 10 (7); b "
+        "would when a has more than 14, but a is done with 10",
+        options=(QUANTUM,), unlike=("fifo", "round_robin", "srtf", "las_levels"),
+    ),
+    "gittins": Preempted(
+        ((10_000, 1024, 1), (10_500, 2, 8), (10_970, 2, 8)),
+        (("a", 10_000, 10_500), ("b", 10_500, 10_502), ("a", 10_502, 11_026), ("c", 11_026, 11_028)),
+        "new jobs: 2 s (2.2, a bin) for one end in ten, 22 s a completion, x 8 GPUs = 174. At 10,500 a needs 1024 - 470 (lower end of its "
+        "bin) = 554 for sure, more than twice 174: b; at 10,970 a has 968 s behind it and needs 1024 - 939 = 85: a",
+        gpus=8, options=(("past_jobs", ONE_IN_TEN_SHORT),), unlike=("fifo", "las"),
+    ),
+    "las_levels": Preempted(
         ((0, 10, 1), (3, 2, 1), (9, 1, 1)), (("a", 0, 4), ("b", 4, 6), ("a", 6, 9), ("c", 9, 10), ("a", 10, 13)),
         "one threshold, 4 GPU-seconds. At 3 both are in the first queue, a goes on; at 4 a quantum ends, a has 4 and falls: "
         "b; at 9 c comes and is above a at once",
@@ -317,7 +335,7 @@ PREEMPTIVE_CASES = {
         (("a", 0, 6), ("b", 6, 9), ("c", 9, 13), ("d", 13, 17)),
         "half-life 2 s. At 9: x used 6 s until 6, decayed (1 - 2^-3) x 2 / ln 2 = 2.52, then 2.52 x 2^-1.5 = 0.89; y used 3 s: "
         "(1 - 2^-1.5) x 2 / ln 2 = 1.87: c. Without decay y would have 3 against 6, and d would go",
-        options=(("half_life_s", 2.0),), unlike=("srtf",),
+        options=(("half_life_s", 2.0), ANY_GAP), unlike=("srtf",),
     ),
 }  # fmt: skip
 

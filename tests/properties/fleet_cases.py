@@ -140,6 +140,7 @@ def option_sets(draw: st.DrawFn, policy: str, jobs: JobTable, cluster: Cluster) 
     """Keywords of `rltune.simulate`, valid for the policy."""
     out: dict[str, Any] = {"allocator": draw(st.sampled_from(ALLOCATORS)), "quantum_s": QUANTUM_S}
     out["las_levels_gpu_s"] = draw(st.sampled_from([(), (20.0, 100.0)]))
+    out["displace_factor"] = draw(st.sampled_from([1.0, 1.5, 4.0]))
     out["half_life_s"] = draw(st.sampled_from([5.0, 1e6]))
     if draw(st.booleans()):
         out |= {name: draw(st.sampled_from([0.0, 0.5, 2.0])) for name in ("suspend_s", "resume_s", "migrate_s")}
@@ -190,13 +191,13 @@ class Seen:
 
     def __init__(self, jobs: JobTable, cluster: Cluster, **options: Any) -> None:
         kept: list[Any] = []
-        inner = fleet_run._result
+        inner = fleet_run.result_of
 
         def result(*given: Any) -> rltune.Result:
             kept.append(given[2])
             return inner(*given)
 
-        with mock.patch.object(fleet_run, "_result", result):
+        with mock.patch.object(fleet_run, "result_of", result):
             self.result = rltune.simulate(jobs, cluster, oversized="drop", **options)
         (self.fleet,) = kept
         self.jobs, self.cluster, self.options = jobs, cluster, options

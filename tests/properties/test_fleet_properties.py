@@ -152,7 +152,7 @@ def test_a_plan_that_outgrows_its_memory_says_so_and_stays_possible() -> None:
     check(seen, "fifo")
 
 
-@pytest.mark.parametrize("policy", ["las", "srtf", "lottery", "wfq", "fair_user", "round_robin", "fifo"])
+@pytest.mark.parametrize("policy", ["las", "gittins", "srtf", "lottery", "wfq", "fair_user", "round_robin", "fifo"])
 def test_nothing_is_lost_on_a_busy_cluster(policy: str) -> None:
     """What holds of twenty jobs would fail where logs and queues are long."""
     faults = {

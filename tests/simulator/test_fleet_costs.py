@@ -183,7 +183,7 @@ def test_nodes_fail_once_in_their_mean_time_and_stay_away_for_the_mean_repair() 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 20)), min_size=1, max_size=12))
 def test_srtf_on_one_gpu_has_the_least_mean_jct(rows: list[tuple[int, int]]) -> None:
     """The policy that is optimal here would not be, so remaining times or the bound would be wrong."""
-    result = simulate([(*row, 1) for row in rows], policy="srtf")
+    result = simulate([(*row, 1) for row in rows], policy="srtf", displace_factor=1.0)
     bound = rltune.lower_bounds(result.jobs, result.cluster, preemptive=True)
     assert (result.end_s - result.jobs.submit_s).mean() == pytest.approx(bound.jct_s)
 
@@ -242,10 +242,10 @@ def test_in_a_round_nobody_waits_for_more_than_one_quantum_each(
 
 def test_tiresias_lets_a_short_job_pass_a_long_served_one() -> None:
     """The short jobs that least attained service is for would wait behind the long ones."""
-    result = simulate([(0, 50_000, 4), (20_000, 100, 4)], gpus=4, policy="las")
+    result = simulate([(0, 50_000, 4), (20_000, 100, 4)], gpus=4, policy="tiresias")
     assert result.start_s.tolist() == [0, 20_000] and result.end_s.tolist() == [50_100, 20_100]
     # Below the first threshold (3250 GPU-seconds) it does not: 4 GPUs x 812 s.
-    early = simulate([(0, 50_000, 4), (700, 100, 4)], gpus=4, policy="las")
+    early = simulate([(0, 50_000, 4), (700, 100, 4)], gpus=4, policy="tiresias")
     assert early.start_s[1] == 1200.0
 
 

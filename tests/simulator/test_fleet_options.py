@@ -23,7 +23,11 @@ WRONG: dict[str, list[Any]] = {
     "resume_s": [*NO_TIMES, None],
     "migrate_s": [*NO_TIMES, None],
     "checkpoint_s": [*NO_TIMES, 0],
-    "las_levels_gpu_s": [None, 5, "5", [NAN], [INF], [0], [-1], [2, 1], [1, 1], ["1"], [None], [True], np.arange(99.0)],
+    "las_levels_gpu_s": [5, "5", [NAN], [INF], [0], [-1], [2, 1], [1, 1], ["1"], [None], [True], np.arange(99.0)],
+    "displace_factor": [*NO_TIMES, None, 0, 0.99],
+    "overrun_factor": [*NO_TIMES, None, 0, 0.99],
+    "past_jobs": [5, "x", [], [1, 2], {}],
+    "gittins_online": [1, 0, "yes", 1.0, []],
     "half_life_s": [*NO_TIMES, None, 0],
     "weights": [5, [1, 2], [1, 2, 3, 0], [1, 2, 3, -1], [1, 2, 3, NAN], [1, 2, 3, INF], "abcd", [1, 2, 3, "x"], [[1], [2, 3]], [1, 2, 3, None]],
     "reservations": [0, -1, 1.5, "1", True, NAN, 2**70],
@@ -44,6 +48,9 @@ WRONG: dict[str, list[Any]] = {
     "speed": [1, [1, 2], [[1]] * 4, [[1, 0]] * 4, [[1, -1]] * 4, [[1, NAN]] * 4, [[1, INF]] * 4, "fast", [["x", 1]] * 4],
     "seed": [-1, 1.5, "1", True, None, NAN, 2**64, 2**63],
     "quotas": [5, "x", [5], ["xy"], [("x", 5, 5)], [("x", 5), ("x", 6)], {0: 5, "0": 5}, {"z": 5}, {"x": "5"}, {"x": None}, {"x": NAN}, {"x": INF}, {"x": -1}, {"x": True}, {"x": 2.9}],
+    "ways": ["mig", "", 5, True, ["mig_profiles"]],
+    "way_rule": [None, "best", 5, True],
+    "way_least_speed": [None, "0.5", True, NAN, INF, -0.1, 1.1],
 }  # fmt: skip
 ACCEPTED: dict[str, list[Any]] = {
     "preemptive": [None, True, False, np.True_],
@@ -52,7 +59,11 @@ ACCEPTED: dict[str, list[Any]] = {
     "resume_s": [0, np.int64(1)],
     "migrate_s": [0, 1.5],
     "checkpoint_s": [None, 1],
-    "las_levels_gpu_s": [[], (), [1, 2.5], np.array([1.0, 2.0]), (x for x in (1.0, 2.0))],
+    "las_levels_gpu_s": [None, [], (), [1, 2.5], np.array([1.0, 2.0]), (x for x in (1.0, 2.0))],
+    "displace_factor": [1, 2.5, np.float64(2)],
+    "overrun_factor": [1, 2.5, np.int64(2)],
+    "past_jobs": [None, JobTable.from_columns({"submit_s": [0], "duration_s": [1], "num_gpus": [1]})],
+    "gittins_online": [None, True, np.False_],
     "half_life_s": [1],
     "weights": [None, [1, 2, 3, 4], np.ones(4)],
     "reservations": [None, 1, np.int64(3)],
@@ -70,6 +81,9 @@ ACCEPTED: dict[str, list[Any]] = {
     "speed": [None, [[1, 2]] * 4],
     "seed": [0, 2**63 - 1, np.int32(4)],
     "quotas": [None, {}, [], [("x", 3), ["y", 1]], {"x": 3}, {"x": np.float32(3), "y": 1.5}],
+    "ways": [None],
+    "way_rule": ["fastest", "efficient"],
+    "way_least_speed": [0, 1, 0.5, np.float32(0.25)],
 }
 
 

@@ -1,0 +1,153 @@
+"""A learned policy as a policy of the simulator: it picks one job, looks again, picks the next, or waits.
+
+The same kernels as in training choose which jobs may be picked, observe them and start them, on the state of the
+simulation itself, in either build.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from rltune.core.loop import sort_by_rank
+from rltune.core.reference import Ref, ref
+from rltune.core.state import ALWAYS, BLOCKING, NOW, QUEUED, STARTED, Detail, Sim
+from rltune.nouns.errors import InputError
+from rltune.nouns.jobs import JobTable
+from rltune.policies.orders import order, static_rank
+from rltune.rl.kernels import WAIT, look, open_episode_of, pick, step_blocking
+from rltune.rl.network import JobNetwork
+from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
+from rltune.rl.rows import CLOSED, FRESH, OVER, RESERVED, Batch, Row, new_episode
+from rltune.simulator.joint import any_fits_by_given_keys
+
+
+class OneRow:
+    """A simulation's state as the only row of a batch, so that kernels and the joint placement of training serve it."""
+
+    def __init__(self, sim: Sim, visible: int) -> None:
+        self.value = Row(sim, new_episode(len(sim.jobs.submit), visible))
+        self._first = ref(self.value)
+        self.batch: Ref = ref(Batch(self.value, np.array([self._first.address]), sim))
+
+    def row(self, i: int) -> Row:
+        """The row; views, no copies."""
+        return self.value
+
+    def grown(self, sim: Sim) -> OneRow:
+        """The same episode on a state whose log has been replaced."""
+        other = OneRow.__new__(OneRow)
+        other.value = Row(sim, self.value.episode)
+        other._first = ref(other.value)
+        other.batch = ref(Batch(other.value, np.array([other._first.address]), sim))
+        return other
+
+
+@dataclass
+class Picking:
+    """A network bound to one simulation; a `rltune.simulator.decisions.Decision`.
+
+    ``joint``: places the jobs of one instant together (`rltune.rl.joint.JointPlacement`); None: where they were placed
+    when picked.
+    """
+
+    network: JobNetwork
+    row: OneRow
+    joint: Any = None
+    records: list[dict[str, object]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        visible = self.network.config.visible
+        self._mask = np.zeros((1, visible + 1), np.int8)
+        self._jobs = np.zeros((1, visible, len(JOB_FEATURES)), np.float32)
+        self._cluster = np.zeros((1, len(CLUSTER_FEATURES)), np.float32)
+        open_episode_of(self.row.batch)
+
+    @property
+    def visible(self) -> int:
+        return self.network.config.visible
+
+    def take(self, state: Ref) -> None:
+        """Pick jobs until the network waits or no job may be picked."""
+        sim: Sim = state.value
+        if sim is not self.row.value.sim:
+            self.row = self.row.grown(sim)
+        mark, now = self.row.value.episode.mark, float(sim.clock[NOW])
+        waiting, started = int(sim.counts[QUEUED]), int(sim.counts[STARTED])
+        mark[FRESH] = mark[RESERVED] = 0
+        while look(self.row.batch, self.visible, self._mask, self._jobs, self._cluster) > 0:
+            action = self.choose()
+            pick(self.row.batch, action, WAIT, self.visible, self._mask)
+            if mark[CLOSED] == 1:
+                if self.joint is not None and mark[FRESH] > 1:
+                    self.joint.place(self.row, 0, action == self.visible)
+                if mark[CLOSED] == 1:
+                    break
+        self.records.append({"now_s": now, "queued": waiting, "started": int(sim.counts[STARTED]) - started})
+
+    def choose(self) -> int:
+        """The network's best legal action on the present observation."""
+        return int(self.scores().argmax())
+
+    def scores(self) -> Any:
+        """(V + 1,) scores of the visible jobs and of waiting, on the present observation."""
+        seen = {"action_mask": self._mask, "cluster": self._cluster, "jobs": self._jobs}
+        with torch.inference_mode():
+            logits, _ = self.network({name: torch.from_numpy(value) for name, value in seen.items()})
+        return logits[0].numpy()
+
+    def run_blocking(self) -> None:
+        """The reference protocol to its end: each picked job is waited for (lean build)."""
+        mark = self.row.value.episode.mark
+        action = -1
+        while True:
+            step_blocking(self.row.batch, action, self.visible, self._mask, self._jobs, self._cluster)
+            if mark[OVER] == 1:
+                return
+            action = self.choose()
+
+
+@dataclass
+class Ranking(Picking):
+    """A network whose scores order the queue once an instant, for an allocator that decides jointly who starts, and where.
+
+    ``joint``: `rltune.simulator.joint.Joint` (full build). Where the network would rather wait, no job starts.
+    """
+
+    def take(self, state: Ref) -> None:
+        sim: Sim = state.value
+        if sim is not self.row.value.sim:
+            self.row = self.row.grown(sim)
+        episode, started = self.row.value.episode, int(sim.counts[STARTED])
+        episode.mark[FRESH] = episode.mark[RESERVED] = 0
+        sort_by_rank(state)
+        if look(self.row.batch, self.visible, self._mask, self._jobs, self._cluster) == 0:
+            return
+        scores = self.scores()
+        if scores.argmax() < self.visible:
+            legal = np.flatnonzero(self._mask[0, :-1])
+            best = legal[np.argsort(-scores[legal], kind="stable")]
+            # Behind the jobs that may be picked the baseline order goes on.
+            sim.key[sim.queue[episode.slot[best]]] = np.arange(-len(best), 0)
+            if any_fits_by_given_keys(state):
+                self.joint.take(state)
+        begun = int(sim.counts[STARTED]) - started
+        self.records.append(
+            {"now_s": float(sim.clock[NOW]), "queued": int(sim.counts[QUEUED]) + begun, "started": begun}
+        )
+
+
+def bind(network: JobNetwork, sim: Sim, joint: Any = None) -> Picking:
+    """The network as who decides in a simulation of ``sim``; ``joint``: who places the jobs of one instant together."""
+    if sim.params.backfill != BLOCKING and sim.params.outside != ALWAYS:
+        raise InputError("a learned policy decides outside the kernels; build the state with outside=ALWAYS")
+    kind = Ranking if isinstance(sim.detail, Detail) and joint is not None else Picking
+    return kind(network.eval(), OneRow(sim, network.config.visible), joint)
+
+
+def baseline_rank(baseline: str, jobs: JobTable, known_s: Any) -> Any:
+    """(n_jobs,) positions in the order that a learned policy corrects."""
+    return static_rank(order(baseline), jobs, known_s)
