@@ -26,10 +26,11 @@ class Queue:
     ``job``: row in the job table. ``run_s``: run time as the scheduler knows it
     (exact, predicted, or NaN for runtimes ``unknown``). Job i may use
     ``pools[pool_lo[i]:pool_hi[i]]``, at ``speed`` of the same positions relative to the recorded hardware, the way that
-    greedy placement tries first first; there it holds ``way_gpus`` GPUs of ``way_milli`` thousandths, or a slice of
-    ``way_profile``, which differ only for a job with several ways to run (empty where whole GPUs alone are simulated).
-    ``num_gpus``: GPUs that it asked for; ``gpu_milli, profile``: of the way that it holds or held last, or of its first.
-    ``gpu_milli``: thousandths of a GPU (1000: whole ones); ``profile``: index into `rltune.nouns.mig_profiles.PROFILES`, -1 none;
+    greedy placement tries first first; what it holds there is row ``way`` of the same positions of ``way_gpus`` (n_ways,)
+    GPUs, ``way_milli`` thousandths of each, and ``way_profile``, which differs only for a job with several ways to run
+    (all four are empty where whole GPUs alone are simulated; see `asks`). ``num_gpus``: GPUs that it asked for;
+    ``gpu_milli``: thousandths of a GPU (1000: whole ones) and ``profile``: index into
+    `rltune.nouns.mig_profiles.PROFILES`, -1 none, of the way that it holds or held last, or of its first;
     ``cpus, memory_gb``: of the whole job; ``attained_gpu_s``: GPU-seconds held so far; ``done_s``: seconds of its run time
     done and kept in ended runs.
     """
@@ -51,6 +52,7 @@ class Queue:
     memory_gb: FloatArray = field(default_factory=lambda: np.zeros(0))
     done_s: FloatArray = field(default_factory=lambda: np.zeros(0))
     running: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
+    way: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     way_gpus: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     way_milli: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     way_profile: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -60,15 +62,15 @@ class Queue:
 
     def asks(self, at: int, way: int) -> tuple[int, int, int]:
         """GPUs, thousandths of each and MIG profile of way number ``way``, from 0, of the job at position ``at``."""
-        if not len(self.way_gpus):
+        if not len(self.way):
             whole = not len(self.gpu_milli)
             return (
                 int(self.num_gpus[at]),
                 WHOLE if whole else int(self.gpu_milli[at]),
                 -1 if whole else int(self.profile[at]),
             )
-        q = int(self.pool_lo[at]) + way
-        return int(self.way_gpus[q]), int(self.way_milli[q]), int(self.way_profile[q])
+        row = int(self.way[self.pool_lo[at] + way])
+        return int(self.way_gpus[row]), int(self.way_milli[row]), int(self.way_profile[row])
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,7 +193,7 @@ def queue_of(sim: Sim, job: Any, priority: npt.NDArray[np.float64], running: Any
     held = detail.held[job] + np.where(running, now - detail.since[job], 0.0) if full else np.zeros(len(job))
     way = sim.choices.way[detail.way[job]] if full else job
     gpus = detail.size[way] if full else sim.jobs.gpus[job]
-    asked = [column[sim.choices.way] for column in detail.demand[:2]] if full else [np.zeros(0, np.int64)] * 2
+    none = np.zeros(0, np.int64)
     attained = detail.service[job] + np.where(running, now - detail.since[job], 0.0) * gpus if full else held
     return Queue(
         job=read_only(job),
@@ -210,9 +210,10 @@ def queue_of(sim: Sim, job: Any, priority: npt.NDArray[np.float64], running: Any
         profile=read_only(detail.demand.profile[way] if full else np.full(len(job), -1)),
         cpus=read_only(detail.demand.cpus[way] if full else np.zeros(len(job))),
         memory_gb=read_only(detail.demand.memory[way] if full else np.zeros(len(job))),
-        way_gpus=read_only(asked[0]),
-        way_milli=read_only(asked[1]),
-        way_profile=read_only(detail.demand.profile[sim.choices.way] if full else np.zeros(0, np.int64)),
+        way=read_only(sim.choices.way if full else none),
+        way_gpus=read_only(detail.demand.gpus if full else none),
+        way_milli=read_only(detail.demand.milli if full else none),
+        way_profile=read_only(detail.demand.profile if full else none),
         attained_gpu_s=read_only(attained),
         done_s=read_only(detail.done[job] if full else np.zeros(len(job))),
         running=read_only(running),
