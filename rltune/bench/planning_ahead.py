@@ -37,7 +37,7 @@ def plan_ms(waiting: int, plans: int = 200) -> float:
     """Median milliseconds of one plan with about ``waiting`` jobs in the queue (within a tenth)."""
     jobs = workload(waiting)
     cluster = Cluster.from_spec({"pools": [{"nodes": NODES, "gpus_per_node": GPUS_PER_NODE}]})
-    sim, _ = build_state(jobs, cluster, "fifo", "conservative", "best_fit", jobs.duration_s, Options())
+    sim = build_state(jobs, cluster, "fifo", "conservative", "best_fit", jobs.duration_s, Options()).sim
     state = ref(with_profile(sim, cluster))
     begin(state)
     times: list[float] = []

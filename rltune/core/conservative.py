@@ -20,7 +20,7 @@ from rltune.core.reference import Rows, at
 from rltune.core.resources import nodes
 from rltune.core.resources.counts import recount
 from rltune.core.resources.nodes import Nodes, charge_quota, copy_nodes, idle_nodes, intersect, intersect_node
-from rltune.core.resources.verbs import book_held, find, fits, take_found
+from rltune.core.resources.verbs import book_held, find, fits, take_found, way_found
 from rltune.core.runs import expected_run, list_by_expected_end, start_job
 from rltune.core.state import CONSERVATIVE, NOW, PASSES, PRESENT, QUEUED, Sim
 from rltune.nouns.cluster import Cluster
@@ -35,7 +35,8 @@ class Profile(NamedTuple):
     """Free resources over time: ``rooms`` (breakpoints,), addresses of `Nodes` in ``stack``, from ``time`` (breakpoints,) on.
 
     Laid out only as far as some reservation begins: behind that, resources only grow as jobs end. ``until, job,
-    part`` (n_jobs + 1,): reservations, whose places ``node, grant`` are free again by then; ``met``: work space;
+    way, part`` (n_jobs + 1,): reservations, whose places ``node, grant``, held for that row of the demand, are free again by
+    then; ``met``: work space;
     ``tried, found, length`` (n_classes,): before ``tried`` no job of the class fits even for an instant, and before
     ``found`` none that takes ``length`` or longer (room only shrinks while one plan is made); ``counts``: see below.
     """
@@ -47,6 +48,7 @@ class Profile(NamedTuple):
     met: Nodes
     until: npt.NDArray[np.float64]
     job: npt.NDArray[np.int64]
+    way: npt.NDArray[np.int64]
     part: npt.NDArray[np.int64]
     node: npt.NDArray[np.int64]
     grant: npt.NDArray[np.int64]
@@ -72,7 +74,8 @@ def build_profile(
     rows = Rows(stack, breakpoints)
     return Profile(
         time=np.zeros(breakpoints), rooms=rows.addresses, stack=stack, tables=rows.memory, met=idle,
-        until=np.zeros(reservations), job=np.zeros(reservations, np.int64), part=np.zeros(reservations + 1, np.int64),
+        until=np.zeros(reservations), job=np.zeros(reservations, np.int64),
+        way=np.zeros(reservations, np.int64), part=np.zeros(reservations + 1, np.int64),
         node=np.zeros(places, np.int64), grant=np.zeros(places, np.int64), tried=np.zeros(classes),
         found=np.zeros(classes), length=np.zeros(classes), counts=np.zeros(5, np.int64),
     )  # fmt: skip
@@ -212,8 +215,9 @@ def extend(sim, profile):
     for r in range(profile.counts[RESERVED]):
         if horizon < profile.until[r] <= instant:
             job, base, m = profile.job[r], profile.part[r], profile.part[r + 1] - profile.part[r]
-            book_nodes(sim.cluster, room, sim.detail.demand, job, profile.node, profile.grant, base, m, 1)
-            charge_quota(room, sim.detail.group[job], sim.detail.amount[job], 1)
+            way = profile.way[r]
+            book_nodes(sim.cluster, room, sim.detail.demand, way, profile.node, profile.grant, base, m, 1)
+            charge_quota(room, sim.detail.group[job], sim.detail.amount[way], 1)
     profile.time[size] = instant
     profile.counts[SIZE] = size + 1
     return True
@@ -255,7 +259,9 @@ def earliest(sim, profile, job):
 @inner
 def shortest_run(sim, job):
     """Seconds that a job will hold its places at least, wherever they are."""
-    fastest = sim.choices.rate[sim.choices.ptr[sim.jobs.cls[job]]]
+    c, fastest = sim.jobs.cls[job], 0.0
+    for q in range(sim.choices.ptr[c], sim.choices.ptr[c + 1]):
+        fastest = max(fastest, sim.choices.rate[q])
     return max(0.0, sim.jobs.known[job] - sim.detail.done[job]) / fastest
 
 
@@ -330,7 +336,7 @@ def hold(sim, profile, job, m, first, until):
     for b in range(first, last):
         take_found(sim, room_at(profile, b), job, m)
     r = profile.counts[RESERVED]
-    profile.until[r], profile.job[r] = until, job
+    profile.until[r], profile.job[r], profile.way[r] = until, job, way_found(sim)
     base = profile.part[r]
     profile.part[r + 1] = base + m
     for i in range(m):

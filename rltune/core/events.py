@@ -58,6 +58,8 @@ def _reset_detail_lean(sim):
 @reset_detail.when(is_full)
 def _reset_detail_full(sim):
     detail = sim.detail
+    for job in range(len(detail.way)):
+        detail.way[job] = sim.choices.ptr[sim.jobs.cls[job]]
     detail.status[:] = FUTURE
     detail.done[:] = 0.0
     detail.service[:] = 0.0

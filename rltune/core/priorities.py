@@ -23,7 +23,6 @@ from rltune.compiled import inner, verb
 from rltune.core.rng import LOTTERY as DRAWING
 from rltune.core.rng import exponential
 from rltune.core.state import NOW, ON_GPUS, QUEUED, ROUND, RUNNING, TAGS, VIRTUAL, is_full, is_lean
-from rltune.nouns.jobs import WHOLE
 from rltune.policies.attained import gittins_key
 from rltune.policies.dynamic import LEXP, SEXP, STATIC, UNICEF, WFP3, dynamic_key
 
@@ -46,8 +45,8 @@ def progress(sim, job):
 
 @inner
 def size_of(sim, job):
-    """GPUs of a job, shares as fractions."""
-    return sim.detail.demand.gpus[job] * sim.detail.demand.milli[job] / WHOLE
+    """GPUs of a job in the way it holds or held last, in its first way until it has run; shares as fractions."""
+    return sim.detail.size[sim.choices.way[sim.detail.way[job]]]
 
 
 @inner
@@ -116,7 +115,7 @@ def _key_of_full(sim, job):
         return sim.key[job]
     if order in (WFP3, UNICEF, SEXP, LEXP):
         waited = sim.clock[NOW] - sim.jobs.submit[job]
-        return dynamic_key(order, waited, sim.jobs.known[job], detail.demand.gpus[job])
+        return dynamic_key(order, waited, sim.jobs.known[job], sim.jobs.gpus[job])
     if order in (SRTF, SRSF):
         left = believed_left(sim, job)
         return left if order == SRTF else left * size_of(sim, job)

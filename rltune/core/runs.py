@@ -12,7 +12,7 @@ from rltune.compiled import inner, kernel, verb
 from rltune.core.heap import next_in_order, push, remove
 from rltune.core.priorities import charge, size_of
 from rltune.core.queue import enqueue, join_line
-from rltune.core.resources.verbs import book_held, find, fits, hold_found
+from rltune.core.resources.verbs import book_held, find, fits, hold_found, way_held
 from rltune.core.rng import JOB_FAILURE as FAILING
 from rltune.core.rng import exponential
 from rltune.core.state import (
@@ -73,15 +73,6 @@ def _overhead_at_full(sim, job, m):
     return sim.params.suspend + sim.params.resume + (sim.params.migrate if moved else 0.0)
 
 
-@inner
-def rate_on(sim, job, node):
-    """A job's speed on the pool of ``node``, relative to the recorded hardware (full build)."""
-    at = sim.choices.ptr[sim.jobs.cls[job]]
-    while sim.choices.pool[at] != sim.cluster.node_pool[node]:
-        at += 1
-    return sim.choices.rate[at]
-
-
 @verb
 def time_run(sim, job, overhead):
     """Set when the run that begins now will end, and when the scheduler believes it will; open its accounts."""
@@ -100,7 +91,7 @@ def _time_run_lean(sim, job, overhead):
 @time_run.when(is_full)
 def _time_run_full(sim, job, overhead):
     now, detail, params = sim.clock[NOW], sim.detail, sim.params
-    rate = rate_on(sim, job, sim.alloc_node[sim.jobs.part[job]])
+    rate = sim.choices.rate[detail.way[job]]
     detail.status[job], detail.rate[job] = ON_GPUS, rate
     detail.since[job], detail.ready[job] = now, now + overhead
     # What is left of the job's own run time, at this speed, after restoring.
@@ -167,7 +158,7 @@ def _fits_ending_by_full(sim, job, instant):
 def expected_run(sim, job, m):
     """Seconds for which a waiting job would hold the m places in ``sim.place``, as believed (full build)."""
     left = max(0.0, sim.jobs.known[job] - sim.detail.done[job])
-    return left / rate_on(sim, job, sim.place.found.node[0]) + overhead_at(sim, job, m)
+    return left / sim.choices.rate[sim.place.way[0]] + overhead_at(sim, job, m)
 
 
 @inner
@@ -260,7 +251,7 @@ def write_down(sim, job, now, useful, outcome):
     log, at = sim.detail.log, sim.counts[LOGGED]
     base, m = sim.jobs.part[job], sim.alloc_len[job]
     log.job[at], log.start[at], log.end[at] = job, sim.detail.since[job], now
-    log.useful[at], log.outcome[at] = useful, outcome
+    log.useful[at], log.outcome[at], log.way[at] = useful, outcome, way_held(sim, job)
     begin = log.ptr[at]
     for i in range(m):
         log.node[begin + i] = sim.alloc_node[base + i]

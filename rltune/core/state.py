@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rltune.core.choices import Choices, Offered, plain_choices, slots
 from rltune.core.resources.counts import Scratch, empty_space, scratch
 from rltune.core.resources.fragments import TaskTypes
 from rltune.core.resources.nodes import idle_nodes
-from rltune.core.resources.places import Demand, Place, demand_of, place_scratch
+from rltune.core.resources.places import Demand, Place, place_scratch
 from rltune.core.resources.room import amounts
-from rltune.nouns.cluster import Cluster, ClusterArrays, distinct_rows, eligibility
-from rltune.nouns.errors import InputError
+from rltune.nouns.cluster import Cluster, ClusterArrays
 from rltune.nouns.jobs import WHOLE, JobTable
 from rltune.policies.attained import Attained
 
@@ -26,9 +26,6 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
 Int8s = npt.NDArray[np.int8]
-
-MOST_SLOTS = 2**31 - 1
-"""Places of jobs on nodes are counted in 32 bits."""
 
 # Slots of ``Sim.counts``: jobs that wait, run, have arrived, could never run; events; runs started; passes over the
 # queue; runs logged and the places that running jobs hold; listed cluster events taken in; drawings of the lottery; tags
@@ -88,19 +85,6 @@ class Jobs(NamedTuple):
     part: Int32s
 
 
-class Choices(NamedTuple):
-    """Class c may use ``pool[ptr[c]:ptr[c + 1]]``, fastest first.
-
-    ``rate``: its speed there relative to the recorded hardware; ``stop[i]``: end of the stretch of pools as fast as
-    number i.
-    """
-
-    ptr: Ints
-    pool: Ints
-    rate: Floats
-    stop: Ints
-
-
 class Plain(NamedTuple):
     """Scalars of the lean build: codes of the order, of backfilling, of the placement rule, and of who decides."""
 
@@ -153,13 +137,17 @@ class Lean(NamedTuple):
 
 
 class Log(NamedTuple):
-    """Ended runs, as `rltune.simulator.runs.Runs`; ``counts[LOGGED]`` of them. Grows between calls of the kernel."""
+    """Ended runs, as `rltune.simulator.runs.Runs`; ``counts[LOGGED]`` of them. Grows between calls of the kernel.
+
+    ``way``: row of the demand that the run held.
+    """
 
     job: Int32s
     start: Floats
     end: Floats
     useful: Floats
     outcome: Int8s
+    way: Int32s
     ptr: Ints
     node: Int32s
     grant: Ints
@@ -168,9 +156,12 @@ class Log(NamedTuple):
 class Detail(NamedTuple):
     """What the full build has besides.
 
-    Per job (n_jobs,): ``demand``; ``priority``; ``weight``: tickets, shares; ``flow``: user or virtual cluster that fair
-    share charges; ``group``: quota that it counts towards, -1 none, ``amount``: thousandths of GPUs there, ``quota``
-    (n_quotas,): size of each; ``groups`` (levels, n_jobs) and ``mean``: of `rltune.policies.learn`; ``status``;
+    Per way to run (n_ways,), as `rltune.core.choices.Choices.way` names them: ``demand``; ``size``: GPUs held, shares as
+    fractions, a MIG slice as one; ``amount``: thousandths of GPUs that count towards a quota, a slice by its memory.
+    Per job (n_jobs,): ``way``: the choice that it holds or held last, its first until it has run; ``priority``;
+    ``weight``: tickets, shares; ``flow``: user or virtual cluster that fair share charges; ``group``: quota that it counts
+    towards, -1 none, ``quota`` (n_quotas,): thousandths of GPUs of each; ``groups`` (levels, n_jobs) and ``mean``: of
+    `rltune.policies.learn`; ``status``;
     ``done``: seconds of its run time done and kept; ``since, ready``: start of the present run, or of waiting, and when
     restoring ends;
     ``rate``: its speed; ``fails``: whether the run ends by a failure; ``service``: GPU-seconds and ``held``: seconds of
@@ -184,6 +175,8 @@ class Detail(NamedTuple):
     """
 
     demand: Demand
+    size: Floats
+    way: Ints
     priority: Floats
     weight: Floats
     flow: Ints
@@ -226,7 +219,7 @@ class Detail(NamedTuple):
 
 
 PER_JOB = (
-    "demand", "priority", "weight", "flow", "group", "amount", "groups", "status", "done", "since", "ready", "rate", "fails",
+    "way", "priority", "weight", "flow", "group", "groups", "status", "done", "since", "ready", "rate", "fails",
     "service", "held", "runs", "failures", "final", "tag", "marked", "order", "before", "behind",
 )  # fmt: skip
 """Parts of `Detail` with an entry a job, on the last axis."""
@@ -309,81 +302,25 @@ def int32s(n: int) -> Int32s:
     return np.zeros(n, np.int32)
 
 
-def classes_by_speed(
-    jobs: JobTable, cluster: Cluster, speed: Floats | None = None, group: Ints | None = None
-) -> tuple[Int32s, Choices]:
-    """(n_jobs,) classes of `rltune.nouns.cluster.eligibility`, split where speeds or quotas differ; and their choices."""
-    base = eligibility(jobs, cluster)
-    columns = [] if speed is None else [np.unique(x, return_inverse=True)[1] for x in speed.T]
-    if group is not None and (group >= 0).any():
-        columns.append(group)
-    if not columns:
-        ones = np.ones(len(base.pools))
-        return base.cls, Choices(base.ptr, base.pools, ones, np.repeat(base.ptr[1:], np.diff(base.ptr)))
-    first, kind = distinct_rows([base.cls, *columns])
-    ptr, pools, rates, stops = [0], [], [], []
-    for row in first:
-        mine = base.pools[base.ptr[base.cls[row]] : base.ptr[base.cls[row] + 1]]
-        rate = np.ones(len(mine)) if speed is None else speed[row, mine]
-        fastest = np.argsort(-rate, kind="stable")
-        mine, rate = mine[fastest], rate[fastest]
-        # Index of the first slower pool: -rate ascends.
-        stops.extend((ptr[-1] + np.searchsorted(-rate, -rate, side="right")).tolist())
-        pools.extend(mine.tolist())
-        rates.extend(rate.tolist())
-        ptr.append(len(pools))
-    return kind.astype(np.int32), Choices(
-        np.array(ptr, np.int64), np.array(pools, np.int64), np.array(rates, np.float64), np.array(stops, np.int64)
-    )
-
-
-def slots(jobs: JobTable, cluster: Cluster, cls: Int32s, choices: Choices) -> Int32s:
-    """(n_jobs + 1,) offsets: the most nodes each job can occupy, summed. InputError where they are too many."""
-    caps = np.maximum(np.array([pool.gpus_per_node for pool in cluster.pools], np.int64), 1)
-    smallest = np.array(
-        [
-            caps[choices.pool[a:b]].min() if b > a else caps.max()
-            for a, b in zip(choices.ptr, choices.ptr[1:], strict=False)
-        ]
-    )
-    need = -(-jobs.num_gpus // smallest.astype(np.int32)[cls])
-    total = int(need.sum(dtype=np.int64))
-    if total > MOST_SLOTS:
-        raise InputError(f"the jobs ask for {total:,} places on nodes together; {MOST_SLOTS:,} are possible: use fewer")
-    part = np.zeros(len(jobs) + 1, np.int32)
-    np.cumsum(need, out=part[1:])
-    return part
-
-
-def job_arrays(
-    jobs: JobTable,
-    cluster: Cluster,
-    known_s: Floats,
-    rank: npt.NDArray[Any],
-    speed: Floats | None = None,
-    group: Ints | None = None,
-) -> tuple[Jobs, Choices]:
+def job_arrays(jobs: JobTable, known_s: Floats, rank: npt.NDArray[Any], cls: Int32s, part: Int32s) -> Jobs:
     """The workload as kernels see it.
 
     Args:
         known_s: (n_jobs,) run times as known.
         rank: (n_jobs,) position in the static order.
-        speed: (n_jobs, n_pools) relative to the recorded hardware; None: 1 everywhere.
-        group: (n_jobs,) quota of each job, -1 = none.
+        cls, part: of `rltune.core.choices`: class of each job, offsets of its places.
     """
-    cls, choices = classes_by_speed(jobs, cluster, speed, group)
     run = jobs.duration_s.copy()
     same = known_s is jobs.duration_s or np.shares_memory(known_s, jobs.duration_s)
-    arrays = Jobs(
+    return Jobs(
         submit=jobs.submit_s.copy(),
         run=run,
         known=run if same else np.array(known_s, np.float64),
         gpus=jobs.num_gpus.copy(),
         cls=cls,
         rank=np.array(rank, np.int32),
-        part=slots(jobs, cluster, cls, choices),
+        part=part,
     )
-    return arrays, choices
 
 
 def blank(cluster: ClusterArrays, jobs: Jobs, choices: Choices, most: int, grant: Any, **parts: Any) -> Sim:
@@ -407,7 +344,8 @@ def build_lean(
     params: Plain | None = None,
 ) -> Sim:
     """The lean build at time zero; see `job_arrays`. ``cost``: of `rltune.core.resources.counts.Space`."""
-    table, choices = job_arrays(jobs, cluster, known_s, rank)
+    cls, choices = plain_choices(jobs, cluster)
+    table = job_arrays(jobs, known_s, rank, cls, slots(jobs, cluster, cls, choices))
     arrays, params = cluster.arrays(), params or Plain(0, SKIP, 0)
     sim = blank(
         arrays, table, choices, min(len(jobs), cluster.gpus), np.int32,
@@ -421,15 +359,15 @@ def build_lean(
 class Columns(NamedTuple):
     """What the full build is told of every job, (n_jobs,) each, beside the job table: see `Detail` and `Jobs`.
 
-    ``speed`` (n_jobs, n_pools), None: 1 everywhere; ``quotas``: the quota of each job (-1: none) and the size of each in
-    thousandths of GPUs, None: no quotas; ``groups`` (levels, n_jobs): of `rltune.policies.learn`.
+    ``offered``: ways to run by class; ``quotas``: the quota of each job (-1: none) and the size of each in thousandths of
+    GPUs, None: no quotas; ``groups`` (levels, n_jobs): of `rltune.policies.learn`.
     """
 
     known: Floats
     rank: npt.NDArray[Any]
     weight: Floats
     flow: npt.NDArray[Any]
-    speed: Floats | None
+    offered: Offered
     quotas: tuple[Ints, Ints] | None
     groups: Ints
     attained: Attained
@@ -450,40 +388,35 @@ def build_full(
     measure of fragmentation.
     """
     n, quotas = len(jobs), columns.quotas or (np.full(len(jobs), -1), ints(0))
-    table, choices = job_arrays(jobs, cluster, np.array(columns.known), columns.rank, columns.speed, quotas[0])
-    arrays, demand = cluster.arrays(), binding(demand_of(jobs, cluster), cluster)
+    cls, choices, demand = columns.offered[:3]
+    part = slots(jobs, cluster, cls, choices, demand)
+    table, arrays = job_arrays(jobs, np.array(columns.known), columns.rank, cls, part), cluster.arrays()
     # Of jobs that need no GPU any number may run at once.
     most = n if (jobs.gpu_milli == 0).any() else min(n, cluster.gpus * WHOLE)
     sim = blank(
         arrays, table, choices, most, np.int64,
         space=idle_nodes(cluster, quotas[1]), spare=idle_nodes(cluster, quotas[1]), shadow=idle_nodes(cluster, quotas[1]),
-        place=FullPlace(place_scratch(cluster, types), scratch(arrays)), params=params,
-        detail=detail_of(jobs, cluster, columns, demand, quotas, listed, thresholds, int(table.part[-1])),
+        place=FullPlace(place_scratch(cluster, types), scratch(arrays), ints(1)), params=params,
+        detail=detail_of(jobs, cluster, columns, quotas, listed, thresholds, int(table.part[-1])),
     )  # fmt: skip
     return sim._replace(merged=int32s(n))
 
 
-def binding(demand: Demand, cluster: Cluster) -> Demand:
-    """The demand without CPU or memory that no pool declares, so that jobs of whole GPUs are known as such."""
-    if all(pool.cpus is None for pool in cluster.pools):
-        demand = demand._replace(cpus=np.zeros_like(demand.cpus))
-    if all(pool.memory_gb is None for pool in cluster.pools):
-        demand = demand._replace(memory=np.zeros_like(demand.memory))
-    return demand
-
-
 class FullPlace(NamedTuple):
-    """Work space of the full build: its answer is ``(found.node, found.grant)[:m]``; ``gang``: of whole-GPU gangs."""
+    """Work space of the full build: its answer is ``(found.node, found.grant)[:m]`` and ``way[0]``, the choice taken.
+
+    ``gang``: of whole-GPU gangs.
+    """
 
     found: Place
     gang: Scratch
+    way: Ints
 
 
 def detail_of(
     jobs: JobTable,
     cluster: Cluster,
     columns: Columns,
-    demand: Demand,
     quotas: tuple[Ints, Ints],
     listed: tuple[Floats, Ints, Ints],
     thresholds: Floats,
@@ -491,10 +424,12 @@ def detail_of(
 ) -> Detail:
     """`Detail` at time zero; ``places``: nodes that all jobs together may occupy."""
     n, nodes, flows = len(jobs), cluster.nodes, int(np.max(columns.flow, initial=0)) + 1
+    demand = columns.offered.demand
     return Detail(
-        demand=demand, priority=np.array(jobs.priority, np.float64), weight=np.array(columns.weight, np.float64),
+        demand=demand, size=demand.gpus * demand.milli / WHOLE, way=ints(n),
+        priority=np.array(jobs.priority, np.float64), weight=np.array(columns.weight, np.float64),
         flow=np.array(columns.flow, np.int64), group=np.asarray(quotas[0], np.int64), quota=quotas[1],
-        amount=np.rint(WHOLE * amounts(demand, np.arange(n))).astype(np.int64),
+        amount=np.rint(WHOLE * amounts(demand, np.arange(len(demand.gpus)))).astype(np.int64),
         groups=columns.groups, mean=np.full(int(columns.groups.max(initial=-1)) + 1, np.nan),
         status=np.zeros(n, np.int8), done=floats(n), since=floats(n), ready=floats(n), rate=np.ones(n),
         fails=np.zeros(n, np.int8), service=floats(n), held=floats(n), runs=ints(n), failures=ints(n), final=np.full(n, np.nan),
@@ -510,7 +445,7 @@ def empty_log(runs: int, places: int) -> Log:
     """Room for so many ended runs on so many nodes together."""
     return Log(
         job=int32s(runs), start=floats(runs), end=floats(runs), useful=floats(runs), outcome=np.zeros(runs, np.int8),
-        ptr=ints(runs + 1), node=int32s(places), grant=ints(places),
+        way=int32s(runs), ptr=ints(runs + 1), node=int32s(places), grant=ints(places),
     )  # fmt: skip
 
 

@@ -30,7 +30,8 @@ REPEATS = 3
 
 
 def read_profiles(path: str | Path) -> pd.DataFrame:
-    """A row a measured workload: gpu, task (train or infer), model, batch_size, seq_length, and a column a profile's name.
+    """A row a measured workload: gpu, task (train or infer), model, batch_size and seq_length (0: not told), and a column a
+    profile's name.
 
     A cell is the throughput over that of the whole GPU (median of repeated measurements), missing where it was not
     measured or did not fit. InputError for a file that is none of these.
@@ -48,7 +49,9 @@ def read_profiles(path: str | Path) -> pd.DataFrame:
     unknown = sorted(set(rows.device) - set(DEVICES))
     if unknown:
         raise InputError(f"{path}: device {unknown[0]!r} is unknown; known are {', '.join(DEVICES)}")
-    rows = rows[rows.mig != "MIG-off"].assign(gpu=rows.device.map(DEVICES), seq_length=rows.seq_length.fillna(0))
+    # Where a size is not told, grouping by it would lose the row.
+    told = {"batch_size": rows.batch_size.fillna(0), "seq_length": rows.seq_length.fillna(0)}
+    rows = rows.assign(gpu=rows.device.map(DEVICES), **told)[rows.mig != "MIG-off"]
     return rows.pivot_table("rel_throughput", KEYS, "mig", "median").reset_index()
 
 

@@ -300,6 +300,7 @@ def further_resources(jobs: JobTable, cluster: Cluster) -> str | None:
         (int((jobs.gpu_milli == 0).sum()), "jobs need no GPU"),
         (int(((jobs.gpu_milli > 0) & (jobs.gpu_milli < WHOLE)).sum()), "jobs ask for a share of a GPU"),
         (int((jobs.mig.codes >= 0).sum()), "jobs ask for a MIG profile"),
+        (int((jobs.ways.codes >= 0).sum()), "jobs list several ways to run"),
         (
             sum(pool.cpus is not None or pool.memory_gb is not None for pool in cluster.pools),
             "pools limit CPU or memory",

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from rltune.nouns.errors import InputError
+from rltune.nouns.ways import parse_ways
 
 NONE = -1
 """Code of an absent category (no VC, no user, any GPU type)."""
@@ -81,6 +82,9 @@ class JobTable:
         requested_s: run time that the user asked for (time limit), seconds; NaN where absent.
         gpu_milli: share of its GPU in thousandths: 1000 = whole GPUs; less only with ``num_gpus`` = 1;
             0 = needs no GPU, but ``cpus`` and ``memory_gb`` of one node.
+        ways: ways to run (`rltune.nouns.ways`), one of which is chosen at every start; absent = only what the other
+            columns ask for. They stand in the place of num_gpus, gpu_milli, gpu_type and mig, which orders and metrics
+            go on reading.
     """
 
     job_id: npt.NDArray[Any]
@@ -99,6 +103,7 @@ class JobTable:
     wait_s: npt.NDArray[np.float64]
     requested_s: npt.NDArray[np.float64]
     gpu_milli: npt.NDArray[np.int32]
+    ways: Category
 
     def __len__(self) -> int:
         return len(self.submit_s)
@@ -166,8 +171,10 @@ class JobTable:
         remedy = "give 0 to 1000, and less than 1000 only with num_gpus 1"
         _refuse(bad, "gpu_milli", "is no share of its GPUs in thousandths", remedy, source, place, ids)
         order = _order(number["submit_s"], None if columns.get("job_id") is None else ids)
-        texts = ("vc", "user", "gpu_type", "name", "status", "mig")
-        category: dict[str, Any] = {c: Category.of(columns.get(c), n).take(order) for c in texts}
+        texts = ("vc", "user", "gpu_type", "name", "status", "mig", "ways")
+        category: dict[str, Any] = {c: Category.of(columns.get(c), n) for c in texts}
+        _check_ways(category["ways"], source, place, ids)
+        category = {c: column.take(order) for c, column in category.items()}
         whole = {"num_gpus": gpus.astype(np.int32), "gpu_milli": share.astype(np.int32)}
         numbers: dict[str, Any] = {c: _taken(column, order) for c, column in (number | whole).items()}
         return cls(job_id=_taken(ids, order), **numbers, **category)
@@ -197,7 +204,8 @@ class JobTable:
 def on_whole_gpus(jobs: JobTable) -> tuple[JobTable, tuple[str, ...]]:
     """The jobs as a simulation of whole GPUs takes them, and what was changed.
 
-    A share of a GPU and a MIG slice become a whole GPU; jobs without a GPU are left out. InputError if none is left.
+    A share of a GPU and a MIG slice become a whole GPU, of several ways to run only the request remains; jobs without a
+    GPU are left out. InputError if none is left.
     """
     none = jobs.gpu_milli == 0
     if none.all():
@@ -209,12 +217,14 @@ def on_whole_gpus(jobs: JobTable) -> tuple[JobTable, tuple[str, ...]]:
         for count, what in (
             (shares.sum(), "that ask for a share of a GPU are given a whole one"),
             (slices.sum(), "that ask for a MIG slice are given a whole GPU"),
+            ((kept.ways.codes >= 0).sum(), "that list several ways to run are given what their other columns ask for"),
             (none.sum(), "without a GPU left out"),
         )
         if count
     )
     n = len(kept)
-    return replace(kept, gpu_milli=_constant(WHOLE, n, np.int32), mig=Category.absent(n)), notes
+    whole = _constant(WHOLE, n, np.int32)
+    return replace(kept, gpu_milli=whole, mig=Category.absent(n), ways=Category.absent(n)), notes
 
 
 def _constant(value: float, n: int, kind: Any) -> npt.NDArray[Any]:
@@ -315,6 +325,16 @@ def _ids(values: Any, n: int, source: str, place: npt.NDArray[Any]) -> npt.NDArr
             f"{_more(twice)}; ids must be unique"
         )
     return ids
+
+
+def _check_ways(ways: Category, source: str, place: npt.NDArray[Any], ids: npt.NDArray[Any]) -> None:
+    """Refuse a text that lists no ways to run, by the first row that has it."""
+    for code, text in enumerate(ways.names):
+        try:
+            parse_ways(text)
+        except InputError as error:
+            row = int(np.argmax(ways.codes == code))
+            raise InputError(f"{source}: row {place[row]} (job {ids[row]}): ways: {error}") from None
 
 
 def _refuse(

@@ -25,8 +25,12 @@ class Queue:
     Where running jobs may be suspended they are shown too, marked in ``running``.
     ``job``: row in the job table. ``run_s``: run time as the scheduler knows it
     (exact, predicted, or NaN for runtimes ``unknown``). Job i may use
-    ``pools[pool_lo[i]:pool_hi[i]]``, at ``speed`` of the same positions relative to the recorded hardware.
-    ``gpu_milli``: thousandths of a GPU (1000: whole ones); ``profile``: index into `rltune.nouns.mig_profiles.PROFILES`, -1 none;
+    ``pools[pool_lo[i]:pool_hi[i]]``, at ``speed`` of the same positions relative to the recorded hardware, the way that
+    greedy placement tries first first; what it holds there is row ``way`` of the same positions of ``way_gpus`` (n_ways,)
+    GPUs, ``way_milli`` thousandths of each, and ``way_profile``, which differs only for a job with several ways to run
+    (all four are empty where whole GPUs alone are simulated; see `asks`). ``num_gpus``: GPUs that it asked for;
+    ``gpu_milli``: thousandths of a GPU (1000: whole ones) and ``profile``: index into
+    `rltune.nouns.mig_profiles.PROFILES`, -1 none, of the way that it holds or held last, or of its first;
     ``cpus, memory_gb``: of the whole job; ``attained_gpu_s``: GPU-seconds held so far; ``done_s``: seconds of its run time
     done and kept in ended runs.
     """
@@ -48,9 +52,25 @@ class Queue:
     memory_gb: FloatArray = field(default_factory=lambda: np.zeros(0))
     done_s: FloatArray = field(default_factory=lambda: np.zeros(0))
     running: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
+    way: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    way_gpus: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    way_milli: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    way_profile: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.job)
+
+    def asks(self, at: int, way: int) -> tuple[int, int, int]:
+        """GPUs, thousandths of each and MIG profile of way number ``way``, from 0, of the job at position ``at``."""
+        if not len(self.way):
+            whole = not len(self.gpu_milli)
+            return (
+                int(self.num_gpus[at]),
+                WHOLE if whole else int(self.gpu_milli[at]),
+                -1 if whole else int(self.profile[at]),
+            )
+        row = int(self.way[self.pool_lo[at] + way])
+        return int(self.way_gpus[row]), int(self.way_milli[row]), int(self.way_profile[row])
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +78,7 @@ class Running:
     """The running jobs; shape (n_running,). ``end_s`` is expected from the known run time.
 
     Job i holds ``gpus[ptr[i]:ptr[i + 1]]`` GPUs on ``nodes[ptr[i]:ptr[i + 1]]``; ``grants`` name them (see `Start`), -1
-    where only counts are simulated.
+    where only counts are simulated; ``way`` is the number of the way it runs in.
     """
 
     job: IntArray
@@ -67,6 +87,7 @@ class Running:
     nodes: IntArray
     gpus: IntArray
     grants: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    way: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +112,15 @@ class Start:
 
     A job of a share, a slice or no GPU starts on one node, with ``gpus`` (1,), (1,) or (0,). ``grants[i]`` names the GPUs of
     the node by bits 0 to 31, and the first memory slice of a MIG profile by bits 32 to 35; empty: any that fit.
+    ``way``: number of the way to run in, from 0 (a position in the job's part of ``Queue.pools``); -1: the first of the
+    nodes' pool with so many GPUs that these nodes have free.
     """
 
     job: int
     nodes: tuple[int, ...]
     gpus: tuple[int, ...]
     grants: tuple[int, ...] = ()
+    way: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +153,10 @@ class Allocator(Protocol):
 
 
 def check_plan(snapshot: Snapshot, plan: Plan) -> Plan:
-    """The plan with every start's ``grants`` filled in, where GPUs are told apart.
+    """The plan with every start's ``way``, and its ``grants`` where GPUs are told apart, filled in.
 
     Raises PlanError for an over-allocation, an incomplete gang, a foreign pool, a job started twice or not queued, a GPU
-    or slice that is taken, and the suspension of a job that does not run or may not be suspended.
+    or slice that is taken, a way that the job has not, and the suspension of a job that does not run or may not be suspended.
     """
     queue = snapshot.queue
     free = _Free(snapshot)
@@ -150,34 +174,67 @@ def check_plan(snapshot: Snapshot, plan: Plan) -> Plan:
         at = waiting.pop(start.job, None)
         if at is None:
             raise PlanError(f"job {start.job} is started but not (or no longer) in the queue")
-        _check_shape(snapshot, start, at)
-        starts.append(free.take(start, at))
+        starts.append(_take(snapshot, free, start, at))
     return Plan(tuple(starts), plan.report, plan.suspensions)
 
 
-def _check_shape(snapshot: Snapshot, start: Start, at: int) -> None:
-    """GPUs, nodes and pools as the job of queue position ``at`` may have them."""
-    queue, cluster, n_nodes = snapshot.queue, snapshot.cluster, len(snapshot.free)
-    whole = all(isinstance(x, int | np.integer) for x in (*start.nodes, *start.gpus, *start.grants))
-    wanted = int(queue.num_gpus[at])
-    least = 0 if len(queue.gpu_milli) and queue.gpu_milli[at] == 0 else 1
-    if not whole or not start.nodes or len(start.nodes) != len(start.gpus) or min(start.gpus) < least:
+def _take(snapshot: Snapshot, free: _Free, start: Start, at: int) -> Start:
+    """The start in the way it names, or in the first that it matches and that is free."""
+    ways = _ways(snapshot, start, at)
+    for way in ways[:-1]:
+        try:
+            _check_shape(snapshot, start, at, way)
+            return free.take(start, at, way)
+        except PlanError:
+            continue
+    # What is wrong with the last is what is told.
+    _check_shape(snapshot, start, at, ways[-1])
+    return free.take(start, at, ways[-1])
+
+
+def _ways(snapshot: Snapshot, start: Start, at: int) -> list[int]:
+    """Numbers of the ways that a start may mean, at least one: the one it names, or those of the pool of its nodes."""
+    queue, cluster = snapshot.queue, snapshot.cluster
+    count = int(queue.pool_hi[at] - queue.pool_lo[at])
+    whole = all(isinstance(x, int | np.integer) for x in (start.way, *start.nodes, *start.gpus, *start.grants))
+    if not whole or not start.nodes or len(start.nodes) != len(start.gpus):
+        raise PlanError(f"job {start.job}: nodes {start.nodes} and GPUs {start.gpus} are not pairs of whole numbers")
+    if not -1 <= start.way < count:
+        raise PlanError(f"job {start.job}: way {start.way}; it has ways 0 to {count - 1}, -1 for any")
+    if not all(0 <= node < len(snapshot.free) for node in start.nodes):
+        raise PlanError(f"job {start.job}: nodes {start.nodes} do not all exist; there are {len(snapshot.free)}")
+    if len(set(start.nodes)) < len(start.nodes):
+        raise PlanError(f"job {start.job} names a node twice: {start.nodes}")
+    pools = {int(cluster.node_pool[node]) for node in start.nodes}
+    offered = queue.pools[queue.pool_lo[at] : queue.pool_hi[at]].tolist()
+    meant = [way for way in range(count) if {offered[way]} == pools and start.way in (-1, way)]
+    if not meant:
+        allowed = set(offered) if start.way < 0 else {offered[start.way]}
+        raise PlanError(f"job {start.job} may use one of pools {sorted(allowed)}, the plan uses {sorted(pools)}")
+    # Of several, those that ask for as many GPUs as the plan gives.
+    same = [way for way in meant if _total(queue.asks(at, way)) == sum(start.gpus)]
+    return same or meant[:1]
+
+
+def _total(asked: tuple[int, int, int]) -> int:
+    """GPUs that a way takes part of."""
+    return asked[0] if asked[1] > 0 else 0
+
+
+def _check_shape(snapshot: Snapshot, start: Start, at: int, way: int) -> None:
+    """GPUs and nodes as the job of queue position ``at`` may have them in this way."""
+    asked = snapshot.queue.asks(at, way)
+    wanted = _total(asked)
+    if min(start.gpus) < min(1, wanted):
         raise PlanError(f"job {start.job}: nodes {start.nodes} and GPUs {start.gpus} are not pairs of whole numbers")
     if start.grants and len(start.grants) != len(start.nodes):
         raise PlanError(
             f"job {start.job}: {len(start.grants)} grants for {len(start.nodes)} nodes; give one a node, or none"
         )
-    if sum(start.gpus) != wanted * least:
-        raise PlanError(f"job {start.job} wants {wanted * least} GPUs, the plan gives {start.gpus}")
-    if not all(0 <= node < n_nodes for node in start.nodes):
-        raise PlanError(f"job {start.job}: nodes {start.nodes} do not all exist; there are {n_nodes}")
-    if len(set(start.nodes)) < len(start.nodes):
-        raise PlanError(f"job {start.job} names a node twice: {start.nodes}")
-    pools = {int(cluster.node_pool[node]) for node in start.nodes}
-    allowed = set(queue.pools[queue.pool_lo[at] : queue.pool_hi[at]].tolist())
-    if len(pools) != 1 or not pools <= allowed:
-        raise PlanError(f"job {start.job} may use one of pools {sorted(allowed)}, the plan uses {sorted(pools)}")
-    fewest = max(1, -(-wanted * least // max(1, int(cluster.pool_cap[pools.pop()]))))
+    if sum(start.gpus) != wanted:
+        raise PlanError(f"job {start.job} wants {wanted} GPUs, the plan gives {start.gpus}")
+    cap = int(snapshot.cluster.pool_cap[snapshot.cluster.node_pool[start.nodes[0]]])
+    fewest = max(1, -(-wanted // max(1, cap)))
     if len(start.nodes) != fewest:
         raise PlanError(f"job {start.job} needs {fewest} nodes of its pool, the plan uses {len(start.nodes)}")
 
@@ -195,46 +252,54 @@ class _Free:
     def give_back(self, at: int, k: int) -> None:
         """The k-th running job, at position ``at`` of the queue, lets its GPUs go."""
         running = self.snapshot.running
+        asked = self.snapshot.queue.asks(at, int(running.way[k]) if len(running.way) else 0)
         for i in range(int(running.ptr[k]), int(running.ptr[k + 1])):
-            self._book(at, int(running.nodes[i]), int(running.gpus[i]), int(running.grants[i]), +1)
+            self._book(at, asked, int(running.nodes[i]), int(running.gpus[i]), int(running.grants[i]), +1)
 
-    def take(self, start: Start, at: int) -> Start:
-        """Take a start's places; the start with its grants. Raises PlanError where they are not free."""
+    def take(self, start: Start, at: int, way: int) -> Start:
+        """Take a start's places; the start with its way and grants. Raises PlanError where they are not free."""
+        asked = self.snapshot.queue.asks(at, way)
+        grants: list[int] = []
+        try:
+            for i, (node, gpus) in enumerate(zip(start.nodes, start.gpus, strict=True)):
+                grants.append(self._take_one(start, at, asked, i, node, gpus))
+        except PlanError:
+            # Nothing is taken: another way may do.
+            for node, gpus, grant in zip(start.nodes, start.gpus, grants, strict=False):
+                self._book(at, asked, node, gpus, grant, +1)
+            raise
+        return Start(start.job, start.nodes, start.gpus, start.grants if self.room is None else tuple(grants), way)
+
+    def _take_one(self, start: Start, at: int, asked: tuple[int, int, int], i: int, node: int, gpus: int) -> int:
+        """Take the i-th place of a start; its grant."""
         if self.room is None:
-            for node, gpus in zip(start.nodes, start.gpus, strict=True):
-                self.gpus[node] -= gpus
-                if self.gpus[node] < 0:
-                    raise PlanError(f"node {node} is over-allocated by job {start.job}")
-            return start
-        grants = []
-        for i, (node, gpus) in enumerate(zip(start.nodes, start.gpus, strict=True)):
-            grant = start.grants[i] if start.grants else self._grant(at, node, gpus)
-            if self.room.closed[node] > 0:
-                raise PlanError(f"node {node} takes no jobs now, the plan puts job {start.job} there")
-            if grant is None or not self._fits(at, node, gpus, grant):
+            if self.gpus[node] < gpus:
                 raise PlanError(f"node {node} is over-allocated by job {start.job}")
-            self._book(at, node, gpus, grant, -1)
-            if self.cpus[node] < -1e-6 or self.memory[node] < -1e-6:
-                raise PlanError(f"node {node} has not the CPU or memory that job {start.job} asks for")
-            grants.append(grant)
-        return Start(start.job, start.nodes, start.gpus, tuple(grants))
-
-    def _kind(self, at: int) -> tuple[int, int]:
-        queue = self.snapshot.queue
-        return int(queue.gpu_milli[at]), int(queue.profile[at])
+            self.gpus[node] -= gpus
+            return -1
+        grant = start.grants[i] if start.grants else self._grant(asked, node, gpus)
+        if self.room.closed[node] > 0:
+            raise PlanError(f"node {node} takes no jobs now, the plan puts job {start.job} there")
+        if grant is None or not self._fits(asked, node, gpus, grant):
+            raise PlanError(f"node {node} is over-allocated by job {start.job}")
+        self._book(at, asked, node, gpus, grant, -1)
+        if self.cpus[node] < -1e-6 or self.memory[node] < -1e-6:
+            self._book(at, asked, node, gpus, grant, +1)
+            raise PlanError(f"node {node} has not the CPU or memory that job {start.job} asks for")
+        return grant
 
     def _slice(self, node: int, profile: int) -> tuple[int, int]:
         """Memory slices and legal starts (bits) of a MIG profile on a node's GPUs; (0, 0) where it is not possible."""
         kind = int(self.snapshot.cluster.pool_mig[self.snapshot.cluster.node_pool[node]])
         return (0, 0) if kind < 0 else (int(SIZE[profile, kind]), int(STARTS[profile, kind]))
 
-    def _grant(self, at: int, node: int, gpus: int) -> int | None:
+    def _grant(self, asked: tuple[int, int, int], node: int, gpus: int) -> int | None:
         """Any GPUs, or slice, of a node that fit; None where none do."""
-        milli, profile = self._kind(at)
+        _, milli, profile = asked
         if profile >= 0:
             cap = int(self.snapshot.cluster.pool_cap[self.snapshot.cluster.node_pool[node]])
             tried = ((1 << gpu) | (begin << 32) for gpu in range(cap) for begin in range(8))
-            return next((grant for grant in tried if self._fits(at, node, gpus, grant)), None)
+            return next((grant for grant in tried if self._fits(asked, node, gpus, grant)), None)
         if milli == 0:
             return 0
         able = np.flatnonzero(self.milli[node] >= milli)
@@ -242,9 +307,9 @@ class _Free:
             return 1 << int(able[np.argmin(self.milli[node][able])]) if len(able) else None
         return sum(1 << int(gpu) for gpu in able[:gpus]) if len(able) >= gpus else None
 
-    def _fits(self, at: int, node: int, gpus: int, grant: int) -> bool:
+    def _fits(self, asked: tuple[int, int, int], node: int, gpus: int, grant: int) -> bool:
         """Whether the grant names as many GPUs as asked for, or a legal slice, all of them free."""
-        milli, profile = self._kind(at)
+        _, milli, profile = asked
         named = [gpu for gpu in range(32) if grant >> gpu & 1]
         if milli == 0:
             return not named
@@ -257,12 +322,12 @@ class _Free:
         untouched = taken != 0 or self.milli[node, named[0]] == WHOLE
         return bool(size and starts >> begin & 1 and taken & mask == 0 and untouched)
 
-    def _book(self, at: int, node: int, gpus: int, grant: int, sign: int) -> None:
+    def _book(self, at: int, asked: tuple[int, int, int], node: int, gpus: int, grant: int, sign: int) -> None:
         """Take (-1) or give back (+1) a grant."""
         if self.room is None:
             self.gpus[node] += sign * gpus
             return
-        (milli, profile), queue = self._kind(at), self.snapshot.queue
+        (total, milli, profile), queue = asked, self.snapshot.queue
         named = [gpu for gpu in range(32) if grant >> gpu & 1]
         if profile >= 0:
             size, _ = self._slice(node, profile)
@@ -270,6 +335,6 @@ class _Free:
             self.milli[node, named[0]] = 0 if self.slices[node, named[0]] else WHOLE
         else:
             self.milli[node][named] += sign * milli
-        share = gpus / max(1, int(queue.num_gpus[at])) if milli == WHOLE else 1.0
+        share = gpus / max(1, total) if milli == WHOLE else 1.0
         self.cpus[node] += sign * queue.cpus[at] * share
         self.memory[node] += sign * queue.memory_gb[at] * share

@@ -136,8 +136,8 @@ class Throughput:
         """(n_jobs, n_pools) speed against the recorded run: `speeds` without its notes."""
         return self.speeds(jobs, cluster).speed
 
-    def speeds(self, jobs: JobTable, cluster: Cluster) -> Speeds:
-        """Speed of every job on every pool that it may use.
+    def speeds(self, jobs: JobTable, cluster: Cluster, may_use: npt.NDArray[np.bool_] | None = None) -> Speeds:
+        """Speed of every job on every pool that it may use, or of ``may_use`` (n_jobs, n_pools).
 
         Jobs without a GPU, and pools without a GPU type, have speed 1. Raises InputError naming the types that are
         not measured under ``missing="refuse"``, or whose FLOPS are unknown under "flops".
@@ -148,7 +148,7 @@ class Throughput:
         kinds, kind = self._kinds((*jobs.name.names, ""))
         rows = np.stack([kind[jobs.name.codes], jobs.gpu_type.codes, jobs.num_gpus, jobs.gpu_milli == 0], axis=1)
         unique, inverse = np.unique(rows, axis=0, return_inverse=True)
-        may_use = usable(jobs, cluster)
+        may_use = usable(jobs, cluster) if may_use is None else may_use
         counts, absent = Counter[str](), set[str]()
         speed = np.full((len(jobs), len(cluster.pools)), np.nan)
         of_row = np.argsort(inverse.reshape(-1), kind="stable")

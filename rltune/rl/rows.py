@@ -39,7 +39,8 @@ FRESH, SCORED, DECISIONS, HEAD, SHOWN, RESERVED, CLOSED, OVER, PAIRED, READ = ra
 MARKS = 10
 SHARED = ("sim.cluster", "sim.choices", "sim.place", "sim.frontier", "sim.merged", "sim.passed", "sim.space.cost",
           "sim.spare.cost", "sim.shadow.cost", "sim.space.levels.cost", "sim.spare.levels.cost", "sim.shadow.levels.cost",
-          "sim.detail.listed", "sim.detail.thresholds", "sim.detail.quota", "sim.detail.profile")  # fmt: skip
+          "sim.detail.demand", "sim.detail.size",
+          "sim.detail.amount", "sim.detail.listed", "sim.detail.thresholds", "sim.detail.quota", "sim.detail.profile")  # fmt: skip
 """Parts that all rows have in common: what never changes in an episode, and work space."""
 
 
@@ -206,15 +207,9 @@ def _load_detail_full(sim, table, begin):
     mine, theirs = sim.detail, table.detail
     for j in range(len(sim.jobs.submit)):
         k = begin + j
-        mine.demand.gpus[j] = theirs.demand.gpus[k]
-        mine.demand.milli[j] = theirs.demand.milli[k]
-        mine.demand.cpus[j] = theirs.demand.cpus[k]
-        mine.demand.memory[j] = theirs.demand.memory[k]
-        mine.demand.profile[j] = theirs.demand.profile[k]
         mine.priority[j] = theirs.priority[k]
         mine.weight[j] = theirs.weight[k]
         mine.flow[j] = theirs.flow[k]
         mine.group[j] = theirs.group[k]
-        mine.amount[j] = theirs.amount[k]
         for level in range(mine.groups.shape[0]):
             mine.groups[level, j] = theirs.groups[level, k]

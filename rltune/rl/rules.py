@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -23,7 +23,7 @@ from rltune.policies.dynamic import STATIC
 from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import order, static_rank
 from rltune.rl.kernels import SCORE_CODES
-from rltune.simulator.full import build_state
+from rltune.simulator.full import NO_NOTES, build_state
 from rltune.simulator.options import make_options
 from rltune.simulator.run import TRAINED, check_backfill, check_detailed, needs_detail
 from rltune.traces import Trace
@@ -115,7 +115,7 @@ class Setup:
     table: Sim
     low: int = 0
     high: int = 1
-    notes: tuple[str, ...] = ()
+    notes: Mapping[str, tuple[str, ...]] = NO_NOTES
 
     @property
     def length(self) -> int:
@@ -156,7 +156,9 @@ def make_setup(
         )
     check_detailed(reason, rules.backfill, rules.allocator)
     options = make_options(dict(rules.options))
-    table, notes = build_state(jobs, cluster, rules.baseline, rules.backfill, rules.allocator, known, options)
+    table, jobs, notes = build_state(jobs, cluster, rules.baseline, rules.backfill, rules.allocator, known, options)
+    # Options may give jobs further ways to run.
+    trace = replace(trace, jobs=jobs)
     return Setup(trace, cluster, rules, table, 0, len(jobs) - length + 1, notes)
 
 

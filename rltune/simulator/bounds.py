@@ -36,6 +36,7 @@ import numpy.typing as npt
 
 from rltune.compiled import inner, kernel
 from rltune.nouns.cluster import Cluster, eligibility
+from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import WHOLE, JobTable
 
 FloatArray = npt.NDArray[np.float64]
@@ -56,7 +57,10 @@ def lower_bounds(jobs: JobTable, cluster: Cluster, preemptive: bool = False) -> 
     """Bounds for any schedule of these jobs; jobs that no idle pool can hold are left out.
 
     ``preemptive``: also for schedules that interrupt jobs; else for those without preemption, which is tighter.
+    Raises InputError for jobs with several ways to run: in another way they may take less time, or less of a GPU.
     """
+    if (jobs.ways.codes >= 0).any():
+        raise InputError("no bound where jobs list several ways to run; leave the column ways out")
     part, gpus = components(jobs, cluster)
     jct_sum, run_sum, last, count = 0.0, 0.0, -np.inf, 0
     for k in range(len(gpus)):

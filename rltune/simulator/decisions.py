@@ -128,7 +128,7 @@ def carry_out(state: Ref, plan: Plan) -> None:
         grants = np.array(start.grants or np.full(m, -1), np.int64)
         position = position_of(state, start.job)
         remove_at(state, position)
-        start_there(state, start.job, nodes, gpus, grants)
+        start_there(state, start.job, max(0, start.way), nodes, gpus, grants)
 
 
 # --- what is seen -------------------------------------------------------------------------
@@ -168,6 +168,9 @@ def take_snapshot(sim: Sim, priority: npt.NDArray[np.float64], suspends: bool = 
             nodes=read_only(sim.alloc_node[where]),
             gpus=read_only(np.bitwise_count(grants & INDICES).astype(np.int64) if detail else grants),
             grants=read_only(grants if detail else np.full(len(grants), -1)),
+            way=read_only(
+                sim.detail.way[running] - sim.choices.ptr[sim.jobs.cls[running]] if detail else np.zeros(n, np.int64)
+            ),
         ),
         room=sim.space.room._replace(**{k: read_only(v) for k, v in sim.space.room._asdict().items()})
         if detail
@@ -187,7 +190,9 @@ def queue_of(sim: Sim, job: Any, priority: npt.NDArray[np.float64], running: Any
     full = isinstance(detail, Detail)
     elapsed = now - sim.jobs.submit[job]
     held = detail.held[job] + np.where(running, now - detail.since[job], 0.0) if full else np.zeros(len(job))
-    gpus = detail.demand.gpus[job] * detail.demand.milli[job] / WHOLE if full else sim.jobs.gpus[job]
+    way = sim.choices.way[detail.way[job]] if full else job
+    gpus = detail.size[way] if full else sim.jobs.gpus[job]
+    none = np.zeros(0, np.int64)
     attained = detail.service[job] + np.where(running, now - detail.since[job], 0.0) * gpus if full else held
     return Queue(
         job=read_only(job),
@@ -200,10 +205,14 @@ def queue_of(sim: Sim, job: Any, priority: npt.NDArray[np.float64], running: Any
         pool_hi=read_only(sim.choices.ptr[c + 1]),
         pools=read_only(sim.choices.pool),
         speed=read_only(sim.choices.rate),
-        gpu_milli=read_only(detail.demand.milli[job] if full else np.full(len(job), WHOLE)),
-        profile=read_only(detail.demand.profile[job] if full else np.full(len(job), -1)),
-        cpus=read_only(detail.demand.cpus[job] if full else np.zeros(len(job))),
-        memory_gb=read_only(detail.demand.memory[job] if full else np.zeros(len(job))),
+        gpu_milli=read_only(detail.demand.milli[way] if full else np.full(len(job), WHOLE)),
+        profile=read_only(detail.demand.profile[way] if full else np.full(len(job), -1)),
+        cpus=read_only(detail.demand.cpus[way] if full else np.zeros(len(job))),
+        memory_gb=read_only(detail.demand.memory[way] if full else np.zeros(len(job))),
+        way=read_only(sim.choices.way if full else none),
+        way_gpus=read_only(detail.demand.gpus if full else none),
+        way_milli=read_only(detail.demand.milli if full else none),
+        way_profile=read_only(detail.demand.profile if full else none),
         attained_gpu_s=read_only(attained),
         done_s=read_only(detail.done[job] if full else np.zeros(len(job))),
         running=read_only(running),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rltune.core import priorities
+from rltune.core.choices import Taking, offer
 from rltune.core.conservative import RAN_OUT, with_profile
 from rltune.core.resources.fragments import MEASURES, TaskTypes, task_types
 from rltune.core.resources.scores import SHARING_RULES
@@ -50,6 +52,7 @@ from rltune.simulator.options import (
 )
 from rltune.simulator.result import Result
 from rltune.simulator.runs import Runs, frozen_runs
+from rltune.simulator.ways import ways_left_out, with_ways
 
 CODES = {
     "srtf": priorities.SRTF, "srsf": priorities.SRSF, "las": priorities.LAS, "las_levels": priorities.LAS,
@@ -79,7 +82,7 @@ def simulate_full(
         raise InputError(
             f"allocator {allocator!r} does not place jobs GPU by GPU; known are {', '.join(SHARING_RULES)}, milp"
         )
-    sim, notes = build_state(jobs, cluster, policy, backfill, allocator, known_s, options)
+    sim, jobs, notes = build_state(jobs, cluster, policy, backfill, allocator, known_s, options)
     decision = _decision(jobs, cluster, sim, policy, backfill, allocator)
     sim = drive(sim, decision)
     stats = getattr(allocator, "stats", None)
@@ -90,6 +93,17 @@ def simulate_full(
     )
 
 
+class Built(NamedTuple):
+    """A state at time zero, the jobs with the ways to run that the options gave them, and remarks by what they are on."""
+
+    sim: Sim
+    jobs: JobTable
+    notes: dict[str, tuple[str, ...]]
+
+
+NO_NOTES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+
 def build_state(
     jobs: JobTable,
     cluster: Cluster,
@@ -98,27 +112,32 @@ def build_state(
     allocator: str | JointAllocator | Allocator,
     known_s: Floats | None,
     options: Options,
-) -> tuple[Sim, tuple[str, ...]]:
-    """The state at time zero, and remarks on what the speeds rest on; see `simulate_full`."""
+) -> Built:
+    """The state at time zero; see `simulate_full`."""
     online = known_s is None
     estimate = np.full(len(jobs), np.nan) if known_s is None else known_s
     params, rank, flow = _policy_of(jobs, policy, backfill, allocator, estimate, online, options)
     speed, notes = job_speed(options, jobs, cluster)
+    jobs, more = with_ways(jobs, cluster, options, speed)
+    quotas = job_quotas(options, jobs, cluster)
+    taking = Taking(options.way_rule, float(options.way_least_speed), isinstance(allocator, JointAllocator))
+    offered = offer(jobs, cluster, speed, None if quotas is None else quotas[0], taking)
     weighted = params.order in (priorities.LOTTERY, priorities.WFQ)
     columns = Columns(
         known=estimate,
         rank=rank,
         weight=job_weights(options, np.asarray(jobs.priority)) if weighted else np.ones(len(jobs)),
         flow=flow,
-        speed=speed,
-        quotas=job_quotas(options, jobs, cluster),
+        offered=offered,
+        quotas=quotas,
         groups=group_table(jobs) if online else np.zeros((0, 0), np.int64),
         attained=attained_of(jobs, options.past_jobs) if params.order == priorities.GITTINS else nothing_attained(),
     )
     listed, thresholds = listed_events(options, cluster), np.array(las_levels(policy, options), np.float64)
     sim = build_full(jobs, cluster, columns, params, listed, thresholds, _types(jobs, cluster, allocator))
     check_quotas_suffice(jobs, sim, options.quotas or ())
-    return with_profile(sim, cluster), notes
+    notes_of_ways = (*more, *ways_left_out(offered))
+    return Built(with_profile(sim, cluster), jobs, {"throughput": notes, "ways": notes_of_ways})
 
 
 def _decision(
@@ -249,10 +268,10 @@ def _or_never(seconds: float | None) -> float:
     return np.inf if seconds is None else float(seconds)
 
 
-def result_of(jobs: JobTable, cluster: Cluster, sim: Sim, notes: tuple[str, ...] = ()) -> Result:
+def result_of(jobs: JobTable, cluster: Cluster, sim: Sim, notes: Mapping[str, tuple[str, ...]] = NO_NOTES) -> Result:
     """What a simulation has come to: a final state, or one on the way."""
-    runs = _runs(jobs, cluster, sim)
-    extra: dict[str, Any] = {"throughput": list(notes)} if notes else {}
+    runs = _runs(sim)
+    extra: dict[str, Any] = {name: list(told) for name, told in notes.items() if told}
     if sim.params.learns:
         extra["forecast"] = forecast_error(jobs, sim.jobs.known)
     if sim.detail.profile.counts[RAN_OUT]:
@@ -269,16 +288,16 @@ def result_of(jobs: JobTable, cluster: Cluster, sim: Sim, notes: tuple[str, ...]
     )
 
 
-def _runs(jobs: JobTable, cluster: Cluster, sim: Sim) -> Runs:
+def _runs(sim: Sim) -> Runs:
     log, n = sim.detail.log, int(sim.counts[LOGGED])
     by_start = np.lexsort((log.job[:n], log.start[:n]))
     length = np.diff(log.ptr[: n + 1])[by_start]
     ptr = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
     where = np.repeat(log.ptr[:n][by_start] - ptr[:-1], length) + np.arange(ptr[-1])
-    job, node, grant = log.job[:n][by_start].astype(np.int64), log.node[where].astype(np.int64), log.grant[where]
-    cut = sim.detail.demand.profile[np.repeat(job, length)] >= 0
+    node, grant, way = log.node[where].astype(np.int64), log.grant[where], log.way[:n][by_start]
+    profile = sim.detail.demand.profile[way]
     return frozen_runs(
-        job=job,
+        job=log.job[:n][by_start].astype(np.int64),
         start_s=log.start[:n][by_start],
         end_s=log.end[:n][by_start],
         useful_s=log.useful[:n][by_start],
@@ -286,17 +305,18 @@ def _runs(jobs: JobTable, cluster: Cluster, sim: Sim) -> Runs:
         pool=sim.cluster.node_pool[node[ptr[:-1]]] if n else np.zeros(0, np.int64),
         ptr=ptr,
         node=node,
-        milli=_milli(jobs, sim, np.repeat(job, length), node, grant),
+        milli=_milli(sim, np.repeat(way, length), node, grant),
         mask=grant & INDICES,
-        first_slice=np.where(cut, grant >> START_BIT, -1),
+        first_slice=np.where(np.repeat(profile, length) >= 0, grant >> START_BIT, -1),
+        profile=profile,
     )
 
 
-def _milli(jobs: JobTable, sim: Sim, job: Any, node: Any, grant: Any) -> Any:
-    """Thousandths of GPUs that a grant on a node stands for; a MIG slice counts by its memory."""
+def _milli(sim: Sim, way: Any, node: Any, grant: Any) -> Any:
+    """Thousandths of GPUs that a grant on a node, for this row of the demand, stands for; a MIG slice counts by its memory."""
     gpus = np.bitwise_count(grant & INDICES).astype(np.int64)
-    milli = np.where(sim.detail.demand.milli[job] == 0, 0, sim.detail.demand.milli[job] * gpus)
-    profile = sim.detail.demand.profile[job]
+    milli = np.where(sim.detail.demand.milli[way] == 0, 0, sim.detail.demand.milli[way] * gpus)
+    profile = sim.detail.demand.profile[way]
     cut = profile >= 0
     if cut.any():
         kind = sim.cluster.pool_mig[sim.cluster.node_pool[node[cut]]]

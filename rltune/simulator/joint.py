@@ -35,8 +35,9 @@ from rltune.core.resources.verbs import (
     narrow_at,
     prefer_unreserved,
     take_found,
+    way_found,
 )
-from rltune.core.runs import list_by_expected_end, rate_on, start_job
+from rltune.core.runs import list_by_expected_end, start_job
 from rltune.core.state import (
     BESIDE,
     EASY,
@@ -159,9 +160,11 @@ class Joint:
         draft, n = self.draft, int(self.draft.counts[JOBS])
         jobs, ways, limited = draft.job[:n], int(draft.hi[n - 1]), len(sim.space.left) > 0
         reserved = draft.shadow[0] < np.inf
-        gpus = np.maximum(amounts(sim.detail.demand, jobs), 1 / WHOLE)
+        # All ways of a job ask for the same here (`rltune.core.choices.Taking.alike`).
+        asked = sim.choices.way[sim.choices.ptr[sim.jobs.cls[jobs]]]
+        gpus = np.maximum(amounts(sim.detail.demand, asked), 1 / WHOLE)
         return Instance(
-            cluster=sim.cluster, room=sim.space.room, demand=sim.detail.demand, jobs=jobs,
+            cluster=sim.cluster, room=sim.space.room, demand=sim.detail.demand, jobs=asked,
             value=self.allocator.values(gpus), pools=draft.pool[:ways], lo=draft.lo[:n], hi=draft.hi[:n],
             slow=draft.slow[:ways], late=draft.late[:ways] if reserved else None, spare=sim.spare.room if reserved else None,
             group=sim.detail.group[jobs] if limited else None, left=sim.space.left / WHOLE if limited else None,
@@ -253,7 +256,7 @@ def place_first(sim, draft):
         if m == 0:
             break
         draft.job[n] = job
-        draft.end[n] = sim.clock[NOW] + longest_run(sim, job, rate_on(sim, job, sim.place.found.node[0]))
+        draft.end[n] = sim.clock[NOW] + longest_run(sim, job, sim.choices.rate[sim.place.way[0]])
         write_place(sim, draft, n, m)
         take_found(sim, sim.shadow, job, m)
         n += 1
@@ -340,7 +343,7 @@ def ends_late(sim, draft, job, rate):
 @inner
 def placed_late(sim, draft, job):
     """The same for the places in ``sim.place``."""
-    return ends_late(sim, draft, job, rate_on(sim, job, sim.place.found.node[0]))
+    return ends_late(sim, draft, job, sim.choices.rate[sim.place.way[0]])
 
 
 @inner
@@ -380,8 +383,9 @@ def free_drafted(sim, draft, n, instant):
             draft.freed[k] = 1
             base, m = draft.part[k], draft.part[k + 1] - draft.part[k]
             job = draft.job[k]
-            book_nodes(sim.cluster, sim.spare, sim.detail.demand, job, draft.node, draft.grant, base, m, 1)
-            charge_quota(sim.spare, sim.detail.group[job], sim.detail.amount[job], 1)
+            way = sim.choices.way[sim.choices.ptr[sim.jobs.cls[job]]]
+            book_nodes(sim.cluster, sim.spare, sim.detail.demand, way, draft.node, draft.grant, base, m, 1)
+            charge_quota(sim.spare, sim.detail.group[job], sim.detail.amount[way], 1)
 
 
 # --- plans ------------------------------------------------------------------------------
@@ -397,11 +401,22 @@ def write_place(sim, draft, k, m):
 
 
 @inner
+def choice_on(sim, job, node):
+    """The job's choice on the pool of ``node``: each of its pools has one here."""
+    at = sim.choices.ptr[sim.jobs.cls[job]]
+    while sim.choices.pool[at] != sim.cluster.node_pool[node]:
+        at += 1
+    return at
+
+
+@inner
 def load_place(sim, draft, k):
     """Places of job k into ``sim.place``: how many."""
     base, m = draft.part[k], draft.part[k + 1] - draft.part[k]
     for i in range(m):
         sim.place.found.node[i], sim.place.found.grant[i] = draft.node[base + i], draft.grant[base + i]
+    if m > 0:
+        sim.place.way[0] = choice_on(sim, draft.job[k], sim.place.found.node[0])
     return m
 
 
@@ -425,7 +440,9 @@ def plan_greedily(sim, draft, fixed):
             take_found(sim, sim.shadow, job, m)
             if reserved and placed_late(sim, draft, job):
                 found = sim.place.found
-                book_nodes(sim.cluster, draft.beside, sim.detail.demand, job, found.node, found.grant, 0, m, -1)
+                book_nodes(
+                    sim.cluster, draft.beside, sim.detail.demand, way_found(sim), found.node, found.grant, 0, m, -1
+                )
 
 
 @inner

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rltune.core.choices import FASTEST, WAY_RULES, least_amount
 from rltune.core.state import DRAIN, FAIL, REOPEN, REPAIR, Floats, Ints, Sim
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
@@ -22,6 +23,8 @@ QUANTUM_S = 600.0
 RETRIES = 10
 SHORTEST_QUANTUM_S = 1e-3
 """Shorter quanta could be lost in the rounding of seconds since 1970."""
+TABLES = ("mig_profiles", "gpu_heterogeneity")
+"""Measured tables that give jobs ways to run."""
 MOST = 2**63
 MOST_GPUS = 1e12
 LONGEST_S = 1e300
@@ -59,6 +62,11 @@ class Options:
         seed: of failures, lottery and random placement.
         quotas: virtual cluster -> GPUs that its jobs may hold at once, a share as its fraction, a MIG slice by its
             memory; a virtual cluster that is not named has none. Also as pairs. None: no quotas.
+        ways: a measured table that gives jobs further ways to run: mig_profiles (jobs of one whole GPU may take a MIG
+            slice of it) or gpu_heterogeneity (jobs may use other GPU types); see `rltune.simulator.ways`. None: only those
+            of the job table.
+        way_rule: which of a job's ways is tried first: fastest, or efficient (most work per GPU held).
+        way_least_speed: ways slower than this share of the job's fastest, 0 to 1, are left out; 0: none is.
     """
 
     preemptive: bool | None = None
@@ -84,6 +92,9 @@ class Options:
     speed: Any = None
     seed: int = 0
     quotas: Mapping[str, float] | Sequence[Any] | None = None
+    ways: str | None = None
+    way_rule: str = FASTEST
+    way_least_speed: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("quantum_s", "half_life_s", "node_repair_s"):
@@ -113,6 +124,13 @@ class Options:
             raise InputError(f"preemptive={self.preemptive!r}; use true, false or null (as the policy is)")
         if self.quantum_s < SHORTEST_QUANTUM_S:
             raise InputError(f"quantum_s={self.quantum_s!r}; at least {SHORTEST_QUANTUM_S:g} s are needed")
+        if self.ways is not None and self.ways not in TABLES:
+            raise InputError(f"ways={self.ways!r} is unknown; known are {', '.join(TABLES)}, or null for none")
+        if self.way_rule not in WAY_RULES:
+            raise InputError(f"way_rule={self.way_rule!r} is unknown; known are {', '.join(WAY_RULES)}")
+        share = self.way_least_speed
+        if not _is_number(share) or not 0 <= share <= 1:
+            raise InputError(f"way_least_speed={share!r}; give a share of the fastest way's speed, 0 to 1")
         levels = [] if self.las_levels_gpu_s is None else _entries("las_levels_gpu_s", self.las_levels_gpu_s)
         if not all(_is_number(x) and 0 < x < LONGEST_S for x in levels) or levels != sorted(set(levels)):
             raise InputError(f"las_levels_gpu_s={levels!r}; give rising GPU-seconds above 0, or [] for continuous")
@@ -250,8 +268,9 @@ def job_quotas(options: Options, jobs: JobTable, cluster: Cluster) -> tuple[Ints
 
 
 def check_quotas_suffice(jobs: JobTable, sim: Sim, vcs: Iterable[Any]) -> None:
-    """Refuse a job that wants more than its quota. What no pool can hold is told elsewhere."""
-    group, amount, left = sim.detail.group, sim.detail.amount, sim.space.left
+    """Refuse a job that wants more than its quota in every way. What no pool can hold is told elsewhere."""
+    group, left = sim.detail.group, sim.space.left
+    amount = least_amount(sim.choices, sim.detail.amount)[sim.jobs.cls]
     possible = np.diff(sim.choices.ptr)[sim.jobs.cls] > 0
     wide = possible & (group >= 0) & (amount > np.append(left, 0)[group])
     if not wide.any():

@@ -17,6 +17,7 @@ from rltune.nouns.errors import InputError
 from rltune.nouns.fairness import finish_time_fairness, jain
 from rltune.nouns.jobs import Category, JobTable
 from rltune.nouns.metrics import distribution, job_scores, starvation, widest
+from rltune.nouns.mig_profiles import PROFILES
 from rltune.simulator import bounds, fragments, usage
 from rltune.simulator.runs import GPU, OUTCOMES, Runs, runs_of
 
@@ -146,13 +147,12 @@ class Result:
     def _slices(self) -> dict[str, npt.NDArray[Any]]:
         """(n_runs,) each: which MIG slice a run held."""
         runs, n = self.runs, len(self.runs)
-        if runs.mask is None or runs.first_slice is None:
+        if runs.mask is None or runs.first_slice is None or runs.profile is None:
             return {"mig": np.full(n, None), "gpu": np.full(n, -1), "first_slice": np.full(n, -1)}
-        codes = self.jobs.mig.codes[runs.job]
-        first = runs.ptr[:-1]
+        codes, first = runs.profile, runs.ptr[:-1]
         # A slice is of one GPU: one bit, whose number is how many are below it.
         gpu = np.bitwise_count(runs.mask[first] - 1).astype(np.int64)
-        names = np.array([*self.jobs.mig.names, None], dtype=object)
+        names = np.array([*PROFILES, None], dtype=object)
         return {
             "mig": names[codes],
             "gpu": np.where(codes >= 0, gpu, -1),
@@ -175,7 +175,7 @@ class Result:
 
     def goodput(self) -> float:
         """GPU-seconds of run time done and kept (as recorded; no restarts, no lost work) over makespan x cluster GPUs."""
-        return self._share(usage.useful_gpu_s(self.runs))
+        return self._share(usage.useful_gpu_s(self.jobs, self.runs))
 
     def _share(self, gpu_s: float) -> float:
         span = self.makespan_s()
@@ -275,6 +275,8 @@ class Result:
             return {"reason": "no job finished"}
         if (self.jobs.mig.codes[done] >= 0).any():
             return {"reason": "no bound for MIG slices"}
+        if (self.jobs.ways.codes[done] >= 0).any():
+            return {"reason": "no bound where jobs have several ways to run"}
         if (runs.useful_s > (runs.end_s - runs.start_s) * (1 + 1e-9) + 1e-6).any():
             return {"reason": "no bound where jobs run faster than recorded"}
         preemptive = len(runs) > len(np.unique(runs.job))

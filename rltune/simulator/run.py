@@ -10,11 +10,12 @@ import numpy as np
 
 from rltune.allocators.fragmentation import demand_cost, demand_of
 from rltune.allocators.greedy import GreedyAllocator, rule_code
+from rltune.core.choices import may_run
 from rltune.core.priorities import GIVEN
 from rltune.core.resources.counts import LEAST_FRAGMENTATION, RULES
 from rltune.core.resources.scores import SHARING_RULES, SharingRule
 from rltune.core.state import ALWAYS, BACKFILLS, BLOCKING, CONSERVATIVE, Plain, build_lean
-from rltune.nouns.cluster import Cluster, accepts, eligibility, further_resources
+from rltune.nouns.cluster import Cluster, accepts, further_resources
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import JobTable
 from rltune.nouns.plan import Allocator, FloatArray, Policy
@@ -277,13 +278,18 @@ def handle_oversized(
 
 
 def find_oversized(jobs: JobTable, cluster: Cluster) -> Any:
-    """Rows of the jobs that no idle pool of theirs can hold."""
-    classes = eligibility(jobs, cluster)
-    return np.flatnonzero(np.diff(classes.ptr)[classes.cls] == 0)
+    """Rows of the jobs that no idle pool of theirs can hold, in none of their ways."""
+    return np.flatnonzero(~may_run(jobs, cluster))
 
 
 def describe_oversized(jobs: JobTable, cluster: Cluster, misfits: Any, source: str) -> str:
     row = int(misfits[0])
+    if (listed := jobs.ways.values()[row]) is not None:
+        more = f" (and {len(misfits) - 1} more jobs)" if len(misfits) > 1 else ""
+        return (
+            f"{source}: job {jobs.job_id[row]} (row {row + 1} by submit time) lists the ways {listed}, none of which fits on a "
+            f"pool it may use on cluster {cluster.name}{more}; use larger nodes (MIG: pools with mig: true) or oversized=drop"
+        )
     vc, gpu = jobs.vc.values()[row], jobs.gpu_type.values()[row]
     mine = [p for p in cluster.pools if (p.vc is None or p.vc == vc) and accepts(gpu, p.gpu_type)]
     widest = max((p.widest_job for p in mine), default=0)

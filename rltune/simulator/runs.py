@@ -32,6 +32,7 @@ class Runs:
             ``node[ptr[i]:ptr[i + 1]]`` (counted over all pools).
         mask: like ``node``: which GPUs of that node, as bits; None from the plain loop, which only counts them.
         first_slice: like ``node``: first memory slice of a MIG slice, -1 for anything else; None likewise.
+        profile: MIG profile that the run held, an index into `rltune.nouns.mig_profiles.PROFILES`, -1 = none; None likewise.
     """
 
     job: npt.NDArray[np.int64]
@@ -45,6 +46,7 @@ class Runs:
     milli: npt.NDArray[np.int64]
     mask: npt.NDArray[np.int64] | None = None
     first_slice: npt.NDArray[np.int64] | None = None
+    profile: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.job)

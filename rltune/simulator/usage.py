@@ -29,12 +29,17 @@ def held_by_pool(runs: Runs, cluster: Cluster) -> FloatArray:
     return held.astype(np.float64)
 
 
-def useful_gpu_s(runs: Runs) -> float:
+def useful_gpu_s(jobs: JobTable, runs: Runs) -> float:
     """GPU-seconds of recorded run time done and kept: no restarts, no work lost to failures.
 
-    In seconds of the recorded hardware, so on other GPUs it is the work done, not the time it took.
+    In seconds of the recorded hardware, so on other GPUs it is the work done, not the time it took; and of a job with
+    several ways to run for the GPUs it asked for, whatever it held.
     """
-    return float((runs.useful_s * runs.held_gpus()).sum())
+    several = jobs.ways.codes[runs.job] >= 0
+    gpus = runs.held_gpus()
+    if several.any():
+        gpus = np.where(several, demand_milli(jobs)[runs.job] / GPU, gpus)
+    return float((runs.useful_s * gpus).sum())
 
 
 def flops_utilization(held_s: FloatArray, cluster: Cluster, span_s: float) -> dict[str, Any]:

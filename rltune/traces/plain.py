@@ -15,6 +15,7 @@ from rltune.traces.writing import replace_file
 NEEDED = ("job_id", "submit_s", "duration_s", "num_gpus")
 OPTIONAL = (
     "gpu_type", "vc", "user", "priority", "cpus", "memory_gb", "status", "name", "wait_s", "requested_s", "gpu_milli", "mig",
+    "ways",
 )  # fmt: skip
 IF_ABSENT = {"priority": 0, "cpus": 0, "memory_gb": 0, "gpu_milli": WHOLE}
 

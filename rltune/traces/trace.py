@@ -140,7 +140,7 @@ def content_sha256(jobs: JobTable) -> str:
     for array, kind in ((jobs.submit_s, "<f8"), (jobs.duration_s, "<f8"), (jobs.num_gpus, "<i4")):
         digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
     digest.update("\0".join(jobs.job_id).encode())
-    for column in ("vc", "user", "gpu_type", "name", "status", "mig"):
+    for column in ("vc", "user", "gpu_type", "name", "status", "mig", "ways"):
         category: Category = getattr(jobs, column)
         if (category.codes >= 0).any():
             digest.update(f"\n{column}\n".encode())

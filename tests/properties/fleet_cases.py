@@ -1,7 +1,7 @@
 """Random small workloads with everything that the detailed simulation knows, and what must hold of their runs.
 
 `check` works the constraints out from the inputs and the runs alone, GPU by GPU and instant by instant; it shares no
-code with the simulation but the random draws of `rltune.simulator.fleet.chance`.
+code with the simulation but the random draws of `rltune.core.rng`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numba as nb
 import numpy as np
 from hypothesis import strategies as st
-from rltune.simulator.fleet import run as fleet_run
 
 import rltune
 from rltune.core.resources.places import idle_room
@@ -28,10 +27,12 @@ from rltune.nouns.mig_profiles import NAMES, PROFILES, SIZE, STARTS, TYPES
 from rltune.policies.dynamic import STATIC
 from rltune.policies.orders import ORDERS
 from rltune.policies.preemptive import PREEMPTIVE
+from rltune.simulator import full as fleet_run
 
 POLICIES = (*ORDERS, *PREEMPTIVE)
 ALLOCATORS = tuple(fleet_run.SHARING_RULES)
 QUANTUM_S = 10.0
+WAYS_TAKEN = (("fastest", 0.0), ("efficient", 0.0))
 FAILED = (LOST_NODE, JOB_FAILURE, GIVEN_UP)
 
 
@@ -89,7 +90,14 @@ JOBS = st.tuples(
     st.sampled_from([0.0, 0.5, 1, 2.1, 4]),  # cores and GB
     st.integers(0, 3),  # priority
     st.sampled_from([0.3, 1.0, 2.5]),  # limit over run time
-)
+    st.lists(
+        st.sampled_from(
+            ["request", "1xA100@1.5", "2xV100@0.5", "4xany@0.7", "0.5xA100-40GB@0.6", "0.3xany", "1xV100", "3g.20gb@0.8",
+             "1g.5gb@0.4", "2g.10gb:A100-40GB@0.8"]
+        ), max_size=4, unique=True,
+    ),  # several ways to run
+    st.integers(0, 2),
+)  # fmt: skip
 
 
 @st.composite
@@ -100,7 +108,7 @@ def tables(draw: st.DrawFn, plain: bool = False, most: int = 25) -> JobTable:
     columns: dict[str, list[Any]] = {
         name: [] for name in JobTable.__dataclass_fields__ if name not in ("name", "wait_s")
     }
-    for k, (submit, run, gpus, kind, milli, gpu, vc, user, amount, priority, factor) in enumerate(rows):
+    for k, (submit, run, gpus, kind, milli, gpu, vc, user, amount, priority, factor, ways, several) in enumerate(rows):
         kind = "whole" if plain else kind
         single = kind != "whole"
         values = {
@@ -109,6 +117,7 @@ def tables(draw: st.DrawFn, plain: bool = False, most: int = 25) -> JobTable:
             "memory_gb": 0 if plain else amount, "requested_s": run * factor, "status": None,
             "mig": sorted(NAMES["A100-40GB"].values())[milli % 6] if kind == "mig" else None,
             "gpu_milli": {"share": milli, "cpu": 0}.get(kind, WHOLE),
+            "ways": " | ".join(ways) if several == 0 and ways and not plain else None,
         }  # fmt: skip
         for name, value in values.items():
             columns[name].append(value)
@@ -161,6 +170,7 @@ def option_sets(draw: st.DrawFn, policy: str, jobs: JobTable, cluster: Cluster) 
     special = PREEMPTIVE.get(policy)
     if special is None or special.flow is not None or draw(st.booleans()):
         out["preemptive"] = draw(st.sampled_from([False, True, None]))
+    out["way_rule"], out["way_least_speed"] = draw(st.sampled_from(WAYS_TAKEN))
     names = ["skip"] if suspends(policy, out) else ["strict", "skip", "easy", "conservative"]
     out["backfill"] = draw(st.sampled_from(names))
     if out["backfill"] == "conservative" and draw(st.booleans()):
@@ -258,49 +268,102 @@ def check_jobs(seen: Seen, policy: str) -> None:
         assert blocked if held_back else blocked == waiting
 
 
-def allowed(seen: Seen, job: int) -> list[int]:
-    """Pools that could hold the job if they were empty."""
+class Way(NamedTuple):
+    """What a job holds in one of its ways, and where it may; ``speed`` None: that of the pool."""
+
+    gpus: int
+    milli: int
+    mig: str | None
+    types: str | None
+    speed: float | None
+
+
+def ways_of(seen: Seen, job: int) -> list[Way]:
+    """The ways of a job, by the text of its column or, without one, by the others."""
     jobs, out = seen.jobs, []
-    gpus = int(jobs.num_gpus[job]) if jobs.gpu_milli[job] > 0 else 0
-    gpu, mig = jobs.gpu_type.values()[job], jobs.mig.values()[job]
+    for part in (jobs.ways.values()[job] or "request").split(" | "):
+        name, _, speed = part.partition("@")
+        fast = float(speed) if speed else None
+        number, _, kind = name.partition("x")
+        if name == "request":
+            gpus = int(jobs.num_gpus[job])
+            out.append(Way(gpus, int(jobs.gpu_milli[job]), jobs.mig.values()[job], jobs.gpu_type.values()[job], fast))
+        elif "g." in name:
+            profile, _, on = name.partition(":")
+            out.append(Way(1, WHOLE, profile, on or None, fast))
+        else:
+            share = float(number) < 1
+            types = "A100-40GB|A100-80GB" if kind == "A100" else kind
+            out.append(
+                Way(1 if share else int(number), round(1000 * float(number)) if share else WHOLE, None, types, fast)
+            )
+    return out
+
+
+def pools_of(seen: Seen, job: int, way: Way) -> list[int]:
+    """Pools that could hold the job in this way if they were empty."""
+    jobs, out = seen.jobs, []
+    gpus = way.gpus if way.milli > 0 else 0
     for p, pool in enumerate(seen.cluster.pools):
         widest = min(gpus, pool.gpus_per_node) / gpus if gpus else 1.0
         if (
             pool.vc in (None, jobs.vc.values()[job])
-            and (gpu is None or pool.gpu_type == "any" or pool.gpu_type in gpu.split("|"))
+            and (way.types is None or pool.gpu_type == "any" or pool.gpu_type in way.types.split("|"))
             and gpus <= min(pool.nodes * pool.gpus_per_node, pool.max_gpus_per_job or gpus)
             and (pool.cpus is None or jobs.cpus[job] * widest <= pool.cpus)
             and (pool.memory_gb is None or jobs.memory_gb[job] * widest <= pool.memory_gb)
-            and (mig is None or (pool.mig and STARTS[PROFILES.index(mig), TYPES.index(pool.gpu_type)]))
+            and (way.mig is None or (pool.mig and STARTS[PROFILES.index(way.mig), TYPES.index(pool.gpu_type)]))
         ):
             out.append(p)
     return out
 
 
+def allowed(seen: Seen, job: int) -> list[int]:
+    """Pools that could hold the job, in one of its ways, if they were empty."""
+    return sorted({p for way in ways_of(seen, job) for p in pools_of(seen, job, way)})
+
+
+def way_of_run(seen: Seen, r: int) -> list[Way]:
+    """The ways that run r may have been in: by its pool, its GPUs and their parts. Empty: it held what no way asks for."""
+    runs, job = seen.result.runs, int(seen.result.runs.job[r])
+    assert runs.mask is not None and runs.profile is not None
+    place = slice(runs.ptr[r], runs.ptr[r + 1])
+    gpus, mig = (
+        int(np.bitwise_count(runs.mask[place]).sum()),
+        PROFILES[runs.profile[r]] if runs.profile[r] >= 0 else None,
+    )
+    milli = int(runs.milli[place].sum())
+    return [
+        way
+        for way in ways_of(seen, job)
+        if way.mig == mig
+        and gpus == (way.gpus if way.milli > 0 else 0)
+        and (mig is not None or milli == way.gpus * way.milli)
+        and runs.pool[r] in pools_of(seen, job, way)
+    ]
+
+
 def enough_open(seen: Seen, job: int, away: list[int]) -> bool:
     arrays = seen.cluster.arrays()
-    for p in allowed(seen, job):
-        nodes = [n for n in range(arrays.pool_lo[p], arrays.pool_hi[p]) if n not in away]
-        if len(nodes) >= -(-int(seen.jobs.num_gpus[job]) // max(1, int(arrays.pool_cap[p]))):
-            return True
+    for way in ways_of(seen, job):
+        for p in pools_of(seen, job, way):
+            nodes = [n for n in range(arrays.pool_lo[p], arrays.pool_hi[p]) if n not in away]
+            if len(nodes) >= -(-way.gpus // max(1, int(arrays.pool_cap[p]))):
+                return True
     return False
 
 
 def check_gangs(seen: Seen) -> None:
-    """All GPUs of a job at once, on the fewest nodes of one allowed pool."""
-    jobs, runs, arrays = seen.jobs, seen.result.runs, seen.cluster.arrays()
-    for job, _, _, held in seen.grants():
-        nodes = [node for node, _, _ in held]
-        (pool,) = set(arrays.node_pool[nodes].tolist())
-        assert pool in allowed(seen, job)
-        wanted = int(jobs.num_gpus[job]) if jobs.gpu_milli[job] > 0 else 0
-        assert sum(mask.bit_count() for _, mask, _ in held) == wanted
-        assert all(mask < 1 << int(arrays.pool_cap[pool]) for _, mask, _ in held)
-        assert len(set(nodes)) == len(nodes) == max(1, -(-wanted // max(1, int(arrays.pool_cap[pool]))))
+    """All GPUs of one of a job's ways at once, on the fewest nodes of one pool allowed for it."""
+    runs, arrays = seen.result.runs, seen.cluster.arrays()
     for r in range(len(runs)):
-        job = int(runs.job[r])
-        if jobs.mig.codes[job] < 0:
-            assert runs.milli[runs.ptr[r] : runs.ptr[r + 1]].sum() == jobs.num_gpus[job] * jobs.gpu_milli[job]
+        place = slice(runs.ptr[r], runs.ptr[r + 1])
+        nodes = runs.node[place].tolist()
+        assert set(arrays.node_pool[nodes].tolist()) == {int(runs.pool[r])}
+        assert way_of_run(seen, r)
+        wanted, cap = int(np.bitwise_count(runs.mask[place]).sum()), int(arrays.pool_cap[runs.pool[r]])
+        assert all(int(mask) < 1 << cap for mask in runs.mask[place])
+        assert len(set(nodes)) == len(nodes) == max(1, -(-wanted // max(1, cap)))
 
 
 def check_lengths(seen: Seen) -> None:
@@ -313,8 +376,10 @@ def check_lengths(seen: Seen) -> None:
         for count, r in enumerate(mine):
             nodes = runs.node[runs.ptr[r] : runs.ptr[r + 1]].tolist()
             overhead = 0.0 if count == 0 else costs[0] + costs[1] + (costs[2] if nodes != before else 0.0)
-            rate = 1.0 if speed is None else speed[job, runs.pool[r]]
+            of_pool = 1.0 if speed is None else speed[job, runs.pool[r]]
             worked = max(0.0, runs.end_s[r] - runs.start_s[r] - overhead)
+            # Of ways that ask for the same there the fastest.
+            rate = max(of_pool if way.speed is None else way.speed for way in way_of_run(seen, r))
             kept = worked * rate
             if runs.outcome[r] in FAILED:
                 every = given.get("checkpoint_s")
@@ -328,29 +393,29 @@ def check_lengths(seen: Seen) -> None:
 def check_resources(seen: Seen) -> None:
     """At no instant more of a GPU, of its slices, of a node's cores or memory than there is; in the end all is free."""
     jobs, arrays = seen.jobs, seen.cluster.arrays()
-    held = [(start, end, job, places) for job, start, end, places in seen.grants() if end > start]
-    for instant in sorted({start for start, *_ in held}):
+    runs = seen.result.runs
+    for instant in sorted({float(t) for t in runs.start_s}):
         milli: dict[tuple[int, int], int] = {}
         slices: dict[tuple[int, int], int] = {}
         cpus, memory = np.zeros(seen.cluster.nodes), np.zeros(seen.cluster.nodes)
-        for start, end, job, places in held:
-            if not start <= instant < end:
-                continue
-            for node, mask, first in places:
-                share = mask.bit_count() / jobs.num_gpus[job] if jobs.gpu_milli[job] > 0 else 1.0
+        for r in np.flatnonzero((runs.start_s <= instant) & (instant < runs.end_s)).tolist():
+            job, way = int(runs.job[r]), way_of_run(seen, r)[0]
+            for at in range(runs.ptr[r], runs.ptr[r + 1]):
+                node, mask, first = int(runs.node[at]), int(runs.mask[at]), int(runs.first_slice[at])
+                share = mask.bit_count() / way.gpus if way.milli > 0 else 1.0
                 cpus[node] += jobs.cpus[job] * share
                 memory[node] += jobs.memory_gb[job] * share
                 for gpu in range(32):
                     if not mask >> gpu & 1:
                         continue
-                    if jobs.mig.codes[job] >= 0:
-                        profile, kind = PROFILES.index(jobs.mig.values()[job]), arrays.pool_mig[arrays.node_pool[node]]
+                    if way.mig is not None:
+                        profile, kind = PROFILES.index(way.mig), arrays.pool_mig[arrays.node_pool[node]]
                         assert STARTS[profile, kind] >> first & 1
                         taken = ((1 << int(SIZE[profile, kind])) - 1) << first
                         assert slices.get((node, gpu), 0) & taken == 0
                         slices[node, gpu] = slices.get((node, gpu), 0) | taken
                     else:
-                        milli[node, gpu] = milli.get((node, gpu), 0) + int(jobs.gpu_milli[job])
+                        milli[node, gpu] = milli.get((node, gpu), 0) + way.milli
         assert all(value <= WHOLE for value in milli.values())
         assert not milli.keys() & slices.keys()
         assert (cpus <= arrays.pool_cpus[arrays.node_pool] + 1e-3).all()
@@ -412,7 +477,7 @@ def check_nobody_waits_in_vain(seen: Seen) -> None:
     jobs, arrays, spans = seen.jobs, seen.cluster.arrays(), closed_spans(seen)
     held, mine = list(seen.grants()), attempts_of(seen.result)
     runs, ends = seen.result.runs, (FINISHED, GIVEN_UP)
-    plain = (jobs.gpu_milli == WHOLE) & (jobs.mig.codes < 0) & (jobs.cpus == 0) & (jobs.memory_gb == 0)
+    plain = (jobs.cpus == 0) & (jobs.memory_gb == 0)
     last = float(runs.end_s.max(initial=0.0))
     for instant in sorted({*jobs.submit_s.tolist(), *runs.start_s.tolist(), *runs.end_s.tolist()}):
         free = [set(range(arrays.pool_cap[p])) for p in arrays.node_pool]
@@ -427,7 +492,8 @@ def check_nobody_waits_in_vain(seen: Seen) -> None:
             over = any(runs.outcome[r] in ends and runs.end_s[r] <= instant for r in attempts)
             if instant >= last or over or any(runs.start_s[r] <= instant < runs.end_s[r] for r in attempts):
                 continue
-            for p in allowed(seen, int(job)):
-                fewest = -(-int(jobs.num_gpus[job]) // max(1, int(arrays.pool_cap[p])))
-                best = np.sort(room[arrays.pool_lo[p] : arrays.pool_hi[p]])[::-1][:fewest]
-                assert best.sum() < jobs.num_gpus[job]
+            for way in ways_of(seen, int(job)):
+                for p in pools_of(seen, int(job), way) if way.milli == WHOLE and way.mig is None else []:
+                    fewest = -(-way.gpus // max(1, int(arrays.pool_cap[p])))
+                    best = np.sort(room[arrays.pool_lo[p] : arrays.pool_hi[p]])[::-1][:fewest]
+                    assert best.sum() < way.gpus

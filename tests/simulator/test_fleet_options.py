@@ -48,6 +48,9 @@ WRONG: dict[str, list[Any]] = {
     "speed": [1, [1, 2], [[1]] * 4, [[1, 0]] * 4, [[1, -1]] * 4, [[1, NAN]] * 4, [[1, INF]] * 4, "fast", [["x", 1]] * 4],
     "seed": [-1, 1.5, "1", True, None, NAN, 2**64, 2**63],
     "quotas": [5, "x", [5], ["xy"], [("x", 5, 5)], [("x", 5), ("x", 6)], {0: 5, "0": 5}, {"z": 5}, {"x": "5"}, {"x": None}, {"x": NAN}, {"x": INF}, {"x": -1}, {"x": True}, {"x": 2.9}],
+    "ways": ["mig", "", 5, True, ["mig_profiles"]],
+    "way_rule": [None, "best", 5, True],
+    "way_least_speed": [None, "0.5", True, NAN, INF, -0.1, 1.1],
 }  # fmt: skip
 ACCEPTED: dict[str, list[Any]] = {
     "preemptive": [None, True, False, np.True_],
@@ -78,6 +81,9 @@ ACCEPTED: dict[str, list[Any]] = {
     "speed": [None, [[1, 2]] * 4],
     "seed": [0, 2**63 - 1, np.int32(4)],
     "quotas": [None, {}, [], [("x", 3), ["y", 1]], {"x": 3}, {"x": np.float32(3), "y": 1.5}],
+    "ways": [None],
+    "way_rule": ["fastest", "efficient"],
+    "way_least_speed": [0, 1, 0.5, np.float32(0.25)],
 }
 
 

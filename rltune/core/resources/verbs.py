@@ -1,12 +1,12 @@
 """Verbs over free resources, one implementation a build: does a job fit, where, take, give back, copy, intersect.
 
-Lean: counts of whole GPUs (`rltune.core.resources.counts`). Full: GPUs by node (`rltune.core.resources.nodes`), on the
-fastest GPUs with room. An answer of ``find`` lies in ``sim.place`` until the next one.
+Lean: counts of whole GPUs (`rltune.core.resources.counts`). Full: GPUs by node (`rltune.core.resources.nodes`), in the
+first of the job's ways (`rltune.core.choices`) that has room. An answer of ``find`` lies in ``sim.place`` until the next one.
 """
 
 from __future__ import annotations
 
-from rltune.compiled import verb
+from rltune.compiled import inner, verb
 from rltune.core.resources.counts import book as book_counts
 from rltune.core.resources.counts import clear as clear_counts
 from rltune.core.resources.counts import copy_space, free_gpus, recount, set_free
@@ -38,12 +38,22 @@ def _fits_lean(sim, space, job):
 
 @fits.when(is_full)
 def _fits_full(sim, space, job):
-    c, group = sim.jobs.cls[job], sim.detail.group[job]
-    # The job's virtual cluster must be allowed to hold so much more.
-    if group >= 0 and sim.detail.amount[job] > space.left[group]:
-        return False
-    choices = sim.choices
-    return fits_nodes(sim.cluster, space, sim.detail.demand, job, choices.pool, choices.ptr[c], choices.ptr[c + 1])
+    c, choices, demand = sim.jobs.cls[job], sim.choices, sim.detail.demand
+    lo, hi = choices.ptr[c], choices.ptr[c + 1]
+    # Any way will do.
+    while lo < hi:
+        stop, way = choices.stop[lo], choices.way[lo]
+        if quota_allows(sim, space, job, way) and fits_nodes(sim.cluster, space, demand, way, choices.pool, lo, stop):
+            return True
+        lo = stop
+    return False
+
+
+@inner
+def quota_allows(sim, space, job, way):
+    """Whether the job's virtual cluster may hold as much more as this way asks for."""
+    group = sim.detail.group[job]
+    return group < 0 or sim.detail.amount[way] <= space.left[group]
 
 
 @verb
@@ -60,20 +70,32 @@ def _find_lean(sim, space, job):
 
 @find.when(is_full)
 def _find_full(sim, space, job):
-    c, group = sim.jobs.cls[job], sim.detail.group[job]
-    if group >= 0 and sim.detail.amount[job] > space.left[group]:
-        return 0
-    choices, demand = sim.choices, sim.detail.demand
+    choices, demand, c = sim.choices, sim.detail.demand, sim.jobs.cls[job]
     lo, hi = choices.ptr[c], choices.ptr[c + 1]
     bits = draw(sim.params.seed, PLACEMENT, job, sim.detail.runs[job])
-    # The fastest GPUs first; pools of one speed compete.
+    # The fastest way first; pools of one speed and demand compete.
     while lo < hi:
-        stop = choices.stop[lo]
-        m = find_nodes(sim.cluster, space, demand, job, choices.pool, lo, stop, sim.params.rule, bits, sim.place)
-        if m > 0:
-            return m
+        stop, way = choices.stop[lo], choices.way[lo]
+        if quota_allows(sim, space, job, way):
+            m = find_nodes(sim.cluster, space, demand, way, choices.pool, lo, stop, sim.params.rule, bits, sim.place)
+            if m > 0:
+                # All of a stretch are the same way but for the pool, which the nodes tell.
+                sim.place.way[0] = lo
+                return m
         lo = stop
     return 0
+
+
+@inner
+def way_found(sim):
+    """Row of the demand that the places in ``sim.place`` are for (full build)."""
+    return sim.choices.way[sim.place.way[0]]
+
+
+@inner
+def way_held(sim, job):
+    """Row of the demand that a job holds or held last; that of its first choice until it has run (full build)."""
+    return sim.choices.way[sim.detail.way[job]]
 
 
 @verb
@@ -88,9 +110,9 @@ def _take_found_lean(sim, space, job, m):
 
 @take_found.when(is_full)
 def _take_found_full(sim, space, job, m):
-    found = sim.place.found
-    book_nodes(sim.cluster, space, sim.detail.demand, job, found.node, found.grant, 0, m, -1)
-    charge_quota(space, sim.detail.group[job], sim.detail.amount[job], -1)
+    found, way = sim.place.found, way_found(sim)
+    book_nodes(sim.cluster, space, sim.detail.demand, way, found.node, found.grant, 0, m, -1)
+    charge_quota(space, sim.detail.group[job], sim.detail.amount[way], -1)
 
 
 @verb
@@ -105,9 +127,9 @@ def _book_held_lean(sim, space, job, sign):
 
 @book_held.when(is_full)
 def _book_held_full(sim, space, job, sign):
-    base, m = sim.jobs.part[job], sim.alloc_len[job]
-    book_nodes(sim.cluster, space, sim.detail.demand, job, sim.alloc_node, sim.alloc_grant, base, m, sign)
-    charge_quota(space, sim.detail.group[job], sim.detail.amount[job], sign)
+    base, m, way = sim.jobs.part[job], sim.alloc_len[job], way_held(sim, job)
+    book_nodes(sim.cluster, space, sim.detail.demand, way, sim.alloc_node, sim.alloc_grant, base, m, sign)
+    charge_quota(space, sim.detail.group[job], sim.detail.amount[way], sign)
 
 
 @verb
@@ -131,6 +153,7 @@ def _hold_found_full(sim, job, m):
         sim.alloc_node[base + i] = sim.place.found.node[i]
         sim.alloc_grant[base + i] = sim.place.found.grant[i]
     sim.alloc_len[job] = m
+    sim.detail.way[job] = sim.place.way[0]
 
 
 @verb
@@ -216,7 +239,8 @@ def _prefer_unreserved_lean(sim, space, other, job, m):
 
 @prefer_unreserved.when(is_full)
 def _prefer_unreserved_full(sim, space, other, job, m):
-    if sim.detail.demand.milli[job] != WHOLE or sim.detail.demand.profile[job] >= 0:
+    way = way_found(sim)
+    if sim.detail.demand.milli[way] != WHOLE or sim.detail.demand.profile[way] >= 0:
         return
     found, milli, others = sim.place.found, space.room.milli, other.room.milli
     for i in range(m):
