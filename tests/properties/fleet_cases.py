@@ -15,7 +15,6 @@ from unittest import mock
 import numba as nb
 import numpy as np
 from hypothesis import strategies as st
-from rltune.simulator.fleet import run as fleet_run
 
 import rltune
 from rltune.core.resources.places import idle_room
@@ -28,6 +27,7 @@ from rltune.nouns.mig_profiles import NAMES, PROFILES, SIZE, STARTS, TYPES
 from rltune.policies.dynamic import STATIC
 from rltune.policies.orders import ORDERS
 from rltune.policies.preemptive import PREEMPTIVE
+from rltune.simulator import full as fleet_run
 
 POLICIES = (*ORDERS, *PREEMPTIVE)
 ALLOCATORS = tuple(fleet_run.SHARING_RULES)
