@@ -66,11 +66,13 @@ from rltune.simulator.suspending import (
     KEEP,
     LEAVE,
     MORE,
+    MOST_RUNNING,
     START,
     STARTERS,
     Trial,
     build_trial,
     carry_out,
+    fill,
     keep_all,
     sort_given,
     try_out,
@@ -170,12 +172,24 @@ class Joint:
 
     def take(self, state: Ref) -> None:
         """Start whoever starts at this instant; the queue is in order, and somebody fits where nobody may be suspended."""
-        params = state.value.params
-        if self.trial is not None and (params.on_event or state.value.counts[TICKED] == 1):
-            if self._swap(state, self.trial):
+        if self.trial is None:
+            self._start(state)
+            return
+        may_suspend = state.value.params.on_event or state.value.counts[TICKED] == 1
+        if not may_suspend:
+            if anyone_fits(state):
+                self._start(state)
+            return
+        while not self._swap(state, self.trial):
+            # Asked anew after a trial: what did not fit there may fit here.
+            if anyone_fits(state):
+                self._start(state)
+            if not self.trial.value.counts[MORE]:
                 return
-        # Asked anew after a trial: what did not fit there may fit here.
-        again = self.trial is None or anyone_fits(state)
+
+    def _start(self, state: Ref) -> None:
+        """Let waiting jobs start, and nobody be suspended."""
+        again = True
         while again:
             prepare(state, self.work)
             self._write(self._plan(state))
@@ -218,16 +232,28 @@ class Joint:
     # --- where running jobs may be suspended ------------------------------------------------
 
     def _swap(self, state: Ref, work: Ref) -> bool:
-        """Decide who of the waiting and running jobs runs; False: nobody would be suspended, and somebody may fit."""
+        """Decide who of the waiting and running jobs runs; False: somebody may fit, and nobody would be suspended for him.
+
+        As many decisions as the pass is long, each on whom it comes to next.
+        """
         greedy, trial = self._under(state, GREEDY), work.value
-        suspended, stats = try_out(greedy, work), self.allocator.stats
-        if suspended == 0:
-            if trial.counts[MORE]:
-                # Starts and suspensions of one decision are limited: the compiled pass decides.
-                stats.fall_back(TOO_MANY)
-                pass_greedily(greedy)
-            return bool(trial.counts[MORE] or trial.counts[STARTERS] == 0)
-        n = int(trial.counts[CANDIDATES])
+        while try_out(greedy, work) > 0:
+            before = int(state.value.counts[STARTED])
+            self._decide_on_all(state, greedy, work)
+            carry_out(greedy, work)
+            if not trial.counts[MORE] or int(state.value.counts[STARTED]) == before:
+                fill(greedy)
+                return True
+        if trial.counts[MORE] and trial.counts[STARTERS] < len(trial.job) - MOST_RUNNING:
+            # The next in order needs the places of more jobs than a decision may be about.
+            self.allocator.stats.fall_back(TOO_MANY)
+            pass_greedily(greedy)
+            return True
+        return bool(trial.counts[STARTERS] == 0)
+
+    def _decide_on_all(self, state: Ref, greedy: Ref, work: Ref) -> None:
+        """Write down in the trial what becomes of each of its candidates."""
+        trial, stats, n = work.value, self.allocator.stats, int(work.value.counts[CANDIDATES])
         held = held_places(state.value, trial)
         known = {"greedy": read_trial(trial)}
         keep_all(greedy, work)
@@ -240,8 +266,6 @@ class Joint:
         stats.moved += int((runs & (action == START)).sum())
         stats.kept += int((runs & (action == KEEP)).sum())
         write_trial(trial, decision.places)
-        carry_out(greedy, work, bool(trial.counts[MORE]))
-        return True
 
     def _swapped(self, sim: Sim, trial: Trial, held: list[Any]) -> Instance:
         """The decision on all candidates: the room is what is free and what they hold."""

@@ -2,8 +2,7 @@
 
 `try_out` goes through the pass of `rltune.core.preemption` without carrying anything out. What it starts, whom it
 suspends for that, and who else could make room instead, are the *candidates* of one model: a waiting one starts or waits
-on, a running one keeps its places, moves or is suspended. `carry_out` does what has been decided; whoever else fits
-starts after it.
+on, a running one keeps its places, moves or is suspended. `carry_out` does what has been decided.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import numpy as np
 
 from rltune.compiled import inner, kernel
 from rltune.core.backfilling import start_what_fits
-from rltune.core.preemption import preempt, sort_running
+from rltune.core.preemption import sort_running
 from rltune.core.queue import begin_pass, block_class, class_blocked, sort_by_key, sort_queue
 from rltune.core.resources.nodes import Nodes, idle_nodes
 from rltune.core.resources.slices import INDICES, bits
@@ -415,8 +414,8 @@ def keep_all(sim, trial):
 
 
 @kernel
-def carry_out(sim, trial, may_suspend):
-    """Suspend, start and move as ``trial.action`` says, then start whoever else fits (``may_suspend``: as the pass does)."""
+def carry_out(sim, trial):
+    """Suspend, start and move as ``trial.action`` says."""
     n = trial.counts[CANDIDATES]
     for k in range(n):
         if trial.runs[k] == 1 and trial.action[k] != KEEP:
@@ -435,7 +434,9 @@ def carry_out(sim, trial, may_suspend):
             sim.queue[kept] = job
             kept += 1
     sim.counts[QUEUED] = kept
-    if may_suspend:
-        preempt(sim, True)
-    else:
-        start_what_fits(sim)
+
+
+@kernel
+def fill(sim):
+    """Start whoever fits, in order."""
+    start_what_fits(sim)
