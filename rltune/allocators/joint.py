@@ -182,6 +182,9 @@ class JointSolver:
             tried = np.zeros(len(pool), bool)
             tried[np.concatenate(instance.near)] = True
             open_to &= tried
+        # Who runs on a closed node may stay there.
+        held = np.array(sorted({at for _, at, _ in made.kept}), np.int64)
+        open_to[held] = True
         node = np.flatnonzero(open_to)
         gpu = np.full(len(node), -1, np.int64)
         if single.any():
@@ -198,7 +201,7 @@ class JointSolver:
             node.astype(np.int64),
             gpu,
             reserved=instance.spare is not None,
-            apart=np.array(sorted({at for _, at, _ in made.kept}), np.int64) if made.kept else None,
+            apart=held if made.kept else None,
         )
 
     def _answer(
@@ -246,6 +249,8 @@ class JointSolver:
             of_node = np.full(len(instance.cluster.node_pool), -1)
             of_node[classes.node] = classes.of
             allowed[:, made.items.grant >= 0] = 0
+            closed = np.flatnonzero(instance.room.closed > 0)
+            allowed[of_node[closed[of_node[closed] >= 0]]] = 0
             for item, node, _ in made.kept:
                 allowed[of_node[node], item] = 1
         return allowed, whole

@@ -246,6 +246,7 @@ class Joint:
                 return True
         if trial.counts[MORE] and trial.counts[STARTERS] < len(trial.job) - MOST_RUNNING:
             # The next in order needs the places of more jobs than a decision may be about.
+            self.allocator.stats.calls += 1
             self.allocator.stats.fall_back(TOO_MANY)
             pass_greedily(greedy)
             return True

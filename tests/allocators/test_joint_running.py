@@ -65,16 +65,17 @@ def test_who_stays_moves_or_is_suspended_equals_exhaustive_search_on_many_cases(
     check_against_search(4, kind, 600)
 
 
-def swap(waiting: int, running: list[Any], **charged: Any) -> Any:
+def swap(waiting: int, running: list[Any], closed: int = -1, **charged: Any) -> Any:
     """One job of ``waiting`` GPUs before running ones (GPUs, node, GPUs held) on two nodes of four: the decision."""
     cluster = Cluster.from_spec({"name": "two", "pools": [{"nodes": 2, "gpus_per_node": 4}]})
     n, gpus = 1 + len(running), np.array([waiting, *(job[0] for job in running)])
     demand = Demand(gpus, np.full(n, 1000), np.zeros(n), np.zeros(n), np.full(n, -1))
     places = [None, *(((job[1],), (job[2],)) for job in running)]
     cost = np.array([0.0, *(60.0 * job[0] for job in running)])
-    allocator = MilpAllocator(**charged)
+    allocator, room = MilpAllocator(**charged), idle_room(cluster)
+    room.closed[closed] = int(closed >= 0)
     instance = Instance(
-        cluster.arrays(), idle_room(cluster), demand, np.arange(n), allocator.values(gpus, np.arange(n) == 0),
+        cluster.arrays(), room, demand, np.arange(n), allocator.values(gpus, np.arange(n) == 0),
         np.zeros(n, np.int64), np.arange(n), np.arange(n) + 1, holders=Holders(places, suspend=cost, move=cost),
     )  # fmt: skip
     measure = Measure(quadratic_cost(cluster.arrays()), no_types())
@@ -97,6 +98,16 @@ def test_the_fewest_jobs_are_suspended_then_the_fewest_gpu_seconds() -> None:
     held, found = swap(4, [(4, 0, 0b1111), (1, 1, 0b0001), (3, 1, 0b1110)])
     assert found[0] is not None and found[1] is None
     assert found[2:] == held[2:]
+
+
+def test_on_a_closed_node_jobs_stay_and_none_comes() -> None:
+    """A draining node would lose its jobs, or get new ones."""
+    held, found = swap(2, [(2, 0, 0b0011), (1, 1, 0b0001), (3, 1, 0b1110)], closed=0)
+    assert found[0] is not None and found[0][0] == (1,)
+    assert found[1] == held[1] and found[2:] == [held[2], None]
+    # It may go: then its node stays empty.
+    _, found = swap(4, [(2, 0, 0b0011), (4, 1, 0b1111)], closed=0)
+    assert found[0] == ((1,), (0b1111,)) and found[2] is None
 
 
 def test_where_a_start_is_not_worth_its_cost_everybody_stays() -> None:
