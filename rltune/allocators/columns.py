@@ -68,6 +68,9 @@ def single_costs(search, cluster, room, spare, idle, reserved, classes, items, m
         load_root(search, 0, cluster, room, spare, idle, reserved, classes, c, measure)
         p = search.cluster.node_pool[0]
         for item in range(items.lo[p], items.hi[p]):
+            # What a running job holds is tried where it is, and nowhere else.
+            if items.grant[item] >= 0:
+                continue
             search.n[USED] = 1
             if room_beside(search, items, 0, item, reserved):
                 place_everywhere(search, 0, item, reserved, items, measure, weights)
@@ -90,7 +93,10 @@ def place_everywhere(search, row, item, reserved, items, measure, weights):
     """A child of ``row`` for each distinct way to place one more ``item``."""
     demand, late = items.demand, reserved and items.late[item] == 1
     cap = search.cluster.pool_cap[search.cluster.node_pool[row]]
-    if demand.profile[item] >= 0:
+    if items.grant[item] >= 0:
+        # Held parts do not overlap and come first: its GPUs are still as they were.
+        push(search, row, item, items.grant[item], reserved, items, measure, weights)
+    elif demand.profile[item] >= 0:
         for gpu in range(cap):
             if not seen_before(search, row, gpu, reserved):
                 place_slices(search, row, item, gpu, late, reserved, items, measure, weights)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from rltune.allocators.rows import Items
 from rltune.core.resources.places import Demand, Room
+from rltune.core.resources.slices import INDICES
 from rltune.nouns.cluster import GRID, ClusterArrays
 from rltune.nouns.jobs import WHOLE
 
@@ -24,6 +25,22 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 MOST_SPLITS = 64
 """Ways to split a gang over the nodes of one pool, those with fewest partly used nodes first; a node of 8 GPUs has at most 15."""
+
+
+NEW = 1 << 40
+"""In place of a running job's number, in items: parts that anybody may place; they come after all that are held."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Holders:
+    """Which jobs of a decision run now, (n,) each: ``place``: (nodes, grants) that it holds, None: it waits.
+
+    ``suspend, move``: GPU-seconds lost if it is suspended, and if it starts anew elsewhere; 0 for those that wait.
+    """
+
+    place: Sequence[tuple[tuple[int, ...], tuple[int, ...]] | None]
+    suspend: Floats
+    move: Floats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +54,8 @@ class Instance:
     beside the reserved job (None: no reservation). ``idle`` (n_nodes, widest): idle MIG instances
     (`rltune.allocators.partition`), None: none. ``group`` (n,): quota that a job counts towards, -1 none; ``left``
     (n_groups,): GPUs left of each. ``prefix``: a job may start only if all before it do. ``all_start``: all are known
-    to fit together and must start. ``near`` (n,): nodes that each job is tried on, None: all.
+    to fit together and must start. ``near`` (n,): nodes that each job is tried on, None: all. ``holders``: which of the
+    jobs run now; what they hold counts as free in ``room`` and ``left``, and is theirs at no cost. None: all wait.
     """
 
     cluster: ClusterArrays
@@ -57,6 +75,7 @@ class Instance:
     prefix: bool = False
     all_start: bool = False
     near: Sequence[Ints] | None = None
+    holders: Holders | None = None
 
     def idle_instances(self) -> Ints:
         """``idle``, zeros where none was given."""
@@ -69,19 +88,24 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A job of ``kind`` in ``pool`` as ``parts`` ((item, how many), ...); ``slowdown``, ``locality``: see the objective."""
+    """A job of ``kind`` in ``pool`` as ``parts`` ((item, how many), ...); ``slowdown``, ``locality``: see the objective.
+
+    ``move``: GPU-seconds lost by a running job that goes this way.
+    """
 
     kind: int
     pool: int
     parts: tuple[tuple[int, int], ...]
     slowdown: float
     locality: float
+    move: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Formulation:
     """``kind`` (n_jobs,) of each job; ``ways``; ``items``; ``parts`` (n_pools,): parts that could be placed in each pool.
 
+    ``kept``: (item, node, grant) of every part that a running job holds: the item is tried there, and nowhere else.
     ``signature``: equal for equal jobs, whatever their names; ``left_out``: splits of gangs beyond `MOST_SPLITS`.
     """
 
@@ -91,6 +115,7 @@ class Formulation:
     parts: Ints
     signature: tuple[Any, ...]
     left_out: int
+    kept: tuple[tuple[int, int, int], ...] = ()
 
 
 def formulate(instance: Instance, spread: int) -> Formulation:
@@ -103,30 +128,54 @@ def formulate(instance: Instance, spread: int) -> Formulation:
     left_out = 0
     caps = instance.cluster.pool_cap.tolist()
     for key, k in kinds.items():
-        gpus, milli, cpus, memory, profile, pools, _ = key
+        gpus, milli, cpus, memory, profile, pools, _, holder = key
+        move = 0.0
+        if holder >= 0:
+            assert instance.holders is not None
+            move = float(instance.holders.move[holder])
+            drafts.append(_staying(instance, key, k, items))
         for p, slow, late in pools:
             splits = _splits(gpus, caps[p], spread) if milli == WHOLE and profile < 0 else ((((gpus, 1),),), 0)
             left_out += splits[1]
             for split in splits[0]:
                 parts = []
                 for size, times in split:
-                    item = (p, size, milli, _part(cpus, size, gpus), _part(memory, size, gpus), profile, late)
+                    item = (p, NEW, size, milli, _part(cpus, size, gpus), _part(memory, size, gpus), profile, late)
                     parts.append((items.setdefault(item, len(items)), times))
                 nodes = sum(times for _, times in split)
-                drafts.append((k, p, parts, slow * gpus * milli / WHOLE, float(nodes - 1)))
+                drafts.append((k, p, parts, slow * gpus * milli / WHOLE, float(nodes - 1), move))
     order = sorted(range(len(items)), key=list(items).__getitem__)
     place = {old: new for new, old in enumerate(order)}
     ways = tuple(
-        Way(k, p, tuple((place[i], times) for i, times in parts), slow, far) for k, p, parts, slow, far in drafts
+        Way(k, p, tuple((place[i], times) for i, times in parts), slow, far, move)
+        for k, p, parts, slow, far, move in drafts
     )
     listed = [list(items)[i] for i in order]
+    kept = tuple((i, item[-2], item[-1]) for i, item in enumerate(listed) if item[1] != NEW)
     most, total = _most(ways, many, len(listed), len(caps))
     signature = (kind, tuple(kinds), instance.prefix, instance.all_start, spread)
-    return Formulation(kind, ways, _items(listed, most, len(caps)), total, signature, left_out)
+    return Formulation(kind, ways, _items(listed, most, len(caps)), total, signature, left_out, kept)
+
+
+def _staying(instance: Instance, key: tuple[Any, ...], kind: int, items: dict[tuple[Any, ...], int]) -> Any:
+    """The way of a running job that keeps its places: a part of its own on each of its nodes."""
+    gpus, milli, cpus, memory, profile, pools, _, holder = key
+    assert instance.holders is not None
+    place = instance.holders.place[holder]
+    assert place is not None
+    pool = int(instance.cluster.node_pool[place[0][0]])
+    slow = next(slow for p, slow, _ in pools if p == pool)
+    parts = []
+    for node, grant in zip(*place, strict=True):
+        size = (grant & INDICES).bit_count() if milli == WHOLE and profile < 0 else gpus
+        # Before all new parts in the order of items, so that new ones are placed around what is kept.
+        item = (pool, holder, size, milli, _part(cpus, size, gpus), _part(memory, size, gpus), profile, 0, node, grant)
+        parts.append((items.setdefault(item, len(items)), 1))
+    return kind, pool, parts, slow * gpus * milli / WHOLE, float(len(place[0]) - 1), 0.0
 
 
 def _keys(instance: Instance) -> list[tuple[Any, ...]]:
-    """What tells kinds of jobs apart: demand, (pool, extra time, late) of each pool, quota."""
+    """What tells kinds of jobs apart: demand, (pool, extra time, late) of each pool, quota; a running job is alone (its row)."""
     rows = instance.jobs
     columns = [column[rows].tolist() for column in instance.demand]
     pools, n = instance.pools.tolist(), len(instance.pools)
@@ -134,9 +183,11 @@ def _keys(instance: Instance) -> list[tuple[Any, ...]]:
     late = [0] * n if instance.late is None else instance.late.tolist()
     group = [-1] * len(rows) if instance.group is None else instance.group.tolist()
     lo, hi = instance.lo.tolist(), instance.hi.tolist()
+    places = [None] * len(rows) if instance.holders is None else instance.holders.place
+    runs = [-1 if place is None else k for k, place in enumerate(places)]
     return [
-        (*ask, tuple(zip(pools[a:b], slow[a:b], late[a:b], strict=True)), g)
-        for *ask, a, b, g in zip(*columns, lo, hi, group, strict=True)
+        (*ask, tuple(zip(pools[a:b], slow[a:b], late[a:b], strict=True)), g, k)
+        for *ask, a, b, g, k in zip(*columns, lo, hi, group, runs, strict=True)
     ]
 
 
@@ -186,17 +237,18 @@ def _most(ways: Sequence[Way], many: Ints, n_items: int, n_pools: int) -> tuple[
 
 
 def _items(listed: list[tuple[Any, ...]], most: Ints, n_pools: int) -> Items:
-    columns = list(zip(*listed, strict=True)) if listed else [()] * 7
+    columns = list(zip(*(item[:8] for item in listed), strict=True)) if listed else [()] * 8
     pool = np.array(columns[0], np.int64)
     return Items(
         demand=Demand(
-            gpus=np.array(columns[1], np.int64), milli=np.array(columns[2], np.int64),
-            cpus=np.array(columns[3], np.float64), memory=np.array(columns[4], np.float64),
-            profile=np.array(columns[5], np.int64),
+            gpus=np.array(columns[2], np.int64), milli=np.array(columns[3], np.int64),
+            cpus=np.array(columns[4], np.float64), memory=np.array(columns[5], np.float64),
+            profile=np.array(columns[6], np.int64),
         ),
         lo=np.searchsorted(pool, np.arange(n_pools), "left").astype(np.int64),
         hi=np.searchsorted(pool, np.arange(n_pools), "right").astype(np.int64),
-        late=np.array(columns[6], np.int64),
+        late=np.array(columns[7], np.int64),
         most=most,
         code=np.random.default_rng(20231).integers(1, 2**62, len(listed)),
+        grant=np.full(len(listed), -1, np.int64),
     )  # fmt: skip

@@ -36,6 +36,7 @@ from rltune.allocators.realise import Answer, patterns_in_use, realise
 from rltune.allocators.rows import FULL, Search, build_search
 from rltune.allocators.states import Classes, classes_of
 from rltune.core.resources.room import amounts
+from rltune.core.resources.slices import START_BIT
 
 if TYPE_CHECKING:
     from rltune.allocators.model import PyomoSession
@@ -46,7 +47,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(slots=True)
 class Stats:
-    """Counters over the life of a solver; ``fallbacks``: reason -> how often a known plan stood in for the model's."""
+    """Counters over the life of a solver; ``fallbacks``: reason -> how often a known plan stood in for the model's.
+
+    ``suspended, moved, kept``: running jobs that were decided on, by what became of them.
+    """
 
     calls: int = 0
     trivial: int = 0
@@ -58,6 +62,9 @@ class Stats:
     restricted: int = 0
     splits_left_out: int = 0
     fallbacks: dict[str, int] = field(default_factory=dict)
+    suspended: int = 0
+    moved: int = 0
+    kept: int = 0
     time_s: float = 0.0
     solver_time_s: float = 0.0
 
@@ -120,6 +127,8 @@ class JointSolver:
         placed = (sum(len(place[0]) for place in plan if place is not None) for plan in known.values())
         search = self._space(instance, max(int(made.parts.sum()), *placed))
         self.stats.splits_left_out += made.left_out
+        # Gangs hold places on several GPUs at once: where running jobs are decided on, a unit is a node.
+        by_gpu = by_gpu and instance.holders is None
         single = single_pools(instance, made) if by_gpu else np.zeros(len(instance.cluster.pool_cap), np.int64)
         scored = {
             name: score(plan_terms(instance, plan, measure, search, single), self.levels)
@@ -134,6 +143,7 @@ class JointSolver:
         levels = self.levels[1:] if settled else self.levels
         if len(instance.jobs) and levels:
             classes = self._classes(instance, made, single)
+            made = _told_apart(made, classes)
             states = len(classes.first)
             cut = len(self.levels) - len(levels)
             answer, reason = self._answer(instance, made, classes, measure, search, levels, incumbent[cut:])
@@ -172,6 +182,9 @@ class JointSolver:
             tried = np.zeros(len(pool), bool)
             tried[np.concatenate(instance.near)] = True
             open_to &= tried
+        # Who runs on a closed node may stay there.
+        held = np.array(sorted({at for _, at, _ in made.kept}), np.int64)
+        open_to[held] = True
         node = np.flatnonzero(open_to)
         gpu = np.full(len(node), -1, np.int64)
         if single.any():
@@ -188,6 +201,7 @@ class JointSolver:
             node.astype(np.int64),
             gpu,
             reserved=instance.spare is not None,
+            apart=held if made.kept else None,
         )
 
     def _answer(
@@ -230,6 +244,21 @@ class JointSolver:
         self, instance: Instance, made: Formulation, classes: Classes, measure: Measure, search: Search
     ) -> tuple[Any, bool]:
         """(n_classes, n_items) where each item is tried, and whether that is everywhere."""
+        allowed, whole = self._tried(instance, made, classes, measure, search)
+        if made.kept:
+            of_node = np.full(len(instance.cluster.node_pool), -1)
+            of_node[classes.node] = classes.of
+            allowed[:, made.items.grant >= 0] = 0
+            closed = np.flatnonzero(instance.room.closed > 0)
+            allowed[of_node[closed[of_node[closed] >= 0]]] = 0
+            for item, node, _ in made.kept:
+                allowed[of_node[node], item] = 1
+        return allowed, whole
+
+    def _tried(
+        self, instance: Instance, made: Formulation, classes: Classes, measure: Measure, search: Search
+    ) -> tuple[Any, bool]:
+        """The same, of parts that nobody holds."""
         n, items = len(classes.first), len(made.items.most)
         if instance.near is not None:
             self.stats.restricted += 1
@@ -292,6 +321,8 @@ class JointSolver:
             left=np.zeros(0) if instance.left is None else instance.left,
             prefix=instance.prefix,
             all_start=instance.all_start,
+            suspend=np.zeros(0) if instance.holders is None else instance.holders.suspend,
+            move=np.array([way.move for way in ways], np.float64),
         )
         return problem, rows
 
@@ -358,6 +389,19 @@ def _report(
     }
 
 
+def _told_apart(made: Formulation, classes: Classes) -> Formulation:
+    """Grants of held parts by the sorted position of their node's GPUs, as the search knows them."""
+    if not made.kept:
+        return made
+    unit = {int(node): u for u, node in enumerate(classes.node)}
+    grants = made.items.grant.copy()
+    for item, node, grant in made.kept:
+        at = {int(gpu): k for k, gpu in reversed(list(enumerate(classes.perm[unit[node]])))}
+        here = sum(1 << at[gpu] for gpu in range(32) if grant >> gpu & 1)
+        grants[item] = here | grant >> START_BIT << START_BIT
+    return replace(made, items=made.items._replace(grant=grants))
+
+
 def _allowed_near(near: Sequence[Ints], made: Formulation, classes: Classes) -> Any:
     """(n_classes, n_items) 1 where a node of the class is among those of a job that the item is part of."""
     of_node = np.full(int(classes.node.max(initial=-1)) + 1, -1)
@@ -386,4 +430,7 @@ def _key(instance: Instance, made: Formulation, classes: Classes) -> Any:
         parts += [instance.spare.cpus[node], instance.spare.memory[node]]
     if instance.left is not None:
         parts.append(instance.left)
-    return instance.all_start, made.signature, *(part.tobytes() for part in parts)
+    if instance.holders is not None:
+        # Names matter: the answer says which of the running jobs stay, on nodes that are each a class alone.
+        parts += [node, instance.holders.suspend, instance.holders.move]
+    return instance.all_start, made.signature, made.kept, *(part.tobytes() for part in parts)

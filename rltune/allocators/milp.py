@@ -43,7 +43,7 @@ WIDEST_VALUE_RANGE = 1e6
 
 def default_weights() -> dict[str, float]:
     """Weight of each cost of the objective, see docs/allocator.md."""
-    return {"fragmentation": 1.0, "slowdown": 1.0, "locality": 0.1, "reconfiguration": 0.1}
+    return {"interruption": 0.1, "fragmentation": 1.0, "slowdown": 1.0, "locality": 0.1, "reconfiguration": 0.1}
 
 
 @dataclass(slots=True)
@@ -51,6 +51,7 @@ class MilpAllocator:
     """Decides the first ``head`` fitting jobs jointly, the rest of the order greedily after them.
 
     Of n jobs, job k is worth ``decay ** (k - (n - 1))`` (the last one 1), rounded, times its GPUs with ``worth`` = gpus.
+    Running jobs that may be suspended are worth alike between two that wait (`values`).
     Only decisions that reach the time limit depend on the machine.
 
     Attributes:
@@ -68,7 +69,7 @@ class MilpAllocator:
             as possible.
         weights: what one unit of each cost weighs: a GPU of expected fragmentation; a GPU of a job times its extra run time
             (0.5 = half as long again) on slower GPUs; each node of a gang beyond the first; a second of MIG
-            reconfiguration.
+            reconfiguration; a GPU-second that suspending, resuming and moving a running job will take (interruption).
         time_limit_s: solver time of one decision; 0 = always the best greedy plan.
         rows: patterns of parts searched in one decision; where states of nodes are too many for that, each part is tried on
             the `near` cheapest states only, and the report's bound says what that may have cost.
@@ -151,11 +152,26 @@ class MilpAllocator:
         """Counters over the life of the allocator."""
         return self.solver.stats
 
-    def values(self, gpus: Any) -> Floats:
-        """(n,) what starting each of n jobs of ``gpus`` (n,) is worth, first to start first."""
+    def values(self, gpus: Any, waiting: Any = None) -> Floats:
+        """(n,) what starting, or going on with, each of n jobs of ``gpus`` (n,) is worth, first in order first.
+
+        ``waiting`` (n,): False for jobs that run; None: all wait. A job is worth 1, and (1 / decay - 1) times all that
+        stand behind it together; running jobs with no waiting one between them count as equals: no one of them is before
+        another.
+        """
         n = len(gpus)
-        # Whole numbers: two plans then differ by 1 or not at all, which spares the solver most proofs.
-        value = np.rint(float(self.decay) ** (np.arange(n) - (n - 1.0)))
+        if waiting is None:
+            # Whole numbers: two plans then differ by 1 or not at all, which spares the solver most proofs.
+            value = np.rint(float(self.decay) ** (np.arange(n) - (n - 1.0)))
+        else:
+            value, behind, alike = np.zeros(n), 0.0, 0.0
+            for k in range(n - 1, -1, -1):
+                if waiting[k]:
+                    behind, alike = behind + alike, 0.0
+                value[k] = np.rint(1.0 + (1.0 / float(self.decay) - 1.0) * behind)
+                alike += value[k]
+                if waiting[k]:
+                    behind, alike = behind + alike, 0.0
         return value * np.asarray(gpus, np.float64) if self.worth == "gpus" else value
 
     def cost_of(self, cluster: ClusterArrays) -> FloatArray:

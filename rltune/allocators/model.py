@@ -1,6 +1,7 @@
 """The joint model as mathematics: which jobs start now, in which way, and which pattern of parts each node takes.
 
-    minimise, level by level,   weight . (fragmentation, slowdown, locality, reconfiguration)  -  value of what starts
+    minimise, level by level,   weight . (fragmentation, slowdown, locality, reconfiguration, interruption)
+                                -  value of what starts or goes on
 
     place[k]     sum_w X[w]  ==  sum_j s[j]                      every started job of kind k goes one way
     fill[i]      sum_q parts[q, i] z[q]  ==  sum_w parts[w, i] X[w]      every part of item i is in some pattern

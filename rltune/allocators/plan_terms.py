@@ -37,7 +37,7 @@ def plan_terms(instance: Instance, plan: Plan, measure: Measure, search: Search,
     jobs: list[int] = []
     nodes: list[int] = []
     grants: list[int] = []
-    value = slowdown = locality = 0.0
+    value = slowdown = locality = interruption = 0.0
     gpus = instance.demand.gpus[instance.jobs] * instance.demand.milli[instance.jobs] / WHOLE
     for k, place in enumerate(plan):
         if place is None:
@@ -51,13 +51,18 @@ def plan_terms(instance: Instance, plan: Plan, measure: Measure, search: Search,
             pool = instance.cluster.node_pool[place[0][0]]
             mine = instance.pools[instance.lo[k] : instance.hi[k]]
             slowdown += float(gpus[k] * instance.slow[instance.lo[k] + int(np.argmax(mine == pool))])
+        if instance.holders is not None and (here := instance.holders.place[k]) is not None:
+            # Counted from the suspension of all: who runs on is spared it, who moves pays that.
+            moves = tuple(map(tuple, place)) != here
+            interruption += float(instance.holders.move[k] * moves - instance.holders.suspend[k])
     idle = instance.idle_instances()
     answer, parts = np.zeros(2), parts_demand(instance, jobs, nodes, grants)
     plan_cost(
         search, instance.cluster, instance.room, idle, single, parts, np.arange(len(jobs)),
         np.array(nodes, np.int64), np.array(grants, np.int64), measure, answer,
     )  # fmt: skip
-    return dict(zip(TERMS, (value, float(answer[0]), slowdown, float(locality), float(answer[1])), strict=True))
+    costs = (float(answer[0]), slowdown, float(locality), float(answer[1]), interruption)
+    return dict(zip(TERMS, (value, *costs), strict=True))
 
 
 @kernel

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-TERMS = ("value", "fragmentation", "slowdown", "locality", "reconfiguration")
+TERMS = ("value", "fragmentation", "slowdown", "locality", "reconfiguration", "interruption")
 """Terms of the objective; the first is to be large, the others small."""
 Level = dict[str, float]
 """Weight of each term of one level; only among what is best by all levels before does a level choose."""
@@ -21,7 +21,8 @@ class Problem:
 
     ``value, kind, amount, group`` (n_jobs,); ``way_kind, slowdown, locality`` (n_ways,); ``way_parts``: triplets
     (way, item, how many); ``column_class, fragmentation, reconfiguration`` (n_columns,); ``column_parts``: triplets
-    (column, item, how many); ``count`` (n_classes,); ``left`` (n_groups,); ``n_items``.
+    (column, item, how many); ``count`` (n_classes,); ``left`` (n_groups,); ``n_items``. ``suspend`` (n_jobs,), ``move``
+    (n_ways,): GPU-seconds lost where a running job is suspended, and where it goes that way; empty: nobody runs.
     """
 
     value: Floats
@@ -41,6 +42,8 @@ class Problem:
     left: Floats
     prefix: bool = False
     all_start: bool = False
+    suspend: Floats = field(default_factory=lambda: np.zeros(0))
+    move: Floats = field(default_factory=lambda: np.zeros(0))
 
     @property
     def n_kinds(self) -> int:
@@ -49,9 +52,11 @@ class Problem:
     def costs(self, level: Level) -> tuple[Floats, Floats, Floats]:
         """Objective of one level, to be minimised: coefficients of s, X and z."""
         weight = {term: level.get(term, 0.0) for term in TERMS}
+        # Who goes on running is spared its suspension, so that no constant is left over.
+        suspend, move = (weight["interruption"] * x if len(x) else 0.0 for x in (self.suspend, self.move))
         return (
-            -weight["value"] * self.value,
-            weight["slowdown"] * self.slowdown + weight["locality"] * self.locality,
+            -weight["value"] * self.value - suspend,
+            weight["slowdown"] * self.slowdown + weight["locality"] * self.locality + move,
             weight["fragmentation"] * self.fragmentation + weight["reconfiguration"] * self.reconfiguration,
         )
 

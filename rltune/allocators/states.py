@@ -36,15 +36,35 @@ class Classes(NamedTuple):
 
 
 def classes_of(
-    cluster: ClusterArrays, room: Room, spare: Room, idle: Ints, node: Ints, gpu: Ints, *, reserved: bool
-) -> Classes:
-    """Group the units (``node, gpu``), see `Classes`. ``idle``: see `rltune.allocators.partition`; ``spare`` counts if ``reserved``."""
+    cluster: ClusterArrays, room: Room, spare: Room, idle: Ints, node: Ints, gpu: Ints, *, reserved: bool,
+    apart: Ints | None = None,
+) -> Classes:  # fmt: skip
+    """Group the units (``node, gpu``), see `Classes`. ``idle``: see `rltune.allocators.partition`; ``spare`` counts if ``reserved``.
+
+    ``apart``: nodes that are each a class alone, since running jobs are to be told apart there.
+    """
     n, widest = len(node), room.milli.shape[1]
     key, perm = np.zeros((n, widest, 2), np.int64), np.zeros((n, widest), np.int8)
     of, first, count = (np.zeros(n, np.int64) for _ in range(3))
     table = np.full(1 << max(4, (2 * n).bit_length()), -1, np.int64)
     m = classify(cluster, room, spare, idle, reserved, node, gpu, key, perm, of, first, count, table)
+    if apart is not None:
+        m = _set_apart(np.flatnonzero(np.isin(node, apart)), of, first, count, m)
     return Classes(node, gpu, of, perm, key, first[:m], count[:m])
+
+
+def _set_apart(units: Ints, of: Ints, first: Ints, count: Ints, m: int) -> int:
+    """Make each of the units a class alone, others keep theirs: how many classes there are then."""
+    single = np.isin(np.arange(len(of)), units)
+    rest = of[~single]
+    used, inverse = np.unique(rest, return_inverse=True)
+    of[~single] = inverse
+    of[units] = len(used) + np.arange(len(units))
+    m = len(used) + len(units)
+    count[:m] = np.bincount(of, minlength=m)
+    for c in range(m):
+        first[c] = np.argmax(of == c)
+    return m
 
 
 @kernel

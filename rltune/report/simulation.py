@@ -75,6 +75,12 @@ def detail_remarks(row: dict[str, Any]) -> list[str]:
         told.append(
             f"allocator milp: {times:,} of {stats['calls']:,} joint decisions without proof of the optimum ({reason})"
         )
+    became = {name: stats.get(name, 0) for name in ("suspended", "moved", "kept")}
+    if any(became.values()):
+        told.append(
+            "allocator milp: of running jobs decided on "
+            + ", ".join(f"{times:,} {name}" for name, times in became.items())
+        )
     return told
 
 

@@ -212,12 +212,8 @@ def _policy_of(
         raise InputError(f"policy {name} suspends jobs, backfill={backfill} holds GPUs back; use backfill=skip")
     joint = isinstance(allocator, JointAllocator)
     inside = isinstance(policy, str) and isinstance(allocator, str)
-    outside = INSIDE if inside else WHEN_ANY_FITS if joint and isinstance(policy, str) else ALWAYS
-    if joint and (on_event or on_tick):
-        raise InputError(
-            f"policy {name} suspends jobs, allocator milp decides only who starts; use another policy, or an allocator of "
-            f"{', '.join(SHARING_RULES)}"
-        )
+    suspends = on_event or on_tick
+    outside = INSIDE if inside else WHEN_ANY_FITS if joint and isinstance(policy, str) and not suspends else ALWAYS
     last = float(jobs.submit_s[-1])
     if on_tick and last + options.quantum_s == last:
         raise InputError(

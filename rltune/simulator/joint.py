@@ -3,6 +3,8 @@
 The rest of the queue follows greedily. Under ``easy`` the first job that would not fit if all before it were placed
 one by one holds a reservation: what would still run by then has to fit beside it, in the model, in the plans it starts
 from, and behind it. A resumed job counts with all its overheads there, wherever it goes.
+
+Where the order may suspend, running jobs behind those that wait are decided on too (`rltune.simulator.suspending`).
 """
 
 from __future__ import annotations
@@ -13,19 +15,21 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from rltune.allocators.formulation import Instance
+from rltune.allocators.formulation import Holders, Instance
 from rltune.allocators.measure import Measure
+from rltune.allocators.partition import with_idle
 from rltune.compiled import inner, kernel
 from rltune.core.backfilling import start_easy, start_in_order, start_what_fits
 from rltune.core.conservative import anything_fits
-from rltune.core.loop import something_can_start
-from rltune.core.queue import begin_pass, block_class, class_blocked, sort_by_key
+from rltune.core.loop import something_can_start, start_now
+from rltune.core.queue import begin_pass, block_class, class_blocked
 from rltune.core.reference import Ref, ref
 from rltune.core.resources import nodes
 from rltune.core.resources.fragments import no_types, task_types
 from rltune.core.resources.nodes import Nodes, charge_quota, idle_nodes, intersect
 from rltune.core.resources.room import amounts
 from rltune.core.resources.scores import SHARING_RULES
+from rltune.core.resources.slices import INDICES, START_BIT
 from rltune.core.resources.verbs import (
     book_held,
     copy_free,
@@ -46,6 +50,7 @@ from rltune.core.state import (
     QUEUED,
     STARTED,
     STRICT,
+    TICKED,
     WAITING,
     Floats,
     Ints,
@@ -57,6 +62,22 @@ from rltune.nouns.cluster import Cluster, ClusterArrays
 from rltune.nouns.jobs import WHOLE, JobTable
 from rltune.nouns.plan import Policy
 from rltune.simulator.decisions import order_by
+from rltune.simulator.suspending import (
+    CANDIDATES,
+    KEEP,
+    LEAVE,
+    MORE,
+    MOST_RUNNING,
+    START,
+    STARTERS,
+    Trial,
+    build_trial,
+    carry_out,
+    fill,
+    keep_all,
+    sort_given,
+    try_out,
+)
 
 book_nodes = nodes.book
 
@@ -64,6 +85,14 @@ REST = "fgd"
 """Rule of the first known plan, of the reservation, and of whoever is not decided jointly."""
 OF_WORKLOAD = {"demand": "fgd", "stranding": "stranding"}
 """Measures of the MILP that know the workload, by the names of `rltune.core.resources.fragments.MEASURES`."""
+GREEDY = "best_fit"
+"""Rule of the second known plan, and of the pass where running jobs may be suspended."""
+MOST_STARTERS = 8
+"""Waiting jobs of one decision that may suspend: with twice as many running ones their values stay within the solver's range."""
+SHORTEST_S = 1.0
+"""Seconds that an interruption is charged at least: without, jobs would move for a trifle of fragmentation."""
+TOO_MANY = "too_many_candidates"
+"""Fallback: the pass would suspend more running jobs for one that waits than a decision may be about."""
 # Slots of ``Draft.counts``: jobs to decide; how many of them stand before the reserved job; that job, -1 = none;
 # whether any fitting job was left to the greedy rest.
 JOBS, BEFORE, HELD, SKIPPED = range(4)
@@ -115,44 +144,76 @@ class JointAllocator(Protocol):
     @property
     def stats(self) -> Any: ...
 
-    def values(self, gpus: Any) -> Floats: ...
+    def values(self, gpus: Any, waiting: Any = None) -> Floats: ...
 
     def cost_of(self, cluster: ClusterArrays) -> Floats: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Joint:
-    """An allocator bound to one simulation."""
+    """An allocator bound to one simulation; ``trial``: None where nobody is ever suspended."""
 
     allocator: JointAllocator
     measure: Measure
     by_gpu: bool
     draft: Draft
     work: Ref
+    trial: Ref | None = None
+    by_rule: dict[str, tuple[Ref, Ref]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, allocator: JointAllocator, jobs: JobTable, cluster: Cluster, sim: Sim) -> Joint:
         measure, by_gpu = measure_of(allocator, jobs, cluster, sim.cluster)
-        draft = build_draft(cluster, min(int(allocator.head), len(jobs)), sim.space.left)
-        return cls(allocator, measure, by_gpu, draft, ref(draft))
+        head = min(int(allocator.head), len(jobs))
+        draft = build_draft(cluster, head, sim.space.left)
+        trial = None
+        if sim.params.on_event or sim.params.on_tick:
+            trial = ref(build_trial(cluster, min(head, MOST_STARTERS), sim.space.left))
+        return cls(allocator, measure, by_gpu, draft, ref(draft), trial)
 
     def take(self, state: Ref) -> None:
-        """Start whoever starts at this instant; the queue is in order and somebody fits."""
+        """Start whoever starts at this instant; the queue is in order, and somebody fits where nobody may be suspended."""
+        if self.trial is None:
+            self._start(state)
+            return
+        may_suspend = state.value.params.on_event or state.value.counts[TICKED] == 1
+        if not may_suspend:
+            if anyone_fits(state):
+                self._start(state)
+            return
+        while not self._swap(state, self.trial):
+            # Asked anew after a trial: what did not fit there may fit here.
+            if anyone_fits(state):
+                self._start(state)
+            if not self.trial.value.counts[MORE]:
+                return
+
+    def _start(self, state: Ref) -> None:
+        """Let waiting jobs start, and nobody be suspended."""
         again = True
         while again:
             prepare(state, self.work)
-            self._write(self._plan(state.value))
+            self._write(self._plan(state))
             again = start_decided(state, self.work)
 
-    def _plan(self, sim: Sim) -> list[Any]:
-        known = {}
+    def _under(self, state: Ref, rule: str) -> Ref:
+        """The same state with another rule of placement."""
+        made = self.by_rule.get(rule)
+        # A state is replaced when its log grows.
+        if made is None or made[0] is not state:
+            params = state.value.params._replace(rule=SHARING_RULES[rule])
+            made = self.by_rule[rule] = state, ref(state.value._replace(params=params))
+        return made[1]
+
+    def _plan(self, state: Ref) -> list[Any]:
+        known, sim = {}, state.value
         held = int(self.draft.counts[HELD])
         contested = held >= 0 and int(sim.detail.group[held]) >= 0
-        for name in (REST, "best_fit"):
+        for name in (REST, GREEDY):
             # Jobs before the reserved one stay where the reservation has them: so all of them start, and hold no longer
             # what they have of a quota than it counts on.
             fixed = int(self.draft.counts[BEFORE]) if name == REST or contested else 0
-            plan_greedily(ref(sim._replace(params=sim.params._replace(rule=SHARING_RULES[name]))), self.work, fixed)
+            plan_greedily(self._under(state, name), self.work, fixed)
             known[name] = self._read()
         return self.allocator.solver.decide(self._instance(sim), self.measure, known, by_gpu=self.by_gpu).places
 
@@ -170,6 +231,63 @@ class Joint:
             group=sim.detail.group[jobs] if limited else None, left=sim.space.left / WHOLE if limited else None,
             prefix=sim.params.backfill == STRICT,
         )  # fmt: skip
+
+    # --- where running jobs may be suspended ------------------------------------------------
+
+    def _swap(self, state: Ref, work: Ref) -> bool:
+        """Decide who of the waiting and running jobs runs; False: somebody may fit, and nobody would be suspended for him.
+
+        As many decisions as the pass is long, each on whom it comes to next.
+        """
+        greedy, trial = self._under(state, GREEDY), work.value
+        while try_out(greedy, work) > 0:
+            before = int(state.value.counts[STARTED])
+            self._decide_on_all(state, greedy, work)
+            carry_out(greedy, work)
+            if not trial.counts[MORE] or int(state.value.counts[STARTED]) == before:
+                fill(greedy)
+                return True
+        if trial.counts[MORE] and trial.counts[STARTERS] < len(trial.job) - MOST_RUNNING:
+            # The next in order needs the places of more jobs than a decision may be about.
+            self.allocator.stats.calls += 1
+            self.allocator.stats.fall_back(TOO_MANY)
+            pass_greedily(greedy)
+            return True
+        return bool(trial.counts[STARTERS] == 0)
+
+    def _decide_on_all(self, state: Ref, greedy: Ref, work: Ref) -> None:
+        """Write down in the trial what becomes of each of its candidates."""
+        trial, stats, n = work.value, self.allocator.stats, int(work.value.counts[CANDIDATES])
+        held = held_places(state.value, trial)
+        known = {"greedy": read_trial(trial)}
+        keep_all(greedy, work)
+        known["keep"] = read_trial(trial)
+        decision = self.allocator.solver.decide(self._swapped(state.value, trial, held), self.measure, known)
+        for k, (place, here) in enumerate(zip(decision.places, held, strict=True)):
+            trial.action[k] = LEAVE if place is None else KEEP if place == here else START
+        runs, action = trial.runs[:n] == 1, trial.action[:n]
+        stats.suspended += int((runs & (action == LEAVE)).sum())
+        stats.moved += int((runs & (action == START)).sum())
+        stats.kept += int((runs & (action == KEEP)).sum())
+        write_trial(trial, decision.places)
+
+    def _swapped(self, sim: Sim, trial: Trial, held: list[Any]) -> Instance:
+        """The decision on all candidates: the room is what is free and what they hold."""
+        n, params, limited = len(held), sim.params, len(sim.space.left) > 0
+        jobs, ways, runs = trial.job[:n], int(trial.hi[n - 1]), trial.runs[:n] == 1
+        gpus = np.maximum(amounts(sim.detail.demand, jobs), 1 / WHOLE)
+        back = params.suspend + params.resume
+        return Instance(
+            cluster=sim.cluster, room=trial.space.room, demand=sim.detail.demand, jobs=jobs,
+            value=self.allocator.values(gpus, ~runs), pools=trial.pool[:ways], lo=trial.lo[:n], hi=trial.hi[:n],
+            slow=trial.slow[:ways], idle=held_instances(sim, trial, held),
+            group=sim.detail.group[jobs] if limited else None, left=trial.space.left / WHOLE if limited else None,
+            holders=Holders(
+                held, suspend=runs * gpus * max(SHORTEST_S, back), move=runs * gpus * max(SHORTEST_S, back + params.migrate)
+            ),
+        )  # fmt: skip
+
+    # --- drafts -----------------------------------------------------------------------------
 
     def _read(self) -> list[Any]:
         """The draft's plan as the solver takes it."""
@@ -198,20 +316,70 @@ class Ordered:
     records: list[dict[str, object]] = field(default_factory=list)
 
     def take(self, state: Ref) -> None:
-        """Ask the policy, then decide jointly if any job fits."""
-        order_by(state.value, self.policy, self.priority, False)
+        """Ask the policy, then decide jointly if any job fits, or may be made to fit."""
+        suspends = self.joint.trial is not None
+        order_by(state.value, self.policy, self.priority, suspends)
         waiting, started = int(state.value.counts[QUEUED]), int(state.value.counts[STARTED])
-        if any_fits_by_given_keys(state):
+        sort_given(state)
+        if suspends or anyone_fits(state):
             self.joint.take(state)
         begun = int(state.value.counts[STARTED]) - started
         self.records.append({"now_s": float(state.value.clock[NOW]), "queued": waiting, "started": begun})
 
 
 @kernel
-def any_fits_by_given_keys(sim):
-    """Sort the queue by keys given from outside; whether a job that may start now fits."""
-    sort_by_key(sim, sim.queue, sim.counts[QUEUED])
+def anyone_fits(sim):
+    """Whether a job that may start now fits."""
     return something_can_start(sim)
+
+
+@kernel
+def pass_greedily(sim):
+    """The compiled pass."""
+    start_now(sim)
+
+
+def held_places(sim: Sim, trial: Trial) -> list[Any]:
+    """(nodes, grants) of each candidate that runs, None of those that wait."""
+    found: list[Any] = []
+    for k in range(int(trial.counts[CANDIDATES])):
+        job = int(trial.job[k])
+        base = int(sim.jobs.part[job])
+        end = base + int(sim.alloc_len[job])
+        here = tuple(sim.alloc_node[base:end].tolist()), tuple(sim.alloc_grant[base:end].tolist())
+        found.append(here if trial.runs[k] else None)
+    return found
+
+
+def held_instances(sim: Sim, trial: Trial, held: list[Any]) -> Ints | None:
+    """(n_nodes, widest) MIG instances of the candidates, which they leave behind where they go; None: there are none."""
+    profile = sim.detail.demand.profile[trial.job[: len(held)]]
+    cut = [k for k, place in enumerate(held) if place is not None and profile[k] >= 0]
+    if not cut:
+        return None
+    idle = np.zeros(sim.space.room.milli.shape, np.int64)
+    for k in cut:
+        (node,), (grant,) = held[k]
+        gpu, kind = (grant & INDICES).bit_length() - 1, int(sim.cluster.pool_mig[sim.cluster.node_pool[node]])
+        idle[node, gpu] = with_idle(int(idle[node, gpu]), int(profile[k]), kind, grant >> START_BIT)
+    return idle
+
+
+def read_trial(trial: Trial) -> list[Any]:
+    """The plan written down in the trial as the solver takes it."""
+    found: list[Any] = []
+    for a, m in zip(trial.first[: trial.counts[CANDIDATES]].tolist(), trial.length.tolist(), strict=False):
+        found.append((tuple(trial.node[a : a + m].tolist()), tuple(trial.grant[a : a + m].tolist())) if m else None)
+    return found
+
+
+def write_trial(trial: Trial, plan: list[Any]) -> None:
+    at = 0
+    for k, place in enumerate(plan):
+        nodes, grants = place or ((), ())
+        trial.node[at : at + len(nodes)], trial.grant[at : at + len(nodes)] = nodes, grants
+        trial.first[k], trial.length[k] = at, len(nodes)
+        at += len(nodes)
 
 
 def measure_of(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rltune.allocators.formulation import Instance
+from rltune.allocators.formulation import Holders, Instance
 from rltune.allocators.measure import Measure, nodes_cost
 from rltune.allocators.partition import with_idle
 from rltune.core.resources.places import Demand, Room, idle_room, take
@@ -212,14 +212,22 @@ def best_by_search(case: Case, measure: Measure, levels: tuple[Weights, ...]) ->
                 "value": terms["value"] + float(i.value[k]), "slowdown": terms["slowdown"] + slow,
                 "locality": terms["locality"] + len(spot[0]) - 1,
                 "reconfiguration": terms["reconfiguration"] + seconds,
+                "interruption": terms["interruption"] + interruption(i, k, spot),
             }  # fmt: skip
             rest = left if g < 0 else (*left[:g], left[g] - amount[k], *left[g + 1 :])
             go(k + 1, after, more, rest)
 
-    zero = {"value": 0.0, "slowdown": 0.0, "locality": 0.0, "reconfiguration": 0.0}
+    zero = {"value": 0.0, "slowdown": 0.0, "locality": 0.0, "reconfiguration": 0.0, "interruption": 0.0}
     go(0, start, zero, () if i.left is None else tuple(i.left.tolist()))
     assert best[0] is not None
     return best[0]
+
+
+def interruption(i: Instance, k: int, spot: Spot) -> float:
+    """GPU-seconds that job k, at these places, loses beyond its suspension."""
+    if i.holders is None or i.holders.place[k] is None:
+        return 0.0
+    return float(i.holders.move[k] * (spot != i.holders.place[k]) - i.holders.suspend[k])
 
 
 def amount_of(i: Instance, k: int) -> float:
@@ -234,7 +242,7 @@ def replayed(case: Case, places: Any) -> tuple[tuple[Node, ...], dict[str, float
     """State and terms after a plan, checked step by step: AssertionError where a job gets what is not free."""
     i = case.instance
     nodes = nodes_of(case)
-    terms = {"value": 0.0, "slowdown": 0.0, "locality": 0.0, "reconfiguration": 0.0}
+    terms = {"value": 0.0, "slowdown": 0.0, "locality": 0.0, "reconfiguration": 0.0, "interruption": 0.0}
     left = None if i.left is None else i.left.copy()
     stopped = False
     for k, place in enumerate(places):
@@ -250,6 +258,7 @@ def replayed(case: Case, places: Any) -> tuple[tuple[Node, ...], dict[str, float
         terms["slowdown"] += 0.0 if i.slow is None else gpus * float(i.slow[at])
         terms["locality"] += len(place[0]) - 1
         terms["reconfiguration"] += seconds
+        terms["interruption"] += interruption(i, k, place)
         if i.group is not None and i.group[k] >= 0:
             assert left is not None
             left[i.group[k]] -= amount_of(i, k)
@@ -296,6 +305,47 @@ def random_case(rng: np.random.Generator, kind: str) -> Case:
         left=np.array([1.0, 2.5]) if quota else None, prefix=bool(rng.random() < 0.15),
     )  # fmt: skip
     return Case(cluster, instance, int(rng.random() < 0.2))
+
+
+def running_case(rng: np.random.Generator, kind: str) -> Case:
+    """A random case in which some of the jobs run; nothing is reserved, and any job may start without those before it."""
+    case = random_case(rng, kind)
+    i = replace(case.instance, late=None, spare=None, prefix=False)
+    case = replace(case, instance=i, spread=0)
+    n, nodes, places = len(i.jobs), nodes_of(case), [None] * len(i.jobs)
+    left = None if i.left is None else i.left.copy()
+    for k in rng.permutation(n).tolist():
+        group = -1 if i.group is None else int(i.group[k])
+        if rng.random() < 0.4 or (left is not None and group >= 0 and left[group] < amount_of(i, k)):
+            continue
+        ways = list(placements(case, nodes, k))
+        if ways:
+            nodes, places[k], _, _ = ways[int(rng.integers(len(ways)))]
+            if left is not None and group >= 0:
+                left[group] -= amount_of(i, k)
+    runs = np.array([place is not None for place in places])
+    suspend = runs * np.round(rng.uniform(0.0, 4.0, n), 1)
+    holders = Holders(places, suspend=suspend, move=runs * np.round(suspend + rng.choice([0.0, 0.5, 2.0], n), 1))
+    return replace(case, instance=replace(i, holders=holders, idle=left_behind(case, nodes, places)))
+
+
+def left_behind(case: Case, nodes: tuple[Node, ...], places: list[Any]) -> Any:
+    """Idle instances once all that run have let go: those that stood idle beside them, and their own."""
+    i = case.instance
+    if i.idle is None:
+        return None
+    idle = np.zeros_like(i.idle)
+    for n, node in enumerate(nodes):
+        for g, gpu in enumerate(node.gpus):
+            for start, kind in gpu.idle:
+                idle[n, g] |= (1 + kind) << 4 * start
+    for k, place in enumerate(places):
+        profile = int(i.demand.profile[i.jobs[k]])
+        if place is not None and profile >= 0:
+            (node,), (grant,) = place
+            gpu, mig = (grant & 0xFFFFFFFF).bit_length() - 1, int(i.cluster.pool_mig[i.cluster.node_pool[node]])
+            idle[node, gpu] = with_idle(int(idle[node, gpu]), profile, mig, grant >> 32)
+    return idle
 
 
 def _demand(rng: np.random.Generator, n: int, kind: str, names: list[int], widest: int) -> Demand:

@@ -240,8 +240,7 @@ def test_a_job_over_its_quota_waits_for_its_own_and_others_pass_by_hand() -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"policy": "srtf"}, "policy srtf suspends jobs, allocator milp"),
-        ({"preemptive": True}, "policy fifo suspends jobs, allocator milp"),
+        ({"policy": "srtf", "backfill": "easy"}, "policy srtf suspends jobs, backfill=easy holds GPUs back"),
         ({"backfill": "conservative"}, "backfill=conservative .* use backfill=easy"),
         ({"backfill": "blocking", "max_retries": 3}, "backfill=blocking"),
         ({"quotas": {"nobody": 5}}, "quotas: virtual cluster 'nobody' is unknown; known are x, y"),

@@ -1,0 +1,442 @@
+"""Who runs, where an order may suspend: waiting and running jobs that a joint decision is about (kernels).
+
+`try_out` goes through the pass of `rltune.core.preemption` without carrying anything out. What it starts, whom it
+suspends for that, and who else could make room instead, are the *candidates* of one model: a waiting one starts or waits
+on, a running one keeps its places, moves or is suspended. `carry_out` does what has been decided.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from rltune.compiled import inner, kernel
+from rltune.core.backfilling import start_what_fits
+from rltune.core.preemption import sort_running
+from rltune.core.queue import begin_pass, block_class, class_blocked, sort_by_key, sort_queue
+from rltune.core.resources.nodes import Nodes, idle_nodes
+from rltune.core.resources.slices import INDICES, bits
+from rltune.core.resources.verbs import book_held, copy_free, find, fits, take_found
+from rltune.core.runs import start_job, stop_run
+from rltune.core.state import NOW, ON_GPUS, PRESENT, QUEUED, SUSPENDED, WAITING, Floats, Ints, floats, ints
+from rltune.nouns.cluster import Cluster
+from rltune.nouns.jobs import WHOLE
+
+MOST_RUNNING = 16
+"""Running jobs that one decision is about, at most. A node of eight of them has 256 ways to keep some, before anybody starts."""
+TRIED = 4
+"""Waiting jobs for which other nodes than the pass' are looked for, and nodes offered to each."""
+# Slots of ``Trial.counts``: candidates; those of them that wait; jobs suspended in the trial that may start again in it;
+# places written down; whether the pass would have gone on.
+CANDIDATES, STARTERS, AGAIN, SPOTS, MORE = range(5)
+# Values of ``Detail.marked`` here: stays; would be suspended for the job at hand; has been suspended in the trial.
+STAYS, OFFERED, NEEDED, GONE = range(4)
+# Values of ``Trial.action``.
+LEAVE, START, KEEP = range(3)
+
+
+class Trial(NamedTuple):
+    """One decision in the making; ``most`` candidates at most, in order once `try_out` is over.
+
+    Candidate k is ``job[k]``; ``runs[k]``: 1 where it runs now; ``made[k]``: 1 where others were suspended for it. The pass
+    puts it on ``node, grant[first[k]:first[k] + length[k]]``, nowhere if the length is 0, and so does `carry_out` where
+    ``action[k]`` is START. It may use ``pool[lo[k]:hi[k]]``, where it runs ``slow`` longer than on its fastest (0.5: half
+    as long again). ``again`` (most,): suspended in the trial, in order. ``freed`` (n_nodes,): thousandths of GPUs, ``price``
+    (n_nodes,): the same where they suffice, else infinity. ``space``: free resources of the trial, then what is free
+    when all candidates let their places go.
+    """
+
+    job: Ints
+    runs: Ints
+    made: Ints
+    first: Ints
+    length: Ints
+    node: Ints
+    grant: Ints
+    action: Ints
+    pool: Ints
+    lo: Ints
+    hi: Ints
+    slow: Floats
+    again: Ints
+    freed: Ints
+    price: Floats
+    space: Nodes
+    counts: Ints
+
+
+def build_trial(cluster: Cluster, starters: int, left: Ints) -> Trial:
+    """Work space for ``starters`` waiting jobs; ``left``: quotas."""
+    most, longest = starters + MOST_RUNNING, max(pool.nodes for pool in cluster.pools)
+    ways = most * len(cluster.pools)
+    return Trial(
+        job=ints(most), runs=ints(most), made=ints(most), first=ints(most), length=ints(most), node=ints(most * longest),
+        grant=ints(most * longest), action=ints(most), pool=ints(ways), lo=ints(most), hi=ints(most), slow=floats(ways),
+        again=ints(most), freed=ints(cluster.nodes), price=floats(cluster.nodes), space=idle_nodes(cluster, left),
+        counts=ints(5),
+    )  # fmt: skip
+
+
+# --- the pass, tried out ----------------------------------------------------------------
+
+
+@kernel
+def sort_given(sim):
+    """Bring the queue into the order of keys given from outside."""
+    sort_by_key(sim, sim.queue, sim.counts[QUEUED])
+
+
+@kernel
+def try_out(sim, trial):
+    """Fill ``trial`` with the candidates and what the pass would do with them: how many it would suspend.
+
+    Nothing is carried out. The pass stops where it starts more waiting jobs, or suspends more running ones, than a
+    decision may be about.
+    """
+    sort_queue(sim)
+    running = sort_running(sim)
+    copy_free(sim, sim.space, trial.space)
+    trial.counts[:] = 0
+    left = begin_pass(sim)
+    sim.passed[:] = 0
+    most, i = len(trial.job) - MOST_RUNNING, 0
+    while left > 0 or trial.counts[AGAIN] > 0:
+        # The next in order: of the queue, or of those suspended on the way.
+        back = trial.counts[AGAIN] > 0 and (left <= 0 or before(sim, trial.again[0], sim.queue[i]))
+        job = take_again(trial) if back else sim.queue[i]
+        i += 0 if back else 1
+        if class_blocked(sim, job, PRESENT):
+            continue
+        m, made = find(sim, trial.space, job), 0
+        if m == 0:
+            made = make_room_in(sim, trial, job, running)
+            if made > 0:
+                m = find(sim, trial.space, job)
+        if made < 0 or (m > 0 and not back and trial.counts[STARTERS] == most):
+            trial.counts[MORE] = 1
+            break
+        c = sim.jobs.cls[job]
+        if m == 0:
+            block_class(sim, job, PRESENT)
+            left -= sim.waiting[c] - sim.passed[c]
+            continue
+        if not back:
+            left -= 1
+            sim.passed[c] += 1
+            trial.counts[STARTERS] += 1
+        write_down(sim, trial, entry_of(trial, job, made), m)
+        take_found(sim, trial.space, job, m)
+    suspended = trial.counts[CANDIDATES] - trial.counts[STARTERS]
+    if suspended > 0:
+        add_others(sim, trial, running)
+        sort_candidates(sim, trial)
+        list_pools(sim, trial)
+        offer_all(sim, trial)
+    for k in range(running):
+        sim.detail.marked[sim.detail.order[k]] = STAYS
+    return suspended
+
+
+@inner
+def before(sim, a, b):
+    """Whether job a goes before job b by keys already worked out."""
+    return sim.key[a] < sim.key[b] or (sim.key[a] == sim.key[b] and a < b)
+
+
+@inner
+def make_room_in(sim, trial, job, running):
+    """`rltune.core.preemption.make_room` in ``trial.space``: 1 where there is room then, 0 where not, -1: too many candidates."""
+    order, marked = sim.detail.order, sim.detail.marked
+    copy_free(sim, trial.space, sim.shadow)
+    at, enough = running, False
+    # From the last in order on, until the job would fit.
+    while at > 0 and not enough:
+        victim = order[at - 1]
+        if not sim.key[victim] > sim.key[job]:
+            break
+        at -= 1
+        if marked[victim] == GONE:
+            continue
+        marked[victim] = STAYS
+        if sim.detail.status[victim] == ON_GPUS and sim.detail.since[victim] < sim.clock[NOW]:
+            marked[victim] = OFFERED
+            book_held(sim, sim.shadow, victim, 1)
+            enough = fits(sim, sim.shadow, job)
+    # In order, let each keep its place that the job can do without.
+    needed = 0
+    for back in range(at, running):
+        victim = order[back]
+        if marked[victim] == OFFERED:
+            marked[victim] = STAYS
+            if enough:
+                book_held(sim, sim.shadow, victim, -1)
+                if not fits(sim, sim.shadow, job):
+                    book_held(sim, sim.shadow, victim, 1)
+                    marked[victim] = NEEDED
+                    needed += 1
+    fitting = trial.counts[CANDIDATES] - trial.counts[STARTERS] + needed <= MOST_RUNNING
+    for back in range(at, running):
+        victim = order[back]
+        if marked[victim] == NEEDED:
+            marked[victim] = GONE if fitting else STAYS
+            if fitting:
+                book_held(sim, trial.space, victim, 1)
+                entry_of(trial, victim, 0)
+                put_again(sim, trial, victim)
+                trial.runs[trial.counts[CANDIDATES] - 1] = 1
+    if enough and not fitting:
+        return -1
+    return 1 if enough else 0
+
+
+@inner
+def put_again(sim, trial, job):
+    """A job suspended in the trial may start again in it, at its place in the order."""
+    at = trial.counts[AGAIN]
+    while at > 0 and before(sim, job, trial.again[at - 1]):
+        trial.again[at] = trial.again[at - 1]
+        at -= 1
+    trial.again[at] = job
+    trial.counts[AGAIN] += 1
+
+
+@inner
+def take_again(trial):
+    """The first of those, taken out."""
+    job = trial.again[0]
+    trial.counts[AGAIN] -= 1
+    for k in range(trial.counts[AGAIN]):
+        trial.again[k] = trial.again[k + 1]
+    return job
+
+
+@inner
+def entry_of(trial, job, made):
+    """The candidate's number; a new one, without places, if the job is none yet."""
+    for k in range(trial.counts[CANDIDATES]):
+        if trial.job[k] == job:
+            return k
+    k = trial.counts[CANDIDATES]
+    trial.job[k], trial.runs[k], trial.made[k], trial.first[k], trial.length[k] = job, 0, made, 0, 0
+    trial.counts[CANDIDATES] += 1
+    return k
+
+
+@inner
+def write_down(sim, trial, k, m):
+    """The m places in ``sim.place`` are those of candidate k."""
+    base = trial.counts[SPOTS]
+    for i in range(m):
+        trial.node[base + i], trial.grant[base + i] = sim.place.found.node[i], sim.place.found.grant[i]
+    trial.first[k], trial.length[k] = base, m
+    trial.counts[SPOTS] += m
+
+
+# --- who else could make room -----------------------------------------------------------
+
+
+@inner
+def add_others(sim, trial, running):
+    """For the first jobs that the pass makes room for: who runs behind them on the nodes where least would be suspended."""
+    tried = 0
+    for k in range(trial.counts[CANDIDATES]):
+        if trial.made[k] == 1 and tried < TRIED:
+            tried += 1
+            price_nodes(sim, trial, trial.job[k], running)
+            for _ in range(TRIED):
+                node = cheapest(trial)
+                if node < 0:
+                    break
+                add_node(sim, trial, trial.job[k], running, node)
+                trial.price[node] = np.inf
+
+
+@inner
+def may_go(sim, victim, job):
+    """Whether a running job may be suspended for ``job``, is no candidate yet, and stands on open nodes only."""
+    if not sim.key[victim] > sim.key[job] or sim.detail.marked[victim] == GONE:
+        return False
+    if sim.detail.status[victim] != ON_GPUS or sim.detail.since[victim] >= sim.clock[NOW]:
+        return False
+    base = sim.jobs.part[victim]
+    for at in range(base, base + sim.alloc_len[victim]):
+        if sim.space.room.closed[sim.alloc_node[at]] > 0:
+            return False
+    return True
+
+
+@inner
+def thousandths(sim, job, at):
+    """Thousandths of GPUs that a job holds at its place ``at``; a slice by its share of the largest GPU."""
+    if sim.detail.demand.milli[job] == WHOLE and sim.detail.demand.profile[job] < 0:
+        return WHOLE * bits(sim.alloc_grant[at] & INDICES)
+    return sim.detail.amount[job]
+
+
+@inner
+def price_nodes(sim, trial, job, running):
+    """``trial.price``: thousandths of GPUs to be suspended, last in order first, until so many are free as ``job`` wants there."""
+    trial.freed[:] = 0
+    trial.price[:] = np.inf
+    c = sim.jobs.cls[job]
+    for back in range(running - 1, -1, -1):
+        victim = sim.detail.order[back]
+        if not sim.key[victim] > sim.key[job]:
+            break
+        if not may_go(sim, victim, job):
+            continue
+        base = sim.jobs.part[victim]
+        for at in range(base, base + sim.alloc_len[victim]):
+            node = sim.alloc_node[at]
+            trial.freed[node] += thousandths(sim, victim, at)
+            wanted = min(sim.detail.amount[job], WHOLE * sim.cluster.pool_cap[sim.cluster.node_pool[node]])
+            enough = trial.price[node] == np.inf and sim.space.room.loose[node] + trial.freed[node] >= wanted
+            if enough and may_use(sim, c, sim.cluster.node_pool[node]):
+                trial.price[node] = trial.freed[node]
+
+
+@inner
+def may_use(sim, c, pool):
+    """Whether jobs of class c may use the pool."""
+    for q in range(sim.choices.ptr[c], sim.choices.ptr[c + 1]):
+        if sim.choices.pool[q] == pool:
+            return True
+    return False
+
+
+@inner
+def cheapest(trial):
+    """The node of least price, -1 if there is none."""
+    best = -1
+    for node in range(len(trial.price)):
+        if trial.price[node] < np.inf and (best < 0 or trial.price[node] < trial.price[best]):
+            best = node
+    return best
+
+
+@inner
+def add_node(sim, trial, job, running, node):
+    """Those that run on the node behind ``job`` become candidates, the last in order first, as far as its price goes."""
+    paid = 0
+    for back in range(running - 1, -1, -1):
+        victim = sim.detail.order[back]
+        room = trial.counts[CANDIDATES] - trial.counts[STARTERS] < MOST_RUNNING
+        if not sim.key[victim] > sim.key[job] or paid >= trial.price[node] or not room:
+            break
+        base = sim.jobs.part[victim]
+        here = 0
+        for at in range(base, base + sim.alloc_len[victim]):
+            if sim.alloc_node[at] == node:
+                here += thousandths(sim, victim, at)
+        if here > 0 and may_go(sim, victim, job):
+            paid += here
+            sim.detail.marked[victim] = GONE
+            k = entry_of(trial, victim, 0)
+            trial.runs[k] = 1
+            # The pass leaves it where it is.
+            hold_on(sim, trial, k)
+
+
+@inner
+def hold_on(sim, trial, k):
+    """What candidate k holds now is where the pass has it."""
+    job, at = trial.job[k], trial.counts[SPOTS]
+    base, m = sim.jobs.part[job], sim.alloc_len[job]
+    for i in range(m):
+        trial.node[at + i], trial.grant[at + i] = sim.alloc_node[base + i], sim.alloc_grant[base + i]
+    trial.first[k], trial.length[k] = at, m
+    trial.counts[SPOTS] += m
+
+
+# --- candidates -------------------------------------------------------------------------
+
+
+@inner
+def sort_candidates(sim, trial):
+    """Bring the candidates into the order of this instant."""
+    for k in range(1, trial.counts[CANDIDATES]):
+        at = k
+        while at > 0 and before(sim, trial.job[at], trial.job[at - 1]):
+            swap(trial.job, at)
+            swap(trial.runs, at)
+            swap(trial.made, at)
+            swap(trial.first, at)
+            swap(trial.length, at)
+            at -= 1
+
+
+@inner
+def swap(column, at):
+    column[at], column[at - 1] = column[at - 1], column[at]
+
+
+@inner
+def list_pools(sim, trial):
+    """Pools of every candidate, and how much longer it runs there than on its fastest."""
+    at = 0
+    for k in range(trial.counts[CANDIDATES]):
+        c = sim.jobs.cls[trial.job[k]]
+        trial.lo[k] = at
+        for q in range(sim.choices.ptr[c], sim.choices.ptr[c + 1]):
+            trial.pool[at] = sim.choices.pool[q]
+            trial.slow[at] = sim.choices.rate[sim.choices.ptr[c]] / sim.choices.rate[q] - 1.0
+            at += 1
+        trial.hi[k] = at
+
+
+@inner
+def offer_all(sim, trial):
+    """``trial.space``: what is free when every candidate has let its places go."""
+    copy_free(sim, sim.space, trial.space)
+    for k in range(trial.counts[CANDIDATES]):
+        if trial.runs[k] == 1:
+            book_held(sim, trial.space, trial.job[k], 1)
+
+
+@kernel
+def keep_all(sim, trial):
+    """The plan that suspends nobody: running candidates stay, waiting ones start in order where there is room."""
+    copy_free(sim, sim.space, sim.shadow)
+    trial.counts[SPOTS] = 0
+    for k in range(trial.counts[CANDIDATES]):
+        job = trial.job[k]
+        if trial.runs[k] == 1:
+            hold_on(sim, trial, k)
+            continue
+        m = find(sim, sim.shadow, job)
+        write_down(sim, trial, k, m)
+        if m > 0:
+            take_found(sim, sim.shadow, job, m)
+
+
+# --- what becomes of them ---------------------------------------------------------------
+
+
+@kernel
+def carry_out(sim, trial):
+    """Suspend, start and move as ``trial.action`` says."""
+    n = trial.counts[CANDIDATES]
+    for k in range(n):
+        if trial.runs[k] == 1 and trial.action[k] != KEEP:
+            stop_run(sim, trial.job[k], SUSPENDED)
+    for k in range(n):
+        if trial.action[k] == START:
+            job, base = trial.job[k], trial.first[k]
+            for i in range(trial.length[k]):
+                sim.place.found.node[i], sim.place.found.grant[i] = trial.node[base + i], trial.grant[base + i]
+            sim.waiting[sim.jobs.cls[job]] -= 1
+            start_job(sim, job, trial.length[k])
+    kept = 0
+    for k in range(sim.counts[QUEUED]):
+        job = sim.queue[k]
+        if sim.detail.status[job] == WAITING:
+            sim.queue[kept] = job
+            kept += 1
+    sim.counts[QUEUED] = kept
+
+
+@kernel
+def fill(sim):
+    """Start whoever fits, in order."""
+    start_what_fits(sim)
