@@ -22,7 +22,7 @@ from rltune.rl.kernels import WAIT, look, open_episode_of, pick, step_blocking
 from rltune.rl.network import JobNetwork
 from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
 from rltune.rl.rows import CLOSED, FRESH, OVER, RESERVED, Batch, Row, new_episode
-from rltune.simulator.joint import any_fits_by_given_keys
+from rltune.simulator.joint import anyone_fits, sort_given
 
 
 class OneRow:
@@ -132,7 +132,8 @@ class Ranking(Picking):
             best = legal[np.argsort(-scores[legal], kind="stable")]
             # Behind the jobs that may be picked the baseline order goes on.
             sim.key[sim.queue[episode.slot[best]]] = np.arange(-len(best), 0)
-            if any_fits_by_given_keys(state):
+            sort_given(state)
+            if anyone_fits(state):
                 self.joint.take(state)
         begun = int(sim.counts[STARTED]) - started
         self.records.append(
