@@ -237,9 +237,7 @@ def choice_text(out: dict[str, Any]) -> str:
         f"`{out['_about']['command']}`. Helios' July and August (past: April to June) and Philly's 1 to 15 November (past:",
         f"October). Rule: least geometric mean of the mean waits of {', '.join(LEARNERS)} over all settings. "
         f"Chosen: **{out['chosen']:g}**; the default is {DISPLACE_FACTOR:g}. Cells: mean wait s / starts a job.", "",
-        "| factor | " + " | ".join(f"{LEARNERS[0]}: {s}" if not k else s for k, s in enumerate(out["_settings"])) + " |",
     ]  # fmt: skip
-    lines = lines[:-1]
     lines += ["| factor | geometric mean, s |", "|---|---|"]
     lines += [f"| {factor} | {wait:,.1f} |" for factor, wait in out["mean_wait_s"].items()]
     for policy in (*LEARNERS, "srsf"):

@@ -106,7 +106,8 @@ class Simulate(Common):
     throughput: str = group("none", "speeds by GPU type")
     policy: str = option(
         default_of(simulate_jobs, "policy"),
-        "an order (fifo, sjf, f1, ...) or srtf, srsf, las, priority, round_robin, lottery, wfq, fair_user, fair_vc",
+        "an order (fifo, sjf, f1, ...) or srtf, srsf, las, las_levels, gittins, priority, round_robin, "
+        "lottery, wfq, fair_user, fair_vc, or the file or run directory of a learned policy",
     )
     backfill: str = option(
         default_of(simulate_jobs, "backfill"),

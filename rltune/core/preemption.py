@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from rltune.compiled import inner
+from rltune.core.backfilling import start_what_fits
 from rltune.core.priorities import LOTTERY, ROUND_ROBIN, clearly_ahead, has_waited_enough, key_of, progress
 from rltune.core.queue import (
     begin_pass,
@@ -52,7 +53,7 @@ def preempt(sim, may_suspend):
     left = begin_pass(sim)
     sim.passed[:] = 0
     running = sort_running(sim) if may_suspend else 0
-    i = 0
+    i, suspended = 0, False
     # Ends with the last job of a class that may still start, not with the queue.
     while left > 0:
         job = sim.queue[i]
@@ -72,6 +73,7 @@ def preempt(sim, may_suspend):
             # Suspended jobs stand further back in the queue now, and may start again elsewhere in this pass.
             left += again
             if made:
+                suspended = True
                 m = find(sim, sim.space, job)
         if m > 0:
             remove_at(sim, i)
@@ -82,6 +84,9 @@ def preempt(sim, may_suspend):
             # Of its class those that stand before have started, or were passed over and counted.
             left -= sim.waiting[c] - sim.passed[c]
             i += 1
+    if suspended and sim.params.displace != 1.0:
+        # What suspensions have left over may do for a job before that was not far enough ahead to suspend any.
+        start_what_fits(sim)
 
 
 @inner
