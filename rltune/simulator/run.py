@@ -54,7 +54,7 @@ def simulate_jobs(
 ) -> Result:
     """Run every job of the table; deterministic.
 
-    Whole GPUs without interruptions run on the compiled loop of `rltune.simulator.disciplines`; whatever asks for more
+    Whole GPUs without interruptions run on the lean build of the core; whatever asks for more
     (shares, MIG, CPU and memory limits, a preemptive policy, conservative backfill, any of ``options``) on the
     detailed one of `rltune.simulator.fleet`.
 
