@@ -42,7 +42,7 @@ def simulate_jobs(
     jobs: JobTable,
     cluster: Cluster,
     *,
-    policy: str | Policy = "fifo",
+    policy: str | Policy | Picker = "fifo",
     backfill: str = "skip",
     allocator: str | Allocator = "best_fit",
     runtimes: str | FloatArray = "exact",
@@ -103,7 +103,7 @@ def simulate_jobs(
 def simulate_lean(
     jobs: JobTable,
     cluster: Cluster,
-    policy: str | Policy,
+    policy: str | Policy | Picker,
     backfill: str,
     allocator: str | Allocator,
     known: FloatArray,
