@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ RESUME_S = 60.0
 """Seconds a resumed job holds its GPUs before it gets on, in every row that suspends."""
 RESERVATIONS = 100
 """Waiting jobs that conservative backfill plans for; planning for all of FIFO's queue takes minutes."""
+EARLIER = "1f9c23a"
+"""The last version with three state machines."""
 COMMAND = "RLTUNE_TRACES=... OMP_NUM_THREADS=1 python experiments/policies_helios.py"
 
 
@@ -32,11 +35,14 @@ def cases() -> list[dict[str, Any]]:
     for name, policy in PREEMPTIVE.items():
         more = {"resume_s": RESUME_S} if policy.on_event or policy.on_tick else {}
         out.append({"policy": name, "backfill": "skip", **more})
+        if policy.scaled:
+            out.append({"policy": name, "backfill": "skip", "displace_factor": 1.0, **more})
     reserved = {"backfill": "conservative", "reservations": RESERVATIONS}
     out += [{"policy": name, **reserved} for name in ("fifo", "sjf", "saf")]
     for runtimes in ("predicted", "online"):
         out += [{"policy": "fifo", "runtimes": runtimes, **more} for more in ({"backfill": "easy"}, reserved)]
-        out += [{"policy": "srtf", "backfill": "skip", "runtimes": runtimes, "resume_s": RESUME_S}]
+        srtf = {"policy": "srtf", "backfill": "skip", "runtimes": runtimes, "resume_s": RESUME_S}
+        out += [srtf, srtf | {"displace_factor": 1.0, "overrun_factor": 1.0}]
     out += [{"policy": "sjf", "backfill": d, "runtimes": "predicted"} for d in ("skip", "easy")]
     return out
 
@@ -72,7 +78,53 @@ def main() -> None:
     }  # fmt: skip
     OUT.with_suffix(".json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
     OUT.with_suffix(".md").write_text(markdown(about, rows))
+    OUT.with_name("policies_helios_changes.md").write_text(changes(rows))
     print(OUT.with_suffix(".md"))
+
+
+COMPARED = ("wait_s", "wait_p99", "jct_s", "bsld", "utilization", "runs", "unfinished")
+NEW_NAMES = {"known": "exact", "none": "unknown"}
+REASONS = {
+    "las": "las was the published levels: now las_levels",
+    "srtf": "hysteresis (displace_factor 2) and safe estimates; the rows with factor 1 are as before",
+    "srsf": "hysteresis (displace_factor 2); the row with factor 1 is as before",
+}
+
+
+def earlier_rows() -> list[dict[str, Any]]:
+    """The rows that the last version with three state machines left, under today's names."""
+    git = ["git", "-C", str(OUT.parent), "show", f"{EARLIER}:experiments/results/policies_helios.json"]
+    rows = json.loads(subprocess.run(git, check=True, capture_output=True, text=True).stdout)["rows"]
+    for r in rows:
+        r["backfill"] = r.pop("discipline")
+        if "knowledge" in r:
+            r["runtimes"] = NEW_NAMES.get(r.pop("knowledge"), "predicted")
+    return rows
+
+
+def changes(rows: list[dict[str, Any]]) -> str:
+    """Every row of the last version beside today's, and why one differs."""
+    equal, lines = 0, []
+    for old in earlier_rows():
+        names = [f"{old['policy']}_levels"] if old["policy"] == "las" else [old["policy"]]
+        same = [r for r in rows if r["policy"] in names and r["backfill"] == old["backfill"]]
+        same = [r for r in same if str(r.get("runtimes", "exact")) == str(old.get("runtimes", "exact"))]
+        if any(all(r[k] == old[k] for k in COMPARED) for r in same):
+            equal += 1
+            if old["policy"] not in REASONS:
+                continue
+        reason = REASONS.get(old["policy"], "NOT EXPLAINED")
+        lines.append(f"- {old['policy']}, {old['backfill']}, {old.get('runtimes', 'exact')}: {reason}")
+    total = len(earlier_rows())
+    head = (
+        f"# The policies table beside that of {EARLIER}\n\n{equal} of {total} rows are equal in {', '.join(COMPARED)}, "
+    )
+    return (
+        head
+        + "some under another name or with an option. Rows whose plain name now means something else:\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )
 
 
 def markdown(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:

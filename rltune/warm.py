@@ -42,9 +42,9 @@ TRAINING = (
 CHAINS = (
     # Side by side; commands of one chain share kernels, which the first of them compiles.
     (
-        f"simulate {JOBS} policy=las +options.resume_s=60 +options.node_mtbf_s=1e6",
-        f"simulate {JOBS} policy=fifo discipline=conservative knowledge=predicted",
-        f"simulate {JOBS} policy=sjf discipline=easy",
+        f"simulate {JOBS} policy=las options.resume_s=60 options.node_mtbf_s=1e6",
+        f"simulate {JOBS} policy=fifo backfill=conservative runtimes=predicted",
+        f"simulate {JOBS} policy=sjf backfill=easy",
         f"simulate {JOBS} policy=fifo allocator=milp",
     ),
     (

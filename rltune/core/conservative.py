@@ -93,7 +93,7 @@ PROFILE_BYTES = 1 << 30
 def with_profile(sim: Sim, cluster: Cluster) -> Sim:
     """The state with room to plan for now, for every running job and for every reservation, as far as memory goes.
 
-    A small one where the discipline is another: kernels are compiled for one type.
+    A small one where backfilling is another: kernels are compiled for one type.
     """
     if sim.params.backfill != CONSERVATIVE:
         profile = build_profile(cluster, sim.space.left, 1, 0, 0, 0)

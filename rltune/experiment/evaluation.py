@@ -23,7 +23,6 @@ from rltune.report.figures import box_plot, cdf
 from rltune.report.tables import comparison_table, markdown_table, told
 from rltune.rl.network import JobNetwork
 from rltune.rl.policy_file import BASELINE, PARENT, LearnedPolicy
-from rltune.rl.rollout import play
 from rltune.rl.rules import Rules, run_times
 from rltune.rundir import RunDirectory
 from rltune.simulator.result import DAY_S, Result
@@ -274,18 +273,43 @@ def learned_rows(
     """Networks by greedy actions on every window."""
     rows: list[Row] = []
     for each in plays:
-        rules = replace(each.rules, window=length)
-        joint = experiment.joint(cluster) if rules.allocator == "milp" else None
-        played = play(experiment.setup("test", rules, cluster), each.network, starts, joint)
+        rules = each.rules
+        results, stats = simulate_learned(experiment, cluster, each, starts, length)
         policy = rules.baseline if each.origin is None else LEARNED
-        row = Row(each.name, policy, rules.backfill, rules.runtimes, rules.allocator, played.results)
-        row = replace(row, allocator_stats=played.allocator)
+        row = Row(each.name, policy, rules.backfill, rules.runtimes, rules.allocator, results, allocator_stats=stats)
         if each.origin is not None:
             kept, seed = str(each.origin.get("kept")), each.origin.get("seed")
             row = replace(row, baseline=rules.baseline, kept=kept, seed=seed, recipe=recipe(each.origin))
         rows.append(row)
         update()
     return rows
+
+
+def simulate_learned(
+    experiment: Experiment, cluster: Cluster, each: Play, starts: Sequence[int], length: int
+) -> tuple[list[Result], dict[str, Any]]:
+    """A learned policy on every window, as any other policy is simulated; and the MILP's counters over all of them."""
+    rules, stretch = each.rules, experiment.stretches["test"]
+    known = run_times(stretch, rules.runtimes, experiment.trace)
+    allocator = experiment.milp(cluster) if rules.allocator == "milp" else rules.allocator
+    results = [
+        simulate_jobs(
+            stretch.jobs.take(slice(start, start + length)),
+            cluster,
+            policy=LearnedPolicy(each.network, rules, {}),
+            backfill=rules.backfill,
+            allocator=allocator,
+            runtimes=known[start : start + length],
+            oversized=experiment.oversized,
+            cost=experiment.cost(cluster),
+            **rules.options,
+        )
+        for start in starts
+    ]
+    stats = dict(results[-1].allocator_stats)
+    if "kept_for_reservation" in stats:
+        stats["kept_for_reservation"] = sum(r.allocator_stats["kept_for_reservation"] for r in results)
+    return results, stats
 
 
 def report_fallbacks(name: str, stats: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 Action a < V picks the a-th visible job, action V waits for the next event. Visible
 are the first V legal jobs of the whole queue in the baseline order; room that is left
 shows the first jobs that are not legal. So the first legal job of however long a
-queue can always be picked. Legal is, by discipline:
+queue can always be picked. Legal is, by backfilling:
 
 * blocking: every job; one that does not fit is waited for (the reference protocol).
 * skip: jobs that fit now.

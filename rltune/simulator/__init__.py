@@ -1,1 +1,1 @@
-"""The simulator: state as arrays, compiled events and queue disciplines, the readable loop over the same kernels."""
+"""The simulator: from names and options to a finished simulation on the core, its results, and decisions taken outside."""

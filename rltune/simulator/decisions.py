@@ -41,7 +41,8 @@ class Picker(Protocol):
     It corrects a baseline order: jobs stand in the queue by ``baseline_rank`` (n_jobs,), which may need run times.
     """
 
-    needs_run_time: bool
+    @property
+    def needs_run_time(self) -> bool: ...
 
     def baseline_rank(self, jobs: JobTable, known_s: Any) -> Any: ...
 

@@ -71,7 +71,7 @@ def simulate_full(
     jobs: JobTable,
     cluster: Cluster,
     *,
-    policy: str | Policy,
+    policy: str | Policy | Picker,
     backfill: str,
     allocator: str | JointAllocator | Allocator,
     known_s: Floats | None,
@@ -107,7 +107,7 @@ NO_NOTES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 def build_state(
     jobs: JobTable,
     cluster: Cluster,
-    policy: str | Policy,
+    policy: str | Policy | Picker,
     backfill: str,
     allocator: str | JointAllocator | Allocator,
     known_s: Floats | None,
@@ -141,7 +141,7 @@ def build_state(
 
 
 def _decision(
-    jobs: JobTable, cluster: Cluster, sim: Sim, policy: str | Policy, backfill: str, allocator: Any
+    jobs: JobTable, cluster: Cluster, sim: Sim, policy: str | Policy | Picker, backfill: str, allocator: Any
 ) -> Decision | None:
     """Who decides outside the kernels; None: nobody needs to."""
     params, suspends = sim.params, bool(sim.params.on_event or sim.params.on_tick)
@@ -169,7 +169,7 @@ def _types(jobs: JobTable, cluster: Cluster, allocator: Any) -> TaskTypes | None
 
 def _policy_of(
     jobs: JobTable,
-    policy: str | Policy,
+    policy: str | Policy | Picker,
     backfill: str,
     allocator: Any,
     estimate: Floats,

@@ -42,7 +42,7 @@ def simulate_jobs(
     jobs: JobTable,
     cluster: Cluster,
     *,
-    policy: str | Policy = "fifo",
+    policy: str | Policy | Picker = "fifo",
     backfill: str = "skip",
     allocator: str | Allocator = "best_fit",
     runtimes: str | FloatArray = "exact",
@@ -54,23 +54,23 @@ def simulate_jobs(
 ) -> Result:
     """Run every job of the table; deterministic.
 
-    Whole GPUs without interruptions run on the compiled loop of `rltune.simulator.disciplines`; whatever asks for more
-    (shares, MIG, CPU and memory limits, a preemptive policy, conservative backfill, any of ``options``) on the
-    detailed one of `rltune.simulator.fleet`.
+    Whole GPUs without interruptions run on the lean build of the core; whatever asks for more
+    (shares, MIG, CPU and memory limits, a preemptive policy, conservative backfill, any of ``options``) on the full one.
 
     Args:
-        policy: name of an order or of a preemptive policy, or a function (queue, snapshot) -> keys.
+        policy: name of an order or of a preemptive policy, a function (queue, snapshot) -> keys, or a learned policy
+            (`rltune.rl.policy_file.LearnedPolicy`).
         backfill: blocking (RLTune's protocol, exact), strict (as blocking, but the head is chosen anew at every
             instant: Helios' protocol), skip, easy, or conservative.
-        allocator: lexicographic, best_fit, least_fragmentation; detailed: first_fit, best_fit, least_loaded, random,
-            dot_prod, gpu_clustering, gpu_packing, fgd, stranding; or an object with ``allocate`` (detailed: a `MilpAllocator` only).
+        allocator: lexicographic, best_fit, least_fragmentation; full build: first_fit, best_fit, least_loaded, random,
+            dot_prod, gpu_clustering, gpu_packing, fgd, stranding; or an object with ``allocate``.
         runtimes: exact, requested, predicted, online, unknown, or (n_jobs,) run times in seconds as the scheduler believes.
         oversized: what to do with jobs that no idle pool can hold: refuse (an InputError naming the
             first) or drop (they count as unfinished). Default: refuse; under ``blocking`` drop with
             a warning, since the reference protocol drops them.
         cost: (n_pools, cap + 1) fragmentation cost for least_fragmentation; default: these jobs' own demand.
         seed: of failures, lottery and random placement; nothing else is left to chance.
-        options: of the detailed simulation, see `rltune.simulator.options.Options`.
+        options: of the full build, see `rltune.simulator.options.Options`.
 
     Raises:
         InputError: unknown names, a policy that needs run times under ``unknown``, an oversized job.
@@ -103,7 +103,7 @@ def simulate_jobs(
 def simulate_lean(
     jobs: JobTable,
     cluster: Cluster,
-    policy: str | Policy,
+    policy: str | Policy | Picker,
     backfill: str,
     allocator: str | Allocator,
     known: FloatArray,

@@ -1,0 +1,135 @@
+"""Everything in one run: ``python experiments/all_at_once.py [JOBS]`` (RLTUNE_TRACES set).
+
+Helios' September arrivals on a cluster of unlike GPUs, part of them cut by MIG: V100, P100, A100 and A100 in slices, with
+the published ratios of speed; jobs of one GPU may also run on a slice, at measured speeds of models drawn by a seed; jobs
+are suspended (60 s a resumption), nodes fail, run times are unknown. The joint MILP decides beside greedy rules. Every plan
+that the MILP gives is checked by `check_plan`'s rules in the tests; here the runs are checked afterwards: nothing is held
+twice, and no job finishes without its work. Types, slices and models are assumptions: the log names none of them.
+Writes results/all_at_once.{json,md}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import rltune
+from rltune.allocators.milp import MilpAllocator
+from rltune.core.state import FINISHED
+from rltune.nouns.cluster import Cluster, Pool
+from rltune.nouns.throughput import Throughput
+
+OUT = Path(__file__).resolve().parent / "results" / "all_at_once"
+COMMAND = "RLTUNE_TRACES=... OMP_NUM_THREADS=1 python experiments/all_at_once.py"
+CLUSTER = Cluster(
+    "unlike",
+    (
+        Pool("v100", 40, 8, "V100"),
+        Pool("p100", 20, 8, "P100"),
+        Pool("a100", 15, 8, "A100-40GB"),
+        Pool("mig", 10, 8, "A100-40GB", mig=True),
+    ),
+)
+OPTIONS = {
+    "resume_s": 60.0, "node_mtbf_s": 3e6, "node_repair_s": 7200.0, "checkpoint_s": 1800.0, "ways": "mig_profiles",
+    "way_rule": "efficient", "way_least_speed": 0.4, "seed": 0,
+}  # fmt: skip
+CASES: dict[str, dict[str, Any]] = {
+    "las, best fit": {"policy": "las", "allocator": "best_fit"},
+    "gittins, best fit": {"policy": "gittins", "allocator": "best_fit"},
+    "gittins, fgd": {"policy": "gittins", "allocator": "fgd"},
+    "gittins, milp": {"policy": "gittins", "allocator": "milp"},
+}
+
+
+def check(result: rltune.Result) -> None:
+    """Nothing is held twice at any instant, and the work of a finished job adds up. Raises AssertionError."""
+    runs = result.runs
+    assert runs.mask is not None and runs.first_slice is not None
+    done = np.zeros(len(result.jobs))
+    np.add.at(done, runs.job, runs.useful_s)
+    ended = result.finished
+    assert np.allclose(done[ended], result.jobs.duration_s[ended], rtol=1e-9, atol=1e-6)
+    held: dict[int, list[tuple[float, float, int, int]]] = {}
+    for r in range(len(runs)):
+        for i in range(runs.ptr[r], runs.ptr[r + 1]):
+            one = (float(runs.start_s[r]), float(runs.end_s[r]), int(runs.mask[i]), int(runs.first_slice[i]))
+            held.setdefault(int(runs.node[i]), []).append(one)
+    for uses in held.values():
+        # Ends before starts of the same instant; a slice shares its GPU with other slices that begin elsewhere.
+        marks = sorted((t, k, mask, first) for s, e, mask, first in uses if e > s for t, k in ((e, 0), (s, 1)))
+        busy: dict[tuple[int, int], int] = {}
+        for _, begins, mask, first in marks:
+            for gpu in range(32):
+                if mask >> gpu & 1:
+                    busy[gpu, first] = busy.get((gpu, first), 0) + (1 if begins else -1)
+                    assert first >= 0 or busy[gpu, first] <= 1
+                    assert busy[gpu, first] <= 1
+
+
+def measure(jobs: Any, case: dict[str, Any]) -> dict[str, Any]:
+    """One case: means, starts a job, what the MILP counted, seconds."""
+    options = {**case, **OPTIONS, "speed": Throughput.published()}
+    if case["allocator"] == "milp":
+        options["allocator"] = MilpAllocator(head=8)
+    begun = time.perf_counter()
+    result = rltune.simulate(jobs, CLUSTER, runtimes="unknown", **options)
+    seconds = time.perf_counter() - begun
+    check(result)
+    runs, summary = result.runs, result.summary()
+    sliced = (runs.first_slice[runs.ptr[:-1]] >= 0) if runs.first_slice is not None else np.zeros(len(runs), bool)
+    return {
+        "wait_s": summary["wait_s"]["mean"], "wait_p99": summary["wait_s"]["p99"], "jct_s": summary["jct_s"]["mean"],
+        "starts_per_job": len(runs) / len(jobs), "on_slices": float(sliced.mean()), "unfinished": summary["unfinished"],
+        "failed_runs": int((~np.isin(runs.outcome, (FINISHED, 1))).sum()), "seconds": round(seconds, 1),
+        "allocator": result.allocator_stats,
+    }  # fmt: skip
+
+
+def text(out: dict[str, Any]) -> str:
+    """The table."""
+    about = out["_about"]
+    lines = [
+        "# Everything in one run", "", f"`{about['command']}`; {about['jobs']:,} jobs, source {about['source']}.",
+        f"{CLUSTER.nodes} nodes, {CLUSTER.gpus} GPUs: {', '.join(f'{p.nodes} x {p.gpus_per_node} {p.gpu_type}' for p in CLUSTER.pools)} "
+        "(the last may be cut by MIG). Unlike speeds (published ratios), slices for jobs of one GPU, suspension (60 s),",
+        f"failing nodes, run times unknown. Machine: {about['machine']}. Every run was checked: nothing held twice, all work done.", "",
+        "| policy, allocator | wait s | p99 wait s | JCT s | starts a job | runs on slices | lost runs | unfinished | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, r in out.items():
+        if not name.startswith("_"):
+            lines.append(
+                f"| {name} | {r['wait_s']:,.1f} | {r['wait_p99']:,.0f} | {r['jct_s']:,.0f} | {r['starts_per_job']:.3f} | "
+                f"{100 * r['on_slices']:.1f} % | {r['failed_runs']} | {r['unfinished']} | {r['seconds']:,.0f} |"
+            )
+    stats = out.get("gittins, milp", {}).get("allocator", {})
+    lines += ["", "The MILP's counters: " + ", ".join(f"{k} {v}" for k, v in stats.items()) + "." if stats else ""]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    trace = rltune.load_trace("helios").between("2020-09-01", "2020-09-28")
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else len(trace)
+    jobs = trace.jobs.take(slice(0, count))
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}"
+    out: dict[str, Any] = {
+        "_about": {"command": COMMAND, "jobs": len(jobs), "source": trace.source, "machine": machine}
+    }
+    for name, case in CASES.items():
+        out[name] = measure(jobs, case)
+        print(name, {k: v for k, v in out[name].items() if k != "allocator"}, flush=True)
+        if count == len(trace):
+            OUT.with_suffix(".json").write_text(json.dumps(out, indent=1) + "\n")
+            OUT.with_suffix(".md").write_text(text(out))
+
+
+if __name__ == "__main__":
+    main()
