@@ -23,7 +23,7 @@ from rltune.policies.dynamic import STATIC
 from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import order, static_rank
 from rltune.rl.kernels import SCORE_CODES
-from rltune.simulator.full import NO_NOTES, build_state
+from rltune.simulator.full import build_state
 from rltune.simulator.options import make_options
 from rltune.simulator.run import TRAINED, check_backfill, check_detailed, needs_detail
 from rltune.traces import Trace
@@ -115,7 +115,7 @@ class Setup:
     table: Sim
     low: int = 0
     high: int = 1
-    notes: Mapping[str, tuple[str, ...]] = NO_NOTES
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
