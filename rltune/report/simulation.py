@@ -66,8 +66,9 @@ def bound_remarks(bounds: dict[str, Any]) -> list[str]:
 
 
 def detail_remarks(row: dict[str, Any]) -> list[str]:
-    """What speeds rest on, reservations that memory was too small for, and where the MILP gave way."""
+    """What speeds and ways to run rest on, reservations that memory was too small for, and where the MILP gave way."""
     told = [f"throughput: {line}" for line in row.get("throughput", [])]
+    told += [line if line.startswith("ways") else f"ways: {line}" for line in row.get("ways", [])]
     if "reservations_simplified" in row:
         told.append(f"{row['reservations_simplified']:,} plans of reservations ran out of memory and were simplified")
     stats = row.get("allocator", {})
@@ -94,7 +95,7 @@ def cluster_facts(row: dict[str, Any], cluster: dict[str, Any], bounds: dict[str
         (
             "utilisation",
             f"{row['utilization']['mean']:.3f} of GPU time held, {row['goodput']['mean']:.3f} useful"
-            f"{' (in time of the recorded GPUs)' if 'throughput' in row else ''}, {flops(row)}",
+            f"{' (in time of the recorded GPUs)' if {'throughput', 'ways'} & set(row) else ''}, {flops(row)}",
         ),
         ("energy of GPUs", energy(row["energy_kwh"])),
         (

@@ -32,6 +32,7 @@ from rltune.core.resources.scores import SHARING_RULES
 from rltune.core.resources.slices import INDICES, START_BIT
 from rltune.core.resources.verbs import (
     book_held,
+    choice_on,
     copy_free,
     find,
     fits,
@@ -40,6 +41,7 @@ from rltune.core.resources.verbs import (
     prefer_unreserved,
     take_found,
     way_found,
+    way_held,
 )
 from rltune.core.runs import list_by_expected_end, start_job
 from rltune.core.state import (
@@ -221,8 +223,7 @@ class Joint:
         draft, n = self.draft, int(self.draft.counts[JOBS])
         jobs, ways, limited = draft.job[:n], int(draft.hi[n - 1]), len(sim.space.left) > 0
         reserved = draft.shadow[0] < np.inf
-        # All ways of a job ask for the same here (`rltune.core.choices.Taking.alike`).
-        asked = sim.choices.way[sim.choices.ptr[sim.jobs.cls[jobs]]]
+        asked = asked_by(sim, jobs)
         gpus = np.maximum(amounts(sim.detail.demand, asked), 1 / WHOLE)
         return Instance(
             cluster=sim.cluster, room=sim.space.room, demand=sim.detail.demand, jobs=asked,
@@ -275,10 +276,11 @@ class Joint:
         """The decision on all candidates: the room is what is free and what they hold."""
         n, params, limited = len(held), sim.params, len(sim.space.left) > 0
         jobs, ways, runs = trial.job[:n], int(trial.hi[n - 1]), trial.runs[:n] == 1
-        gpus = np.maximum(amounts(sim.detail.demand, jobs), 1 / WHOLE)
+        asked = asked_by(sim, jobs)
+        gpus = np.maximum(amounts(sim.detail.demand, asked), 1 / WHOLE)
         back = params.suspend + params.resume
         return Instance(
-            cluster=sim.cluster, room=trial.space.room, demand=sim.detail.demand, jobs=jobs,
+            cluster=sim.cluster, room=trial.space.room, demand=sim.detail.demand, jobs=asked,
             value=self.allocator.values(gpus, ~runs), pools=trial.pool[:ways], lo=trial.lo[:n], hi=trial.hi[:n],
             slow=trial.slow[:ways], idle=held_instances(sim, trial, held),
             group=sim.detail.group[jobs] if limited else None, left=trial.space.left / WHOLE if limited else None,
@@ -339,6 +341,11 @@ def pass_greedily(sim):
     start_now(sim)
 
 
+def asked_by(sim: Sim, jobs: Ints) -> Ints:
+    """(n,) row of the demand of each job: all its ways ask for the same here (`rltune.core.choices.Taking.alike`)."""
+    return sim.choices.way[sim.choices.ptr[sim.jobs.cls[jobs]]]
+
+
 def held_places(sim: Sim, trial: Trial) -> list[Any]:
     """(nodes, grants) of each candidate that runs, None of those that wait."""
     found: list[Any] = []
@@ -353,7 +360,7 @@ def held_places(sim: Sim, trial: Trial) -> list[Any]:
 
 def held_instances(sim: Sim, trial: Trial, held: list[Any]) -> Ints | None:
     """(n_nodes, widest) MIG instances of the candidates, which they leave behind where they go; None: there are none."""
-    profile = sim.detail.demand.profile[trial.job[: len(held)]]
+    profile = sim.detail.demand.profile[asked_by(sim, trial.job[: len(held)])]
     cut = [k for k, place in enumerate(held) if place is not None and profile[k] >= 0]
     if not cut:
         return None
@@ -551,7 +558,7 @@ def free_drafted(sim, draft, n, instant):
             draft.freed[k] = 1
             base, m = draft.part[k], draft.part[k + 1] - draft.part[k]
             job = draft.job[k]
-            way = sim.choices.way[sim.choices.ptr[sim.jobs.cls[job]]]
+            way = way_held(sim, job)
             book_nodes(sim.cluster, sim.spare, sim.detail.demand, way, draft.node, draft.grant, base, m, 1)
             charge_quota(sim.spare, sim.detail.group[job], sim.detail.amount[way], 1)
 
@@ -566,15 +573,6 @@ def write_place(sim, draft, k, m):
     for i in range(m):
         draft.node[base + i], draft.grant[base + i] = sim.place.found.node[i], sim.place.found.grant[i]
     draft.part[k + 1] = base + m
-
-
-@inner
-def choice_on(sim, job, node):
-    """The job's choice on the pool of ``node``: each of its pools has one here."""
-    at = sim.choices.ptr[sim.jobs.cls[job]]
-    while sim.choices.pool[at] != sim.cluster.node_pool[node]:
-        at += 1
-    return at
 
 
 @inner

@@ -17,7 +17,7 @@ from rltune.core.preemption import sort_running
 from rltune.core.queue import begin_pass, block_class, class_blocked, sort_by_key, sort_queue
 from rltune.core.resources.nodes import Nodes, idle_nodes
 from rltune.core.resources.slices import INDICES, bits
-from rltune.core.resources.verbs import book_held, copy_free, find, fits, take_found
+from rltune.core.resources.verbs import book_held, choice_on, copy_free, find, fits, take_found, way_held
 from rltune.core.runs import start_job, stop_run
 from rltune.core.state import NOW, ON_GPUS, PRESENT, QUEUED, SUSPENDED, WAITING, Floats, Ints, floats, ints
 from rltune.nouns.cluster import Cluster
@@ -269,9 +269,10 @@ def may_go(sim, victim, job):
 @inner
 def thousandths(sim, job, at):
     """Thousandths of GPUs that a job holds at its place ``at``; a slice by its share of the largest GPU."""
-    if sim.detail.demand.milli[job] == WHOLE and sim.detail.demand.profile[job] < 0:
+    way = way_held(sim, job)
+    if sim.detail.demand.milli[way] == WHOLE and sim.detail.demand.profile[way] < 0:
         return WHOLE * bits(sim.alloc_grant[at] & INDICES)
-    return sim.detail.amount[job]
+    return sim.detail.amount[way]
 
 
 @inner
@@ -279,7 +280,7 @@ def price_nodes(sim, trial, job, running):
     """``trial.price``: thousandths of GPUs to be suspended, last in order first, until so many are free as ``job`` wants there."""
     trial.freed[:] = 0
     trial.price[:] = np.inf
-    c = sim.jobs.cls[job]
+    c, asked = sim.jobs.cls[job], sim.detail.amount[way_held(sim, job)]
     for back in range(running - 1, -1, -1):
         victim = sim.detail.order[back]
         if not sim.key[victim] > sim.key[job]:
@@ -290,7 +291,7 @@ def price_nodes(sim, trial, job, running):
         for at in range(base, base + sim.alloc_len[victim]):
             node = sim.alloc_node[at]
             trial.freed[node] += thousandths(sim, victim, at)
-            wanted = min(sim.detail.amount[job], WHOLE * sim.cluster.pool_cap[sim.cluster.node_pool[node]])
+            wanted = min(asked, WHOLE * sim.cluster.pool_cap[sim.cluster.node_pool[node]])
             enough = trial.price[node] == np.inf and sim.space.room.loose[node] + trial.freed[node] >= wanted
             if enough and may_use(sim, c, sim.cluster.node_pool[node]):
                 trial.price[node] = trial.freed[node]
@@ -425,6 +426,7 @@ def carry_out(sim, trial):
             job, base = trial.job[k], trial.first[k]
             for i in range(trial.length[k]):
                 sim.place.found.node[i], sim.place.found.grant[i] = trial.node[base + i], trial.grant[base + i]
+            sim.place.way[0] = choice_on(sim, job, sim.place.found.node[0])
             sim.waiting[sim.jobs.cls[job]] -= 1
             start_job(sim, job, trial.length[k])
     kept = 0

@@ -189,6 +189,19 @@ def test_the_milp_decides_among_the_ways_of_one_demand_and_says_so() -> None:
     ]
 
 
+def test_the_milp_suspends_a_job_of_several_ways_and_moves_it() -> None:
+    """Jobs of one demand share its row: by their own number they would be taken for jobs of other demands."""
+    rows = [(k, 2000 + k if k < 4 else 20 + k, "request | 3g.20gb@0.5") for k in range(12)]
+    jobs = table(*rows, num_gpus=[1, 2, 1, 1] * 3)
+    cluster = Cluster("c", (Pool("p", 2, 2, MIG, mig=True), Pool("q", 1, 2, "V100")))
+    result = rltune.simulate(jobs, cluster, policy="srtf", allocator="milp", resume_s=1.0)
+    assert result.finished.all() and len(result.runs) > 12
+    assert (result.runs.profile < 0).all()
+    assert (result.runs.held_gpus() == jobs.num_gpus[result.runs.job]).all()
+    done = [result.runs.useful_s[result.runs.job == k].sum() for k in range(12)]
+    assert done == pytest.approx(jobs.duration_s)
+
+
 # --- measured tables --------------------------------------------------------------------
 
 
