@@ -30,7 +30,7 @@ TRIED = 4
 # Slots of ``Trial.counts``: candidates; those of them that wait; jobs suspended in the trial that may start again in it;
 # places written down; whether the pass would have gone on.
 CANDIDATES, STARTERS, AGAIN, SPOTS, MORE = range(5)
-# Values of ``Detail.marked`` here: stays; would be suspended for the job at hand; has been suspended in the trial.
+# Values of ``Detail.marked`` here: stays; tried for the job at hand; needed for it; suspended in the trial, or a candidate.
 STAYS, OFFERED, NEEDED, GONE = range(4)
 # Values of ``Trial.action``.
 LEAVE, START, KEEP = range(3)
@@ -108,14 +108,17 @@ def try_out(sim, trial):
         i += 0 if back else 1
         if class_blocked(sim, job, PRESENT):
             continue
+        if not back and trial.counts[STARTERS] == most:
+            trial.counts[MORE] = 1
+            break
         m, made = find(sim, trial.space, job), 0
         if m == 0:
             made = make_room_in(sim, trial, job, running)
+            if made < 0:
+                trial.counts[MORE] = 1
+                break
             if made > 0:
                 m = find(sim, trial.space, job)
-        if made < 0 or (m > 0 and not back and trial.counts[STARTERS] == most):
-            trial.counts[MORE] = 1
-            break
         c = sim.jobs.cls[job]
         if m == 0:
             block_class(sim, job, PRESENT)
