@@ -30,7 +30,7 @@ TRIED = 4
 # Slots of ``Trial.counts``: candidates; those of them that wait; jobs suspended in the trial that may start again in it;
 # places written down; whether the pass would have gone on.
 CANDIDATES, STARTERS, AGAIN, SPOTS, MORE = range(5)
-# Values of ``Detail.marked`` here: stays; would be suspended for the job at hand; has been suspended in the trial.
+# Values of ``Detail.marked`` here: stays; tried for the job at hand; needed for it; suspended in the trial, or a candidate.
 STAYS, OFFERED, NEEDED, GONE = range(4)
 # Values of ``Trial.action``.
 LEAVE, START, KEEP = range(3)
@@ -108,14 +108,17 @@ def try_out(sim, trial):
         i += 0 if back else 1
         if class_blocked(sim, job, PRESENT):
             continue
+        if not back and trial.counts[STARTERS] == most:
+            trial.counts[MORE] = 1
+            break
         m, made = find(sim, trial.space, job), 0
         if m == 0:
             made = make_room_in(sim, trial, job, running)
+            if made < 0:
+                trial.counts[MORE] = 1
+                break
             if made > 0:
                 m = find(sim, trial.space, job)
-        if made < 0 or (m > 0 and not back and trial.counts[STARTERS] == most):
-            trial.counts[MORE] = 1
-            break
         c = sim.jobs.cls[job]
         if m == 0:
             block_class(sim, job, PRESENT)
@@ -238,7 +241,15 @@ def write_down(sim, trial, k, m):
 
 @inner
 def add_others(sim, trial, running):
-    """For the first jobs that the pass makes room for: who runs behind them on the nodes where least would be suspended."""
+    """For the first jobs that the pass makes room for: who runs behind them on the nodes where least would be suspended.
+
+    Where a decision may be about all that run, it is, also about those before them, which can only be moved.
+    """
+    if running <= MOST_RUNNING:
+        for k in range(running):
+            if may_go(sim, sim.detail.order[k]):
+                add(sim, trial, sim.detail.order[k])
+        return
     tried = 0
     for k in range(trial.counts[CANDIDATES]):
         if trial.made[k] == 1 and tried < TRIED:
@@ -253,9 +264,9 @@ def add_others(sim, trial, running):
 
 
 @inner
-def may_go(sim, victim, job):
-    """Whether a running job may be suspended for ``job``, is no candidate yet, and stands on open nodes only."""
-    if not sim.key[victim] > sim.key[job] or sim.detail.marked[victim] == GONE:
+def may_go(sim, victim):
+    """Whether a running job may be suspended, is no candidate yet, and stands on open nodes only."""
+    if sim.detail.marked[victim] == GONE:
         return False
     if sim.detail.status[victim] != ON_GPUS or sim.detail.since[victim] >= sim.clock[NOW]:
         return False
@@ -285,7 +296,7 @@ def price_nodes(sim, trial, job, running):
         victim = sim.detail.order[back]
         if not sim.key[victim] > sim.key[job]:
             break
-        if not may_go(sim, victim, job):
+        if not may_go(sim, victim):
             continue
         base = sim.jobs.part[victim]
         for at in range(base, base + sim.alloc_len[victim]):
@@ -330,13 +341,18 @@ def add_node(sim, trial, job, running, node):
         for at in range(base, base + sim.alloc_len[victim]):
             if sim.alloc_node[at] == node:
                 here += thousandths(sim, victim, at)
-        if here > 0 and may_go(sim, victim, job):
+        if here > 0 and may_go(sim, victim):
             paid += here
-            sim.detail.marked[victim] = GONE
-            k = entry_of(trial, victim, 0)
-            trial.runs[k] = 1
-            # The pass leaves it where it is.
-            hold_on(sim, trial, k)
+            add(sim, trial, victim)
+
+
+@inner
+def add(sim, trial, victim):
+    """One more running candidate, which the pass leaves where it is."""
+    sim.detail.marked[victim] = GONE
+    k = entry_of(trial, victim, 0)
+    trial.runs[k] = 1
+    hold_on(sim, trial, k)
 
 
 @inner

@@ -125,8 +125,9 @@ def promises(jobs: JobTable, cluster: Cluster, **options: Any) -> tuple[rltune.R
     made: list[tuple[int, float]] = []
     inner = fleet_joint.prepare
 
-    def prepare(fleet: Any, knobs: Any, draft: Any) -> None:
-        inner(fleet, knobs, draft)
+    def prepare(state: Any, work: Any) -> None:
+        inner(state, work)
+        draft = work.value
         if draft.counts[fleet_joint.HELD] >= 0:
             made.append((int(draft.counts[fleet_joint.HELD]), float(draft.shadow[0])))
 
@@ -259,10 +260,3 @@ def test_what_cannot_be_is_refused_in_one_line(options: dict[str, Any], message:
     with pytest.raises(rltune.InputError, match=message) as refused:
         rltune.simulate(jobs, cluster, **{"allocator": "milp", **options})
     assert "\n" not in str(refused.value)
-
-
-def test_an_allocator_of_ones_own_is_refused_where_jobs_share_gpus() -> None:
-    """It would be asked about shares of GPUs, which a snapshot does not tell."""
-    jobs, cluster = mixed(5, 0)
-    with pytest.raises(rltune.InputError, match=r"allocators .*, milp only"):
-        rltune.simulate(jobs, cluster, allocator=mock.Mock(spec=["allocate"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 from unittest import mock
 
@@ -40,7 +41,9 @@ def decisions() -> Iterator[list[tuple[Any, Decision]]]:
     def decide(self: Any, instance: Any, *args: Any, **more: Any) -> Decision:
         decision = inner(self, instance, *args, **more)
         if instance.holders is not None:
-            made.append((instance, decision))
+            # The simulation goes on in the same arrays.
+            room = type(instance.room)(*map(np.copy, instance.room))
+            made.append((replace(instance, room=room, jobs=instance.jobs.copy()), decision))
         return decision
 
     with mock.patch.object(JointSolver, "decide", decide):
@@ -244,3 +247,51 @@ def test_holding_gpus_back_and_suspending_at_once_is_refused(backfill: str) -> N
     jobs, cluster = mixed(5, 0)
     with pytest.raises(rltune.InputError, match=r"suspends jobs, backfill=.* use backfill=skip"):
         rltune.simulate(jobs, cluster, policy="fifo", preemptive=True, backfill=backfill, allocator="milp")
+
+
+# --- small decisions, by trying everything --------------------------------------------------------
+
+
+def every_plan(instance: Any, free: np.ndarray, k: int) -> Iterator[list[Any]]:
+    """All ways to give jobs k, k + 1, ... whole GPUs of nodes with ``free`` GPUs (bits), each on one node or none."""
+    if k == len(instance.jobs):
+        yield []
+        return
+    yield from ([None, *rest] for rest in every_plan(instance, free, k + 1))
+    gpus = int(instance.demand.gpus[instance.jobs[k]])
+    for node, bits in enumerate(free.tolist()):
+        for chosen in combinations([gpu for gpu in range(4) if bits >> gpu & 1], gpus):
+            grant = sum(1 << gpu for gpu in chosen)
+            left = free.copy()
+            left[node] -= grant
+            yield from ([((node,), (grant,)), *rest] for rest in every_plan(instance, left, k + 1))
+
+
+def worth(instance: Any, plan: Any) -> tuple[float, float]:
+    """What a plan loses, to be small: value, then GPU-seconds of those that are suspended or moved."""
+    value = lost = 0.0
+    for k, (place, here) in enumerate(zip(plan, instance.holders.place, strict=True)):
+        value += 0.0 if place is None else float(instance.value[k])
+        if here is not None and place != here:
+            lost += float((instance.holders.suspend if place is None else instance.holders.move)[k])
+    return -value, lost
+
+
+@pytest.mark.parametrize("seed", [0, 1, 3, 4, 5])
+def test_in_a_small_cluster_no_other_set_of_suspensions_is_better(seed: int) -> None:
+    """A waiting job would be left out, or jobs interrupted, though another set of suspensions and moves is better."""
+    rng, n = np.random.default_rng(seed), 9
+    columns = {
+        "submit_s": np.sort(rng.integers(0, 40, n)).tolist(), "duration_s": rng.integers(20, 90, n).tolist(),
+        "num_gpus": rng.choice([1, 1, 2, 3, 4], n).tolist(),
+    }  # fmt: skip
+    jobs, cluster = JobTable.from_columns(columns), Cluster("two", (Pool("a", 2, 4),))
+    allocator = MilpAllocator(mode="lexicographic")
+    with decisions() as made:
+        rltune.simulate(jobs, cluster, policy="srtf", allocator=allocator, resume_s=3.0, migrate_s=2.0)
+    small = [each for each in made if len(each[0].jobs) <= 5]
+    assert small
+    for instance, decision in small:
+        free = np.array([sum(1 << g for g in range(4) if instance.room.milli[node, g] == 1000) for node in range(2)])
+        best = min(worth(instance, plan) for plan in every_plan(instance, free, 0))
+        assert worth(instance, decision.places) == pytest.approx(best)
