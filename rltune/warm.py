@@ -33,7 +33,8 @@ FILES = {
     "tasks.csv": "task,1g,2g,3g,4g,7g\na,70,40,30,25,20\nb,60,35,28,20,18\nc,50,30,22,18,15\n",
     "events.csv": "event,tenant,profile\nacquire,a,1g\nacquire,b,3g\nrelease,a,\nacquire,c,2g\n",
 }
-JOBS = "+trace=file trace.path=jobs.csv limit=60 nodes=4"
+ON_FILE = "+trace=file trace.path=jobs.csv limit=60"
+JOBS = f"{ON_FILE} nodes=4"
 WINDOWS = "+trace=file trace.path=jobs.csv nodes=4 oversized=drop protocol.window=32"
 TRAINING = (
     "visible=8 epochs=1 windows_per_epoch=4 validate_every=1 validation_windows=4 evaluate=false "
@@ -46,6 +47,8 @@ CHAINS = (
         f"simulate {JOBS} policy=fifo backfill=conservative runtimes=predicted",
         f"simulate {JOBS} policy=sjf backfill=easy",
         f"simulate {JOBS} policy=fifo allocator=milp",
+        # One node, so that some are suspended.
+        f"simulate {ON_FILE} nodes=1 policy=las allocator=milp options.resume_s=60",
     ),
     (
         f"train {WINDOWS} {TRAINING}",
