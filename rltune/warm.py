@@ -30,7 +30,8 @@ FILES = {
     "tasks.csv": "task,1g,2g,3g,4g,7g\na,70,40,30,25,20\nb,60,35,28,20,18\nc,50,30,22,18,15\n",
     "events.csv": "event,tenant,profile\nacquire,a,1g\nacquire,b,3g\nrelease,a,\nacquire,c,2g\n",
 }
-JOBS = "+trace=file trace.path=jobs.csv nodes=4"
+ON_FILE = "+trace=file trace.path=jobs.csv"
+JOBS = f"{ON_FILE} nodes=4"
 TRAINING = (
     "+trace=synthetic trace.jobs=900 trace.arrivals_per_h=400 nodes=4 oversized=drop protocol.window=32 visible=8 "
     "epochs=1 windows_per_epoch=4 validate_every=1 validation_windows=4 evaluate=false algo.envs=4 algo.threads=1"
@@ -42,6 +43,8 @@ CHAINS = (
         f"simulate {JOBS} policy=fifo discipline=conservative knowledge=predicted",
         f"simulate {JOBS} policy=sjf discipline=easy",
         f"simulate {JOBS} policy=fifo allocator=milp",
+        # One node, so that some are suspended.
+        f"simulate {ON_FILE} nodes=1 policy=las allocator=milp +options.resume_s=60",
     ),
     (f"train {TRAINING}", f"evaluate {TRAINING.partition(' visible')[0]} windows=2"),
     (
