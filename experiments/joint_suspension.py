@@ -23,7 +23,7 @@ from rltune.simulator.joint import Joint
 
 OUT = Path(__file__).resolve().parent / "results" / "joint_suspension"
 NODES, JOBS, RESUME_S = 85, 25_000, 60.0
-POLICIES = ("las", "srsf")
+POLICIES = ("las_levels", "srsf")
 COMMAND = "RLTUNE_TRACES=... OMP_NUM_THREADS=1 python experiments/joint_suspension.py"
 
 

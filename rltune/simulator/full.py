@@ -232,7 +232,7 @@ def _policy_of(
         node_repair=float(options.node_repair_s), gpu_mtbf=_or_never(options.gpu_mtbf_s),
         retries=int(options.max_retries), half_life=float(options.half_life_s),
         reservations=-1 if options.reservations is None else int(options.reservations), learns=online,
-        seed=int(options.seed), **hysteresis(jobs, name, estimate, options),
+        seed=int(options.seed), **hysteresis(jobs, name, estimate, options, joint),
     )  # fmt: skip
     return params, rank, flow
 
@@ -245,12 +245,16 @@ def las_levels(policy: Any, options: Options) -> Sequence[float]:
     return LAS_LEVELS_GPU_S if named else ()
 
 
-def hysteresis(jobs: JobTable, policy: str, estimate: Floats, options: Options) -> dict[str, Any]:
-    """How far ahead a waiting job must be to suspend a running one, and what is made of estimates."""
+def hysteresis(jobs: JobTable, policy: str, estimate: Floats, options: Options, joint: bool) -> dict[str, Any]:
+    """How far ahead a waiting job must be to suspend a running one, and what is made of estimates.
+
+    ``joint``: the MILP weighs suspensions by what they cost, instead of by a factor.
+    """
     special = preemptive_policy(policy)
     # Of levels a job is at one or another: they are hysteresis enough.
     levelled = special is not None and CODES[special.name] == priorities.LAS and len(las_levels(policy, options)) > 0
-    factor = options.displace_factor if special is not None and special.scaled and not levelled else 1.0
+    scaled = special is not None and special.scaled and not levelled and not joint
+    factor = options.displace_factor if scaled else 1.0
     learns = options.past_jobs is None if options.gittins_online is None else options.gittins_online
     return {
         "displace": float(factor),

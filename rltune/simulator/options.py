@@ -43,7 +43,8 @@ class Options:
         las_levels_gpu_s: thresholds of las_levels and las, GPU-seconds; empty: continuous; None: published ones, continuous.
         displace_factor: hysteresis of srtf, srsf, las, gittins: a running job is suspended for one only if its key is more than
             so many times the other's, and more by what resuming it will cost; and one that waits suspends others only
-            after it has waited for free GPUs as long as a resumption takes. 1: any larger key will do, at once.
+            after it has waited for free GPUs as long as a resumption takes. 1: any larger key will do, at once. With
+            allocator milp without effect: it weighs suspensions by what they cost.
         overrun_factor: of srtf, srsf where run times are estimates: total run time is believed to be at least so many times
             what a job has run. 1: a job that outlives its estimate is about to end.
         past_jobs: of gittins: a job table or trace to learn run times from, submitted before these jobs, on the same
