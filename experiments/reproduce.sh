@@ -55,7 +55,7 @@ evaluate rltune_helios_public +trace=rltune_helios allocator=lexicographic windo
 
 # The simulator beside published results, and every policy on one month.
 export OMP_NUM_THREADS=1
-for script in helios_table3 policies_helios; do "$python" "experiments/$script.py"; done
+for script in helios_table3 policies_helios suspension all_at_once joint_suspension ways house; do "$python" "experiments/$script.py"; done
 for script in openb_fragmentation openb_window; do "$python" "experiments/$script.py" --processes 2; done
 
 # The same orders under several allocators, and training with the MILP in the loop and without.
