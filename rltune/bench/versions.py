@@ -7,6 +7,7 @@ file is also the worker: as a script it serves whichever version of rltune it fi
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -29,7 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def works() -> dict[str, Callable[[], object]]:
-    """What each case does in the version at hand: lean, the kernels' loop alone; full, a whole simulation."""
+    """What each case does in the version at hand: the compiled loop, from time zero to the end; the answer: its seconds, or
+    nothing where all of the work is the loop."""
     import rltune
 
     # By its files: an installed version would answer for a module that this one does not have.
@@ -58,15 +60,39 @@ def newer() -> dict[str, Callable[[], object]]:
         state = ref(build_lean(jobs, cluster, jobs.duration_s, rank, None, Plain(0, BACKFILLS[backfill], 1)))
         return lambda: (begin(state), run(state))
 
+    clock = Clock(importlib.import_module("rltune.simulator.decisions"), "begin", "run")
+
     def full(backfill: str) -> Callable[[], object]:
-        return lambda: rltune.simulate(jobs, cluster, policy="fifo", backfill=backfill, max_retries=9)
+        return lambda: clock.of(lambda: rltune.simulate(jobs, cluster, policy="fifo", backfill=backfill, max_retries=9))
 
     return {"lean_skip": lean("skip"), "lean_easy": lean("easy"), "full_skip": full("skip"), "full_easy": full("easy")}
 
 
-def older() -> dict[str, Callable[[], object]]:
-    import importlib
+class Clock:
+    """Seconds spent in functions of a module: those of the compiled loop, which a simulation calls by these names."""
 
+    def __init__(self, module: Any, *names: str) -> None:
+        self.seconds = 0.0
+        for name in names:
+            setattr(module, name, self.timed(getattr(module, name)))
+
+    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            begun = time.perf_counter()
+            answer = function(*given)
+            self.seconds += time.perf_counter() - begun
+            return answer
+
+        return call
+
+    def of(self, work: Callable[[], object]) -> float:
+        """Seconds in the loop while ``work`` was done."""
+        self.seconds = 0.0
+        work()
+        return self.seconds
+
+
+def older() -> dict[str, Callable[[], object]]:
     import rltune
 
     def module(name: str) -> Any:
@@ -80,8 +106,12 @@ def older() -> dict[str, Callable[[], object]]:
         sim = module("simulator.state").build(jobs, cluster, jobs.duration_s, rank)
         return lambda: disciplines.run_to_end(sim, 0, disciplines.DISCIPLINES[backfill], 1)
 
+    clock = Clock(module("simulator.fleet.run"), "begin", "advance_all")
+
     def full(backfill: str) -> Callable[[], object]:
-        return lambda: rltune.simulate(jobs, cluster, policy="fifo", discipline=backfill, max_retries=9)
+        return lambda: clock.of(
+            lambda: rltune.simulate(jobs, cluster, policy="fifo", discipline=backfill, max_retries=9)
+        )
 
     return {"lean_skip": lean("skip"), "lean_easy": lean("easy"), "full_skip": full("skip"), "full_easy": full("easy")}
 
@@ -94,8 +124,9 @@ def serve() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         begun = time.perf_counter()
-        known[line.strip()]()
-        print(time.perf_counter() - begun, flush=True)
+        answer = known[line.strip()]()
+        whole = time.perf_counter() - begun
+        print(answer if isinstance(answer, float) else whole, flush=True)
 
 
 # --- the pairing --------------------------------------------------------------------------
