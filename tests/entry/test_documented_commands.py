@@ -11,6 +11,7 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -346,8 +347,8 @@ APPENDED = {
     "rltune.mig train": "epochs=1 steps_per_epoch=512 validation_batches=1",
     "rltune.mig.fleet.training": "--seconds 1",
     "rltune.devices apply": "--pace 0",
-    "rltune.devices profile": "--pace 0",
-    "rltune.devices run": "--pace 0 --seconds 0.1",
+    "rltune.devices profile": "--pace 0 --gpu 1",
+    "rltune.devices run": "--pace 0 --seconds 0.1 --gpus 1",
     "rltune.devices watch": "--seconds 2 --quiet",
     "experiments/devices.py": "--help",  # whole campaigns: hours
     "experiments/mig_online.py": "--help",
@@ -364,6 +365,7 @@ REPLACED = (
     ("rltune.compare", "runs/OTHER", "sweep/sjf"),
     ("rltune.devices", "RUN_DIRECTORY", "sweep/fifo"),
     ("rltune.devices", r"runs/.*/tasks.yaml", "tasks.yaml"),
+    (r"rltune.mig batch .*\[", "tasks.csv", "models.csv"),
     ("rltune.mig", r"gpu=\.\.\.", "gpu=a100-80gb"),
     ("rltune.mig", "device=nvml", "device=simulated:2xa100-80gb"),
     ("rltune.mig", "events=FILE", "events=events.csv"),
@@ -378,7 +380,8 @@ tasks:
 FILES = {
     "jobs.csv": "job_id,submit_s,duration_s,num_gpus\n"
     + "".join(f"job{n},{n // 6 * 300},{200 + 37 * n % 900},{(1, 2, 3, 4, 5, 7)[n * 5 % 6]}\n" for n in range(2000)),
-    "tasks.csv": "task,model,1g,2g,3g,4g,7g\na,A100-80GB,70,40,30,25,20\na,A30,70,40,,30,\n"
+    "tasks.csv": "task,1g,2g,3g,4g,7g\na,70,40,30,25,20\nb,60,35,28,20,18\n",
+    "models.csv": "task,model,1g,2g,3g,4g,7g\na,A100-80GB,70,40,30,25,20\na,A30,70,40,,30,\n"
     "b,A100-80GB,60,35,28,20,18\nb,A30,60,35,,20,\n",
     "events.csv": "event,tenant,profile\nacquire,a,1g\nacquire,b,3g\nrelease,a,\nacquire,c,2g\n",
     "spec.yaml": "version: 1\ngpus: [{gpu: 0, instances: [3g.40gb@4, 2g.20gb, 1g.10gb]}]\n",
@@ -392,6 +395,8 @@ MADE = (
     "rltune.devices apply spec.yaml",
 )
 """What the commands of the documents find beside these files."""
+NAMED: tuple[tuple[str, ...], ...] = ((), ("batch",))
+"""Words of commands that are only spoken of."""
 LINES = "acquire user-1 3g\nrelease user-1\n"
 """Standard input, for those that read it."""
 
@@ -451,13 +456,15 @@ def skip_what_cannot_be_had(command: Command) -> None:
 
 @pytest.mark.slow
 @each_command
-def test_commands_run(command: Command, workplace: Path) -> None:
+def test_commands_run(command: Command, workplace: Path, tmp_path: Path) -> None:
     """A user who copies a line from a document would see it fail, though every option in it exists."""
     skip_what_cannot_be_had(command)
-    if command.kind.startswith("rltune") and not command.given:
+    if command.kind.startswith("rltune") and command.given in NAMED:
         pytest.skip("names a command, without what it is to do")
     words = small(command)
-    done = run(words, workplace)
+    # A copy for each, so that none finds what another left.
+    folder = shutil.copytree(workplace, tmp_path / "here")
+    done = run(words, folder)
     assert done.returncode == 0, f"{command}, run as {shlex.join(words)}: {done.stdout[-1000:]}{done.stderr[-3000:]}"
 
 
