@@ -1,11 +1,11 @@
 """Everything in one run: ``python experiments/all_at_once.py [JOBS]`` (RLTUNE_TRACES set).
 
-Helios' September arrivals on a cluster of unlike GPUs, part of them cut by MIG: V100, P100, A100 and A100 in slices, with
-the published ratios of speed (the A100 by its peak FLOPS); jobs of one GPU may also run on a slice, at measured speeds of models drawn by a seed; jobs
-are suspended (60 s a resumption), nodes fail, run times are unknown. The joint MILP decides beside greedy rules. Every plan
-that the MILP gives is checked by `check_plan`'s rules in the tests; here the runs are checked afterwards: nothing is held
-twice, and no job finishes without its work. Types, slices and models are assumptions: the log names none of them.
-Writes results/all_at_once.{json,md}.
+Helios' September arrivals on a cluster of unlike GPUs, part of them cut by MIG: V100, P100, A100 and A100 in slices,
+with the published ratios of speed (the A100 by its peak FLOPS); jobs of one GPU may also run on a slice, at measured
+speeds of models drawn by a seed; jobs are suspended (60 s a resumption), nodes fail, run times are unknown. The joint MILP
+decides beside greedy rules. Every plan that the MILP gives is checked by `check_plan`'s rules in the tests; here the runs
+are checked afterwards: nothing is held twice, and no job finishes without its work. Types, slices and models are
+assumptions: the log names none of them. Writes results/all_at_once.{json,md}.
 """
 
 from __future__ import annotations
