@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from test_sharing import Site, gpus_of, part, pools, requests, ways_on_node
 
 import rltune
-from rltune.allocators import filling
 from rltune.core.resources.fractional_value import share_worth
 from rltune.core.resources.fragments import MEASURES, TaskTypes, fragments, task_types
 from rltune.core.resources.scores import SHARING_RULES
@@ -22,6 +21,7 @@ from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import JobTable
 from rltune.nouns.mig_profiles import SIZE, STARTS, TYPES
+from rltune.packing import online
 from rltune.packing.online import fill_cluster
 from rltune.packing.upper_bound import most_allocated
 from rltune.traces.openb import read_openb_nodes, read_openb_requests
@@ -241,7 +241,7 @@ def test_remembered_rises_change_nothing(rule: str, seed: int, monkeypatch: pyte
     """The fast filling of large clusters would be another experiment than the slow one."""
     points = (0.4, 0.8, 1.3)
     fast = fill_cluster(mixed(seed, 60), MIXED, rule, seed, points, measure_fragments=True)
-    monkeypatch.setattr(filling, "MOST_KNOWN", 0)
+    monkeypatch.setattr(online, "MOST_KNOWN", 0)
     slow = fill_cluster(mixed(seed, 60), MIXED, rule, seed, points, measure_fragments=True)
     assert fast.allocated.tolist() == slow.allocated.tolist() and fast.fragmented.tolist() == slow.fragmented.tolist()
 

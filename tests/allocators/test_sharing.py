@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rltune
-from rltune.allocators import placement
 from rltune.allocators.greedy import space_of
+from rltune.core.resources import counts
 from rltune.core.resources.fragments import MEASURES, fragments, task_types
 from rltune.core.resources.places import (
     Demand,
@@ -214,9 +214,9 @@ def test_whole_gpus_go_where_best_fit_puts_them(cap: int, free: list[int], gpus:
     for node, left in enumerate(free):
         for k in range(cap - min(left, cap)):
             site.book((0, np.array([node]), np.array([1 << k])))
-    work = placement.scratch(site.arrays)
+    work = counts.scratch(site.arrays)
     space = space_of(site.arrays, np.minimum(free, cap), None)
-    m = placement.find(site.arrays, space, gpus, *site.allowed(1), placement.BEST_FIT, work)
+    m = counts.find(site.arrays, space, gpus, *site.allowed(1), counts.BEST_FIT, work)
     held = site.find(1)
     if m == 0:
         assert held is None

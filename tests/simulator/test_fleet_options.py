@@ -134,7 +134,6 @@ def test_what_is_documented_is_taken(name: str) -> None:
         ({"backfill": "conservative", "runtimes": "unknown"}, "backfill=conservative needs run times"),
         ({"backfill": "blocking", "max_retries": 3}, "backfill=blocking"),
         ({"allocator": "lexicographic", "max_retries": 3}, "allocators"),
-        ({"policy": lambda queue, snapshot: queue.submit_s, "max_retries": 3}, "named policies"),
         ({"policy": "nonsense", "max_retries": 3}, "nonsense"),
         ({"policy": "srtf", "runtimes": "requested"}, "4 of 4 jobs, first 0, have no requested_s"),
     ],

@@ -136,7 +136,10 @@ def test_summary_by_hand() -> None:
     ("options", "said"),
     [
         ({"policy": "sfj"}, "policy 'sfj' is unknown; known are fifo"),
-        ({"backfill": "backfill"}, "backfill='backfill' is unknown; known are blocking, skip, easy"),
+        (
+            {"backfill": "backfill"},
+            "backfill='backfill' is unknown; known are blocking, strict, skip, easy, conservative",
+        ),
         ({"allocator": "worst_fit"}, "allocator 'worst_fit' is unknown; known are lexicographic, best_fit"),
         ({"runtimes": "all"}, "runtimes='all' is unknown; known are exact, requested, predicted"),
     ],
@@ -178,5 +181,5 @@ def test_what_whole_gpus_cannot_tell_is_refused(pool: dict[str, float], job: dic
     """Half a GPU would be placed by a rule of whole GPUs, or 100 cores found on a node of eight."""
     cluster = rltune.load_cluster({"pools": [{"nodes": 1, "gpus_per_node": 2} | pool]})
     columns = {"submit_s": [0], "duration_s": [1], "num_gpus": [1]} | {name: [value] for name, value in job.items()}
-    with pytest.raises(InputError, match=f"{said}: this needs the detailed simulation"):
+    with pytest.raises(InputError, match=f"{said}: this is simulated GPU by GPU, which takes the allocators"):
         rltune.simulate(JobTable.from_columns(columns), cluster, allocator="lexicographic")
