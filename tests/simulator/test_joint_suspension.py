@@ -11,7 +11,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from fleet_cases import POLICIES, Seen, attempts_of, check, clusters, option_sets, suspends, tables
+from fleet_cases import POLICIES, Seen, attempts_of, check, clusters, option_sets, suspends, tables, widest_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_fleet_joint import check_quotas, mixed, speeds
@@ -68,7 +68,7 @@ def check_any(policy: str, data: st.DataObject) -> None:
     options.pop("reservations", None)
     options["allocator"] = MilpAllocator(head=data.draw(st.sampled_from([1, 2, 5, 16])))
     if data.draw(st.booleans()):
-        widest = {vc: float(jobs.num_gpus[jobs.vc.values() == vc].max(initial=1)) for vc in jobs.vc.names}
+        widest = {vc: widest_of(jobs, vc) for vc in jobs.vc.names}
         options["quotas"] = {vc: most + data.draw(st.sampled_from([0.0, 0.3, 4.0])) for vc, most in widest.items()}
     with decisions() as made:
         seen = Seen(jobs, cluster, policy=policy, **options)
@@ -79,9 +79,6 @@ def check_any(policy: str, data: st.DataObject) -> None:
     check_decisions(made)
 
 
-@pytest.mark.xfail(
-    strict=False, reason="found last: under srtf with the MILP a job can wait although it fits; cause not known yet"
-)
 @FEW
 @given(st.sampled_from((*SUSPENDING, "fifo", "sjf")), st.data())
 def test_nothing_is_lost_and_nothing_held_twice(policy: str, data: st.DataObject) -> None:
