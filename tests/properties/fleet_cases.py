@@ -327,7 +327,7 @@ def demands_of(seen: Seen, job: int) -> list[list[Way]]:
     apart: dict[Any, list[Way]] = {}
     for way in ways:
         apart.setdefault((way.gpus, way.milli, way.mig), []).append(way)
-    return list(apart.values())
+    return list(apart.values()) or [[]]
 
 
 def widest_of(jobs: JobTable, vc: str) -> float:
