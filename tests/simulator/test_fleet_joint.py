@@ -98,9 +98,8 @@ def check_any(policy: str, data: st.DataObject) -> None:
         widest = {vc: float(jobs.num_gpus[jobs.vc.values() == vc].max(initial=4)) for vc in jobs.vc.names}
         options["quotas"] = {vc: most + data.draw(st.sampled_from([0.0, 0.3, 4.0])) for vc, most in widest.items()}
     seen = Seen(jobs, cluster, policy=policy, **options)
-    # With quotas a job may wait beside free GPUs, and of several ways the model knows one demand.
-    waits = "quotas" in options or (jobs.ways.codes >= 0).any()
-    with mock.patch.dict(seen.options, {"backfill": "strict"}) if waits else mock.patch.dict({}):
+    # With quotas a job may wait beside free GPUs.
+    with mock.patch.dict(seen.options, {"backfill": "strict"}) if "quotas" in options else mock.patch.dict({}):
         check(seen, policy)
     check_quotas(seen, options.get("quotas") or {})
 
