@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.allocators.measure import node_cost
-from rltune.allocators.partition import clear_all, remake
 from rltune.allocators.states import mixed
 from rltune.compiled import inner
+from rltune.core.resources.instances import layout_for
 from rltune.core.resources.places import Demand, Room, take
 from rltune.core.resources.slices import START_BIT
 from rltune.nouns.cluster import ClusterArrays
@@ -87,7 +87,8 @@ def build_search(cluster: ClusterArrays, room: Room, rows: int) -> Search:
     def blank() -> Room:
         gpus = np.zeros((rows, widest), np.int32)
         return Room(
-            milli=gpus, slices=gpus.copy(), whole=ints(), loose=ints(), largest=ints(), cpus=np.zeros(rows),
+            milli=gpus, slices=gpus.copy(), layout=np.zeros((rows, 0), np.int64),
+            whole=ints(), loose=ints(), largest=ints(), cpus=np.zeros(rows),
             memory=np.zeros(rows), closed=ints(), pods=np.zeros((rows, widest + 2), np.int32), scale=room.scale, turn=ints(),
         )  # fmt: skip
 
@@ -207,10 +208,7 @@ def book(search, parent, row, item, grant, reserved, items):
 @inner
 def remake_on(search, row, gpu, start, profile, kind):
     """Reconfigure one GPU for the part, and count the seconds."""
-    if profile >= 0:
-        left, seconds = remake(search.idle[row, gpu], profile, kind, start)
-    else:
-        left, seconds = np.int64(0), clear_all(search.idle[row, gpu], kind)
+    left, seconds = layout_for(search.idle[row, gpu], profile, start, kind, 0.0)
     search.idle[row, gpu] = left
     search.seconds[row] += seconds
 

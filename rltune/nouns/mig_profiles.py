@@ -95,3 +95,6 @@ def _costs() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[
 
 KIND, SIZE_OF_KIND, CREATE_S, DESTROY_S = _costs()
 """(n_profiles, n_types) index into ``KINDS``, -1: none; (n_kinds, n_types) memory slices, seconds to create and destroy."""
+
+LONGEST_CHANGE_S = STARTS_MOST * float(CREATE_S.max() + DESTROY_S.max())
+"""No change of all instances of a GPU takes longer, its MIG mode aside."""

@@ -22,6 +22,8 @@ from rltune.core.state import (
     EVENTS,
     INSIDE,
     LOGGED,
+    RECONFIGURED,
+    RECONFIGURING,
     WHEN_ANY_FITS,
     Columns,
     Floats,
@@ -32,7 +34,7 @@ from rltune.core.state import (
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import WHOLE, JobTable
-from rltune.nouns.mig_profiles import SIZE
+from rltune.nouns.mig_profiles import LONGEST_CHANGE_S, SIZE
 from rltune.nouns.plan import Allocator, Policy
 from rltune.policies.attained import attained_of, nothing_attained
 from rltune.policies.dynamic import STATIC
@@ -219,10 +221,13 @@ def _policy_of(
         raise InputError(
             f"submit_s up to {last:g}: a quantum of {options.quantum_s:g} s is lost in rounding; shift the times"
         )
-    if on_tick and options.overhead_s >= options.quantum_s:
+    mig_longest = LONGEST_CHANGE_S + 2.0 * options.mig_mode_s if options.mig_reconfiguration else 0.0
+    slices = len(jobs.mig.names) > 0 or len(jobs.ways.names) > 0 or options.ways is not None
+    overhead = options.overhead_s + (mig_longest if slices else 0.0)
+    if on_tick and overhead >= options.quantum_s:
         raise InputError(
-            f"quantum_s={options.quantum_s:g} is no longer than suspend_s + resume_s + migrate_s = "
-            f"{options.overhead_s:g}: jobs would never get on; use a longer quantum"
+            f"quantum_s={options.quantum_s:g} is no longer than suspend_s + resume_s + migrate_s and changing MIG "
+            f"instances, {overhead:g} s in all: jobs would never get on; use a longer quantum"
         )
     params = Parameters(
         order=code, backfill=BACKFILLS[backfill], rule=SHARING_RULES[allocator if isinstance(allocator, str) else REST],
@@ -232,7 +237,8 @@ def _policy_of(
         node_repair=float(options.node_repair_s), gpu_mtbf=_or_never(options.gpu_mtbf_s),
         retries=int(options.max_retries), half_life=float(options.half_life_s),
         reservations=-1 if options.reservations is None else int(options.reservations), learns=online,
-        seed=int(options.seed), **hysteresis(jobs, name, estimate, options, joint),
+        seed=int(options.seed), mig_mode=float(options.mig_mode_s), mig_longest=mig_longest,
+        **hysteresis(jobs, name, estimate, options, joint),
     )  # fmt: skip
     return params, rank, flow
 
@@ -274,6 +280,11 @@ def result_of(jobs: JobTable, cluster: Cluster, sim: Sim, notes: Mapping[str, tu
     extra: dict[str, Any] = {name: list(told) for name, told in notes.items() if told}
     if sim.params.learns:
         extra["forecast"] = forecast_error(jobs, sim.jobs.known)
+    if sim.space.room.layout.shape[1]:
+        extra["mig"] = {
+            "reconfigurations": int(sim.counts[RECONFIGURED]),
+            "reconfiguring_s": float(sim.clock[RECONFIGURING]),
+        }
     if sim.detail.profile.counts[RAN_OUT]:
         extra["reservations_simplified"] = int(sim.detail.profile.counts[RAN_OUT])
     return Result(

@@ -46,9 +46,14 @@ class Nodes(NamedTuple):
     left: npt.NDArray[np.int64]
 
 
-def idle_nodes(cluster: Cluster, left: npt.NDArray[np.int64]) -> Nodes:
-    """Everything free, every node open, of quotas ``left``."""
-    return Nodes(idle_room(cluster), empty_space(cluster.arrays()), left.copy())
+def idle_nodes(cluster: Cluster, left: npt.NDArray[np.int64], keeps_instances: bool = False) -> Nodes:
+    """Everything free, every node open, of quotas ``left``; see `rltune.core.resources.room.idle_room`."""
+    return Nodes(idle_room(cluster, keeps_instances), empty_space(cluster.arrays()), left.copy())
+
+
+def nodes_like(cluster: Cluster, nodes: Nodes) -> Nodes:
+    """Work space for copies of ``nodes``, of the same cluster."""
+    return idle_nodes(cluster, nodes.left, nodes.room.layout.shape[1] > 0)
 
 
 @inner
@@ -61,6 +66,8 @@ def clear_nodes(cluster, nodes, quota):
         for gpu in range(room.milli.shape[1]):
             room.milli[node, gpu] = WHOLE if gpu < cap else 0
             room.slices[node, gpu] = 0
+        for gpu in range(room.layout.shape[1]):
+            room.layout[node, gpu] = 0
         room.whole[node], room.loose[node], room.largest[node] = cap, cap * WHOLE, WHOLE if cap > 0 else 0
         room.cpus[node] = np.floor(cluster.pool_cpus[p] * GRID) / GRID
         room.memory[node] = np.floor(cluster.pool_memory[p] * GRID) / GRID
@@ -167,6 +174,8 @@ def intersect_node(a, b, target, i):
     target.whole[i], target.loose[i], target.largest[i] = whole, loose, largest
     for k in range(target.pods.shape[1]):
         target.pods[i, k] = a.pods[i, k]
+    for k in range(target.layout.shape[1]):
+        target.layout[i, k] = a.layout[i, k]
 
 
 # --- does it fit, and where -------------------------------------------------------------

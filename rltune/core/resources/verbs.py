@@ -256,10 +256,12 @@ def _prefer_unreserved_full(sim, space, other, job, m):
         node, left, grant = found.node[i], 0, 0
         for gpu in range(milli.shape[1]):
             left += found.grant[i] >> gpu & 1
-        for shared in range(2):
+        # Of those alike, GPUs without idle MIG instances first.
+        for turn in range(4):
             for gpu in range(milli.shape[1]):
-                both = 1 if others[node, gpu] == WHOLE else 0
-                if left > 0 and milli[node, gpu] == WHOLE and both == shared:
+                idle = space.room.layout.shape[1] > 0 and space.room.layout[node, gpu] != 0
+                both = (2 if others[node, gpu] == WHOLE else 0) + (1 if idle else 0)
+                if left > 0 and milli[node, gpu] == WHOLE and both == turn:
                     grant |= 1 << gpu
                     left -= 1
         found.grant[i] = grant
