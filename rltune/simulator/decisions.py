@@ -185,7 +185,7 @@ def take_snapshot(sim: Sim, priority: npt.NDArray[np.float64], suspends: bool = 
             way=read_only(
                 sim.detail.way[running] - sim.choices.ptr[sim.jobs.cls[running]] if detail else np.zeros(n, np.int64)
             ),
-            **(held_by(sim, running) if detail else {}),
+            **held_by(sim, running),
         ),
         room=sim.space.room._replace(**{k: read_only(v) for k, v in sim.space.room._asdict().items()})
         if detail
@@ -195,7 +195,10 @@ def take_snapshot(sim: Sim, priority: npt.NDArray[np.float64], suspends: bool = 
 
 
 def held_by(sim: Sim, running: Any) -> dict[str, Any]:
-    """What running jobs hold, as columns of `Running` (full build)."""
+    """What running jobs hold, as columns of `Running`; empty ones where whole GPUs alone are simulated."""
+    if not isinstance(sim.detail, Detail):
+        none = {"gpu_milli": np.int64, "profile": np.int64, "cpus": np.float64, "memory_gb": np.float64}
+        return {name: read_only(np.zeros(0, kind)) for name, kind in none.items()}
     demand, way = sim.detail.demand, sim.choices.way[sim.detail.way[running]]
     return {
         "gpu_milli": read_only(demand.milli[way]),

@@ -34,7 +34,7 @@ from rltune.core.state import (
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import WHOLE, JobTable
-from rltune.nouns.mig_profiles import LONGEST_CHANGE_S, SIZE
+from rltune.nouns.mig_profiles import LONGEST_CHANGE_S, LONGEST_QUEUE_S, SIZE
 from rltune.nouns.plan import Allocator, Policy
 from rltune.policies.attained import attained_of, nothing_attained
 from rltune.policies.dynamic import STATIC
@@ -138,6 +138,9 @@ def build_state(
     listed, thresholds = listed_events(options, cluster), np.array(las_levels(policy, options), np.float64)
     sim = build_full(jobs, cluster, columns, params, listed, thresholds, _types(jobs, cluster, allocator))
     check_quotas_suffice(jobs, sim, options.quotas or ())
+    if params.on_tick and sim.space.room.layout.shape[1]:
+        overhead = options.overhead_s + LONGEST_CHANGE_S + options.mig_mode_s
+        _check_quantum(options, overhead, "suspend_s + resume_s + migrate_s and changing MIG instances")
     notes_of_ways = (*more, *ways_left_out(offered))
     return Built(with_profile(sim, cluster), jobs, {"throughput": notes, "ways": notes_of_ways})
 
@@ -221,14 +224,9 @@ def _policy_of(
         raise InputError(
             f"submit_s up to {last:g}: a quantum of {options.quantum_s:g} s is lost in rounding; shift the times"
         )
-    mig_longest = LONGEST_CHANGE_S + 2.0 * options.mig_mode_s if options.mig_reconfiguration else 0.0
-    slices = len(jobs.mig.names) > 0 or len(jobs.ways.names) > 0 or options.ways is not None
-    overhead = options.overhead_s + (mig_longest if slices else 0.0)
-    if on_tick and overhead >= options.quantum_s:
-        raise InputError(
-            f"quantum_s={options.quantum_s:g} is no longer than suspend_s + resume_s + migrate_s and changing MIG "
-            f"instances, {overhead:g} s in all: jobs would never get on; use a longer quantum"
-        )
+    if on_tick:
+        _check_quantum(options, options.overhead_s, "suspend_s + resume_s + migrate_s")
+    mig_longest = LONGEST_QUEUE_S + 2.0 * options.mig_mode_s if options.mig_reconfiguration else 0.0
     params = Parameters(
         order=code, backfill=BACKFILLS[backfill], rule=SHARING_RULES[allocator if isinstance(allocator, str) else REST],
         on_event=bool(on_event), on_tick=bool(on_tick), outside=outside, quantum=float(options.quantum_s),
@@ -241,6 +239,15 @@ def _policy_of(
         **hysteresis(jobs, name, estimate, options, joint),
     )  # fmt: skip
     return params, rank, flow
+
+
+def _check_quantum(options: Options, overhead_s: float, parts: str) -> None:
+    """Refuse a time slice in which a resumed job might do nothing."""
+    if overhead_s >= options.quantum_s:
+        raise InputError(
+            f"quantum_s={options.quantum_s:g} is no longer than {parts} = {overhead_s:g}: "
+            "jobs would never get on; use a longer quantum"
+        )
 
 
 def las_levels(policy: Any, options: Options) -> Sequence[float]:
