@@ -15,6 +15,7 @@ from rltune.allocators.states import mixed
 from rltune.compiled import inner
 from rltune.core.resources.instances import layout_for
 from rltune.core.resources.places import Demand, Room, take
+from rltune.core.resources.room import Held
 from rltune.core.resources.slices import START_BIT
 from rltune.nouns.cluster import ClusterArrays
 from rltune.nouns.jobs import WHOLE
@@ -198,11 +199,11 @@ def book(search, parent, row, item, grant, reserved, items):
             if grant >> gpu & 1 == 1:
                 remake_on(search, row, gpu, grant >> START_BIT, items.demand.profile[item], kind)
     search.at[0], search.at[1] = row, grant
-    take(search.cluster, search.room, items.demand, item, search.at[:1], search.at[1:], 0, 1, -1)
+    take(search.cluster, search.room, items.demand, item, Held(search.at[:1], search.at[1:], 0, 1), -1)
     if reserved:
         copy_row(search.spare, parent, row)
         if items.late[item]:
-            take(search.cluster, search.spare, items.demand, item, search.at[:1], search.at[1:], 0, 1, -1)
+            take(search.cluster, search.spare, items.demand, item, Held(search.at[:1], search.at[1:], 0, 1), -1)
 
 
 @inner

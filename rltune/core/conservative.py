@@ -20,6 +20,7 @@ from rltune.core.reference import Rows, at
 from rltune.core.resources import nodes
 from rltune.core.resources.counts import recount
 from rltune.core.resources.nodes import Nodes, charge_quota, copy_nodes, intersect, intersect_node, nodes_like
+from rltune.core.resources.room import Held
 from rltune.core.resources.verbs import book_held, find, fits, take_found, way_found
 from rltune.core.runs import expected_run, list_by_expected_end, start_job
 from rltune.core.state import CONSERVATIVE, NOW, PASSES, PRESENT, QUEUED, Sim
@@ -214,7 +215,8 @@ def extend(sim, profile):
         if horizon < profile.until[r] <= instant:
             job, base, m = profile.job[r], profile.part[r], profile.part[r + 1] - profile.part[r]
             way = profile.way[r]
-            book_nodes(sim.cluster, room, sim.detail.demand, way, profile.node, profile.grant, base, m, 1)
+            held = Held(profile.node, profile.grant, base, m)
+            book_nodes(sim.cluster, room, sim.detail.demand, way, held, 1)
             charge_quota(room, sim.detail.group[job], sim.detail.amount[way], 1)
     profile.time[size] = instant
     profile.counts[SIZE] = size + 1

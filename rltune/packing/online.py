@@ -18,6 +18,7 @@ from rltune.compiled import kernel
 from rltune.core.resources.fragments import MEASURES, fragments, task_types, type_of
 from rltune.core.resources.gradient import changed, memo
 from rltune.core.resources.places import Demand, Place, Room, demand_of, find, idle_room, place_scratch, take
+from rltune.core.resources.room import Among, Held
 from rltune.core.resources.scores import SHARING_RULES
 from rltune.nouns.cluster import Cluster, ClusterArrays, Eligibility, eligibility
 from rltune.nouns.errors import InputError
@@ -141,9 +142,9 @@ def fill(cluster, room, demand, cls, ptr, pools, order, draws, rule, work):
     for at in range(len(order)):
         job = order[at]
         c = cls[job]
-        m = find(cluster, room, demand, job, pools, ptr[c], ptr[c + 1], rule, draws[at], work)
+        m = find(cluster, room, demand, job, Among(pools, ptr[c], ptr[c + 1]), rule, draws[at], work)
         if m > 0:
-            take(cluster, room, demand, job, work.node, work.grant, 0, m, -1)
+            take(cluster, room, demand, job, Held(work.node, work.grant, 0, m), -1)
             for part in range(m):
                 changed(cluster, room, work, work.node[part])
             held += demand.gpus[job] * demand.milli[job]

@@ -26,7 +26,7 @@ from rltune.core.reference import Ref, ref
 from rltune.core.resources import nodes
 from rltune.core.resources.fragments import no_types, task_types
 from rltune.core.resources.nodes import Nodes, charge_quota, intersect, nodes_like
-from rltune.core.resources.room import amounts
+from rltune.core.resources.room import Held, amounts
 from rltune.core.resources.scores import SHARING_RULES
 from rltune.core.resources.slices import INDICES, START_BIT
 from rltune.core.resources.verbs import (
@@ -558,7 +558,7 @@ def free_drafted(sim, draft, n, instant):
             base, m = draft.part[k], draft.part[k + 1] - draft.part[k]
             job = draft.job[k]
             way = way_held(sim, job)
-            book_nodes(sim.cluster, sim.spare, sim.detail.demand, way, draft.node, draft.grant, base, m, 1)
+            book_nodes(sim.cluster, sim.spare, sim.detail.demand, way, Held(draft.node, draft.grant, base, m), 1)
             charge_quota(sim.spare, sim.detail.group[job], sim.detail.amount[way], 1)
 
 
@@ -605,9 +605,8 @@ def plan_greedily(sim, draft, fixed):
             take_found(sim, sim.shadow, job, m)
             if reserved and placed_late(sim, draft, job):
                 found = sim.place.found
-                book_nodes(
-                    sim.cluster, draft.beside, sim.detail.demand, way_found(sim), found.node, found.grant, 0, m, -1
-                )
+                held = Held(found.node, found.grant, 0, m)
+                book_nodes(sim.cluster, draft.beside, sim.detail.demand, way_found(sim), held, -1)
 
 
 @inner

@@ -16,6 +16,7 @@ import numpy as np
 from rltune.allocators.formulation import Holders, Instance
 from rltune.allocators.measure import Measure, nodes_cost
 from rltune.core.resources.places import Demand, Room, idle_room, take
+from rltune.core.resources.room import Held
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.mig_layout import with_instance
 from rltune.nouns.mig_profiles import CREATE_S, DESTROY_S, KIND, PROFILES, SIZE, SIZE_OF_KIND, STARTS, TYPES
@@ -387,7 +388,7 @@ def _load(rng: np.random.Generator, cluster: Cluster, room: Room, later: Room, k
                     and room.cpus[n] >= one.cpus[0]
                     and later.cpus[n] >= one.cpus[0]
                 ):
-                    take(arrays, target, one, 0, *where, 0, 1, -1)
+                    take(arrays, target, one, 0, Held(*where, 0, 1), -1)
 
 
 def _leave_idle(rng: np.random.Generator, cluster: Cluster, room: Room, idle: Any, names: list[int]) -> None:

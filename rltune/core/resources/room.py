@@ -65,6 +65,23 @@ class Demand(NamedTuple):
     profile: npt.NDArray[np.int64]
 
 
+class Among(NamedTuple):
+    """The pools ``pools[lo:hi]``."""
+
+    pools: npt.NDArray[np.int64]
+    lo: int
+    hi: int
+
+
+class Held(NamedTuple):
+    """The places ``node, grant[base:base + m]``; grants as of `rltune.core.resources.slices`."""
+
+    node: npt.NDArray[np.int64]
+    grant: npt.NDArray[np.int64]
+    base: int
+    m: int
+
+
 def idle_room(cluster: Cluster, keeps_instances: bool = False) -> Room:
     """Everything free, every node open; ``keeps_instances``: MIG instances stay until others need their place."""
     arrays = cluster.arrays()
@@ -226,16 +243,16 @@ def _less_to_do(room, node, i, other):
 
 
 @kernel
-def take(cluster, room, demand, job, node, grant, base, m, sign):
-    """Book (sign = -1) or give back (sign = +1) what ``job`` holds: ``node, grant[base:base + m]``."""
+def take(cluster, room, demand, job, held, sign):
+    """Book (sign = -1) or give back (sign = +1) what ``job`` holds."""
     g, milli, profile = demand.gpus[job], demand.milli[job], demand.profile[job]
-    for at in range(base, base + m):
-        i, mask = node[at], grant[at] & INDICES
+    for at in range(held.base, held.base + held.m):
+        i, mask = held.node[at], held.grant[at] & INDICES
         k = g
         if profile >= 0:
             gpu = lowest(mask)
             kind = cluster.pool_mig[cluster.node_pool[i]]
-            room.slices[i, gpu] ^= ((1 << SIZE[profile, kind]) - 1) << (grant[at] >> START_BIT)
+            room.slices[i, gpu] ^= ((1 << SIZE[profile, kind]) - 1) << (held.grant[at] >> START_BIT)
             _set_milli(room, i, gpu, 0 if room.slices[i, gpu] != 0 else WHOLE)
             room.pods[i, room.pods.shape[1] - 1] -= sign
         elif milli == WHOLE:
