@@ -9,7 +9,7 @@ from typing import Any
 from rltune.config.declare import default_of, option, part
 from rltune.config.learning import BatchNetworkConfig, BatchPpo
 from rltune.mig.batch.families import FAMILIES
-from rltune.mig.fleet.options import POLICIES, FleetOptions
+from rltune.mig.online.options import POLICIES, FleetOptions
 
 RANGE = "the least and the most tasks of a batch are needed, such as [6, 20]"
 SECONDS = "a number of seconds of at least {} is needed"
@@ -56,7 +56,7 @@ class MigBatch(MigCommon):
 
 
 @dataclass
-class MigFleet(MigCommon):
+class MigServe(MigCommon):
     """python -m rltune.mig serve-trace events.csv gpu=a100-80gb policy=lookahead ... (or: serve journal=FILE ...)"""
 
     events: Any = option(

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from rltune.mig.fleet.policies import BestFit, FirstFit, FragmentationAware, Policy, Random
-from rltune.mig.fleet.states import VALUED
-from rltune.mig.fleet.value import Learned, LookAhead, Weights
 from rltune.mig.geometry import geometry
+from rltune.mig.online.policies import BestFit, FirstFit, FragmentationAware, Policy, Random
+from rltune.mig.online.states import VALUED
+from rltune.mig.online.value import Learned, LookAhead, Weights
 from rltune.nouns.checked import Says, check_fields
 from rltune.nouns.errors import InputError
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rltune.mig.fleet.states import VALUED, Floats, Ints, StateTable, Transitions
+from rltune.mig.online.states import VALUED, Floats, Ints, StateTable, Transitions
 
 Scorer = Callable[[StateTable, Transitions], Floats]
 

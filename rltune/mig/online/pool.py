@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rltune.mig.fleet.states import StateTable
 from rltune.mig.geometry import Placement
+from rltune.mig.online.states import StateTable
 
 NONE = np.iinfo(np.int64).max
 """Lowest GPU number of a state that no GPU is in."""

@@ -1,6 +1,6 @@
 """Trains the value of `Learned` by evolution on generated streams, no gradient needed.
 
-    python -m rltune.mig.fleet.training out.json [--seconds 600] [--seed 1000] [--start weights.json]
+    python -m rltune.mig.online.training out.json [--seconds 600] [--seed 1000] [--start weights.json]
 
 What is minimised is what counts: the peak of provisioned GPUs over the lower bound, mean over fresh streams of both
 published kinds (a random walk, and about 60 live). CMA-ES (Hansen 2016, the library `cma`) walks the
@@ -17,11 +17,11 @@ import cma
 import numpy as np
 
 from rltune.compiled import kernel
-from rltune.mig.fleet.bounds import dual_weights
-from rltune.mig.fleet.events import KINDS
-from rltune.mig.fleet.states import VALUED, Floats, Ints, state_table
-from rltune.mig.fleet.value import N_SLOTS, Weights, features
 from rltune.mig.geometry import geometry
+from rltune.mig.online.bounds import dual_weights
+from rltune.mig.online.events import KINDS
+from rltune.mig.online.states import VALUED, Floats, Ints, state_table
+from rltune.mig.online.value import N_SLOTS, Weights, features
 
 MODEL = "A100-80GB"
 LENGTH = 2000

@@ -18,13 +18,13 @@ from rltune.devices.lock import locked
 from rltune.devices.models import model_of
 from rltune.devices.reading import Users, read_state, read_users
 from rltune.devices.state import Instance, whole
-from rltune.mig.fleet.fleet import Fleet, Lease
-from rltune.mig.fleet.journal import Record, read_journal
-from rltune.mig.fleet.ledger import Ledger, in_the_way
-from rltune.mig.fleet.options import FleetOptions
-from rltune.mig.fleet.policies import FirstFit
-from rltune.mig.fleet.pool import Key, Pool
 from rltune.mig.geometry import Geometry, Placement, geometry
+from rltune.mig.online.fleet import Fleet, Lease
+from rltune.mig.online.journal import Record, read_journal
+from rltune.mig.online.ledger import Ledger, in_the_way
+from rltune.mig.online.options import FleetOptions
+from rltune.mig.online.policies import FirstFit
+from rltune.mig.online.pool import Key, Pool
 from rltune.nouns.errors import InputError
 
 TENANT = "rltune-fleet"
