@@ -92,7 +92,7 @@ def fill_cluster(
     rows = []
     for point in points:
         end = int(np.searchsorted(asked, point * cluster.gpus * WHOLE)) + 1
-        held += fill(arrays, room, demand, *classes, order[begin:end], draws[begin:end], SHARING_RULES[rule], work)
+        held += fill(arrays, room, demand, classes, order[begin:end], draws[begin:end], SHARING_RULES[rule], work)
         wasted = np.nan if types is None else fragments(arrays, room, types)
         rows.append((asked[end - 1], held, wasted))
         begin = end
@@ -132,16 +132,17 @@ def shuffled_requests(amount: npt.NDArray[np.int64], target: float, rng: np.rand
 
 
 @kernel
-def fill(cluster, room, demand, cls, ptr, pools, order, draws, rule, work):
+def fill(cluster, room, demand, classes, order, draws, rule, work):
     """Place the jobs ``order`` (n,) in turn, leaving out what does not fit: thousandths of GPUs taken.
 
-    ``cls, ptr, pools``: an `rltune.nouns.cluster.Eligibility`; ``draws`` (n,) uint64, read by the rule RANDOM.
+    ``classes``: an `rltune.nouns.cluster.Eligibility`; ``draws`` (n,) uint64, read by the rule RANDOM.
     """
     held = 0
     for at in range(len(order)):
         job = order[at]
-        c = cls[job]
-        m = find(cluster, room, demand, job, pools, ptr[c], ptr[c + 1], rule, draws[at], work)
+        c = classes.cls[job]
+        lo, hi = classes.ptr[c], classes.ptr[c + 1]
+        m = find(cluster, room, demand, job, classes.pools, lo, hi, rule, draws[at], work)
         if m > 0:
             take(cluster, room, demand, job, work.node, work.grant, 0, m, -1)
             for part in range(m):
