@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +16,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from entry_cases import Command, Told
 
 import rltune
 from rltune import compare as comparing
 from rltune.config import changed_cluster
-from rltune.config.commands import Simulate
-from rltune.entry import run_main
 from rltune.nouns.cluster import Cluster, Pool
 from rltune.nouns.errors import InputError
 
-Told = tuple[int, str, str]
 QUICK = ("+trace=synthetic", "trace.jobs=200", "trace.arrivals_per_h=600", "nodes=4", "progress=false")
 ROOT = Path(rltune.__file__).parent.parent
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, no real traces."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RLTUNE_TRACES", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
-def simulate(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+def simulate(command: Command) -> Callable[..., Told]:
     """``simulate("+trace=...")`` -> (exit status, standard output, standard error), in this process."""
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    from rltune.simulate import main
-
-    def run(*options: str) -> Told:
-        monkeypatch.setattr(sys, "argv", ["rltune.simulate", *options])
-        capfd.readouterr()
-        status = 0
-        try:
-            run_main(main, Simulate)
-        except SystemExit as end:
-            status = int(end.code or 0)
-        out, err = capfd.readouterr()
-        return status, out, err
-
-    return run
+    return partial(command, "simulate")
 
 
 def made(told: Told) -> Path:
