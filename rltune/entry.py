@@ -115,8 +115,9 @@ def spelled(word: str, declared: type) -> str:
         return f"+{word}"
     path = word.lstrip("+").partition("=")[0].split(".")
     in_part = path[0] in [name for name, _, told in declared_in(declared) if told.part is not None]
-    # Keys that a node need not have: of a cluster's pools, and below a value that is a mapping (options.quotas.vcA).
-    if (path[0] == "cluster" and len(path) > 1) or (in_part and len(path) > 2):
+    # Keys that Hydra need not know: of a cluster's pools; of a node that a multirun chooses anew for each run, of which
+    # Hydra looks at the first default only; below a value that is a mapping (options.quotas.vcA). We check them ourselves.
+    if (path[0] in ("trace", *groups(declared)) and len(path) > 1) or (in_part and len(path) > 2):
         return f"++{word.lstrip('+')}"
     # With a + they were typed when there was no declaration of them.
     return word.lstrip("+") if in_part else word

@@ -95,4 +95,7 @@ def check_node(group: str, given: Mapping[str, Any]) -> None:
     options = {key: value for key, value in given.items() if key != "name"}
     if given.get("name") not in CHOICES[group]:
         raise InputError(f"{group}={given.get('name')} is unknown; known are {', '.join(names(group))}")
-    check(CHOICES[group][given["name"]], options, f"{group}.", WITHOUT.get(group, ()))
+    declared, without = CHOICES[group][given["name"]], WITHOUT.get(group, ())
+    if options and not defaults(declared, without):
+        raise InputError(f"option {group}.{next(iter(options))} is unknown: {group}={given['name']} has no options")
+    check(declared, options, f"{group}.", without)

@@ -26,6 +26,8 @@ def trace_node(trace: Any) -> dict[str, Any]:
             )
         return read_conf("trace", trace)
     node = dict(trace)
+    if "path" not in node and "name_or_path" not in node:
+        raise InputError(f"trace.{next(iter(node))} is given, but no trace; add +trace=helios (known: {known})")
     if "path" in node and node["path"] in (None, "???"):
         raise InputError("trace.path is not set; use +trace=file trace.path=jobs.csv")
     check_trace_options(node)
