@@ -86,8 +86,8 @@ def node(group: str, name: str) -> dict[str, Any]:
 
 def meaning(group: str, name: str) -> str:
     """One line on a choice, for --help."""
-    told = {"allocator": ALLOCATORS, "throughput": THROUGHPUTS}.get(group)
-    return told[name] if told else inspect.cleandoc(CHOICES[group][name].__doc__ or "")
+    meanings = {"allocator": ALLOCATORS, "throughput": THROUGHPUTS}.get(group)
+    return meanings[name] if meanings else inspect.cleandoc(CHOICES[group][name].__doc__ or "")
 
 
 def check_node(group: str, given: Mapping[str, Any]) -> None:

@@ -112,8 +112,8 @@ class Start:
 
     A job of a share, a slice or no GPU starts on one node, with ``gpus`` (1,), (1,) or (0,). ``grants[i]`` names the GPUs of
     the node by bits 0 to 31, and the first memory slice of a MIG profile by bits 32 to 35; empty: any that fit.
-    ``way``: number of the way to run in, from 0 (a position in the job's part of ``Queue.pools``); -1: the first of the
-    nodes' pool with so many GPUs that these nodes have free.
+    ``way``: number of the way to run in, from 0 (a position in the job's part of ``Queue.pools``); -1: the first in the
+    nodes' pool that asks for as many GPUs as ``gpus`` gives and that these nodes have free.
     """
 
     job: int
@@ -153,7 +153,7 @@ class Allocator(Protocol):
 
 
 def check_plan(snapshot: Snapshot, plan: Plan) -> Plan:
-    """The plan with every start's ``way``, and its ``grants`` where GPUs are told apart, filled in.
+    """The plan with every start's ``way`` filled in, and its ``grants`` where GPUs are simulated one by one.
 
     Raises PlanError for an over-allocation, an incomplete gang, a foreign pool, a job started twice or not queued, a GPU
     or slice that is taken, a way that the job has not, and the suspension of a job that does not run or may not be suspended.
@@ -187,7 +187,7 @@ def _take(snapshot: Snapshot, free: _Free, start: Start, at: int) -> Start:
             return free.take(start, at, way)
         except PlanError:
             continue
-    # What is wrong with the last is what is told.
+    # The error names what is wrong with the last one.
     _check_shape(snapshot, start, at, ways[-1])
     return free.take(start, at, ways[-1])
 

@@ -33,7 +33,7 @@ from rltune.traces import Trace
 
 OVERSIZED = ("refuse", "drop")
 TRAINED = {name: BACKFILLS[name] for name in ("blocking", "skip", "easy")}
-"""Backfilling that policies are trained and judged under."""
+"""Backfilling available in training and evaluation."""
 PLAIN = {name: code for name, code in BACKFILLS.items() if code != CONSERVATIVE}
 DETAILED = {name: code for name, code in BACKFILLS.items() if code != BLOCKING}
 """Backfilling by build of the core."""
@@ -237,7 +237,7 @@ def check_backfill(backfill: str, known: Mapping[str, int] = TRAINED) -> str:
 
 
 def check_run_times(known_s: Any, n: int) -> FloatArray:
-    """(n,) run times of a user's own, finite and >= 0, or NaN where unknown."""
+    """(n,) run times given by the user, finite and >= 0, or NaN where unknown."""
     try:
         known = np.asarray(known_s, np.float64)
     except (TypeError, ValueError):
@@ -264,7 +264,7 @@ def fragmentation_cost(jobs: JobTable, cluster: Cluster, cost: FloatArray | None
 def handle_oversized(
     jobs: JobTable, known: FloatArray, cluster: Cluster, oversized: str | None, backfill: str, source: str
 ) -> tuple[JobTable, FloatArray]:
-    """Refuse jobs that can never run, or leave them to be counted as unfinished."""
+    """Refuse jobs that can never run, or let them count as unfinished."""
     if oversized is not None and oversized not in OVERSIZED:
         raise InputError(f"oversized={oversized!r} is unknown; known are {', '.join(OVERSIZED)}")
     misfits = find_oversized(jobs, cluster)
