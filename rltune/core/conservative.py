@@ -19,7 +19,8 @@ from rltune.core.queue import begin_pass, block_class, class_blocked, close_gap,
 from rltune.core.reference import Rows, at
 from rltune.core.resources import nodes
 from rltune.core.resources.counts import recount
-from rltune.core.resources.nodes import Nodes, charge_quota, copy_nodes, idle_nodes, intersect, intersect_node
+from rltune.core.resources.nodes import Nodes, charge_quota, copy_nodes, intersect, intersect_node, nodes_like
+from rltune.core.resources.room import Held
 from rltune.core.resources.verbs import book_held, find, fits, take_found, way_found
 from rltune.core.runs import expected_run, list_by_expected_end, start_job
 from rltune.core.state import CONSERVATIVE, NOW, PASSES, PRESENT, QUEUED, Sim
@@ -64,11 +65,11 @@ SIZE, RUNS, LET_GO, RESERVED, RAN_OUT = range(5)
 
 
 def build_profile(
-    cluster: Cluster, left: npt.NDArray[np.int64], breakpoints: int, reservations: int, places: int, classes: int
+    cluster: Cluster, free: Nodes, breakpoints: int, reservations: int, places: int, classes: int
 ) -> Profile:
     """Work space for so many points in time at which free resources change, reservations, their places together, and
-    classes of jobs; ``left``: quotas."""
-    idle = idle_nodes(cluster, left)
+    classes of jobs, on free resources like ``free``."""
+    idle = nodes_like(cluster, free)
 
     stack = Nodes(*(stacked(part, breakpoints) for part in idle))
     rows = Rows(stack, breakpoints)
@@ -96,16 +97,14 @@ def with_profile(sim: Sim, cluster: Cluster) -> Sim:
     A small one where backfilling is another: kernels are compiled for one type.
     """
     if sim.params.backfill != CONSERVATIVE:
-        profile = build_profile(cluster, sim.space.left, 1, 0, 0, 0)
+        profile = build_profile(cluster, sim.space, 1, 0, 0, 0)
         return sim._replace(detail=sim.detail._replace(profile=profile))
     room, levels = sim.space.room, sim.space.levels
     each = sum(part.nbytes for part in (*room, *levels))
     jobs, planned = len(sim.jobs.submit), sim.params.reservations
     reservations = jobs if planned < 0 else min(jobs, planned)
     breakpoints = max(64, min(3 + len(sim.active) + reservations, PROFILE_BYTES // each))
-    profile = build_profile(
-        cluster, sim.space.left, breakpoints, reservations, int(sim.jobs.part[-1]), len(sim.waiting)
-    )
+    profile = build_profile(cluster, sim.space, breakpoints, reservations, int(sim.jobs.part[-1]), len(sim.waiting))
     return sim._replace(detail=sim.detail._replace(profile=profile))
 
 
@@ -216,7 +215,8 @@ def extend(sim, profile):
         if horizon < profile.until[r] <= instant:
             job, base, m = profile.job[r], profile.part[r], profile.part[r + 1] - profile.part[r]
             way = profile.way[r]
-            book_nodes(sim.cluster, room, sim.detail.demand, way, profile.node, profile.grant, base, m, 1)
+            held = Held(profile.node, profile.grant, base, m)
+            book_nodes(sim.cluster, room, sim.detail.demand, way, held, 1)
             charge_quota(room, sim.detail.group[job], sim.detail.amount[way], 1)
     profile.time[size] = instant
     profile.counts[SIZE] = size + 1

@@ -42,6 +42,7 @@ def reset(sim):
     sim.waiting[:] = 0
     sim.misfit[:] = 0
     sim.counts[:] = 0
+    sim.clock[:] = 0.0
     sim.clock[NOW] = sim.jobs.submit[0]
 
 
@@ -74,6 +75,7 @@ def _reset_detail_full(sim):
     detail.used_at[:] = 0.0
     detail.broken[:] = 0
     detail.breaks[:] = 0
+    detail.changed[:] = 0.0
     detail.before[:] = -1
     detail.behind[:] = -1
 

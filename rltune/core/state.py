@@ -30,7 +30,7 @@ Int8s = npt.NDArray[np.int8]
 # Slots of ``Sim.counts``: jobs that wait, run, have arrived, could never run; events; runs started; passes over the
 # queue; runs logged and the places that running jobs hold; listed cluster events taken in; drawings of the lottery; tags
 # given; node changes in vain; whether a quantum ends at this instant; first and last of the line of waiting jobs by since
-# when they wait, + 1 (0: none).
+# when they wait, + 1 (0: none); GPUs whose MIG instances were changed.
 (
     QUEUED,
     RUNNING,
@@ -48,12 +48,15 @@ Int8s = npt.NDArray[np.int8]
     TICKED,
     LONGEST,
     NEWEST,
-) = range(16)
-COUNTERS = 16
+    RECONFIGURED,
+) = range(17)
+COUNTERS = 17
 # Values of ``Detail.status``.
 FUTURE, WAITING, ON_GPUS, DONE, IMPOSSIBLE, ABANDONED = range(6)
-# Slots of ``Sim.clock``: now; the next quantum's end; virtual time of weighted fair queueing.
-NOW, TICK, VIRTUAL = range(3)
+# Slots of ``Sim.clock``: now; the next quantum's end; virtual time of weighted fair queueing; seconds of changing MIG
+# instances, summed over GPUs.
+NOW, TICK, VIRTUAL, RECONFIGURING = range(4)
+CLOCKS = 4
 # Rows of ``Sim.misfit``: does not fit now; does not fit beside the reservation.
 PRESENT, BESIDE = 0, 1
 # How jobs behind one that does not fit may pass it: `rltune.core.backfilling`.
@@ -102,7 +105,8 @@ class Parameters(NamedTuple):
     ``retries``: failures a job survives; ``reservations``: of conservative backfill, -1 = all; ``learns``: run times are
     learned from jobs that end; ``displace``: how many times a waiting job's key must go into a running one's, ``patience``:
     seconds it waits before it suspends others; ``overrun``: least total run time of a job over what it has run;
-    ``index_learns``: whether the Gittins index goes on learning.
+    ``index_learns``: whether the Gittins index goes on learning; ``mig_mode``: to turn MIG mode of a GPU on or off;
+    ``mig_longest``: longest that changing MIG instances may keep a job from beginning, 0: slices appear in no time.
     """
 
     order: int
@@ -128,6 +132,8 @@ class Parameters(NamedTuple):
     patience: float
     overrun: float
     index_learns: bool
+    mig_mode: float
+    mig_longest: float
 
 
 class Lean(NamedTuple):
@@ -169,9 +175,10 @@ class Detail(NamedTuple):
     space. ``order`` (n_jobs,): work space of sorting.
     Per flow: ``used`` GPU-seconds, decayed, ``using`` GPUs, as of ``used_at``. Per node: ``change``: when the seeded
     process next fails or repairs it, ``broken``, ``breaks``: how often, ``node_heap, node_at``: by next change.
-    ``listed_*``: listed events by time. ``thresholds``: of las, GPU-seconds; ``attained``: of
-    the Gittins index. ``before, behind`` (n_jobs,): neighbours in the line of waiting jobs by since when they wait, + 1 (0:
-    none; -1: not in line). ``profile``: of conservative backfill.
+    Per GPU: ``changed`` (n_nodes, widest or 0): when the last change of its MIG instances ends.
+    ``listed_*``: listed events by time. ``thresholds``: of las, GPU-seconds; ``attained``: of the Gittins index.
+    ``before, behind`` (n_jobs,): neighbours in the line of waiting jobs by since when they wait, + 1 (0: none; -1: not in
+    line). ``profile``: of conservative backfill.
     """
 
     demand: Demand
@@ -205,6 +212,7 @@ class Detail(NamedTuple):
     change: Floats
     broken: Int8s
     breaks: Ints
+    changed: Floats
     node_heap: Ints
     node_at: Ints
     listed_at: Floats
@@ -331,7 +339,7 @@ def blank(cluster: ClusterArrays, jobs: Jobs, choices: Choices, most: int, grant
         passed=ints(classes), misfit=np.zeros((2, classes), np.int64), active=int32s(most), active_at=int32s(n),
         expected=int32s(most), expected_at=int32s(n), frontier=int32s(most + 1), start=np.full(n, np.nan),
         end=np.full(n, np.nan), believed=floats(n), turn=int32s(n), key=floats(n), alloc_node=int32s(places),
-        alloc_grant=np.zeros(places, grant), alloc_len=int32s(n), clock=floats(3), counts=ints(COUNTERS), **parts,
+        alloc_grant=np.zeros(places, grant), alloc_len=int32s(n), clock=floats(CLOCKS), counts=ints(COUNTERS), **parts,
     )  # fmt: skip
 
 
@@ -389,17 +397,20 @@ def build_full(
     """
     n, quotas = len(jobs), columns.quotas or (np.full(len(jobs), -1), ints(0))
     cls, choices, demand = columns.offered[:3]
+    keeps = params.mig_longest > 0.0 and bool((demand.profile >= 0).any())
     part = slots(jobs, cluster, cls, choices, demand)
     table, arrays = job_arrays(jobs, np.array(columns.known), columns.rank, cls, part), cluster.arrays()
     # Of jobs that need no GPU any number may run at once.
     most = n if (jobs.gpu_milli == 0).any() else min(n, cluster.gpus * WHOLE)
     sim = blank(
         arrays, table, choices, most, np.int64,
-        space=idle_nodes(cluster, quotas[1]), spare=idle_nodes(cluster, quotas[1]), shadow=idle_nodes(cluster, quotas[1]),
+        space=idle_nodes(cluster, quotas[1], keeps), spare=idle_nodes(cluster, quotas[1], keeps),
+        shadow=idle_nodes(cluster, quotas[1], keeps),
         place=FullPlace(place_scratch(cluster, types), scratch(arrays), ints(1)), params=params,
         detail=detail_of(jobs, cluster, columns, quotas, listed, thresholds, int(table.part[-1])),
     )  # fmt: skip
-    return sim._replace(merged=int32s(n))
+    detail = sim.detail._replace(changed=np.zeros(sim.space.room.layout.shape))
+    return sim._replace(merged=int32s(n), detail=detail)
 
 
 class FullPlace(NamedTuple):
@@ -434,7 +445,7 @@ def detail_of(
         status=np.zeros(n, np.int8), done=floats(n), since=floats(n), ready=floats(n), rate=np.ones(n),
         fails=np.zeros(n, np.int8), service=floats(n), held=floats(n), runs=ints(n), failures=ints(n), final=np.full(n, np.nan),
         tag=floats(n), marked=np.zeros(n, np.int8), order=int32s(n), used=floats(flows), using=floats(flows),
-        used_at=floats(flows), change=np.full(nodes, np.inf), broken=np.zeros(nodes, np.int8), breaks=ints(nodes),
+        used_at=floats(flows), change=np.full(nodes, np.inf), broken=np.zeros(nodes, np.int8), breaks=ints(nodes), changed=np.zeros((0, 0)),
         node_heap=ints(nodes), node_at=ints(nodes), listed_at=listed[0], listed_node=listed[1], listed_kind=listed[2],
         thresholds=thresholds, attained=columns.attained, before=np.full(n, -1, np.int32),
         behind=np.full(n, -1, np.int32), log=empty_log(n + 64, places + 64), profile=None,

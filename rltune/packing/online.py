@@ -18,6 +18,7 @@ from rltune.compiled import kernel
 from rltune.core.resources.fragments import MEASURES, fragments, task_types, type_of
 from rltune.core.resources.gradient import changed, memo
 from rltune.core.resources.places import Demand, Place, Room, demand_of, find, idle_room, place_scratch, take
+from rltune.core.resources.room import Among, Held
 from rltune.core.resources.scores import SHARING_RULES
 from rltune.nouns.cluster import Cluster, ClusterArrays, Eligibility, eligibility
 from rltune.nouns.errors import InputError
@@ -141,10 +142,10 @@ def fill(cluster, room, demand, classes, order, draws, rule, work):
     for at in range(len(order)):
         job = order[at]
         c = classes.cls[job]
-        lo, hi = classes.ptr[c], classes.ptr[c + 1]
-        m = find(cluster, room, demand, job, classes.pools, lo, hi, rule, draws[at], work)
+        among = Among(classes.pools, classes.ptr[c], classes.ptr[c + 1])
+        m = find(cluster, room, demand, job, among, rule, draws[at], work)
         if m > 0:
-            take(cluster, room, demand, job, work.node, work.grant, 0, m, -1)
+            take(cluster, room, demand, job, Held(work.node, work.grant, 0, m), -1)
             for part in range(m):
                 changed(cluster, room, work, work.node[part])
             held += demand.gpus[job] * demand.milli[job]

@@ -119,6 +119,9 @@ def cluster_facts(row: dict[str, Any], cluster: dict[str, Any], bounds: dict[str
         ),
     ]
     facts += [(f"fairness by {column}", fairness(found)) for column, found in row["fairness"].items() if found]
+    if "mig" in row:
+        mig = row["mig"]
+        facts.append(("MIG", f"{mig['reconfigurations']:,} reconfigurations, {mig['reconfiguring_s']:,.0f} s in all"))
     if "forecast" in row:
         facts.append(("believed run times", told(row["forecast"])))
     facts.append(("runs", f"{runs['count']:,}{f' ({other})' if other else ''}; unfinished jobs: {row['unfinished']:,}"))

@@ -17,10 +17,12 @@ from rltune.core.loop import DECIDE, FINISHED_ALL, LOG_FULL, begin, run, start_b
 from rltune.core.placing import start_there, suspend
 from rltune.core.queue import position_of, remove_at
 from rltune.core.reference import Ref, ref
+from rltune.core.repartition import repartition
 from rltune.core.resources.slices import INDICES
 from rltune.core.state import NOW, QUEUED, RUNNING, STARTED, Detail, Sim, with_larger_log
 from rltune.nouns.cluster import ClusterArrays
 from rltune.nouns.jobs import WHOLE, JobTable
+from rltune.nouns.mig_layout import changed
 from rltune.nouns.plan import Allocator, Plan, Policy, Queue, Running, Snapshot
 from rltune.policies.orders import ranks
 from rltune.scheduler import decide
@@ -120,9 +122,20 @@ class Planned:
 
 
 def carry_out(state: Ref, plan: Plan) -> None:
-    """Suspensions first, then starts, in the plan's order; the plan has been checked."""
+    """Suspensions first, then repartitions, then starts, in the plan's order; the plan has been checked.
+
+    What a start needs changed on its GPUs comes with it.
+    """
     for job in plan.suspensions:
         suspend(state, job)
+    sim, cluster = state.value, state.value.cluster
+    for one in plan.repartitions:
+        kind = int(cluster.pool_mig[cluster.node_pool[one.node]])
+        room, here = sim.space.room, (one.node, one.gpu)
+        layout, seconds = changed(
+            int(room.layout[here]), kind, int(room.slices[here]), one.destroy, one.create, sim.params.mig_mode
+        )
+        repartition(state, one.node, one.gpu, layout, seconds)
     for start in plan.starts:
         m = len(start.nodes)
         nodes, gpus = np.array(start.nodes, np.int64), np.array(start.gpus, np.int64)
@@ -172,11 +185,27 @@ def take_snapshot(sim: Sim, priority: npt.NDArray[np.float64], suspends: bool = 
             way=read_only(
                 sim.detail.way[running] - sim.choices.ptr[sim.jobs.cls[running]] if detail else np.zeros(n, np.int64)
             ),
+            **held_by(sim, running),
         ),
         room=sim.space.room._replace(**{k: read_only(v) for k, v in sim.space.room._asdict().items()})
         if detail
         else None,
+        mig_mode_s=sim.params.mig_mode if detail else 0.0,
     )
+
+
+def held_by(sim: Sim, running: Any) -> dict[str, Any]:
+    """What running jobs hold, as columns of `Running`; empty ones where whole GPUs alone are simulated."""
+    if not isinstance(sim.detail, Detail):
+        none = {"gpu_milli": np.int64, "profile": np.int64, "cpus": np.float64, "memory_gb": np.float64}
+        return {name: read_only(np.zeros(0, kind)) for name, kind in none.items()}
+    demand, way = sim.detail.demand, sim.choices.way[sim.detail.way[running]]
+    return {
+        "gpu_milli": read_only(demand.milli[way]),
+        "profile": read_only(demand.profile[way]),
+        "cpus": read_only(demand.cpus[way]),
+        "memory_gb": read_only(demand.memory[way]),
+    }
 
 
 def open_gpus(sim: Sim) -> npt.NDArray[np.int64]:

@@ -67,6 +67,10 @@ class Options:
             slice of it) or gpu_heterogeneity (jobs may use other GPU types); see `rltune.simulator.ways`. None: only those
             of the job table.
         way_rule: which of a job's ways is tried first: fastest, or efficient (most work per GPU held).
+        mig_reconfiguration: whether MIG instances stay until others need their place, and changing them takes its measured
+            time; false: slices appear and go in no time.
+        mig_mode_s: to turn MIG mode of a GPU on or off, when it serves in slices after it served whole or the other way;
+            0: it depends on driver and type (on an A100 it is a reset), and no measurement is at hand.
         way_least_speed: ways slower than this share of the job's fastest, 0 to 1, are left out; 0: none is.
     """
 
@@ -96,11 +100,13 @@ class Options:
     ways: str | None = None
     way_rule: str = FASTEST
     way_least_speed: float = 0.0
+    mig_reconfiguration: bool = True
+    mig_mode_s: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("quantum_s", "half_life_s", "node_repair_s"):
             _check_time(name, getattr(self, name), above=True)
-        for name in ("suspend_s", "resume_s", "migrate_s"):
+        for name in ("suspend_s", "resume_s", "migrate_s", "mig_mode_s"):
             _check_time(name, getattr(self, name), above=False)
         for name in ("checkpoint_s", "node_mtbf_s", "gpu_mtbf_s"):
             if getattr(self, name) is not None:
@@ -123,6 +129,12 @@ class Options:
                 raise InputError(f"{name}={value!r}; a whole number from {least} to below 2^63 is needed")
         if self.preemptive is not None and not isinstance(self.preemptive, bool | np.bool_):
             raise InputError(f"preemptive={self.preemptive!r}; use true, false or null (as the policy is)")
+        if not isinstance(self.mig_reconfiguration, bool | np.bool_):
+            raise InputError(f"mig_reconfiguration={self.mig_reconfiguration!r}; use true or false")
+        if self.mig_mode_s > 0 and not self.mig_reconfiguration:
+            raise InputError(
+                f"mig_mode_s={self.mig_mode_s:g} goes with mig_reconfiguration=true; leave one of them out"
+            )
         if self.quantum_s < SHORTEST_QUANTUM_S:
             raise InputError(f"quantum_s={self.quantum_s!r}; at least {SHORTEST_QUANTUM_S:g} s are needed")
         if self.ways is not None and self.ways not in TABLES:

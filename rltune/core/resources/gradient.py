@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from rltune.compiled import inner, kernel
 from rltune.core.resources.fragments import node_fragments
-from rltune.core.resources.room import grant_of, hosts, take
+from rltune.core.resources.room import Held, grant_of, hosts, take
 from rltune.core.resources.slices import START_BIT
 from rltune.nouns.jobs import WHOLE
 from rltune.nouns.mig_profiles import SIZE, STARTS, STARTS_MOST
@@ -59,13 +59,13 @@ def changed(cluster, room, work, node):
 
 
 @inner
-def least_rise(cluster, room, demand, job, pools, lo, hi, work):
+def least_rise(cluster, room, demand, job, among, work):
     """The node where the measure rises least, -1 if none can hold the whole job; its grant is in ``work.grant[0]``."""
     best, best_rise, best_grant = -1, np.inf, 0
     known = work.memo
     whole = demand.milli[job] == WHOLE
-    for q in range(lo, hi):
-        p = pools[q]
+    for q in range(among.lo, among.hi):
+        p = among.pools[q]
         if whole and demand.gpus[job] > cluster.pool_cap[p]:
             continue
         for node in range(cluster.pool_lo[p], cluster.pool_hi[p]):
@@ -136,7 +136,7 @@ def _seen(room, node, gpu):
 def _after(cluster, room, demand, job, node, grant, before, work):
     """Rise of the node's fragments if the job got ``grant`` there."""
     work.node[0], work.grant[0] = node, grant
-    take(cluster, room, demand, job, work.node, work.grant, 0, 1, -1)
+    take(cluster, room, demand, job, Held(work.node, work.grant, 0, 1), -1)
     after = node_fragments(cluster, room, work.types, node)
-    take(cluster, room, demand, job, work.node, work.grant, 0, 1, 1)
+    take(cluster, room, demand, job, Held(work.node, work.grant, 0, 1), 1)
     return np.floor((after - before) * EXACT + 0.5) / EXACT

@@ -25,6 +25,8 @@ class Room(NamedTuple):
     Attributes:
         milli: (n_nodes, widest) free thousandths of each GPU; 0 where cut by MIG and beyond the node's own GPUs.
         slices: (n_nodes, widest) bitmask of the memory slices taken on a GPU cut by MIG; 0: not cut.
+        layout: (n_nodes, widest) MIG instances that stand on each GPU, in use or idle (`rltune.core.resources.instances`), as
+            of now; (n_nodes, 0) where slices appear in no time, or are not asked for.
         whole: (n_nodes,) wholly free GPUs.
         loose: (n_nodes,) sum of ``milli``.
         largest: (n_nodes,) greatest of ``milli``.
@@ -37,6 +39,7 @@ class Room(NamedTuple):
 
     milli: npt.NDArray[np.int32]
     slices: npt.NDArray[np.int32]
+    layout: npt.NDArray[np.int64]
     whole: npt.NDArray[np.int64]
     loose: npt.NDArray[np.int64]
     largest: npt.NDArray[np.int64]
@@ -62,8 +65,25 @@ class Demand(NamedTuple):
     profile: npt.NDArray[np.int64]
 
 
-def idle_room(cluster: Cluster) -> Room:
-    """Everything free, every node open."""
+class Among(NamedTuple):
+    """The pools ``pools[lo:hi]``."""
+
+    pools: npt.NDArray[np.int64]
+    lo: int
+    hi: int
+
+
+class Held(NamedTuple):
+    """The places ``node, grant[base:base + m]``; grants as of `rltune.core.resources.slices`."""
+
+    node: npt.NDArray[np.int64]
+    grant: npt.NDArray[np.int64]
+    base: int
+    m: int
+
+
+def idle_room(cluster: Cluster, keeps_instances: bool = False) -> Room:
+    """Everything free, every node open; ``keeps_instances``: MIG instances stay until others need their place."""
     arrays = cluster.arrays()
     cap = arrays.pool_cap[arrays.node_pool]
     widest = max(1, int(cap.max()))
@@ -73,6 +93,7 @@ def idle_room(cluster: Cluster) -> Room:
     return Room(
         milli=milli,
         slices=np.zeros_like(milli),
+        layout=np.zeros((len(cap), widest if keeps_instances else 0), np.int64),
         whole=cap.copy(),
         loose=cap * WHOLE,
         largest=milli.max(axis=1).astype(np.int64),
@@ -139,6 +160,8 @@ def copy_room(source, target):
         for k in range(source.milli.shape[1]):
             target.milli[i, k] = source.milli[i, k]
             target.slices[i, k] = source.slices[i, k]
+        for k in range(source.layout.shape[1]):
+            target.layout[i, k] = source.layout[i, k]
         for k in range(source.pods.shape[1]):
             target.pods[i, k] = source.pods[i, k]
 
@@ -191,31 +214,45 @@ def grant_of(cluster, room, demand, job, node, k):
         best = -1
         for i in range(cap):
             free = room.milli[node, i]
-            if free >= milli and (best < 0 or free < room.milli[node, best]):
+            if free >= milli and (best < 0 or free < room.milli[node, best] or _less_to_do(room, node, i, best)):
                 best = i
         return 1 << best
     grant = 0
-    for i in range(cap):
-        if k > 0 and room.milli[node, i] == WHOLE:
-            grant |= 1 << i
-            k -= 1
+    # GPUs without idle MIG instances first: the others need time until they serve whole.
+    for idle in range(1 if room.layout.shape[1] == 0 else 2):
+        for i in range(cap):
+            if (
+                k > 0
+                and room.milli[node, i] == WHOLE
+                and (room.layout.shape[1] == 0 or (room.layout[node, i] != 0) == idle)
+            ):
+                grant |= 1 << i
+                k -= 1
     return grant
+
+
+@inner
+def _less_to_do(room, node, i, other):
+    """Whether of two GPUs equally free only the second has idle MIG instances, which would have to go."""
+    if room.layout.shape[1] == 0 or room.milli[node, i] != room.milli[node, other]:
+        return False
+    return room.layout[node, i] == 0 and room.layout[node, other] != 0
 
 
 # --- book and give back -----------------------------------------------------------------
 
 
 @kernel
-def take(cluster, room, demand, job, node, grant, base, m, sign):
-    """Book (sign = -1) or give back (sign = +1) what ``job`` holds: ``node, grant[base:base + m]``."""
+def take(cluster, room, demand, job, held, sign):
+    """Book (sign = -1) or give back (sign = +1) what ``job`` holds."""
     g, milli, profile = demand.gpus[job], demand.milli[job], demand.profile[job]
-    for at in range(base, base + m):
-        i, mask = node[at], grant[at] & INDICES
+    for at in range(held.base, held.base + held.m):
+        i, mask = held.node[at], held.grant[at] & INDICES
         k = g
         if profile >= 0:
             gpu = lowest(mask)
             kind = cluster.pool_mig[cluster.node_pool[i]]
-            room.slices[i, gpu] ^= ((1 << SIZE[profile, kind]) - 1) << (grant[at] >> START_BIT)
+            room.slices[i, gpu] ^= ((1 << SIZE[profile, kind]) - 1) << (held.grant[at] >> START_BIT)
             _set_milli(room, i, gpu, 0 if room.slices[i, gpu] != 0 else WHOLE)
             room.pods[i, room.pods.shape[1] - 1] -= sign
         elif milli == WHOLE:
