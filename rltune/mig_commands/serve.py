@@ -87,7 +87,7 @@ def serve_trace(cfg: dict[str, Any]) -> str:
 
 
 def print_report(found: Mapping[str, Any]) -> None:
-    """What a user asks first: GPUs beside what nobody could do without, and what it cost."""
+    """What a user asks first: GPUs beside the lower bound, and what it cost."""
     print(
         f"{found['events']:,} events: {found['acquired']:,} acquired, {found['refused']:,} refused\n"
         f"GPUs at the peak {found['gpus_peak']:,}, lower bound {found['lower_bound']:,}\n"

@@ -1,7 +1,7 @@
 """Filling an empty cluster one job after the other: the protocol of the fragmentation experiments.
 
 Weng et al., USENIX ATC'23, section 6: the jobs are shuffled, random copies of them are appended until together they
-request so many times the cluster's GPUs, and they are placed in that order. Nobody leaves, and what does not fit is
+request a given multiple of the cluster's GPUs, and they are placed in that order. No job leaves, and what does not fit is
 rejected. Reported is what is allocated, and what of the free GPUs is of no use, against what was requested so far.
 """
 

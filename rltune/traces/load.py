@@ -151,4 +151,4 @@ GENERATED = {
     "philly_calibrated": PHILLY.jobs,
     "alibaba_calibrated": PAI.jobs,
 }
-"""Names that need no file and draw so many jobs unless told otherwise: a list need not draw them all."""
+"""Generators, which need no file, and how many jobs each draws by default: a list need not draw them all."""

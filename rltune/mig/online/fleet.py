@@ -106,7 +106,7 @@ class Fleet:
         """
         if not Path(journal).is_file():
             raise InputError(f"{journal}: no such journal")
-        # Locked before it is read: nobody may write what would then be missed.
+        # Locked before it is read: no other process may add events that would then be missed.
         locked = Journal(journal)
         try:
             fleet = Fleet._replayed(journal, policy)
@@ -225,7 +225,7 @@ class Fleet:
     def migrate(self, tenant: str, request: str = "", at: float | None = None) -> tuple[int, Placement]:
         """Move an instance to the best other slot there is; where it is now. InputError if there is none.
 
-        The new instance is created before the old one goes. What is asked for so does not count against the share that
+        The new instance is created before the old one goes. A migration requested so does not count against the share that
         the fleet may migrate of itself.
         """
         held = self.ledger.tenants.get(tenant, {}).get(request)

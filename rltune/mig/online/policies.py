@@ -39,7 +39,7 @@ class Policy(Protocol):
     def scorer(self, view: View) -> Scorer: ...
 
     def placed(self, before: View, after: View, provisioned: bool) -> None:
-        """Told after every creation, with what the fleet was and is: where a policy learns."""
+        """Called after every creation, with the fleet before and after it: where a policy learns."""
 
 
 class FirstFit:
