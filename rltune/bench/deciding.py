@@ -70,7 +70,7 @@ def decay_of(head: int) -> float:
     return max(0.5, float(5e5 ** (-1 / max(1, head - 1))))
 
 
-def mig_fleet(gpus: int) -> tuple[Cluster, JobTable]:
+def mig_gpus(gpus: int) -> tuple[Cluster, JobTable]:
     """A100s in nodes of eight, cut by MIG, and two thousand slices asked for, small ones more often."""
     rng = np.random.default_rng(0)
     pool = {"nodes": gpus // 8, "gpus_per_node": 8, "gpu_type": "A100-80GB", "mig": True}

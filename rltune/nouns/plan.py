@@ -155,9 +155,9 @@ class Start:
 
     A job of a share, a slice or no GPU starts on one node, with ``gpus`` (1,), (1,) or (0,). ``grants[i]`` names the GPUs of
     the node by bits 0 to 31, and the first memory slice of a MIG profile by bits 32 to 35; empty: any that fit.
-    ``way``: number of the way to run in, from 0 (a position in the job's part of ``Queue.pools``); -1: the first of the
-    nodes' pool with so many GPUs that these nodes have free. ``repartitions``: how MIG instances change for it; the check
-    fills them in.
+    ``way``: number of the way to run in, from 0 (a position in the job's part of ``Queue.pools``); -1: the first in the
+    nodes' pool that asks for as many GPUs as ``gpus`` gives and that these nodes have free. ``repartitions``: how MIG
+    instances change for it; the check fills them in.
     """
 
     job: int

@@ -1,4 +1,4 @@
-"""`check_plan`: whether a plan can be carried out, whoever made it; and what it leaves open, filled in."""
+"""`check_plan`: whether a plan can be carried out, wherever it comes from; and what it leaves open, filled in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rltune.nouns.plan import Plan, PlanError, Repartition, Reservation, Snapsho
 
 
 def check_plan(snapshot: Snapshot, plan: Plan) -> Plan:
-    """The plan with every start's ``way``, its ``grants`` where GPUs are told apart, and all repartitions filled in.
+    """The plan with every start's ``way``, its ``grants`` where GPUs are simulated one by one, and all repartitions filled in.
 
     Raises PlanError for an over-allocation, an incomplete gang, a foreign pool, a job started twice or not queued, a GPU
     or slice that is taken, a way that the job has not, the suspension of a job that does not run or may not be suspended,
@@ -133,7 +133,7 @@ def _take(snapshot: Snapshot, free: _Free, start: Start, at: int) -> Start:
             return free.take(start, at, way)
         except PlanError:
             continue
-    # What is wrong with the last is what is told.
+    # The error names what is wrong with the last one.
     _check_shape(snapshot, start, at, ways[-1])
     return free.take(start, at, ways[-1])
 

@@ -1,4 +1,4 @@
-"""Filling an empty cluster window by window: so many arrivals are held and placed together by the joint model.
+"""Filling an empty cluster window by window: a number of arrivals are held and placed together by the joint model.
 
 The protocol of `rltune.packing.online`, but the scheduler sees ``window`` requests at once. That is more information
 than one request at a time, so results stand in a row of their own.

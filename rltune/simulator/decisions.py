@@ -1,8 +1,8 @@
-"""Decisions taken outside the kernels: by a policy of one's own, an allocator of one's own, or both.
+"""Decisions taken outside the kernels: by a user-defined policy, a user-defined allocator, or both.
 
-The loop of the core stops at every instant at which jobs wait and hands the state out. A policy of one's own gives keys, and
-the compiled pass goes by them: any backfilling, any placement rule, suspension, conservative reservations. An allocator
-of one's own gives a `Plan`, which is checked and carried out. Snapshots and plans are the same in both builds.
+The loop of the core stops at every instant at which jobs wait and hands the state out. A user-defined policy gives keys, and
+the compiled pass goes by them: any backfilling, any placement rule, suspension, conservative reservations. A user-defined
+allocator gives a `Plan`, which is checked and carried out. Snapshots and plans are the same in both builds.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def drive(sim: Sim, decision: Decision | None) -> Sim:
 
 @dataclass(slots=True)
 class GivenKeys:
-    """A policy of one's own orders the jobs; who starts, where, and who is suspended follows as for a named policy.
+    """A user-defined policy orders the jobs; starts, places and suspensions follow as for a named policy.
 
     Where running jobs may be suspended, the policy sees them too (``queue.running``) and gives them keys.
     """
@@ -93,7 +93,7 @@ def order_by(sim: Sim, policy: Policy, priority: npt.NDArray[np.float64], suspen
 
 @dataclass(slots=True)
 class Planned:
-    """An allocator of one's own turns the order of a policy into a plan; ``policy`` None: the order of the parameters."""
+    """A user-defined allocator turns the order of a policy into a plan; ``policy`` None: the order of the parameters."""
 
     policy: Policy | None
     allocator: Allocator

@@ -96,7 +96,7 @@ def simulate_full(
 
 
 class Built(NamedTuple):
-    """A state at time zero, the jobs with the ways to run that the options gave them, and remarks by what they are on."""
+    """A state at time zero, the jobs with the ways to run that the options gave them, and remarks by subject."""
 
     sim: Sim
     jobs: JobTable
@@ -148,7 +148,7 @@ def build_state(
 def _decision(
     jobs: JobTable, cluster: Cluster, sim: Sim, policy: str | Policy | Picker, backfill: str, allocator: Any
 ) -> Decision | None:
-    """Who decides outside the kernels; None: nobody needs to."""
+    """What decides outside the kernels; None: the kernels decide all."""
     params, suspends = sim.params, bool(sim.params.on_event or sim.params.on_tick)
     if isinstance(policy, Picker):
         joint = Joint.of(allocator, jobs, cluster, sim) if isinstance(allocator, JointAllocator) else None
@@ -259,7 +259,7 @@ def las_levels(policy: Any, options: Options) -> Sequence[float]:
 
 
 def hysteresis(jobs: JobTable, policy: str, estimate: Floats, options: Options, joint: bool) -> dict[str, Any]:
-    """How far ahead a waiting job must be to suspend a running one, and what is made of estimates.
+    """How far ahead a waiting job must be to suspend a running one, and how outlived estimates are corrected.
 
     ``joint``: the MILP weighs suspensions by what they cost, instead of by a factor.
     """
@@ -282,9 +282,9 @@ def _or_never(seconds: float | None) -> float:
 
 
 def result_of(jobs: JobTable, cluster: Cluster, sim: Sim, notes: Mapping[str, tuple[str, ...]] = NO_NOTES) -> Result:
-    """What a simulation has come to: a final state, or one on the way."""
+    """The result of a simulation, from its final state or an intermediate one."""
     runs = _runs(sim)
-    extra: dict[str, Any] = {name: list(told) for name, told in notes.items() if told}
+    extra: dict[str, Any] = {name: list(lines) for name, lines in notes.items() if lines}
     if sim.params.learns:
         extra["forecast"] = forecast_error(jobs, sim.jobs.known)
     if sim.space.room.layout.shape[1]:

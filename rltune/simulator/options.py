@@ -39,14 +39,14 @@ class Options:
         quantum_s: time slice of las, gittins, round_robin, lottery, wfq.
         suspend_s, resume_s, migrate_s: spent holding GPUs, without progress, at the start of every later run of
             a job: saving its state, restoring it, and moving it if the nodes are others.
-        checkpoint_s: a failure costs the work since the last checkpoint, taken so often (None: since the last suspension).
+        checkpoint_s: time between checkpoints: a failure costs the work since the last one (None: since the last suspension).
         las_levels_gpu_s: thresholds of las_levels and las, GPU-seconds; empty: continuous; None: published ones, continuous.
-        displace_factor: hysteresis of srtf, srsf, las, gittins: a running job is suspended for one only if its key is more than
-            so many times the other's, and more by what resuming it will cost; and one that waits suspends others only
-            after it has waited for free GPUs as long as a resumption takes. 1: any larger key will do, at once. With
-            allocator milp without effect: it weighs suspensions by what they cost.
-        overrun_factor: of srtf, srsf where run times are estimates: total run time is believed to be at least so many times
-            what a job has run. 1: a job that outlives its estimate is about to end.
+        displace_factor: hysteresis of srtf, srsf, las, gittins: a waiting job suspends a running one only if the running job's
+            key is more than this factor times its own, and larger by what the resumption will cost; and only after it
+            has waited for free GPUs as long as a resumption takes. 1: any larger key will do, at once. No effect with
+            allocator milp, which weighs suspensions by their costs.
+        overrun_factor: of srtf, srsf where run times are estimates: total run time is believed to be at least this factor
+            times what a job has run. 1: a job that outlives its estimate is about to end.
         past_jobs: of gittins: a job table or trace to learn run times from, submitted before these jobs, on the same
             clock; those that would still run at the first submission count as not ended. None: it learns on the way.
         gittins_online: whether gittins learns (also) from jobs that end in the simulation; None: if there are no past_jobs.
@@ -58,7 +58,7 @@ class Options:
         max_retries: failures that a job survives, its own and those of nodes together; then it is given up.
         node_events: (time, node, kind) with kind fail (its runs are lost), repair, drain (takes no new job), reopen; a
             node is numbered over all pools, and fails or drains again only after its repair or reopening.
-        capacity: (time, pool, nodes): so many nodes of the pool are in service from then on; others drain, highest first.
+        capacity: (time, pool, nodes): number of nodes of the pool in service from then on; others drain, highest first.
         speed: a `rltune.nouns.throughput.Throughput`, or (n_jobs, n_pools) relative to the recorded hardware; None: 1 everywhere.
         seed: of failures, lottery and random placement.
         quotas: virtual cluster -> GPUs that its jobs may hold at once, a share as its fraction, a MIG slice by its
@@ -249,7 +249,7 @@ def job_weights(options: Options, priority: npt.NDArray[np.float64]) -> Floats:
 
 
 def job_speed(options: Options, jobs: JobTable, cluster: Cluster) -> tuple[Floats | None, tuple[str, ...]]:
-    """(n_jobs, n_pools) relative speeds, or None; and remarks on what they rest on."""
+    """(n_jobs, n_pools) relative speeds, or None; and remarks on their source."""
     if options.speed is None:
         return None, ()
     if isinstance(options.speed, Throughput):
@@ -273,15 +273,15 @@ def job_quotas(options: Options, jobs: JobTable, cluster: Cluster) -> tuple[Ints
     group = np.full(len(jobs), -1, np.int64)
     for g, vc in enumerate(quotas):
         if vc not in known:
-            told = f"known are {', '.join(known)}" if known else "the jobs name none"
-            raise InputError(f"quotas: virtual cluster {vc!r} is unknown; {told}")
+            remedy = f"known are {', '.join(known)}" if known else "the jobs name none"
+            raise InputError(f"quotas: virtual cluster {vc!r} is unknown; {remedy}")
         if vc in names:
             group[jobs.vc.codes == names.index(vc)] = g
     return group, np.floor(np.array([*quotas.values()]) * WHOLE + 1e-6).astype(np.int64)
 
 
 def check_quotas_suffice(jobs: JobTable, sim: Sim, vcs: Iterable[Any]) -> None:
-    """Refuse a job that wants more than its quota in every way. What no pool can hold is told elsewhere."""
+    """Refuse a job that wants more than its quota in every way. What no pool can hold is refused elsewhere."""
     group, left = sim.detail.group, sim.space.left
     amount = least_amount(sim.choices, sim.detail.amount)[sim.jobs.cls]
     possible = np.diff(sim.choices.ptr)[sim.jobs.cls] > 0

@@ -11,10 +11,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from fleet_cases import POLICIES, Seen, attempts_of, check, clusters, option_sets, suspends, tables, widest_of
+from full_cases import POLICIES, Seen, attempts_of, check, clusters, option_sets, suspends, tables, widest_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_fleet_joint import check_quotas, mixed, speeds
+from test_full_joint import check_quotas, mixed, speeds
 
 import rltune
 from rltune.allocators.joint import Decision, JointSolver

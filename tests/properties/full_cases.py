@@ -28,10 +28,10 @@ from rltune.nouns.mig_profiles import LONGEST_QUEUE_S, NAMES, PROFILES, SIZE, ST
 from rltune.policies.dynamic import STATIC
 from rltune.policies.orders import ORDERS
 from rltune.policies.preemptive import PREEMPTIVE
-from rltune.simulator import full as fleet_run
+from rltune.simulator import full
 
 POLICIES = (*ORDERS, *PREEMPTIVE)
-ALLOCATORS = tuple(fleet_run.SHARING_RULES)
+ALLOCATORS = tuple(full.SHARING_RULES)
 QUANTUM_S = 10.0
 WAYS_TAKEN = (("fastest", 0.0), ("efficient", 0.0))
 FAILED = (LOST_NODE, JOB_FAILURE, GIVEN_UP)
@@ -195,20 +195,20 @@ class Seen:
 
     def __init__(self, jobs: JobTable, cluster: Cluster, **options: Any) -> None:
         kept: list[Any] = []
-        inner = fleet_run.result_of
+        inner = full.result_of
 
         def result(*given: Any) -> rltune.Result:
             kept.append(given[2])
             return inner(*given)
 
-        with mock.patch.object(fleet_run, "result_of", result):
+        with mock.patch.object(full, "result_of", result):
             self.result = rltune.simulate(jobs, cluster, oversized="drop", **options)
-        (self.fleet,) = kept
+        (self.final,) = kept
         self.jobs, self.cluster, self.options = jobs, cluster, options
 
     def grants(self) -> Iterator[tuple[int, float, float, list[tuple[int, int, int]]]]:
         """(job, start, end, [(node, mask of GPUs, first slice)]) of every run."""
-        log = self.fleet.detail.log
+        log = self.final.detail.log
         for r in range(len(self.result.runs)):
             places = range(int(log.ptr[r]), int(log.ptr[r + 1]))
             held = [(int(log.node[i]), int(log.grant[i]) & 0xFFFFFFFF, int(log.grant[i]) >> 32) for i in places]
@@ -231,7 +231,7 @@ def check(seen: Seen, policy: str) -> None:
     assert (runs.start_s >= seen.jobs.submit_s[runs.job]).all()
     assert (runs.end_s >= runs.start_s).all() and (np.diff(runs.start_s) >= 0).all()
     # Written down as they ended: the clock never goes back.
-    assert (np.diff(seen.fleet.detail.log.end[: len(runs)]) >= 0).all()
+    assert (np.diff(seen.final.detail.log.end[: len(runs)]) >= 0).all()
     check_jobs(seen, policy)
     check_gangs(seen)
     check_lengths(seen)
@@ -462,7 +462,7 @@ def check_resources(seen: Seen) -> None:
     idle = idle_room(seen.cluster)
     for name in idle._fields:
         if name not in ("closed", "layout"):
-            assert np.array_equal(getattr(seen.fleet.space.room, name), getattr(idle, name)), name
+            assert np.array_equal(getattr(seen.final.space.room, name), getattr(idle, name)), name
 
 
 def closed_spans(seen: Seen) -> list[list[tuple[float, float, bool]]]:
