@@ -20,49 +20,40 @@ from rltune.nouns.mig_profiles import PROFILES, SIZE
 
 
 class Room(NamedTuple):
-    """Free resources. Only ``closed`` may be changed by others than ``take``.
+    """Free resources of the nodes. Only ``closed`` and ``layout`` may be changed by others than ``take``."""
 
-    Attributes:
-        milli: (n_nodes, widest) free thousandths of each GPU; 0 where cut by MIG and beyond the node's own GPUs.
-        slices: (n_nodes, widest) bitmask of the memory slices taken on a GPU cut by MIG; 0: not cut.
-        layout: (n_nodes, widest) MIG instances that stand on each GPU, in use or idle (`rltune.core.resources.instances`), as
-            of now; (n_nodes, 0) where slices appear in no time, or are not asked for.
-        whole: (n_nodes,) wholly free GPUs.
-        loose: (n_nodes,) sum of ``milli``.
-        largest: (n_nodes,) greatest of ``milli``.
-        cpus, memory: (n_nodes,) free cores and GB; infinity where the pool declares none.
-        closed: (n_nodes,) > 0: takes no new job (failed or draining).
-        pods: (n_nodes, widest + 2) jobs (parts of gangs) on the node: with a share, with 1, 2, ... whole GPUs, with a slice.
-        scale: (3,) cores, GB and thousandths of GPUs of the largest node with them (1 where none is declared).
-        turn: (n_nodes,) of equally good nodes the one of least turn is taken: 0, 1, ... unless changed at the start.
-    """
-
-    milli: npt.NDArray[np.int32]
-    slices: npt.NDArray[np.int32]
-    layout: npt.NDArray[np.int64]
-    whole: npt.NDArray[np.int64]
-    loose: npt.NDArray[np.int64]
-    largest: npt.NDArray[np.int64]
-    cpus: npt.NDArray[np.float64]
-    memory: npt.NDArray[np.float64]
-    closed: npt.NDArray[np.int64]
-    pods: npt.NDArray[np.int32]
-    scale: npt.NDArray[np.float64]
-    turn: npt.NDArray[np.int64]
+    milli: npt.NDArray[
+        np.int32
+    ]  # (n_nodes, widest) free thousandths of each GPU; 0 where cut by MIG, and beyond the node's own
+    slices: npt.NDArray[np.int32]  # (n_nodes, widest) memory slices taken on a GPU cut by MIG, as bits; 0: not cut
+    layout: npt.NDArray[
+        np.int64
+    ]  # (n_nodes, widest) MIG instances now, in use or idle (`instances`); (n_nodes, 0): not kept
+    whole: npt.NDArray[np.int64]  # (n_nodes,) wholly free GPUs
+    loose: npt.NDArray[np.int64]  # (n_nodes,) sum of ``milli``
+    largest: npt.NDArray[np.int64]  # (n_nodes,) greatest of ``milli``
+    cpus: npt.NDArray[np.float64]  # (n_nodes,) free cores; infinity where the pool declares none
+    memory: npt.NDArray[np.float64]  # (n_nodes,) free GB, the same
+    closed: npt.NDArray[np.int64]  # (n_nodes,) > 0: takes no new job (failed or draining)
+    pods: npt.NDArray[
+        np.int32
+    ]  # (n_nodes, widest + 2) jobs on the node: with a share, with 1, 2, ... whole GPUs, with a slice
+    scale: npt.NDArray[
+        np.float64
+    ]  # (3,) cores, GB, thousandths of GPUs of the largest node with them; 1: none declared
+    turn: npt.NDArray[
+        np.int64
+    ]  # (n_nodes,) of equally good nodes that of least turn is taken: 0, 1, ... unless set at the start
 
 
 class Demand(NamedTuple):
-    """What jobs ask for, (n_jobs,) each: ``cpus`` and ``memory`` (GB) of the whole job, on the grid.
+    """What jobs, or ways to run, ask for."""
 
-    ``milli``: 1000 whole GPUs, less a share of one, 0 none; ``profile``: -1, or index into
-    `rltune.nouns.mig_profiles.PROFILES`.
-    """
-
-    gpus: npt.NDArray[np.int64]
-    milli: npt.NDArray[np.int64]
-    cpus: npt.NDArray[np.float64]
-    memory: npt.NDArray[np.float64]
-    profile: npt.NDArray[np.int64]
+    gpus: npt.NDArray[np.int64]  # (n,)
+    milli: npt.NDArray[np.int64]  # (n,) thousandths of each: 1000 whole GPUs, less a share of one, 0 none
+    cpus: npt.NDArray[np.float64]  # (n,) cores of the whole job, on the grid
+    memory: npt.NDArray[np.float64]  # (n,) GB of the whole job, on the grid
+    profile: npt.NDArray[np.int64]  # (n,) index into `rltune.nouns.mig_profiles.PROFILES`; -1: no slice
 
 
 class Among(NamedTuple):
