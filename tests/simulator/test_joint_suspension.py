@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from test_fleet_joint import check_quotas, mixed, speeds
 
 import rltune
+from rltune.allocators.formulation import Place
 from rltune.allocators.joint import Decision, JointSolver
 from rltune.allocators.milp import MilpAllocator
 from rltune.allocators.plan_terms import less
@@ -24,7 +25,8 @@ from rltune.core.state import RUNNING, SUSPENDED, WAITING
 from rltune.nouns.cluster import Cluster, Pool
 from rltune.nouns.jobs import JobTable
 from rltune.simulator import joint
-from rltune.simulator.joint import Joint, held_places, pass_greedily, read_trial
+from rltune.simulator.candidates import read_plan
+from rltune.simulator.joint import Joint, held_places, pass_greedily
 from rltune.simulator.suspending import CANDIDATES, MORE, try_out
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -129,8 +131,8 @@ def test_the_pass_tried_out_is_the_pass(policy: str, seed: int) -> None:
     def swap(self: Joint, state: Any, work: Any) -> bool:
         greedy, trial = self._under(state, joint.GREEDY), work.value
         suspended = try_out(greedy, work)
-        plan, held, more = read_trial(trial), held_places(state.value, trial), bool(trial.counts[MORE])
-        jobs = trial.job[: trial.counts[CANDIDATES]].tolist()
+        plan, held, more = read_plan(state.value, trial.each, int(trial.counts[CANDIDATES])), held_places(state.value, trial), bool(trial.counts[MORE])
+        jobs = trial.each.job[: trial.counts[CANDIDATES]].tolist()
         running = set(state.value.active[: state.value.counts[RUNNING]].tolist())
         pass_greedily(greedy)
         if suspended and not more:
@@ -156,7 +158,7 @@ def check_same(sim: Any, jobs: list[int], plan: list[Any], held: list[Any], runn
         if place is None:
             assert here is not None and sim.detail.status[job] == WAITING
         else:
-            assert sim.detail.status[job] != WAITING and found == place
+            assert sim.detail.status[job] != WAITING and found == place[:2]
     touched = {job for job in running if sim.detail.status[job] == WAITING}
     assert touched <= set(jobs)
 
@@ -264,7 +266,9 @@ def every_plan(instance: Any, free: np.ndarray, k: int) -> Iterator[list[Any]]:
             grant = sum(1 << gpu for gpu in chosen)
             left = free.copy()
             left[node] -= grant
-            yield from ([((node,), (grant,)), *rest] for rest in every_plan(instance, left, k + 1))
+            # All jobs are of one choice.
+            place = Place((node,), (grant,), int(instance.asks[instance.lo[k]]))
+            yield from ([place, *rest] for rest in every_plan(instance, left, k + 1))
 
 
 def worth(instance: Any, plan: Any) -> tuple[float, float]:
@@ -288,7 +292,7 @@ def test_in_a_small_cluster_no_other_set_of_suspensions_is_better(seed: int) -> 
     jobs, cluster = JobTable.from_columns(columns), Cluster("two", (Pool("a", 2, 4),))
     allocator = MilpAllocator(mode="lexicographic")
     with decisions() as made:
-        rltune.simulate(jobs, cluster, policy="srtf", allocator=allocator, resume_s=3.0, migrate_s=2.0)
+        rltune.simulate(jobs, cluster, policy="srtf", allocator=allocator, resume_s=3.0, migrate_s=2.0, displace_factor=1.0)
     small = [each for each in made if len(each[0].jobs) <= 5]
     assert small
     for instance, decision in small:
