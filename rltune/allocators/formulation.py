@@ -65,8 +65,8 @@ class Instance:
 
     ``jobs`` (n,): rows of ``demand``, first to start first; ``value`` (n,): what starting each is worth. Job i has the choices
     ``lo[i]:hi[i]``: it may use ``pools`` of that number. ``asks`` (len(pools),): row of ``demand`` that it asks for there, None:
-    ``jobs`` everywhere. ``slow`` (len(pools),): what is lost there for each GPU of ``jobs`` against the job's best choice, such as
-    extra run time, 0.5 = half as long again; ``late``
+    ``jobs`` everywhere. ``slow`` (len(pools),): what is lost there against the job's best choice, such as extra run time, 0.5 = half
+    as long again; ``late``
     (len(pools),): 1 where a job would still run when the reservation begins, and has to fit in ``spare``: what is free then
     beside the reserved job (None: no reservation). ``idle`` (n_nodes, widest): idle MIG instances
     (`rltune.allocators.partition`), None: none. ``group`` (n,): quota that a job counts towards, -1 none; ``left``
@@ -162,10 +162,9 @@ class Choice(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What jobs of a kind have in common: ``gpus``: of the demand that ``slow`` is told for; ``holder``: the job, if it runs, else -1."""
+    """What jobs of a kind have in common; ``holder``: the job, if it runs, else -1."""
 
     choices: tuple[Choice, ...]
-    gpus: float
     group: int
     holder: int
 
@@ -196,7 +195,7 @@ def formulate(instance: Instance, spread: int) -> Formulation:
                     item = (p, NEW, size, milli, _part(cpus, size, gpus), _part(memory, size, gpus), profile, late)
                     parts.append((items.setdefault(item, len(items)), times))
                 far = float(sum(times for _, times in split) - 1)
-                ways.append(Way(k, c, p, tuple(parts), slow * each.gpus, far, each.group, amount, move))
+                ways.append(Way(k, c, p, tuple(parts), slow, far, each.group, amount, move))
     order = sorted(range(len(items)), key=list(items).__getitem__)
     place = {old: new for new, old in enumerate(order)}
     named = tuple(way._replace(parts=tuple((place[i], times) for i, times in way.parts)) for way in ways)
@@ -218,10 +217,21 @@ def _staying(instance: Instance, each: Kind, kind: int, items: dict[tuple[Any, .
     for node, grant in zip(place.nodes, place.grants, strict=True):
         size = (grant & INDICES).bit_count() if milli == WHOLE and profile < 0 else gpus
         # Before all new parts in the order of items, so that new ones are placed around what is kept.
-        item = (pool, each.holder, size, milli, _part(cpus, size, gpus), _part(memory, size, gpus), profile, 0, node, grant)
+        item = (
+            pool,
+            each.holder,
+            size,
+            milli,
+            _part(cpus, size, gpus),
+            _part(memory, size, gpus),
+            profile,
+            0,
+            node,
+            grant,
+        )
         parts.append((items.setdefault(item, len(items)), 1))
     amount = _amount(gpus, milli, profile) if each.group >= 0 else 0.0
-    return Way(kind, c, pool, tuple(parts), slow * each.gpus, float(len(place.nodes) - 1), each.group, amount)
+    return Way(kind, c, pool, tuple(parts), slow, float(len(place.nodes) - 1), each.group, amount)
 
 
 def _kinds(instance: Instance) -> list[Kind]:
@@ -237,7 +247,7 @@ def _kinds(instance: Instance) -> list[Kind]:
     for k, (ask, a, b, g, place) in enumerate(zip(own, lo, hi, group, places, strict=True)):
         asks = named[a:b] or [ask] * (b - a)
         choices = tuple(map(Choice, pools[a:b], asks, slow[a:b], late[a:b]))
-        found.append(Kind(choices, ask[0] * ask[1] / WHOLE, g, -1 if place is None else k))
+        found.append(Kind(choices, g, -1 if place is None else k))
     return found
 
 

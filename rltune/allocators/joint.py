@@ -230,9 +230,7 @@ class JointSolver:
                 self._answers.popitem(last=False)
         return answer, reason
 
-    def _allowed(
-        self, instance: Instance, made: Formulation, given: Given, search: Search
-    ) -> tuple[Any, bool]:
+    def _allowed(self, instance: Instance, made: Formulation, given: Given, search: Search) -> tuple[Any, bool]:
         """(n_classes, n_items) where each item is tried, and whether that is everywhere."""
         allowed, whole = self._tried(instance, made, given, search)
         if made.kept:

@@ -43,7 +43,6 @@ def plan_terms(instance: Instance, plan: Plan, measure: Measure, search: Search,
     nodes: list[int] = []
     grants: list[int] = []
     value = slowdown = locality = interruption = 0.0
-    gpus = instance.demand.gpus[instance.jobs] * instance.demand.milli[instance.jobs] / WHOLE
     for k, place in enumerate(plan):
         if place is None:
             continue
@@ -53,7 +52,7 @@ def plan_terms(instance: Instance, plan: Plan, measure: Measure, search: Search,
         value += float(instance.value[k])
         locality += len(place.nodes) - 1
         if instance.slow is not None:
-            slowdown += float(gpus[k] * instance.slow[instance.choice(k, place)])
+            slowdown += float(instance.slow[instance.choice(k, place)])
         if instance.holders is not None and (here := instance.holders.place[k]) is not None:
             # Counted from the suspension of all: who runs on is spared it, who moves pays that.
             interruption += float(instance.holders.move[k] * (place != here) - instance.holders.suspend[k])

@@ -30,8 +30,9 @@ class Items(NamedTuple):
     """What may be placed on one unit: a whole job, or a part of a gang; those of pool p are ``lo[p]:hi[p]``.
 
     ``demand`` (n_items,): of one part; ``late``: 1 where the job may end after the reservation begins, and must fit
-    beside it; ``most``: parts that all jobs together could place; ``parts`` (n_pools,): the same of all items together; ``code``: random number of the item; ``grant``: of a
-    part that a running job holds, by the sorted position of the GPUs of its class; -1: any that fits.
+    beside it; ``most``: parts that all jobs together could place; ``parts`` (n_pools,): the same of all items together;
+    ``code``: random number of the item; ``grant``: of a part that a running job holds, by the sorted position of the GPUs
+    of its class; -1: any that fits.
     """
 
     demand: Demand

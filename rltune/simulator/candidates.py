@@ -49,21 +49,18 @@ def build_candidates(cluster: Cluster, choices: Choices, loss: Floats, most: int
 
 
 def losses(sim: Sim, rule: str) -> Floats:
-    """(n_choices,) what each choice of a class loses against its best by the rule, for each GPU of its first choice.
+    """(n_choices,) what each choice loses against the best of its class by the rule, in run times of its fastest.
 
-    fastest: extra run time (0.5: half as long again); efficient: GPU-time beyond that of the most efficient one, a slice
-    counted by its memory, in run times of the fastest.
+    fastest: its run time; efficient: its run time and the GPU-time that it holds, a slice counted by its memory: while jobs of
+    one GPU wait, a GPU held for a second keeps one of them waiting for a second.
     """
-    choices, demand, loss = sim.choices, sim.detail.demand, floats(len(sim.choices.pool))
+    choices, loss = sim.choices, floats(len(sim.choices.pool))
     for a, b in zip(choices.ptr[:-1].tolist(), choices.ptr[1:].tolist(), strict=True):
-        if a == b:
-            continue
-        time = choices.rate[a:b].max() / choices.rate[a:b]
-        if rule == EFFICIENT:
-            spent = sim.detail.amount[choices.way[a:b]] / WHOLE * time
-            size = demand.gpus[choices.way[a]] * demand.milli[choices.way[a]] / WHOLE
-            time = spent / size if size > 0 else time
-        loss[a:b] = time - time.min()
+        if a < b:
+            spent = choices.rate[a:b].max() / choices.rate[a:b]
+            if rule == EFFICIENT:
+                spent = spent * (1.0 + sim.detail.amount[choices.way[a:b]] / WHOLE)
+            loss[a:b] = spent - spent.min()
     return loss
 
 

@@ -141,7 +141,13 @@ def build_state(
 
 
 def _decision(
-    jobs: JobTable, cluster: Cluster, sim: Sim, policy: str | Policy | Picker, backfill: str, allocator: Any, way_rule: str
+    jobs: JobTable,
+    cluster: Cluster,
+    sim: Sim,
+    policy: str | Policy | Picker,
+    backfill: str,
+    allocator: Any,
+    way_rule: str,
 ) -> Decision | None:
     """Who decides outside the kernels; None: nobody needs to."""
     params, suspends = sim.params, bool(sim.params.on_event or sim.params.on_tick)

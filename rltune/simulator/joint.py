@@ -147,7 +147,9 @@ class Joint:
             plan_greedily(self._under(state, name), self.work, fixed)
             known[name] = read_plan(sim, each, n)
         instance = self._instance(sim, n)
-        write_plan(each, instance, self.allocator.solver.decide(instance, self.measure, known, by_gpu=self.by_gpu).places)
+        write_plan(
+            each, instance, self.allocator.solver.decide(instance, self.measure, known, by_gpu=self.by_gpu).places
+        )
 
     def _instance(self, sim: Sim, n: int) -> Instance:
         each, limited, reserved = self.draft.each, len(sim.space.left) > 0, self.draft.shadow[0] < np.inf

@@ -210,8 +210,7 @@ def best_by_search(case: Case, measure: Measure, levels: tuple[Weights, ...]) ->
             amount = amount_of(i, asked(i, k, at))
             if g >= 0 and amount > left[g] + 1e-9:
                 continue
-            gpus = float(i.demand.gpus[i.jobs[k]] * i.demand.milli[i.jobs[k]]) / 1000
-            slow = 0.0 if i.slow is None else gpus * float(i.slow[at])
+            slow = 0.0 if i.slow is None else float(i.slow[at])
             more = {
                 "value": terms["value"] + float(i.value[k]), "slowdown": terms["slowdown"] + slow,
                 "locality": terms["locality"] + len(spot.nodes) - 1,
@@ -257,9 +256,8 @@ def replayed(case: Case, places: Any) -> tuple[tuple[Node, ...], dict[str, float
         found = [x for x in placements(case, nodes, k) if x[1] == place]
         assert found, f"job {k} cannot be placed at {place}"
         nodes, _, seconds, at = found[0]
-        gpus = float(i.demand.gpus[i.jobs[k]] * i.demand.milli[i.jobs[k]]) / 1000
         terms["value"] += float(i.value[k])
-        terms["slowdown"] += 0.0 if i.slow is None else gpus * float(i.slow[at])
+        terms["slowdown"] += 0.0 if i.slow is None else float(i.slow[at])
         terms["locality"] += len(place.nodes) - 1
         terms["reconfiguration"] += seconds
         terms["interruption"] += interruption(i, k, place)

@@ -131,7 +131,11 @@ def test_the_pass_tried_out_is_the_pass(policy: str, seed: int) -> None:
     def swap(self: Joint, state: Any, work: Any) -> bool:
         greedy, trial = self._under(state, joint.GREEDY), work.value
         suspended = try_out(greedy, work)
-        plan, held, more = read_plan(state.value, trial.each, int(trial.counts[CANDIDATES])), held_places(state.value, trial), bool(trial.counts[MORE])
+        plan, held, more = (
+            read_plan(state.value, trial.each, int(trial.counts[CANDIDATES])),
+            held_places(state.value, trial),
+            bool(trial.counts[MORE]),
+        )
         jobs = trial.each.job[: trial.counts[CANDIDATES]].tolist()
         running = set(state.value.active[: state.value.counts[RUNNING]].tolist())
         pass_greedily(greedy)
@@ -292,7 +296,9 @@ def test_in_a_small_cluster_no_other_set_of_suspensions_is_better(seed: int) -> 
     jobs, cluster = JobTable.from_columns(columns), Cluster("two", (Pool("a", 2, 4),))
     allocator = MilpAllocator(mode="lexicographic")
     with decisions() as made:
-        rltune.simulate(jobs, cluster, policy="srtf", allocator=allocator, resume_s=3.0, migrate_s=2.0, displace_factor=1.0)
+        rltune.simulate(
+            jobs, cluster, policy="srtf", allocator=allocator, resume_s=3.0, migrate_s=2.0, displace_factor=1.0
+        )
     small = [each for each in made if len(each[0].jobs) <= 5]
     assert small
     for instance, decision in small:
