@@ -51,15 +51,16 @@ def build_candidates(cluster: Cluster, choices: Choices, loss: Floats, most: int
 def losses(sim: Sim, rule: str) -> Floats:
     """(n_choices,) what each choice loses against the best of its class by the rule, in run times of its fastest.
 
-    fastest: its run time; efficient: its run time and the GPU-time that it holds, a slice counted by its memory: while jobs of
-    one GPU wait, a GPU held for a second keeps one of them waiting for a second.
+    fastest: its run time. efficient: that, once for the job itself and once for those who wait, which counts by the GPUs that it
+    holds over the most of any of its choices, a slice by its memory.
     """
     choices, loss = sim.choices, floats(len(sim.choices.pool))
     for a, b in zip(choices.ptr[:-1].tolist(), choices.ptr[1:].tolist(), strict=True):
         if a < b:
             spent = choices.rate[a:b].max() / choices.rate[a:b]
             if rule == EFFICIENT:
-                spent = spent * (1.0 + sim.detail.amount[choices.way[a:b]] / WHOLE)
+                amount = sim.detail.amount[choices.way[a:b]]
+                spent = spent * (1.0 + amount / max(1, int(amount.max())))
             loss[a:b] = spent - spent.min()
     return loss
 

@@ -104,7 +104,7 @@ def test_all_kinds_of_jobs_are_suspended_and_moved_and_end(policy: str) -> None:
     with decisions() as made:
         seen = Seen(
             jobs, cluster, policy=policy, backfill="skip", speed=speeds(jobs), quantum_s=40.0, las_levels_gpu_s=(20.0, 200.0),
-            allocator=MilpAllocator(), resume_s=2.0, suspend_s=1.0, migrate_s=1.0, quotas={"x": 14.0},
+            allocator=MilpAllocator(), resume_s=2.0, suspend_s=1.0, migrate_s=1.0, quotas={"x": 14.0}, displace_factor=1.0,
         )  # fmt: skip
     with mock.patch.dict(seen.options, {"backfill": "strict"}):
         check(seen, policy)
