@@ -12,7 +12,6 @@ from rltune.core.choices import EFFICIENT, Choices
 from rltune.core.queue import close_gap
 from rltune.core.state import QUEUED, WAITING, Floats, Ints, Sim, floats, ints
 from rltune.nouns.cluster import Cluster
-from rltune.nouns.jobs import WHOLE
 
 
 class Candidates(NamedTuple):
