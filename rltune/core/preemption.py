@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rltune.compiled import inner
+from rltune.compiled import inner, verb
 from rltune.core.backfilling import start_what_fits
 from rltune.core.priorities import LOTTERY, ROUND_ROBIN, clearly_ahead, has_waited_enough, key_of, progress
 from rltune.core.queue import (
@@ -32,7 +32,10 @@ from rltune.core.state import (
     RUNNING,
     SUSPENDED,
     TAGS,
+    TICKED,
     WAITING,
+    is_full,
+    is_lean,
 )
 from rltune.policies.attained import count_in, gather_ended, work_out_index
 
@@ -101,6 +104,43 @@ def sort_running(sim):
     return n
 
 
+@verb
+def may_suspend_now(sim):
+    """Whether running jobs may be suspended at this instant."""
+
+
+@may_suspend_now.when(is_lean)
+def _may_suspend_now_lean(sim):
+    return False
+
+
+@may_suspend_now.when(is_full)
+def _may_suspend_now_full(sim):
+    params = sim.params
+    return params.on_event or (params.on_tick and sim.counts[TICKED] == 1)
+
+
+@inner
+def room_from(sim, job, running):
+    """From where on in the order of the ``running`` jobs all would have to be suspended for ``job`` to fit; -1: never.
+
+    ``sim.shadow`` is what is free now; those that may be suspended are marked, and given back in it.
+    """
+    order, marked = sim.detail.order, sim.detail.marked
+    # From the last in order on.
+    for at in range(running - 1, -1, -1):
+        victim = order[at]
+        if not sim.key[victim] > sim.key[job]:
+            break
+        marked[victim] = 0
+        if can_be_suspended(sim, job, victim):
+            marked[victim] = 1
+            book_held(sim, sim.shadow, victim, 1)
+            if fits(sim, sim.shadow, job):
+                return at
+    return -1
+
+
 @inner
 def make_room(sim, job, running):
     """Suspend as few of the running jobs behind ``job`` as let it start.
@@ -115,19 +155,8 @@ def make_room(sim, job, running):
         if alone >= 0:
             stop_run(sim, alone, SUSPENDED)
             return True, 0 if class_blocked(sim, alone, PRESENT) else 1
-    at, enough = running, False
-    # From the last in order on, until the job would fit.
-    while at > 0 and not enough:
-        victim = order[at - 1]
-        if not sim.key[victim] > sim.key[job]:
-            break
-        at -= 1
-        marked[victim] = 0
-        if can_be_suspended(sim, job, victim):
-            marked[victim] = 1
-            book_held(sim, sim.shadow, victim, 1)
-            enough = fits(sim, sim.shadow, job)
-    if not enough:
+    at = room_from(sim, job, running)
+    if at < 0:
         return False, 0
     # In order, let each keep its place that the job can do without.
     again = 0

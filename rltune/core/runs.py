@@ -231,6 +231,35 @@ def stop_run(sim, job, outcome):
 
 
 @inner
+def withdraw(sim, job):
+    """As if the run of ``job`` that has begun at this very instant had not, so that it may begin elsewhere (full build)."""
+    detail = sim.detail
+    release(sim, job)
+    sim.counts[HELD] -= sim.alloc_len[job]
+    charge(sim, job, -1.0)
+    sim.counts[STARTED] -= 1
+    detail.status[job] = WAITING
+    detail.runs[job] -= 1
+    if detail.runs[job] == 0:
+        sim.start[job] = np.nan
+    else:
+        recall_place(sim, job)
+
+
+@inner
+def recall_place(sim, job):
+    """The job's places are those of its last run that has ended: to begin there again costs no migration."""
+    log, at, base = sim.detail.log, sim.counts[LOGGED] - 1, sim.jobs.part[job]
+    while log.job[at] != job:
+        at -= 1
+    m = log.ptr[at + 1] - log.ptr[at]
+    for i in range(m):
+        sim.alloc_node[base + i] = log.node[log.ptr[at] + i]
+        sim.alloc_grant[base + i] = log.grant[log.ptr[at] + i]
+    sim.alloc_len[job] = m
+
+
+@inner
 def useful_of(sim, job, outcome):
     """Seconds of its run time that the present run has done and that are kept."""
     detail, params = sim.detail, sim.params

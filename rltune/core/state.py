@@ -449,11 +449,18 @@ def empty_log(runs: int, places: int) -> Log:
     )  # fmt: skip
 
 
+def larger_log(log: Log) -> Log:
+    """The same runs, and room for as many more; of one state or, with a leading axis, of many."""
+    runs, places = log.job.shape[-1], log.node.shape[-1]
+    larger = []
+    for name, old in zip(Log._fields, log, strict=True):
+        more = places if name in ("node", "grant") else runs
+        made = np.zeros((*old.shape[:-1], old.shape[-1] + more), old.dtype)
+        made[..., : old.shape[-1]] = old
+        larger.append(made)
+    return Log(*larger)
+
+
 def with_larger_log(sim: Sim) -> Sim:
     """The same state, with twice the room for runs."""
-    log: Log = sim.detail.log
-    larger = empty_log(2 * len(log.job), 2 * len(log.node))
-    for name in Log._fields:
-        old = getattr(log, name)
-        getattr(larger, name)[: len(old)] = old
-    return sim._replace(detail=sim.detail._replace(log=larger))
+    return sim._replace(detail=sim.detail._replace(log=larger_log(sim.detail.log)))

@@ -9,7 +9,7 @@ Where the order may suspend, running jobs behind those that wait are decided on 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -146,6 +146,8 @@ class JointAllocator(Protocol):
     @property
     def stats(self) -> Any: ...
 
+    def count_trivial(self) -> None: ...
+
     def values(self, gpus: Any, waiting: Any = None) -> Floats: ...
 
     def cost_of(self, cluster: ClusterArrays) -> Floats: ...
@@ -197,6 +199,14 @@ class Joint:
             prepare(state, self.work)
             self._write(self._plan(state))
             again = start_decided(state, self.work)
+
+    def place_started(self, sim: Sim) -> bool:
+        """Write down where the draft's jobs go, all of which start; whether any goes elsewhere than the draft had it."""
+        known = self._read()
+        instance = replace(self._instance(sim), all_start=True)
+        places = self.allocator.solver.decide(instance, self.measure, {"picked": known}, by_gpu=self.by_gpu).places
+        self._write(places)
+        return places != known
 
     def _under(self, state: Ref, rule: str) -> Ref:
         """The same state with another rule of placement."""
