@@ -451,14 +451,15 @@ def empty_log(runs: int, places: int) -> Log:
 
 def larger_log(log: Log) -> Log:
     """The same runs, and room for as many more; of one state or, with a leading axis, of many."""
-    runs, places = log.job.shape[-1], log.node.shape[-1]
-    larger = []
-    for name, old in zip(Log._fields, log, strict=True):
-        more = places if name in ("node", "grant") else runs
+
+    def longer(name: str) -> Any:
+        old = getattr(log, name)
+        more = log.node.shape[-1] if name in ("node", "grant") else log.job.shape[-1]
         made = np.zeros((*old.shape[:-1], old.shape[-1] + more), old.dtype)
         made[..., : old.shape[-1]] = old
-        larger.append(made)
-    return Log(*larger)
+        return made
+
+    return Log(*map(longer, Log._fields))
 
 
 def with_larger_log(sim: Sim) -> Sim:

@@ -59,7 +59,8 @@ def observe(row, shadow_time, visible, mask, jobs, cluster):
         nodes = sim.cluster.pool_hi[p] - sim.cluster.pool_lo[p]
         size += nodes * cap
         partly += nodes - index.level[p, cap] - index.level[p, 0]
-    free = free_share(sim)
+    # A cluster may be of CPUs alone.
+    size, free = max(size, 1), free_share(sim)
     startable = 0
     for a in range(shown):
         position = episode.slot[a]

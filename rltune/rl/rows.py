@@ -249,6 +249,9 @@ def load_attained(mine, theirs, begin):
     """What the Gittins index knows before the episode."""
     for j in range(len(mine.size)):
         mine.size[j] = theirs.size[begin + j]
-    mine.tally[:] = theirs.tally
-    mine.cost[:] = theirs.cost
-    mine.counts[:] = theirs.counts
+    for row in range(theirs.cost.shape[0]):
+        for b in range(theirs.cost.shape[1]):
+            mine.cost[row, b] = theirs.cost[row, b]
+            for what in range(3):
+                mine.tally[what, row, b] = theirs.tally[what, row, b]
+    mine.counts[0], mine.counts[1] = theirs.counts[0], theirs.counts[1]
