@@ -26,6 +26,7 @@ from rltune.simulator.full import build_state, preemptive_policy
 from rltune.simulator.options import make_options
 from rltune.simulator.run import TRAINED, check_backfill, check_detailed, needs_detail
 from rltune.traces import Trace
+from rltune.traces.capacity import with_capacity
 
 REWARDS = ("score", "relative")
 
@@ -67,7 +68,8 @@ class Rules:
         timed = needs_run_time(self.baseline)
         if self.allocator != "milp" and self.allocator not in SHARING_RULES:
             rule_code(self.allocator)
-        make_options(dict(self.options))
+        # A file of sizes over time is read when there is a trace.
+        make_options({name: value for name, value in self.options.items() if name != "capacity"})
         if self.allocator == "milp" and self.backfill == "blocking":
             raise InputError(
                 "allocator=milp places the jobs of one instant together, backfill=blocking starts one at a time; "
@@ -150,7 +152,7 @@ def make_setup(
     if cost is None:
         measure = "quadratic" if rules.allocator == "milp" else "demand"
         cost = cost_table(arrays, measure, demand_of(jobs.num_gpus, arrays))
-    given = dict(rules.options)
+    given = with_capacity(rules.options, trace, cluster)
     reason = needs_detail(jobs, cluster, rules.baseline, rules.backfill, placed(rules), rules.runtimes, given)
     if reason is None:
         chosen = order(rules.baseline)

@@ -79,7 +79,7 @@ def simulate_jobs(
         allocator = allocator.rule
     refuse_old_options(options, ("policy", "backfill", "runtimes"))
     detail = make_options(options | {"seed": seed})
-    check_backfill(backfill, BACKFILLS)
+    check_backfill(backfill, TRAINED if isinstance(policy, Picker) else BACKFILLS)
     if not len(jobs):
         raise InputError(f"{source}: the job table is empty; at least one job is needed")
     known = believed_run_times(jobs, runtimes)
