@@ -14,6 +14,7 @@ from picking_cases import Picks
 
 import rltune
 from rltune.allocators.milp import MilpAllocator
+from rltune.policies.orders import ORDERS
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
@@ -51,6 +52,18 @@ def test_picking_the_first_job_is_the_baseline(policy: str, data: st.DataObject)
 def test_picking_the_first_job_is_the_baseline_thoroughly(policy: str, data: st.DataObject) -> None:
     """As above, in rarer combinations."""
     check_first(policy, data)
+
+
+@FEW
+@given(st.sampled_from(sorted(ORDERS)), st.sampled_from(["blocking", "skip", "easy"]), st.data())
+def test_the_same_of_whole_gpus_without_interruptions(policy: str, backfill: str, data: st.DataObject) -> None:
+    """As above, on the lean build; also with orders that change while jobs wait."""
+    jobs, cluster = data.draw(tables(plain=True)), data.draw(clusters(plain=True))
+    found, plain = (
+        rltune.simulate(jobs, cluster, policy=p, backfill=backfill, oversized="drop") for p in (Picks(policy), policy)
+    )
+    assert np.array_equal(found.start_s, plain.start_s, equal_nan=True)
+    assert found.schedule.equals(plain.schedule)
 
 
 def check_any(policy: str, data: st.DataObject) -> None:
