@@ -221,7 +221,7 @@ def possible_cases(experiment: Experiment, cluster: Cluster, cases: Sequence[Cas
                 "blocking", f"the reference protocol knows whole GPUs without interruptions only ({reason})"
             )
         elif case.backfill == "easy" and suspends(case.policy, options.get("preemptive")):
-            left_out.setdefault("easy", "GPUs cannot be held back for a reservation where jobs are suspended")
+            left_out.setdefault("easy, of policies that suspend,", "they hold no GPUs back for a reservation")
         else:
             kept.append(case)
     return kept, [f"rows with backfill={name} are left out: {why}" for name, why in left_out.items()]
