@@ -232,18 +232,26 @@ def stop_run(sim, job, outcome):
 
 @inner
 def withdraw(sim, job):
-    """As if the run of ``job`` that has begun at this very instant had not, so that it may begin elsewhere (full build)."""
+    """As if the run of ``job`` that has begun at this very instant had not, until `begin_elsewhere` (full build)."""
     detail = sim.detail
     release(sim, job)
     sim.counts[HELD] -= sim.alloc_len[job]
     charge(sim, job, -1.0)
-    sim.counts[STARTED] -= 1
     detail.status[job] = WAITING
     detail.runs[job] -= 1
     if detail.runs[job] == 0:
         sim.start[job] = np.nan
     else:
         recall_place(sim, job)
+
+
+@inner
+def begin_elsewhere(sim, job, m):
+    """A run that was withdrawn begins on the m places in ``sim.place``, in its turn (full build)."""
+    started = sim.counts[STARTED]
+    sim.counts[STARTED] = sim.turn[job]
+    start_job(sim, job, m)
+    sim.counts[STARTED] = started
 
 
 @inner

@@ -21,7 +21,7 @@ from rltune.compiled import inner, kernel
 from rltune.core.backfilling import reserve
 from rltune.core.reference import ref
 from rltune.core.resources.verbs import book_held
-from rltune.core.runs import start_job, withdraw
+from rltune.core.runs import begin_elsewhere, withdraw
 from rltune.core.state import EASY, NOW, Detail, Sim
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.jobs import JobTable
@@ -207,7 +207,7 @@ def settle(batch, i, draft):
 def start_all(sim, draft):
     """The same, in order."""
     for k in range(draft.counts[JOBS]):
-        start_job(sim, draft.job[k], load_place(sim, draft, k))
+        begin_elsewhere(sim, draft.job[k], load_place(sim, draft, k))
 
 
 @kernel
