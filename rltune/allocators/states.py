@@ -39,7 +39,7 @@ def classes_of(
     cluster: ClusterArrays, room: Room, spare: Room, idle: Ints, node: Ints, gpu: Ints, *, reserved: bool,
     apart: Ints | None = None,
 ) -> Classes:  # fmt: skip
-    """Group the units (``node, gpu``), see `Classes`. ``idle``: see `rltune.allocators.partition`; ``spare`` counts if ``reserved``.
+    """Group the units (``node, gpu``), see `Classes`. ``idle``: see `rltune.nouns.mig_layout`; ``spare`` counts if ``reserved``.
 
     ``apart``: nodes that are each a class alone, since running jobs are to be told apart there.
     """

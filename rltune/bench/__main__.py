@@ -27,7 +27,7 @@ from gymnasium.vector.utils import batch_space
 import rltune
 from rltune.allocators.milp import MilpAllocator
 from rltune.bench import committing, first_use, planning, planning_ahead, versions
-from rltune.bench.deciding import Timing, mig_fleet, shared_gpus, whole_gpus
+from rltune.bench.deciding import Timing, mig_gpus, shared_gpus, whole_gpus
 from rltune.bench.scaling import LOAD, exponent, in_own_process
 from rltune.config import CONF
 from rltune.config.choices import node
@@ -38,7 +38,7 @@ from rltune.core.loop import run as run_to_end
 from rltune.core.reference import Ref, ref
 from rltune.core.resources.counts import BEST_FIT
 from rltune.core.state import BACKFILLS, Plain, build_lean
-from rltune.mig.fleet import FleetOptions, Growth
+from rltune.mig.online import FleetOptions, Growth
 from rltune.nouns.cluster import Cluster, Pool
 from rltune.policies.orders import order, static_rank
 from rltune.report.console import say
@@ -169,7 +169,7 @@ def bench_allocator() -> list[dict[str, Any]]:
         ("36_nodes", lambda: whole_gpus([(16, 2), (20, 8)], 128, 16, 300), "median", 3),
         ("1000_nodes", lambda: whole_gpus([(1000, 8)], 128, 32, 200), "p95", 50),
         ("10000_nodes", lambda: whole_gpus([(10_000, 8)], 128, 32, 100), "p95", 250),
-        ("mig_1000_gpus", lambda: shared_gpus(*mig_fleet(1000), 32, 100), "p95", 100),
+        ("mig_1000_gpus", lambda: shared_gpus(*mig_gpus(1000), 32, 100), "p95", 100),
     ]
     rows, medians = [], {}
     for name, run, figure, aim in cases:

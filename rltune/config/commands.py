@@ -52,12 +52,12 @@ class Common:
 class Scored(Common):
     """What training and evaluation share."""
 
-    allocator: str = group("milp", "who chooses the nodes")
+    allocator: str = group("milp", "what chooses the nodes")
     protocol: str = group("window", "windows on an empty cluster, or a month on a warm one")
     score: str = option("wait", "what is trained for, and what tables are sorted by", choices=tuple(SCORE_METRIC))
     nodes: int | Sequence[int] | None = option(
         None,
-        "scale the cluster to so many nodes; a list: evaluate each size",
+        "scale the cluster to this number of nodes; a list: evaluate each size",
         least=1,
         needs="a whole number of at least 1, or a list of them, is needed",
     )
@@ -69,7 +69,7 @@ class Train(Scored):
 
     algo: str = group("ppo", "the learner")
     backfill: str = option(
-        "easy", "who may start when the first job does not fit; easy: with a reservation for it", choices=tuple(TRAINED)
+        "easy", "which jobs may start when the first does not fit; easy: those that do not delay its reservation", choices=tuple(TRAINED)
     )  # fmt: skip
     baseline: str = option(
         "auto",
@@ -120,7 +120,7 @@ class Evaluate(Scored):
 class Simulate(Common):
     """python -m rltune.simulate trace=philly policy=sjf allocator=best_fit backfill=easy ..."""
 
-    allocator: str = group("best_fit", "who chooses the nodes")
+    allocator: str = group("best_fit", "what chooses the nodes")
     policy: str = option(
         default_of(simulate_jobs, "policy"),
         "an order (fifo, sjf, f1, ...) or srtf, srsf, las, las_levels, gittins, priority, round_robin, "
@@ -128,7 +128,7 @@ class Simulate(Common):
     )
     backfill: str = option(
         default_of(simulate_jobs, "backfill"),
-        "who may start when the first job does not fit",
+        "which jobs may start when the first does not fit",
         choices=tuple(BACKFILLS),
     )
     runtimes: str = option(default_of(simulate_jobs, "runtimes"), "what is known of run times", choices=SIMULATED)
@@ -140,8 +140,8 @@ class Simulate(Common):
     end: str | int | float | date | None = option(
         None, "exclusive; null: to the last", needs="a date, a job number, a fraction of the jobs or null is needed"
     )
-    limit: int | None = option(None, "only so many jobs of it", least=1)
-    nodes: int | None = option(None, "scale the cluster to so many nodes", least=1)
+    limit: int | None = option(None, "only this number of jobs, the first of the stretch", least=1)
+    nodes: int | None = option(None, "scale the cluster to this number of nodes", least=1)
     step_s: float | None = option(
         None,
         "seconds of a step in timeline.parquet; null: the shortest of a list with at most 2,000 steps",

@@ -12,6 +12,7 @@ from rltune.compiled import inner, kernel, verb
 from rltune.core.heap import next_in_order, push, remove
 from rltune.core.priorities import charge, size_of
 from rltune.core.queue import enqueue, join_line
+from rltune.core.repartition import set_up, set_up_s
 from rltune.core.resources.verbs import book_held, find, fits, hold_found, way_held
 from rltune.core.rng import JOB_FAILURE as FAILING
 from rltune.core.rng import exponential
@@ -42,6 +43,7 @@ from rltune.policies.learn import learn
 def start_job(sim, job, m):
     """``job`` begins to hold the m places in ``sim.place`` now; the caller takes it out of the queue."""
     overhead = overhead_at(sim, job, m)
+    set_up(sim, m)
     hold_found(sim, job, m)
     book_held(sim, sim.space, job, -1)
     time_run(sim, job, overhead)
@@ -55,7 +57,10 @@ def start_job(sim, job, m):
 
 @verb
 def overhead_at(sim, job, m):
-    """Seconds without progress if ``job`` begins now on the m places in ``sim.place``: none on its first run."""
+    """Seconds without progress if ``job`` begins now on the m places in ``sim.place``.
+
+    Reconfiguring MIG, and on later runs what suspending, resuming and moving it take, one after the other.
+    """
 
 
 @overhead_at.when(is_lean)
@@ -65,12 +70,13 @@ def _overhead_at_lean(sim, job, m):
 
 @overhead_at.when(is_full)
 def _overhead_at_full(sim, job, m):
+    setting_up = set_up_s(sim, m)
     if sim.detail.runs[job] == 0:
-        return 0.0
+        return setting_up
     moved, found = sim.alloc_len[job] != m, sim.place.found
     for i in range(m):
         moved = moved or sim.alloc_node[sim.jobs.part[job] + i] != found.node[i]
-    return sim.params.suspend + sim.params.resume + (sim.params.migrate if moved else 0.0)
+    return setting_up + sim.params.suspend + sim.params.resume + (sim.params.migrate if moved else 0.0)
 
 
 @verb

@@ -20,7 +20,7 @@ from rltune.policies.knowledge import RUNTIMES, forecast_error
 from rltune.policies.orders import ORDERS, order
 from rltune.report.console import progress_bar, say
 from rltune.report.figures import box_plot, cdf
-from rltune.report.tables import comparison_table, markdown_table, told
+from rltune.report.tables import comparison_table, forecast_text, markdown_table
 from rltune.rl.network import JobNetwork
 from rltune.rl.policy_file import BASELINE, PARENT, LearnedPolicy
 from rltune.rl.rules import Rules, needs_run_time, run_times
@@ -138,7 +138,7 @@ def _evaluate_size(
     if any(row.runtimes == "predicted" for row in rows):
         stretch = experiment.stretches["test"]
         block["forecast"] = forecast_error(stretch.jobs, run_times(stretch, "predicted", experiment.trace))
-        block["notes"].append(f"predicted run times: {told(block['forecast'])}")
+        block["notes"].append(f"predicted run times: {forecast_text(block['forecast'])}")
     if len(starts) > 1 and min(np.diff(np.sort(starts))) < length:
         block["notes"].append("test windows overlap, so intervals are too narrow; a longer test stretch holds more")
     comparison_table(block, metric, title)

@@ -259,7 +259,7 @@ def _order_cost(
 
 
 def spread(low: int, high: int, n: int) -> list[int]:
-    """``n`` evenly spaced integers in [low, high] (fewer if there are not so many)."""
+    """``n`` evenly spaced integers in [low, high] (fewer if there are fewer)."""
     return sorted({round(x) for x in np.linspace(low, max(low, high), n)})
 
 

@@ -25,7 +25,14 @@ from rltune.core.runs import begin_elsewhere, withdraw
 from rltune.core.state import EASY, NOW, Detail, Sim
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.jobs import JobTable
-from rltune.rl.kernels import expected_start, job_to_reserve_for, lift_fresh, misfit_of, replace_fresh
+from rltune.rl.kernels import (
+    expected_start,
+    job_to_reserve_for,
+    lift_fresh,
+    misfit_of,
+    replace_fresh,
+    restore_instances,
+)
 from rltune.rl.legal import begin_pass
 from rltune.rl.rows import CLOSED, FRESH, RESERVED, Row, Training, row_at
 from rltune.simulator.few import ASK, MOVE, build_few, place_few
@@ -35,8 +42,8 @@ EPS = 1e-9
 """Rises closer than this are equal; the model itself tells no finer differences."""
 MOST_PARTS = 16
 """Jobs of one instant that do not fill whole nodes, beyond which the model is asked."""
-NOBODY = -1
-"""Beside ASK, STAY and MOVE: there was nobody to place."""
+NOBODY, TOO_MANY = -1, -2
+"""Beside ASK, STAY and MOVE: there was nobody to place; more than a decision may be about."""
 
 
 class JointPlacement:
@@ -132,6 +139,10 @@ class JointStarts:
         """
         joint, begin, moved = self.joint, 0, False
         while (answer := propose(rows.batch, i, joint.work, self._few, begin)) != NOBODY:
+            if answer == TOO_MANY:
+                joint.allocator.stats.calls += 1
+                joint.allocator.stats.fall_back("too_many_starts")
+                return
             if answer == ASK:
                 moved |= joint.place_started(rows.row(i).sim)
                 settle(rows.batch, i, joint.work)
@@ -148,8 +159,11 @@ def propose(batch, i, draft, few, begin):
     """Place the jobs that row i has started at this instant, from number ``begin`` on, if that can be told without a solver.
 
     NOBODY: there are none; STAY, MOVE: they run, where they ran or elsewhere; ASK: nobody has started, see `settle`.
+    TOO_MANY: all stay, for MIG instances are as they were only when no job of this instant has started.
     """
     row = row_at(batch, i)
+    if row.episode.layout.shape[1] > 0 and row.episode.mark[FRESH] > len(draft.job):
+        return TOO_MANY
     n = lift(row, draft, begin)
     if n == 0:
         return NOBODY
@@ -184,6 +198,7 @@ def lift(row, draft, begin):
         if draft.shadow[0] < np.inf and max(sim.believed[job], sim.clock[NOW]) > draft.shadow[0]:
             book_held(sim, sim.spare, job, 1)
         withdraw(sim, job)
+    restore_instances(row)
     list_pools(sim, draft)
     return n
 

@@ -35,6 +35,8 @@ from rltune.core.state import (
     NOW,
     ON_GPUS,
     QUEUED,
+    RECONFIGURED,
+    RECONFIGURING,
     RUNNING,
     WAITING,
     is_full,
@@ -56,6 +58,8 @@ from rltune.rl.rows import (
     OVER,
     PAIRED,
     READ,
+    REMADE,
+    REMADE_S,
     RESERVED,
     SCALE,
     SCORED,
@@ -389,9 +393,43 @@ def apply(row, action, score, visible):
         return
     make_way(row, action, position)
     m = placement(row, job, position)
+    if episode.mark[FRESH] == 0:
+        keep_instances(row)
     start_job(sim, job, m)
     remove_at(sim, position)
     note_start(row, job, score)
+
+
+@verb
+def keep_instances(row):
+    """Write down the MIG instances before the first start of an instant, which may have to be undone."""
+
+
+@keep_instances.when(is_lean_row)
+def _keep_instances_lean(row):
+    pass
+
+
+@keep_instances.when(is_full_row)
+def _keep_instances_full(row):
+    sim, episode = row.sim, row.episode
+    episode.mark[REMADE], episode.tally[REMADE_S] = sim.counts[RECONFIGURED], sim.clock[RECONFIGURING]
+    copy_instances(sim.space.room.layout, sim.detail.changed, episode.layout, episode.changed)
+
+
+@inner
+def copy_instances(layout, changed, layout_to, changed_to):
+    for node in range(layout.shape[0]):
+        for gpu in range(layout.shape[1]):
+            layout_to[node, gpu], changed_to[node, gpu] = layout[node, gpu], changed[node, gpu]
+
+
+@inner
+def restore_instances(row):
+    """MIG instances as they were before the first start of this instant (full build)."""
+    sim, episode = row.sim, row.episode
+    sim.counts[RECONFIGURED], sim.clock[RECONFIGURING] = episode.mark[REMADE], episode.tally[REMADE_S]
+    copy_instances(episode.layout, episode.changed, sim.space.room.layout, sim.detail.changed)
 
 
 @kernel

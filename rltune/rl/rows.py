@@ -31,17 +31,17 @@ from rltune.core.state import (
 
 # Slots of ``Episode.tally`` (seconds or score units): score so far; cost of jobs whose cost is settled; units of reward;
 # last end of a run; first submission; GPU-seconds asked for (full build: held by runs that have ended); shadow time of the
-# reservation.
-TOTAL, SETTLED, SCALE, LAST_END, FIRST, WORK, SHADOW = range(7)
-TALLIES = 7
+# reservation; seconds of changing MIG instances before this instant.
+TOTAL, SETTLED, SCALE, LAST_END, FIRST, WORK, SHADOW, REMADE_S = range(8)
+TALLIES = 8
 # Slots of ``Episode.mark``: jobs started at this instant; jobs that are scored; decisions; queue position of the reserved
 # job; visible jobs; reserved job + 1 (0: none); nothing more to decide at this instant; episode over; rewards are paired
 # with the baseline's; ended runs whose cost is settled; whether the log of runs needs more room before the episode goes on;
 # looks at the queue; passes over it; running jobs in order, + 1 (0: not sorted at this instant); whether jobs have been
-# suspended at this instant; whether only what fits may still start at it.
+# suspended at this instant; whether only what fits may still start at it; GPUs whose MIG instances were changed before it.
 FRESH, SCORED, DECISIONS, HEAD, SHOWN, RESERVED, CLOSED, OVER, PAIRED, READ = range(10)
-FULL, LOOK, PASS, SORTED, MADE, LEFTOVERS = range(10, 16)
-MARKS = 16
+FULL, LOOK, PASS, SORTED, MADE, LEFTOVERS, REMADE = range(10, 17)
+MARKS = 17
 SHARED = ("sim.cluster", "sim.choices", "sim.place", "sim.frontier", "sim.merged", "sim.passed", "sim.space.cost",
           "sim.spare.cost", "sim.shadow.cost", "sim.space.levels.cost", "sim.spare.levels.cost", "sim.shadow.levels.cost",
           "sim.detail.demand", "sim.detail.size",
@@ -58,7 +58,8 @@ class Episode(NamedTuple):
     space of choosing them; ``tally`` and ``mark``: see the slots above.
     What is known of a class is the number of the look or pass it was found in, (n_classes,) each: ``fitting, misfit``: it
     fits, or not; ``hopeless``: for its next job no room can be made; ``barred``: it starts no more in this pass; ``passed``
-    (n_jobs,): the same of single jobs.
+    (n_jobs,): the same of single jobs. ``layout, changed`` (n_nodes, widest or 0): MIG instances of each GPU, and when their
+    last change ends, before anything started at the present instant.
     """
 
     base: Floats
@@ -71,6 +72,8 @@ class Episode(NamedTuple):
     hopeless: Ints
     barred: Ints
     passed: Ints
+    layout: Ints
+    changed: Floats
     tally: Floats
     mark: Ints
 
@@ -103,10 +106,12 @@ class Batch(NamedTuple):
 def new_episode(sim: Sim, visible: int) -> Episode:
     """Nothing decided."""
     n_jobs, classes = len(sim.jobs.submit), len(sim.choices.ptr) - 1
+    instances = sim.space.room.layout.shape if isinstance(sim.detail, Detail) else (0, 0)
     return Episode(
         base=np.full(n_jobs, np.nan), scored=np.zeros(n_jobs, np.int8), fresh=int32s(n_jobs), slot=int32s(visible),
         others=int32s(visible), fitting=ints(classes), misfit=ints(classes), hopeless=ints(classes), barred=ints(classes),
-        passed=ints(n_jobs), tally=floats(TALLIES), mark=ints(MARKS),
+        passed=ints(n_jobs), layout=np.zeros(instances, np.int64), changed=np.zeros(instances), tally=floats(TALLIES),
+        mark=ints(MARKS),
     )  # fmt: skip
 
 

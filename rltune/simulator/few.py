@@ -4,7 +4,8 @@ What a node costs depends on the set of jobs it gets, so the best way to hand se
 found exactly, in time nodes x 3^jobs: ``best[S]``, the least cost of the jobs S on the nodes so far, is the minimum over
 the subsets that the next node takes. GPUs of a node are counted, not told apart, so that the minimum is a bound where
 shares have to be packed; then the places are tried, and the MILP is asked where they prove impossible. It is also asked
-about gangs over several nodes, MIG slices, more jobs, and measures of fragmentation that look at single GPUs.
+about gangs over several nodes, where there are MIG instances, more jobs, and measures of fragmentation that look at
+single GPUs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from rltune.allocators.problem import EPS
 from rltune.compiled import inner
 from rltune.core.resources.nodes import book, intersect
-from rltune.core.resources.room import grant_of, hosts
+from rltune.core.resources.room import Held, grant_of, hosts
 from rltune.core.resources.verbs import copy_free
 from rltune.core.state import Floats, Ints, floats, ints
 from rltune.nouns.jobs import WHOLE
@@ -69,7 +70,12 @@ def build_few(joint: Joint, pools: int, nodes: int) -> Few:
 @inner
 def place_few(sim, draft, few, n):
     """Write the best places of the draft's ``n`` jobs, which hold none now, into it: ASK, STAY or MOVE."""
-    if few.counts[USABLE] == 0 or n > MOST or not list_choices(sim, draft, few, n):
+    if (
+        few.counts[USABLE] == 0
+        or n > MOST
+        or sim.space.room.layout.shape[1] > 0
+        or not list_choices(sim, draft, few, n)
+    ):
         return ASK
     now = cost_of_draft(sim, draft, few, n)
     share_out(sim, draft, few, n)
@@ -258,7 +264,8 @@ def put_down(sim, draft, few, k, space):
     if not hosts(sim.cluster, space.room, demand, way, node):
         return False
     few.grant[k] = grant_of(sim.cluster, space.room, demand, way, node, demand.gpus[way])
-    book(sim.cluster, sim.shadow, demand, way, few.node, few.grant, k, 1, -1)
+    held = Held(few.node, few.grant, k, 1)
+    book(sim.cluster, sim.shadow, demand, way, held, -1)
     if draft.shadow[0] < np.inf:
-        book(sim.cluster, draft.met, demand, way, few.node, few.grant, k, 1, -1)
+        book(sim.cluster, draft.met, demand, way, held, -1)
     return True

@@ -22,6 +22,8 @@ from rltune.core.state import (
     EVENTS,
     INSIDE,
     LOGGED,
+    RECONFIGURED,
+    RECONFIGURING,
     WHEN_ANY_FITS,
     Columns,
     Floats,
@@ -32,7 +34,7 @@ from rltune.core.state import (
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import WHOLE, JobTable
-from rltune.nouns.mig_profiles import SIZE
+from rltune.nouns.mig_profiles import LONGEST_CHANGE_S, LONGEST_QUEUE_S, SIZE
 from rltune.nouns.plan import Allocator, Policy
 from rltune.policies.attained import attained_of, nothing_attained
 from rltune.policies.dynamic import STATIC
@@ -96,7 +98,7 @@ def simulate_full(
 
 
 class Built(NamedTuple):
-    """A state at time zero, the jobs with the ways to run that the options gave them, and remarks by what they are on."""
+    """A state at time zero, the jobs with the ways to run that the options gave them, and remarks by subject."""
 
     sim: Sim
     jobs: JobTable
@@ -143,6 +145,9 @@ def build_state(
     types = task_types(jobs, cluster, rule) if rule in MEASURES else None
     sim = build_full(jobs, cluster, columns, params, listed, thresholds, types)
     check_quotas_suffice(jobs, sim, options.quotas or ())
+    if params.on_tick and sim.space.room.layout.shape[1]:
+        overhead = options.overhead_s + LONGEST_CHANGE_S + options.mig_mode_s
+        _check_quantum(options, overhead, "suspend_s + resume_s + migrate_s and changing MIG instances")
     notes_of_ways = (*more, *ways_left_out(offered))
     return Built(with_profile(sim, cluster), jobs, {"throughput": notes, "ways": notes_of_ways})
 
@@ -167,7 +172,7 @@ def placed_by(allocator: Any, picks: bool) -> str:
 def _decision(
     jobs: JobTable, cluster: Cluster, sim: Sim, policy: str | Policy | Picker, backfill: str, allocator: Any
 ) -> Decision | None:
-    """Who decides outside the kernels; None: nobody needs to."""
+    """What decides outside the kernels; None: the kernels decide all."""
     params, suspends = sim.params, bool(sim.params.on_event or sim.params.on_tick)
     if isinstance(policy, Picker):
         joint = Joint.of(allocator, jobs, cluster, sim) if isinstance(allocator, JointAllocator) else None
@@ -235,11 +240,9 @@ def _policy_of(
         raise InputError(
             f"submit_s up to {last:g}: a quantum of {options.quantum_s:g} s is lost in rounding; shift the times"
         )
-    if on_tick and options.overhead_s >= options.quantum_s:
-        raise InputError(
-            f"quantum_s={options.quantum_s:g} is no longer than suspend_s + resume_s + migrate_s = "
-            f"{options.overhead_s:g}: jobs would never get on; use a longer quantum"
-        )
+    if on_tick:
+        _check_quantum(options, options.overhead_s, "suspend_s + resume_s + migrate_s")
+    mig_longest = LONGEST_QUEUE_S + 2.0 * options.mig_mode_s if options.mig_reconfiguration else 0.0
     params = Parameters(
         order=code, backfill=BACKFILLS[backfill], rule=SHARING_RULES[placed_by(allocator, picks)],
         on_event=bool(on_event), on_tick=bool(on_tick), outside=outside, quantum=float(options.quantum_s),
@@ -248,9 +251,19 @@ def _policy_of(
         node_repair=float(options.node_repair_s), gpu_mtbf=_or_never(options.gpu_mtbf_s),
         retries=int(options.max_retries), half_life=float(options.half_life_s),
         reservations=-1 if options.reservations is None else int(options.reservations), learns=online,
-        seed=int(options.seed), **hysteresis(jobs, name, estimate, options, joint),
+        seed=int(options.seed), mig_mode=float(options.mig_mode_s), mig_longest=mig_longest,
+        **hysteresis(jobs, name, estimate, options, joint),
     )  # fmt: skip
     return params, rank, flow
+
+
+def _check_quantum(options: Options, overhead_s: float, parts: str) -> None:
+    """Refuse a time slice in which a resumed job might do nothing."""
+    if overhead_s >= options.quantum_s:
+        raise InputError(
+            f"quantum_s={options.quantum_s:g} is no longer than {parts} = {overhead_s:g}: "
+            "jobs would never get on; use a longer quantum"
+        )
 
 
 def las_levels(policy: Any, options: Options) -> Sequence[float]:
@@ -262,7 +275,7 @@ def las_levels(policy: Any, options: Options) -> Sequence[float]:
 
 
 def hysteresis(jobs: JobTable, policy: str, estimate: Floats, options: Options, joint: bool) -> dict[str, Any]:
-    """How far ahead a waiting job must be to suspend a running one, and what is made of estimates.
+    """How far ahead a waiting job must be to suspend a running one, and how outlived estimates are corrected.
 
     ``joint``: the MILP weighs suspensions by what they cost, instead of by a factor.
     """
@@ -285,11 +298,16 @@ def _or_never(seconds: float | None) -> float:
 
 
 def result_of(jobs: JobTable, cluster: Cluster, sim: Sim, notes: Mapping[str, tuple[str, ...]] = NO_NOTES) -> Result:
-    """What a simulation has come to: a final state, or one on the way."""
+    """The result of a simulation, from its final state or an intermediate one."""
     runs = _runs(sim)
-    extra: dict[str, Any] = {name: list(told) for name, told in notes.items() if told}
+    extra: dict[str, Any] = {name: list(lines) for name, lines in notes.items() if lines}
     if sim.params.learns:
         extra["forecast"] = forecast_error(jobs, sim.jobs.known)
+    if sim.space.room.layout.shape[1]:
+        extra["mig"] = {
+            "reconfigurations": int(sim.counts[RECONFIGURED]),
+            "reconfiguring_s": float(sim.clock[RECONFIGURING]),
+        }
     if sim.detail.profile.counts[RAN_OUT]:
         extra["reservations_simplified"] = int(sim.detail.profile.counts[RAN_OUT])
     return Result(

@@ -17,7 +17,6 @@ import numpy as np
 
 from rltune.allocators.formulation import Holders, Instance
 from rltune.allocators.measure import Measure
-from rltune.allocators.partition import with_idle
 from rltune.compiled import inner, kernel
 from rltune.core.backfilling import start_easy, start_in_order, start_what_fits
 from rltune.core.conservative import anything_fits
@@ -26,8 +25,8 @@ from rltune.core.queue import begin_pass, block_class, class_blocked
 from rltune.core.reference import Ref, ref
 from rltune.core.resources import nodes
 from rltune.core.resources.fragments import no_types, task_types
-from rltune.core.resources.nodes import Nodes, charge_quota, idle_nodes, intersect
-from rltune.core.resources.room import amounts
+from rltune.core.resources.nodes import Nodes, charge_quota, intersect, nodes_like
+from rltune.core.resources.room import Held, amounts
 from rltune.core.resources.scores import SHARING_RULES
 from rltune.core.resources.slices import INDICES, START_BIT
 from rltune.core.resources.verbs import (
@@ -62,6 +61,7 @@ from rltune.core.state import (
 )
 from rltune.nouns.cluster import Cluster, ClusterArrays
 from rltune.nouns.jobs import WHOLE, JobTable
+from rltune.nouns.mig_layout import with_instance
 from rltune.nouns.plan import Policy
 from rltune.simulator.decisions import order_by
 from rltune.simulator.suspending import (
@@ -125,13 +125,13 @@ class Draft(NamedTuple):
     counts: Ints
 
 
-def build_draft(cluster: Cluster, head: int, left: Ints) -> Draft:
-    """Work space for ``head`` jobs; ``left``: quotas."""
+def build_draft(cluster: Cluster, head: int, free: Nodes) -> Draft:
+    """Work space for ``head`` jobs on free resources like ``free``."""
     places, ways = head * max(pool.nodes for pool in cluster.pools), head * len(cluster.pools)
     return Draft(
         job=ints(head), part=ints(head + 1), node=ints(places), grant=ints(places), end=floats(head), freed=ints(head),
-        pool=ints(ways), lo=ints(head), hi=ints(head), slow=floats(ways), late=ints(ways), beside=idle_nodes(cluster, left),
-        met=idle_nodes(cluster, left), shadow=floats(1), counts=ints(4),
+        pool=ints(ways), lo=ints(head), hi=ints(head), slow=floats(ways), late=ints(ways), beside=nodes_like(cluster, free),
+        met=nodes_like(cluster, free), shadow=floats(1), counts=ints(4),
     )  # fmt: skip
 
 
@@ -169,10 +169,10 @@ class Joint:
     def of(cls, allocator: JointAllocator, jobs: JobTable, cluster: Cluster, sim: Sim) -> Joint:
         measure, by_gpu = measure_of(allocator, jobs, cluster, sim.cluster)
         head = min(int(allocator.head), len(jobs))
-        draft = build_draft(cluster, head, sim.space.left)
+        draft = build_draft(cluster, head, sim.space)
         trial = None
         if sim.params.on_event or sim.params.on_tick:
-            trial = ref(build_trial(cluster, min(head, MOST_STARTERS), sim.space.left))
+            trial = ref(build_trial(cluster, min(head, MOST_STARTERS), sim.space))
         return cls(allocator, measure, by_gpu, draft, ref(draft), trial)
 
     def take(self, state: Ref) -> None:
@@ -378,7 +378,7 @@ def held_instances(sim: Sim, trial: Trial, held: list[Any]) -> Ints | None:
     for k in cut:
         (node,), (grant,) = held[k]
         gpu, kind = (grant & INDICES).bit_length() - 1, int(sim.cluster.pool_mig[sim.cluster.node_pool[node]])
-        idle[node, gpu] = with_idle(int(idle[node, gpu]), int(profile[k]), kind, grant >> START_BIT)
+        idle[node, gpu] = with_instance(int(idle[node, gpu]), int(profile[k]), kind, grant >> START_BIT)
     return idle
 
 
@@ -514,9 +514,8 @@ def list_pools(sim, draft):
 def longest_run(sim, job, rate):
     """Seconds for which a waiting job would hold GPUs of that speed, as believed, with every overhead there may be."""
     left = max(0.0, sim.jobs.known[job] - sim.detail.done[job])
-    return left / rate + (
-        0.0 if sim.detail.runs[job] == 0 else sim.params.suspend + sim.params.resume + sim.params.migrate
-    )
+    again = 0.0 if sim.detail.runs[job] == 0 else sim.params.suspend + sim.params.resume + sim.params.migrate
+    return left / rate + again + (sim.params.mig_longest if sim.space.room.layout.shape[1] > 0 else 0.0)
 
 
 @inner
@@ -569,7 +568,7 @@ def free_drafted(sim, draft, n, instant):
             base, m = draft.part[k], draft.part[k + 1] - draft.part[k]
             job = draft.job[k]
             way = way_held(sim, job)
-            book_nodes(sim.cluster, sim.spare, sim.detail.demand, way, draft.node, draft.grant, base, m, 1)
+            book_nodes(sim.cluster, sim.spare, sim.detail.demand, way, Held(draft.node, draft.grant, base, m), 1)
             charge_quota(sim.spare, sim.detail.group[job], sim.detail.amount[way], 1)
 
 
@@ -616,9 +615,8 @@ def plan_greedily(sim, draft, fixed):
             take_found(sim, sim.shadow, job, m)
             if reserved and placed_late(sim, draft, job):
                 found = sim.place.found
-                book_nodes(
-                    sim.cluster, draft.beside, sim.detail.demand, way_found(sim), found.node, found.grant, 0, m, -1
-                )
+                held = Held(found.node, found.grant, 0, m)
+                book_nodes(sim.cluster, draft.beside, sim.detail.demand, way_found(sim), held, -1)
 
 
 @inner

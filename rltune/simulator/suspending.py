@@ -15,7 +15,7 @@ from rltune.compiled import inner, kernel
 from rltune.core.backfilling import start_what_fits
 from rltune.core.preemption import sort_running
 from rltune.core.queue import begin_pass, block_class, class_blocked, sort_by_key, sort_queue
-from rltune.core.resources.nodes import Nodes, idle_nodes
+from rltune.core.resources.nodes import Nodes, nodes_like
 from rltune.core.resources.slices import INDICES, bits
 from rltune.core.resources.verbs import book_held, choice_on, copy_free, find, fits, take_found, way_held
 from rltune.core.runs import start_job, stop_run
@@ -66,14 +66,14 @@ class Trial(NamedTuple):
     counts: Ints
 
 
-def build_trial(cluster: Cluster, starters: int, left: Ints) -> Trial:
-    """Work space for ``starters`` waiting jobs; ``left``: quotas."""
+def build_trial(cluster: Cluster, starters: int, free: Nodes) -> Trial:
+    """Work space for ``starters`` waiting jobs on free resources like ``free``."""
     most, longest = starters + MOST_RUNNING, max(pool.nodes for pool in cluster.pools)
     ways = most * len(cluster.pools)
     return Trial(
         job=ints(most), runs=ints(most), made=ints(most), first=ints(most), length=ints(most), node=ints(most * longest),
         grant=ints(most * longest), action=ints(most), pool=ints(ways), lo=ints(most), hi=ints(most), slow=floats(ways),
-        again=ints(most), freed=ints(cluster.nodes), price=floats(cluster.nodes), space=idle_nodes(cluster, left),
+        again=ints(most), freed=ints(cluster.nodes), price=floats(cluster.nodes), space=nodes_like(cluster, free),
         counts=ints(5),
     )  # fmt: skip
 

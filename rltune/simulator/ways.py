@@ -1,4 +1,4 @@
-"""Ways to run from measured tables, for jobs whose trace tells only one.
+"""Ways to run from measured tables, for jobs whose trace names only one.
 
 - *mig_profiles*: a job of one whole GPU may take a slice of it. How much of its speed a slice keeps depends on the model,
   which traces do not name: each job is given one of the measured training jobs (`rltune.mig.profiles`), drawn by the
@@ -45,14 +45,14 @@ def with_ways(
 
 def ways_left_out(offered: Offered) -> tuple[str, ...]:
     """What was not offered of the jobs' ways."""
-    told = (
+    left_out = (
         (offered.slower, "jobs lose ways that are slower than way_least_speed allows"),
         (
             offered.others,
             "jobs keep only the ways that ask for what their first does: allocator milp decides on one demand a job",
         ),
     )
-    return tuple(f"{count} {what}" for count, what in told if count)
+    return tuple(f"{count} {what}" for count, what in left_out if count)
 
 
 def slice_speeds() -> dict[str, dict[str, float]]:

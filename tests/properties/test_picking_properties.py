@@ -7,7 +7,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from fleet_cases import POLICIES, Seen, check, clusters, option_sets, suspends, tables, widest_of
+from full_cases import POLICIES, Seen, check, clusters, option_sets, suspends, tables, widest_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from picking_cases import Picks

@@ -11,10 +11,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from fleet_cases import POLICIES, Seen, attempts_of, check, clusters, option_sets, suspends, tables, widest_of
+from full_cases import POLICIES, Seen, attempts_of, check, clusters, option_sets, suspends, tables, widest_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_fleet_joint import check_quotas, mixed, speeds
+from test_full_joint import check_quotas, mixed, speeds
 
 import rltune
 from rltune.allocators.joint import Decision, JointSolver
@@ -139,7 +139,13 @@ def test_the_pass_tried_out_is_the_pass(policy: str, seed: int) -> None:
         return True
 
     jobs, cluster = mixed(120, seed)
-    options = {"quantum_s": 30.0, "speed": speeds(jobs), "resume_s": 3.0, "displace_factor": 1.0}
+    options = {
+        "quantum_s": 30.0,
+        "speed": speeds(jobs),
+        "resume_s": 3.0,
+        "displace_factor": 1.0,
+        "mig_reconfiguration": False,
+    }
     with mock.patch.object(Joint, "_swap", swap):
         tried = rltune.simulate(jobs, cluster, policy=policy, allocator=MilpAllocator(), **options)
     passed = rltune.simulate(jobs, cluster, policy=policy, allocator="best_fit", **options)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rltune.mig.fleet.states import StateTable
 from rltune.mig.geometry import Placement
+from rltune.mig.online.states import StateTable
 
 NONE = np.iinfo(np.int64).max
 """Lowest GPU number of a state that no GPU is in."""
@@ -18,8 +18,8 @@ Key = tuple[str, str]
 
 @dataclass(slots=True)
 class Gpu:
-    """``number`` in the fleet; ``state`` id of the tenants' instances; who holds which; ``idle`` instances that nobody
-    holds but that were not destroyed yet; ``empty_since`` in the fleet's clock, of no meaning while someone holds one."""
+    """``number`` in the fleet; ``state`` id of the tenants' instances; ``held``: the request that holds each; ``idle``:
+    released instances that are not destroyed yet; ``empty_since`` in the fleet's clock, of no meaning while one is held."""
 
     number: int
     state: int = 0
@@ -57,7 +57,7 @@ class Pool:
         self._enter(gpu)
 
     def keep_idle(self, gpu: Gpu, placement: Placement) -> None:
-        """An instance stays although nobody holds it."""
+        """A released instance stays."""
         gpu.idle.add(placement)
         self.idle_at.setdefault(placement, set()).add(gpu.number)
 

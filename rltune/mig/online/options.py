@@ -1,4 +1,4 @@
-"""What a fleet is told when it is set up: GPU types and their limits, policy, quotas, migration, spare GPUs."""
+"""The settings of a fleet: GPU types and their limits, policy, quotas, migration, spare GPUs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from rltune.mig.fleet.policies import BestFit, FirstFit, FragmentationAware, Policy, Random
-from rltune.mig.fleet.states import VALUED
-from rltune.mig.fleet.value import Learned, LookAhead, Weights
 from rltune.mig.geometry import geometry
+from rltune.mig.online.policies import BestFit, FirstFit, FragmentationAware, Policy, Random
+from rltune.mig.online.states import VALUED
+from rltune.mig.online.value import Learned, LookAhead, Weights
 from rltune.nouns.checked import Says, check_fields
 from rltune.nouns.errors import InputError
 
@@ -58,7 +58,7 @@ class FleetOptions:
     ``growth`` GPU types in the order in which they are provisioned; ``initial`` GPUs of a type at the start;
     ``policy`` one of ``POLICIES``; ``learn`` whether `learned` goes on learning; ``weights`` a file for `learned` (None:
     the one that comes with the package); ``quotas`` by tenant, ``*`` for everyone else;
-    ``lazy`` keep instances that nobody holds until their room is wanted, to hand them out again at no cost;
+    ``lazy`` keep released instances until their slices are needed, to assign them again at no cost;
     ``media`` offer profiles with the media engines too; ``half_life`` of the demand estimate in requests;
     ``migrate`` most migrations, as a share of requests so far, of which ``migrate_credit`` may be spent before they are
     earned, and only where a GPU more would leave more than ``slack`` GPUs above the lower bound of demand so far (an

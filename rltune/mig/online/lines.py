@@ -1,6 +1,6 @@
 """The line protocol of RMS: ``acquire user-1 3g`` -> ``0 5`` (GPU number, configuration number), ``release user-1``.
 
-A fleet on a machine's GPUs (`rltune.devices.fleet`) answers with a third word, the MIG device for CUDA_VISIBLE_DEVICES.
+A fleet on a machine's GPUs (`rltune.devices.serving`) answers with a third word, the MIG device for CUDA_VISIBLE_DEVICES.
 Beyond it: ``acquire user-1 3g req-2`` names a second request, ``release user-1 req-2`` gives back that one alone
 (``release user-1`` all), which is answered with ``released`` and the number of instances. Any line that cannot be done is
 answered with one line that begins with ``error:`` and changes nothing.
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol, TextIO
 
-from rltune.mig.fleet.fleet import Lease, encodable
+from rltune.mig.online.fleet import Lease, encodable
 from rltune.nouns.errors import InputError
 
 ACCEPTED = "accepted are: acquire TENANT PROFILE [REQUEST], release TENANT [REQUEST]"

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rltune.mig.fleet import Fleet, FleetOptions, Growth, Quota
-from rltune.mig.fleet.audit import audit
-from rltune.mig.fleet.lines import answer
-from rltune.mig.fleet.options import POLICIES
+from rltune.mig.online import Fleet, FleetOptions, Growth, Quota
+from rltune.mig.online.audit import audit
+from rltune.mig.online.lines import answer
+from rltune.mig.online.options import POLICIES
 from rltune.nouns.errors import InputError
 
 TENANTS = st.sampled_from(["a", "b", "c", "d", "e", "f", "g", "h"])

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rltune.mig.fleet.bounds import live_counts, lower_bound
-from rltune.mig.fleet.events import Event
-from rltune.mig.fleet.fleet import Fleet, Lease
+from rltune.mig.online.bounds import live_counts, lower_bound
+from rltune.mig.online.events import Event
+from rltune.mig.online.fleet import Fleet, Lease
 from rltune.nouns.errors import InputError
 
 

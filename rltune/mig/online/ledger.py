@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from rltune.mig.fleet.bounds import ROUNDING, dual_weights
-from rltune.mig.fleet.demand import Demand
-from rltune.mig.fleet.journal import Record
-from rltune.mig.fleet.options import FleetOptions
-from rltune.mig.fleet.policies import Policy, View
-from rltune.mig.fleet.pool import Gpu, Key, Pool
-from rltune.mig.fleet.states import VALUED, state_table
-from rltune.mig.fleet.value import Learned
 from rltune.mig.geometry import Placement, geometry
+from rltune.mig.online.bounds import ROUNDING, dual_weights
+from rltune.mig.online.demand import Demand
+from rltune.mig.online.journal import Record
+from rltune.mig.online.options import FleetOptions
+from rltune.mig.online.policies import Policy, View
+from rltune.mig.online.pool import Gpu, Key, Pool
+from rltune.mig.online.states import VALUED, state_table
+from rltune.mig.online.value import Learned
 
 
 @dataclass(frozen=True, slots=True)

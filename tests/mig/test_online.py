@@ -7,10 +7,10 @@ import math
 import pytest
 
 from rltune.mig.configurations import configuration_number, configurations
-from rltune.mig.fleet import Fleet, FleetOptions, Growth, Quota
-from rltune.mig.fleet.lines import answer, serve
-from rltune.mig.fleet.options import POLICIES
 from rltune.mig.geometry import geometry
+from rltune.mig.online import Fleet, FleetOptions, Growth, Quota
+from rltune.mig.online.lines import answer, serve
+from rltune.mig.online.options import POLICIES
 from rltune.nouns.errors import InputError
 
 A100 = (Growth("a100-80gb"),)

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from rltune.mig.fleet.policies import Scorer, View
-from rltune.mig.fleet.states import VALUED, Floats, StateTable, Transitions
+from rltune.mig.online.policies import Scorer, View
+from rltune.mig.online.states import VALUED, Floats, StateTable, Transitions
 from rltune.nouns.errors import InputError
 
 N_SLOTS = 2 * len(VALUED)
@@ -126,7 +126,7 @@ class Weights:
 
 
 class Learned:
-    """A value trained on generated sequences (`rltune.mig.fleet.training`), which may go on learning in service.
+    """A value trained on generated sequences (`rltune.mig.online.training`), which may go on learning in service.
 
     ``learn``: after each creation the weights take a step of semi-gradient TD(0) towards predicting provisioned GPUs,
     discounted by ``discount`` a request; each stays within a factor of four of what was trained.

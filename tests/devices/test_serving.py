@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from rltune.devices.adapter import Adapter
-from rltune.devices.fleet import TENANT, FleetOnDevice, check_options, machine_gpus
 from rltune.devices.nvml import NvmlDriver
+from rltune.devices.serving import TENANT, FleetOnDevice, check_options, machine_gpus
 from rltune.devices.simulated import SimulatedDriver
 from rltune.devices.state import parse_instance, whole
 from rltune.devices.status import IN_USE, INSUFFICIENT_RESOURCES, UNKNOWN, DeviceError
-from rltune.mig.fleet import Fleet, FleetOptions, Growth
-from rltune.mig.fleet.audit import audit
-from rltune.mig.fleet.lines import answer
+from rltune.mig.online import Fleet, FleetOptions, Growth
+from rltune.mig.online.audit import audit
+from rltune.mig.online.lines import answer
 from rltune.mig_commands.serve import serve_lines
 from rltune.nouns.errors import InputError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rltune.mig.fleet.states import VALUED, Floats
+from rltune.mig.online.states import VALUED, Floats
 
 
 class Demand:

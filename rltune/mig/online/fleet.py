@@ -12,14 +12,14 @@ from typing import NamedTuple
 import numpy as np
 
 from rltune.mig.configurations import configuration_number
-from rltune.mig.fleet.journal import Journal, Record, read_journal
-from rltune.mig.fleet.ledger import Ledger, Totals
-from rltune.mig.fleet.migration import Move, make_room, relocation
-from rltune.mig.fleet.options import ANYONE, FleetOptions, Quota, make_policy
-from rltune.mig.fleet.policies import Policy, Scorer
-from rltune.mig.fleet.pool import Key, Pool
-from rltune.mig.fleet.value import Learned, Weights
 from rltune.mig.geometry import Placement
+from rltune.mig.online.journal import Journal, Record, read_journal
+from rltune.mig.online.ledger import Ledger, Totals
+from rltune.mig.online.migration import Move, make_room, relocation
+from rltune.mig.online.options import ANYONE, FleetOptions, Quota, make_policy
+from rltune.mig.online.policies import Policy, Scorer
+from rltune.mig.online.pool import Key, Pool
+from rltune.mig.online.value import Learned, Weights
 from rltune.nouns.errors import InputError
 
 TIE = 1e-9
@@ -45,7 +45,7 @@ class Lease:
     ``tenant``, ``request`` (empty: the only one); ``gpu`` number and ``model``; ``profile`` the driver's name; ``start``
     memory slice; ``configuration`` number of the GPU's state now (`rltune.mig.configurations`); ``seconds`` that creation,
     destruction and migrations take; whether a GPU was ``provisioned``, an instance ``reused``; ``migrations`` made for it;
-    ``device`` what a job gets in CUDA_VISIBLE_DEVICES, where the fleet is on a machine's GPUs (`rltune.devices.fleet`).
+    ``device`` what a job gets in CUDA_VISIBLE_DEVICES, where the fleet is on a machine's GPUs (`rltune.devices.serving`).
     """
 
     tenant: str
@@ -106,7 +106,7 @@ class Fleet:
         """
         if not Path(journal).is_file():
             raise InputError(f"{journal}: no such journal")
-        # Locked before it is read: nobody may write what would then be missed.
+        # Locked before it is read: no other process may add events that would then be missed.
         locked = Journal(journal)
         try:
             fleet = Fleet._replayed(journal, policy)
@@ -225,7 +225,7 @@ class Fleet:
     def migrate(self, tenant: str, request: str = "", at: float | None = None) -> tuple[int, Placement]:
         """Move an instance to the best other slot there is; where it is now. InputError if there is none.
 
-        The new instance is created before the old one goes. What is asked for so does not count against the share that
+        The new instance is created before the old one goes. A migration requested so does not count against the share that
         the fleet may migrate of itself.
         """
         held = self.ledger.tenants.get(tenant, {}).get(request)

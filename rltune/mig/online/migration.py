@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from rltune.mig.fleet.ledger import Ledger
-from rltune.mig.fleet.policies import Scorer
-from rltune.mig.fleet.pool import Gpu, Key, Pool
-from rltune.mig.fleet.states import StateTable, Transitions
 from rltune.mig.geometry import Placement
+from rltune.mig.online.ledger import Ledger
+from rltune.mig.online.policies import Scorer
+from rltune.mig.online.pool import Gpu, Key, Pool
+from rltune.mig.online.states import StateTable, Transitions
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from fleet_cases import POLICIES, Seen, check, clusters, option_sets, suspends, tables
+from full_cases import POLICIES, Seen, check, clusters, option_sets, suspends, tables
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +15,7 @@ import rltune
 from rltune.allocators.milp import MilpAllocator
 from rltune.nouns.cluster import Cluster, Pool
 from rltune.nouns.jobs import JobTable
-from rltune.simulator import joint as fleet_joint
+from rltune.simulator import joint as full_joint
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
@@ -122,15 +122,15 @@ def test_nothing_is_lost_and_nothing_held_twice_thoroughly(policy: str, data: st
 def promises(jobs: JobTable, cluster: Cluster, **options: Any) -> tuple[rltune.Result, list[tuple[int, float]]]:
     """A simulation under EASY, and (job, when it was to start at the latest) of every reservation."""
     made: list[tuple[int, float]] = []
-    inner = fleet_joint.prepare
+    inner = full_joint.prepare
 
     def prepare(state: Any, work: Any) -> None:
         inner(state, work)
         draft = work.value
-        if draft.counts[fleet_joint.HELD] >= 0:
-            made.append((int(draft.counts[fleet_joint.HELD]), float(draft.shadow[0])))
+        if draft.counts[full_joint.HELD] >= 0:
+            made.append((int(draft.counts[full_joint.HELD]), float(draft.shadow[0])))
 
-    with mock.patch.object(fleet_joint, "prepare", prepare):
+    with mock.patch.object(full_joint, "prepare", prepare):
         return rltune.simulate(jobs, cluster, backfill="easy", **options), made
 
 
@@ -175,7 +175,7 @@ def test_quotas_are_never_exceeded(allocator: str, backfill: str) -> None:
     made = MilpAllocator() if allocator == "milp" else allocator
     seen = Seen(jobs, cluster, policy="fifo", backfill=backfill, allocator=made, quotas=quotas)
     check_quotas(seen, quotas)
-    assert seen.result.finished.all() and (seen.fleet.space.left == [12_000, 12_500]).all()
+    assert seen.result.finished.all() and (seen.final.space.left == [12_000, 12_500]).all()
 
 
 @pytest.mark.parametrize("policy", ["srtf", "las"])
@@ -195,7 +195,7 @@ def test_who_is_suspended_gives_back_its_part_of_the_quota(policy: str) -> None:
     )
     check_quotas(seen, quotas)
     assert seen.result.summary()["runs"]["suspended"] > 0
-    assert seen.result.finished.all() and (seen.fleet.space.left == [12_000, 12_500]).all()
+    assert seen.result.finished.all() and (seen.final.space.left == [12_000, 12_500]).all()
 
 
 @pytest.mark.parametrize("backfill", ["skip", "strict", "easy"])

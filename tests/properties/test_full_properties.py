@@ -7,7 +7,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from fleet_cases import POLICIES, Seen, check, clusters, option_sets, tables
+from full_cases import POLICIES, Seen, check, clusters, option_sets, tables
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

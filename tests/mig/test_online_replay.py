@@ -15,16 +15,16 @@ from omegaconf import OmegaConf
 
 from rltune.config import CONF
 from rltune.config.declare import defaults
-from rltune.config.mig import MigFleet
+from rltune.config.mig import MigServe
 from rltune.entry import store
-from rltune.mig.fleet import Fleet, FleetOptions, Growth
-from rltune.mig.fleet.bounds import dual_weights, lower_bound
-from rltune.mig.fleet.events import KINDS, Event, generate, read_events
-from rltune.mig.fleet.replay import replay
-from rltune.mig.fleet.states import VALUED, state_table
-from rltune.mig.fleet.training import Problem, first_guess, train
-from rltune.mig.fleet.value import Weights
 from rltune.mig.geometry import geometry
+from rltune.mig.online import Fleet, FleetOptions, Growth
+from rltune.mig.online.bounds import dual_weights, lower_bound
+from rltune.mig.online.events import KINDS, Event, generate, read_events
+from rltune.mig.online.replay import replay
+from rltune.mig.online.states import VALUED, state_table
+from rltune.mig.online.training import Problem, first_guess, train
+from rltune.mig.online.value import Weights
 from rltune.mig_commands.serve import fleet_options, serve_lines, serve_trace
 from rltune.nouns.errors import InputError
 
@@ -32,7 +32,7 @@ A100 = (Growth("a100-80gb"),)
 
 
 def config(tmp_path, **options):
-    return {**defaults(MigFleet), "runs": str(tmp_path / "runs"), **options}
+    return {**defaults(MigServe), "runs": str(tmp_path / "runs"), **options}
 
 
 @pytest.mark.parametrize(
@@ -170,9 +170,9 @@ def test_bad_configuration(tmp_path, wrong):
 
 def test_mappings_from_the_command_line():
     """Hydra refuses new keys below an empty mapping, so that quotas and initial GPUs could not be given on a command line."""
-    store(MigFleet)
+    store(MigServe)
     with initialize_config_dir(str(CONF), version_base=None):
-        cfg = compose("MigFleet", ["initial={a100-80gb: 2}", "quotas={*: {instances: 4}}"])
+        cfg = compose("MigServe", ["initial={a100-80gb: 2}", "quotas={*: {instances: 4}}"])
     options = fleet_options(OmegaConf.to_container(cfg, resolve=False))
     assert options.initial == {"a100-80gb": 2} and options.quotas["*"].instances == 4
 

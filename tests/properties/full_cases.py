@@ -24,14 +24,14 @@ from rltune.core.state import FINISHED, GIVEN_UP, JOB_FAILURE, SUSPENDED
 from rltune.core.state import NODE_FAILURE as LOST_NODE
 from rltune.nouns.cluster import Cluster, Pool
 from rltune.nouns.jobs import WHOLE, JobTable
-from rltune.nouns.mig_profiles import NAMES, PROFILES, SIZE, STARTS, TYPES
+from rltune.nouns.mig_profiles import LONGEST_QUEUE_S, NAMES, PROFILES, SIZE, STARTS, TYPES
 from rltune.policies.dynamic import STATIC
 from rltune.policies.orders import ORDERS
 from rltune.policies.preemptive import PREEMPTIVE
-from rltune.simulator import full as fleet_run
+from rltune.simulator import full
 
 POLICIES = (*ORDERS, *PREEMPTIVE)
-ALLOCATORS = tuple(fleet_run.SHARING_RULES)
+ALLOCATORS = tuple(full.SHARING_RULES)
 QUANTUM_S = 10.0
 WAYS_TAKEN = (("fastest", 0.0), ("efficient", 0.0))
 FAILED = (LOST_NODE, JOB_FAILURE, GIVEN_UP)
@@ -145,6 +145,9 @@ def option_sets(draw: st.DrawFn, policy: str, jobs: JobTable, cluster: Cluster) 
     out["half_life_s"] = draw(st.sampled_from([5.0, 1e6]))
     if draw(st.booleans()):
         out |= {name: draw(st.sampled_from([0.0, 0.5, 2.0])) for name in ("suspend_s", "resume_s", "migrate_s")}
+    out["mig_reconfiguration"] = draw(st.booleans())
+    if out["mig_reconfiguration"]:
+        out["mig_mode_s"] = draw(st.sampled_from([0.0, 0.5]))
     faults = draw(st.sets(st.sampled_from(["node", "job", "list", "capacity"]), max_size=4))
     if faults:
         out["max_retries"] = draw(st.sampled_from([0, 1, 3, 10]))
@@ -192,20 +195,20 @@ class Seen:
 
     def __init__(self, jobs: JobTable, cluster: Cluster, **options: Any) -> None:
         kept: list[Any] = []
-        inner = fleet_run.result_of
+        inner = full.result_of
 
         def result(*given: Any) -> rltune.Result:
             kept.append(given[2])
             return inner(*given)
 
-        with mock.patch.object(fleet_run, "result_of", result):
+        with mock.patch.object(full, "result_of", result):
             self.result = rltune.simulate(jobs, cluster, oversized="drop", **options)
-        (self.fleet,) = kept
+        (self.final,) = kept
         self.jobs, self.cluster, self.options = jobs, cluster, options
 
     def grants(self) -> Iterator[tuple[int, float, float, list[tuple[int, int, int]]]]:
         """(job, start, end, [(node, mask of GPUs, first slice)]) of every run."""
-        log = self.fleet.detail.log
+        log = self.final.detail.log
         for r in range(len(self.result.runs)):
             places = range(int(log.ptr[r]), int(log.ptr[r + 1]))
             held = [(int(log.node[i]), int(log.grant[i]) & 0xFFFFFFFF, int(log.grant[i]) >> 32) for i in places]
@@ -228,7 +231,7 @@ def check(seen: Seen, policy: str) -> None:
     assert (runs.start_s >= seen.jobs.submit_s[runs.job]).all()
     assert (runs.end_s >= runs.start_s).all() and (np.diff(runs.start_s) >= 0).all()
     # Written down as they ended: the clock never goes back.
-    assert (np.diff(seen.fleet.detail.log.end[: len(runs)]) >= 0).all()
+    assert (np.diff(seen.final.detail.log.end[: len(runs)]) >= 0).all()
     check_jobs(seen, policy)
     check_gangs(seen)
     check_lengths(seen)
@@ -400,17 +403,30 @@ def check_lengths(seen: Seen) -> None:
             nodes = runs.node[runs.ptr[r] : runs.ptr[r + 1]].tolist()
             overhead = 0.0 if count == 0 else costs[0] + costs[1] + (costs[2] if nodes != before else 0.0)
             of_pool = 1.0 if speed is None else speed[job, runs.pool[r]]
-            worked = max(0.0, runs.end_s[r] - runs.start_s[r] - overhead)
+            held = runs.end_s[r] - runs.start_s[r] - overhead
+            changing = longest_change(seen, r)
             # Of ways that ask for the same there the fastest.
             rate = max(of_pool if way.speed is None else way.speed for way in way_of_run(seen, r))
-            kept = worked * rate
+            least, most = (max(0.0, worked) * rate for worked in (held - changing, held))
             if runs.outcome[r] in FAILED:
                 every = given.get("checkpoint_s")
-                kept = 0.0 if every is None else np.floor(worked / every + 1e-9) * every * rate
-            assert abs(runs.useful_s[r] - kept) < 1e-6
+                saved = [0.0 if every is None else np.floor(kept / rate / every + 1e-9) for kept in (least, most)]
+                least, most = (count * (every or 0.0) * rate for count in saved)
+            assert least - 1e-6 < runs.useful_s[r] < most + 1e-6
             if runs.outcome[r] == FINISHED:
-                assert abs(runs.end_s[r] - runs.start_s[r] - overhead - runs.useful_s[r] / rate) < 1e-6
+                assert -1e-6 < held - runs.useful_s[r] / rate < changing + 1e-6
             before = nodes
+
+
+def longest_change(seen: Seen, r: int) -> float:
+    """Seconds for which changing MIG instances may have kept a run from beginning; 0 where none may be changed.
+
+    What it is exactly: `test_mig_instances`.
+    """
+    runs, given = seen.result.runs, seen.options
+    if not given.get("mig_reconfiguration", True) or not seen.cluster.pools[runs.pool[r]].mig:
+        return 0.0
+    return float(LONGEST_QUEUE_S + 2 * given.get("mig_mode_s", 0.0)) if runs.milli[runs.ptr[r]] > 0 else 0.0
 
 
 def check_resources(seen: Seen) -> None:
@@ -445,8 +461,8 @@ def check_resources(seen: Seen) -> None:
         assert (memory <= arrays.pool_memory[arrays.node_pool] + 1e-3).all()
     idle = idle_room(seen.cluster)
     for name in idle._fields:
-        if name != "closed":
-            assert np.array_equal(getattr(seen.fleet.space.room, name), getattr(idle, name)), name
+        if name not in ("closed", "layout"):
+            assert np.array_equal(getattr(seen.final.space.room, name), getattr(idle, name)), name
 
 
 def closed_spans(seen: Seen) -> list[list[tuple[float, float, bool]]]:

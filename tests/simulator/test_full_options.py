@@ -51,6 +51,8 @@ WRONG: dict[str, list[Any]] = {
     "ways": ["mig", "", 5, True, ["mig_profiles"]],
     "way_rule": [None, "best", 5, True],
     "way_least_speed": [None, "0.5", True, NAN, INF, -0.1, 1.1],
+    "mig_reconfiguration": [None, "no", 0, 1.0],
+    "mig_mode_s": [None, "5", True, NAN, INF, -1.0],
 }  # fmt: skip
 ACCEPTED: dict[str, list[Any]] = {
     "preemptive": [None, True, False, np.True_],
@@ -84,6 +86,8 @@ ACCEPTED: dict[str, list[Any]] = {
     "ways": [None],
     "way_rule": ["fastest", "efficient"],
     "way_least_speed": [0, 1, 0.5, np.float32(0.25)],
+    "mig_reconfiguration": [True, False, np.bool_(True)],
+    "mig_mode_s": [0, 5, 2.5, np.float32(0.25)],
 }
 
 

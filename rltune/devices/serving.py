@@ -18,13 +18,13 @@ from rltune.devices.lock import locked
 from rltune.devices.models import model_of
 from rltune.devices.reading import Users, read_state, read_users
 from rltune.devices.state import Instance, whole
-from rltune.mig.fleet.fleet import Fleet, Lease
-from rltune.mig.fleet.journal import Record, read_journal
-from rltune.mig.fleet.ledger import Ledger, in_the_way
-from rltune.mig.fleet.options import FleetOptions
-from rltune.mig.fleet.policies import FirstFit
-from rltune.mig.fleet.pool import Key, Pool
 from rltune.mig.geometry import Geometry, Placement, geometry
+from rltune.mig.online.fleet import Fleet, Lease
+from rltune.mig.online.journal import Record, read_journal
+from rltune.mig.online.ledger import Ledger, in_the_way
+from rltune.mig.online.options import FleetOptions
+from rltune.mig.online.policies import FirstFit
+from rltune.mig.online.pool import Key, Pool
 from rltune.nouns.errors import InputError
 
 TENANT = "rltune-fleet"
@@ -81,7 +81,7 @@ def check_options(options: FleetOptions, machine: Mapping[str, list[Identity]]) 
 class FleetOnDevice:
     """``FleetOnDevice(fleet, adapter, journal)``, then `acquire` and `release` as of the `Fleet`; ``notes`` tell of the start.
 
-    The fleet is `Fleet` or restored from its ``journal``, a file; nobody else may change it. InputError where the GPUs hold
+    The fleet is `Fleet` or restored from its ``journal``, a file; no other process may change it. InputError where the GPUs hold
     anything that the ledger does not know: it is named and left alone. What the ledger has and the GPUs have not is created.
     ``tell`` gets a line whenever an instance that a tenant holds had to be created again: its MIG device is another then.
     """
@@ -210,10 +210,10 @@ class FleetOnDevice:
                 if part.asked is not None:
                     self._named = self._device(part.gpu, part.asked)
         except BaseException as error:
-            told = self._undone(parts, before, error)
-            if told is error:
+            raised = self._undone(parts, before, error)
+            if raised is error:
                 raise
-            raise told from error
+            raise raised from error
 
     def _undone(self, parts: list[_Part], before: Mapping[int, Uuids], error: BaseException) -> BaseException:
         """After a failure: the GPUs are brought to the ledger's state again, at once if that can be; what is to be raised."""
@@ -261,7 +261,7 @@ class FleetOnDevice:
         ]
 
     def _check_idle(self, part: _Part) -> None:
-        """Nobody gets an instance in which the last tenant still runs, and none is destroyed under him."""
+        """No tenant gets an instance in which processes of the last one still run, and none is destroyed under them."""
         if not part.ending:
             return
         users: Users = read_users(self.adapter.driver, part.gpu.index, {})

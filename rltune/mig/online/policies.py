@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rltune.mig.fleet.states import VALUED, Floats, Ints, StateTable, Transitions
+from rltune.mig.online.states import VALUED, Floats, Ints, StateTable, Transitions
 
 Scorer = Callable[[StateTable, Transitions], Floats]
 
@@ -39,7 +39,7 @@ class Policy(Protocol):
     def scorer(self, view: View) -> Scorer: ...
 
     def placed(self, before: View, after: View, provisioned: bool) -> None:
-        """Told after every creation, with what the fleet was and is: where a policy learns."""
+        """Called after every creation, with the fleet before and after it: where a policy learns."""
 
 
 class FirstFit:

@@ -1,6 +1,6 @@
 """Trains the value of `Learned` by evolution on generated streams, no gradient needed.
 
-    python -m rltune.mig.fleet.training out.json [--seconds 600] [--seed 1000] [--start weights.json]
+    python -m rltune.mig.online.training out.json [--seconds 600] [--seed 1000] [--start weights.json]
 
 What is minimised is what counts: the peak of provisioned GPUs over the lower bound, mean over fresh streams of both
 published kinds (a random walk, and about 60 live). CMA-ES (Hansen 2016, the library `cma`) walks the
@@ -17,11 +17,11 @@ import cma
 import numpy as np
 
 from rltune.compiled import kernel
-from rltune.mig.fleet.bounds import dual_weights
-from rltune.mig.fleet.events import KINDS
-from rltune.mig.fleet.states import VALUED, Floats, Ints, state_table
-from rltune.mig.fleet.value import N_SLOTS, Weights, features
 from rltune.mig.geometry import geometry
+from rltune.mig.online.bounds import dual_weights
+from rltune.mig.online.events import KINDS
+from rltune.mig.online.states import VALUED, Floats, Ints, state_table
+from rltune.mig.online.value import N_SLOTS, Weights, features
 
 MODEL = "A100-80GB"
 LENGTH = 2000
@@ -42,6 +42,25 @@ class Tables(NamedTuple):
     after: Ints
     start: Ints
     before: Ints
+
+
+class Value(NamedTuple):
+    """The value policy: ``phi`` (n_states, n_features), ``weight`` and ``tau`` (n_features,)."""
+
+    phi: Floats
+    weight: Floats
+    tau: Floats
+
+
+class Scratch(NamedTuple):
+    """``state`` (MOST_GPUS,), ``seen`` (n_states,), ``where`` (3, n) GPU, kind and slice of each tenant, ``total`` and
+    ``price`` (n_features,)."""
+
+    state: Ints
+    seen: Ints
+    where: Ints
+    total: Floats
+    price: Floats
 
 
 def tables() -> Tables:
@@ -96,13 +115,10 @@ def bound_of(kind, tenant, dual, kind_of, live):
 
 
 @kernel
-def peak_of(kind, tenant, tables, phi, weight, tau, state, seen, where, total, price):
-    """GPUs that the value policy provisions on a stream, as `Fleet` would.
-
-    ``phi`` (n_states, n_features), ``weight`` (n_features,), ``tau`` (n_features,); the rest is scratch: ``state``
-    (MOST_GPUS,), ``seen`` (n_states,), ``where`` (3, n) GPU, kind and slice of each tenant, ``total``,
-    ``price`` (n_features,).
-    """
+def peak_of(kind, tenant, tables, value, scratch):
+    """GPUs that the value policy provisions on a stream (`draw_stream`), as `Fleet` would."""
+    phi, weight, tau = value
+    state, seen, where, total, price = scratch
     gpus = 0
     total[:] = 0
     seen[:] = -1
@@ -162,7 +178,7 @@ class Problem:
             dual_weights((self.states.geometry,))[:, [VALUED.index(kind) for kind in KINDS]]
         )
         n = len(self.states.states)
-        self.scratch = (
+        self.scratch = Scratch(
             np.zeros(MOST_GPUS, np.int64),
             np.zeros(n, np.int64),
             np.zeros((3, LENGTH), np.int64),
@@ -183,9 +199,8 @@ class Problem:
     def cost(self, weights: Weights, streams: list[tuple[Ints, Ints, float]]) -> Floats:
         """(2,) sum of peaks over sum of bounds for each kind of stream."""
         phi = np.ascontiguousarray(features(self.states, weights.reach))
-        tau = np.array([*weights.tau, 0.0, 0.0])
-        weight = np.array(weights.weight)
-        peaks = [peak_of(k, t, self.tables, phi, weight, tau, *self.scratch) for k, t, _ in streams]
+        value = Value(phi, np.array(weights.weight), np.array([*weights.tau, 0.0, 0.0]))
+        peaks = [peak_of(k, t, self.tables, value, self.scratch) for k, t, _ in streams]
         bounds = [bound for _, _, bound in streams]
         return np.array([sum(peaks[i::2]) / sum(bounds[i::2]) for i in range(2)])
 

@@ -15,8 +15,8 @@ from functools import cache
 import numpy as np
 from scipy.optimize import linprog
 
-from rltune.mig.fleet.states import VALUED, Floats
 from rltune.mig.geometry import Geometry
+from rltune.mig.online.states import VALUED, Floats
 
 DEMANDS = 200
 """Random demands whose duals are collected; the five plain kinds have four vertices, found within a few dozen."""
