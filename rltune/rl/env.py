@@ -17,6 +17,7 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from rltune.core.choices import FASTEST
 from rltune.core.state import Detail
 from rltune.nouns.errors import InputError
 from rltune.rl.kernels import (
@@ -73,7 +74,8 @@ class VectorSchedulingEnv(VectorEnv):
                 "allocator=milp needs its joint placement (rltune.rl.joint.JointPlacement); pass joint=..."
             )
         self.setup, self.num_envs, self.autoreset = setup, num_envs, autoreset
-        self.joint = None if joint is None else joint.on(setup.trace.jobs, setup.cluster, setup.table)
+        way_rule = str(rules.options.get("way_rule", FASTEST))
+        self.joint = None if joint is None else joint.on(setup.trace.jobs, setup.cluster, setup.table, way_rule)
         if not autoreset:
             self.metadata = self.metadata | {"autoreset_mode": AutoresetMode.DISABLED}
         self.single_observation_space, self.single_action_space = spaces(rules.visible)

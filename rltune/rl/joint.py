@@ -35,8 +35,10 @@ from rltune.rl.kernels import (
 )
 from rltune.rl.legal import begin_pass
 from rltune.rl.rows import CLOSED, FRESH, RESERVED, Row, Training, row_at
+from rltune.simulator.candidates import load_place
+from rltune.simulator.drafts import BEFORE, HELD, JOBS, SKIPPED, list_choices
 from rltune.simulator.few import ASK, MOVE, build_few, place_few
-from rltune.simulator.joint import BEFORE, HELD, JOBS, SKIPPED, Joint, list_pools, load_place
+from rltune.simulator.joint import Joint
 
 EPS = 1e-9
 """Rises closer than this are equal; the model itself tells no finer differences."""
@@ -64,9 +66,11 @@ class JointPlacement:
     def stats(self) -> dict[str, Any]:
         return self.allocator.stats.as_dict() | {"kept_for_reservation": self.kept_for_reservation}
 
-    def on(self, jobs: JobTable, cluster: Cluster, sim: Sim) -> Any:
-        """The same, or `JointStarts`, for states like ``sim``."""
-        return JointStarts(Joint.of(self.allocator, jobs, cluster, sim)) if isinstance(sim.detail, Detail) else self
+    def on(self, jobs: JobTable, cluster: Cluster, sim: Sim, way_rule: str) -> Any:
+        """The same, or `JointStarts`, for states like ``sim``; ``way_rule``: see `Joint.of`."""
+        if not isinstance(sim.detail, Detail):
+            return self
+        return JointStarts(Joint.of(self.allocator, jobs, cluster, sim, way_rule))
 
     def place(self, training: Training, i: int, waited: bool) -> None:
         """Place the jobs that row i started at the present instant together.
@@ -162,7 +166,7 @@ def propose(batch, i, draft, few, begin):
     TOO_MANY: all stay, for MIG instances are as they were only when no job of this instant has started.
     """
     row = row_at(batch, i)
-    if row.episode.layout.shape[1] > 0 and row.episode.mark[FRESH] > len(draft.job):
+    if row.episode.layout.shape[1] > 0 and row.episode.mark[FRESH] > len(draft.each.job):
         return TOO_MANY
     n = lift(row, draft, begin)
     if n == 0:
@@ -180,9 +184,10 @@ def lift(row, draft, begin):
     They stand in the draft where they stood. Under ``easy`` it holds the reservation that they leave.
     """
     sim, fresh = row.sim, row.episode.fresh
-    n = min(len(draft.job), row.episode.mark[FRESH] - begin)
+    each = draft.each
+    n = min(len(each.job), row.episode.mark[FRESH] - begin)
     draft.counts[BEFORE], draft.counts[HELD], draft.counts[SKIPPED], draft.shadow[0] = 0, -1, 0, np.inf
-    draft.counts[JOBS] = n
+    draft.counts[JOBS], each.spots[0] = n, 0
     if n == 0:
         return 0
     if sim.params.backfill == EASY:
@@ -192,24 +197,26 @@ def lift(row, draft, begin):
         draft.shadow[0] = reserve(sim, draft.counts[HELD])
     for k in range(n):
         job = fresh[begin + k]
-        draft.job[k] = job
-        write_held(sim, draft, k)
+        each.job[k] = job
+        write_held(sim, each, k)
         # What has not ended by then is still taken in ``sim.spare``.
         if draft.shadow[0] < np.inf and max(sim.believed[job], sim.clock[NOW]) > draft.shadow[0]:
             book_held(sim, sim.spare, job, 1)
         withdraw(sim, job)
     restore_instances(row)
-    list_pools(sim, draft)
+    list_choices(sim, draft)
     return n
 
 
 @inner
-def write_held(sim, draft, k):
-    """What job k of the draft holds becomes its place there."""
-    base, first, m = draft.part[k], sim.jobs.part[draft.job[k]], sim.alloc_len[draft.job[k]]
+def write_held(sim, each, k):
+    """What candidate k holds becomes its place in the plan."""
+    job, at = each.job[k], each.spots[0]
+    base, m = sim.jobs.part[job], sim.alloc_len[job]
     for i in range(m):
-        draft.node[base + i], draft.grant[base + i] = sim.alloc_node[first + i], sim.alloc_grant[first + i]
-    draft.part[k + 1] = base + m
+        each.node[at + i], each.grant[at + i] = sim.alloc_node[base + i], sim.alloc_grant[base + i]
+    each.first[k], each.length[k], each.chosen[k] = at, m, sim.detail.way[job]
+    each.spots[0] += m
 
 
 @kernel
@@ -222,7 +229,7 @@ def settle(batch, i, draft):
 def start_all(sim, draft):
     """The same, in order."""
     for k in range(draft.counts[JOBS]):
-        begin_elsewhere(sim, draft.job[k], load_place(sim, draft, k))
+        begin_elsewhere(sim, draft.each.job[k], load_place(sim, draft.each, k))
 
 
 @kernel

@@ -20,7 +20,7 @@ import numpy as np
 from rltune.compiled import inner, verb
 from rltune.core.backfilling import reserve
 from rltune.core.loop import something_comes
-from rltune.core.preemption import make_room, may_suspend_now, room_from, sort_running
+from rltune.core.preemption import can_make_room, make_room, may_suspend_now, sort_running
 from rltune.core.priorities import has_waited_enough
 from rltune.core.queue import sort_queue
 from rltune.core.resources.verbs import copy_free, fits, narrow
@@ -187,7 +187,7 @@ def _can_start_full(row, job):
     if episode.hopeless[c] == look or not has_waited_enough(sim, job):
         return False
     copy_free(sim, sim.space, sim.shadow)
-    if room_from(sim, job, in_order(row)) >= 0:
+    if can_make_room(sim, job, in_order(row)):
         return True
     # Later jobs of the class may suspend fewer.
     episode.hopeless[c] = look

@@ -37,7 +37,8 @@ MILLI, GPUS, CPUS, MEMORY, SLOW, LATE = range(6)
 class Few(NamedTuple):
     """Work space; ``table`` (n_pools, cap + 1): cost of a node by free GPUs; ``weights``: of fragmentation, of slowdown.
 
-    ``choice`` (MOST, n_pools): number of the job's choice in that pool, -1 = none; ``total`` (6, 2^MOST): what a set of jobs
+    ``choice`` (MOST, n_pools): number of the job's choice in that pool, -1 = none, ``late``: whether it would run into the
+    reservation there; ``total`` (6, 2^MOST): what a set of jobs
     asks for in the pool at hand; ``cost`` (2^MOST,): of the set on the node at hand, ``best``: on the nodes so far; ``takes``
     (n_nodes, 2^MOST): the part of the set that the node gets then; ``node, grant`` (MOST,): places.
     """
@@ -45,6 +46,7 @@ class Few(NamedTuple):
     table: Floats
     weights: Floats
     choice: Ints
+    late: Ints
     total: Floats
     cost: Floats
     best: Floats
@@ -62,7 +64,8 @@ def build_few(joint: Joint, pools: int, nodes: int) -> Few:
     usable = len(levels) <= 2 and joint.measure.table.size > 0
     return Few(
         table=joint.measure.table, weights=np.array([costs.get(name, 0.0) for name in ("fragmentation", "slowdown")]),
-        choice=np.zeros((MOST, pools), np.int64), total=np.zeros((6, sets)), cost=floats(sets), best=floats(sets),
+        choice=np.zeros((MOST, pools), np.int64), late=np.zeros((MOST, pools), np.int64),
+        total=np.zeros((6, sets)), cost=floats(sets), best=floats(sets),
         takes=np.zeros((nodes, sets), np.int64), node=ints(MOST), grant=ints(MOST), counts=np.array([usable], np.int64),
     )  # fmt: skip
 
@@ -83,29 +86,29 @@ def place_few(sim, draft, few, n):
         return STAY
     if not realise_few(sim, draft, few, n):
         return ASK
+    each = draft.each
     for k in range(n):
-        draft.node[k], draft.grant[k], draft.part[k + 1] = few.node[k], few.grant[k], k + 1
+        each.node[k], each.grant[k], each.first[k], each.length[k] = few.node[k], few.grant[k], k, 1
+        each.chosen[k] = few.choice[k, sim.cluster.node_pool[few.node[k]]]
     return MOVE
 
 
 @inner
 def list_choices(sim, draft, few, n):
-    """Fill ``choice``; False: a job may be a gang or a slice, or has several choices in one pool."""
-    demand, choices = sim.detail.demand, sim.choices
+    """Fill ``choice, late``; False: a job may be a gang or a slice, has several choices in one pool, or unlike ones of a quota."""
+    demand, choices, each = sim.detail.demand, sim.choices, draft.each
     for k in range(n):
         few.choice[k] = -1
-        first = choices.ptr[sim.jobs.cls[draft.job[k]]]
-        for at in range(draft.lo[k], draft.hi[k]):
-            p, q = draft.pool[at], first + at - draft.lo[k]
-            way = choices.way[q]
-            whole = demand.milli[way] == WHOLE
-            if (
-                demand.profile[way] >= 0
-                or few.choice[k, p] >= 0
-                or (whole and demand.gpus[way] > sim.cluster.pool_cap[p])
-            ):
+        for at in range(each.lo[k], each.hi[k]):
+            q = each.choice[at]
+            p, way = choices.pool[q], choices.way[q]
+            if demand.profile[way] >= 0 or few.choice[k, p] >= 0:
                 return False
-            few.choice[k, p] = q
+            if demand.milli[way] == WHOLE and demand.gpus[way] > sim.cluster.pool_cap[p]:
+                return False
+            if len(sim.space.left) > 0 and way != choices.way[each.choice[each.lo[k]]]:
+                return False
+            few.choice[k, p], few.late[k, p] = q, each.late[at]
     return True
 
 
@@ -124,21 +127,14 @@ def add_up(sim, draft, few, n, p):
         if q < 0:
             total[MILLI, s] = np.inf
             continue
-        at = draft.lo[k] + q - choices.ptr[sim.jobs.cls[draft.job[k]]]
         way = choices.way[q]
         gpus = demand.gpus[way] if demand.milli[way] == WHOLE else 0
         total[MILLI, s] += demand.gpus[way] * demand.milli[way]
         total[GPUS, s] += gpus
         total[CPUS, s] += demand.cpus[way]
         total[MEMORY, s] += demand.memory[way]
-        total[SLOW, s] += draft.slow[at] * size_asked(sim, draft.job[k])
-        total[LATE, s] += gpus * draft.late[at]
-
-
-@inner
-def size_asked(sim, job):
-    """GPUs that slowdowns of a job are counted by: those of its first choice."""
-    return sim.detail.size[sim.choices.way[sim.choices.ptr[sim.jobs.cls[job]]]]
+        total[SLOW, s] += draft.each.loss[q]
+        total[LATE, s] += gpus * few.late[k, p]
 
 
 @inner
@@ -153,20 +149,19 @@ def cost_at(few, p, milli):
 @inner
 def cost_of_draft(sim, draft, few, n):
     """What the draft's places cost."""
-    demand, choices, cost = sim.detail.demand, sim.choices, 0.0
+    demand, choices, each, cost = sim.detail.demand, sim.choices, draft.each, 0.0
     for k in range(n):
-        node = draft.node[draft.part[k]]
+        node = each.node[each.first[k]]
         p, taken, first = sim.cluster.node_pool[node], 0, True
         for other in range(n):
-            if draft.node[draft.part[other]] == node:
+            if each.node[each.first[other]] == node:
                 first = first and other >= k
                 way = choices.way[few.choice[other, p]]
                 taken += demand.gpus[way] * demand.milli[way]
         if first:
             loose = sim.space.room.loose[node]
             cost += few.weights[0] * (cost_at(few, p, loose - taken) - cost_at(few, p, loose))
-        at = draft.lo[k] + few.choice[k, p] - choices.ptr[sim.jobs.cls[draft.job[k]]]
-        cost += few.weights[1] * draft.slow[at] * size_asked(sim, draft.job[k])
+        cost += few.weights[1] * each.loss[few.choice[k, p]]
     return cost
 
 
@@ -197,7 +192,7 @@ def price_sets(sim, draft, few, n, p, node):
     """Fill ``cost`` for the node, infinity where the set does not fit; whether any does."""
     room, total, possible = sim.space.room, few.total, 0
     for k in range(n):
-        if few.choice[k, p] >= 0 and fits_alone(sim, draft, few, k, p, node):
+        if few.choice[k, p] >= 0 and fits_alone(sim, few, k, p, node):
             possible |= 1 << k
     if possible == 0:
         return False
@@ -215,13 +210,12 @@ def price_sets(sim, draft, few, n, p, node):
 
 
 @inner
-def fits_alone(sim, draft, few, k, p, node):
+def fits_alone(sim, few, k, p, node):
     """Whether job k fits on the node, and beside the reservation if it ends late."""
-    q = few.choice[k, p]
-    way, at = sim.choices.way[q], draft.lo[k] + q - sim.choices.ptr[sim.jobs.cls[draft.job[k]]]
+    way = sim.choices.way[few.choice[k, p]]
     if not hosts(sim.cluster, sim.space.room, sim.detail.demand, way, node):
         return False
-    return draft.late[at] == 0 or hosts(sim.cluster, sim.spare.room, sim.detail.demand, way, node)
+    return few.late[k, p] == 0 or hosts(sim.cluster, sim.spare.room, sim.detail.demand, way, node)
 
 
 @inner
@@ -241,19 +235,12 @@ def realise_few(sim, draft, few, n):
     if draft.shadow[0] < np.inf:
         intersect(sim.cluster, sim.space, sim.spare, draft.met)
         for k in range(n):
-            if is_late_there(sim, draft, few, k) and not put_down(sim, draft, few, k, draft.met):
+            if few.late[k, sim.cluster.node_pool[few.node[k]]] == 1 and not put_down(sim, draft, few, k, draft.met):
                 return False
     for k in range(n):
-        if not is_late_there(sim, draft, few, k) and not put_down(sim, draft, few, k, sim.shadow):
+        if few.late[k, sim.cluster.node_pool[few.node[k]]] == 0 and not put_down(sim, draft, few, k, sim.shadow):
             return False
     return True
-
-
-@inner
-def is_late_there(sim, draft, few, k):
-    """Whether job k would still run when the reserved one is to start."""
-    q = few.choice[k, sim.cluster.node_pool[few.node[k]]]
-    return draft.late[draft.lo[k] + q - sim.choices.ptr[sim.jobs.cls[draft.job[k]]]] == 1
 
 
 @inner

@@ -87,7 +87,7 @@ def simulate_full(
     picks = isinstance(policy, Picker)
     named: Any = policy.baseline if isinstance(policy, Picker) else policy
     sim, jobs, notes = build_state(jobs, cluster, named, backfill, allocator, known_s, options, picks)
-    decision = _decision(jobs, cluster, sim, policy, backfill, allocator)
+    decision = _decision(jobs, cluster, sim, policy, backfill, allocator, options.way_rule)
     sim = drive(sim, decision)
     stats = getattr(allocator, "stats", None)
     return replace(
@@ -127,7 +127,7 @@ def build_state(
     speed, notes = job_speed(options, jobs, cluster)
     jobs, more = with_ways(jobs, cluster, options, speed)
     quotas = job_quotas(options, jobs, cluster)
-    taking = Taking(options.way_rule, float(options.way_least_speed), is_joint(allocator))
+    taking = Taking(options.way_rule, float(options.way_least_speed))
     offered = offer(jobs, cluster, speed, None if quotas is None else quotas[0], taking)
     weighted = params.order in (priorities.LOTTERY, priorities.WFQ)
     columns = Columns(
@@ -170,19 +170,24 @@ def placed_by(allocator: Any, picks: bool) -> str:
 
 
 def _decision(
-    jobs: JobTable, cluster: Cluster, sim: Sim, policy: str | Policy | Picker, backfill: str, allocator: Any
+    jobs: JobTable,
+    cluster: Cluster,
+    sim: Sim,
+    policy: str | Policy | Picker,
+    backfill: str,
+    allocator: Any,
+    way_rule: str,
 ) -> Decision | None:
     """What decides outside the kernels; None: the kernels decide all."""
     params, suspends = sim.params, bool(sim.params.on_event or sim.params.on_tick)
+    joint = Joint.of(allocator, jobs, cluster, sim, way_rule) if isinstance(allocator, JointAllocator) else None
     if isinstance(policy, Picker):
-        joint = Joint.of(allocator, jobs, cluster, sim) if isinstance(allocator, JointAllocator) else None
         if joint is None and not isinstance(allocator, str):
             raise InputError("a learned policy starts jobs itself: use an allocator by name, or milp")
         found: Decision = policy.decision(sim, joint)
         return found
     own: Policy | None = None if isinstance(policy, str) else policy
-    if isinstance(allocator, JointAllocator):
-        joint = Joint.of(allocator, jobs, cluster, sim)
+    if joint is not None:
         return joint if own is None else Ordered(own, jobs.priority, joint)
     if isinstance(allocator, str):
         return None if own is None else GivenKeys(own, jobs.priority, suspends)
@@ -252,7 +257,7 @@ def _policy_of(
         retries=int(options.max_retries), half_life=float(options.half_life_s),
         reservations=-1 if options.reservations is None else int(options.reservations), learns=online,
         seed=int(options.seed), mig_mode=float(options.mig_mode_s), mig_longest=mig_longest,
-        **hysteresis(jobs, name, estimate, options, joint),
+        **hysteresis(jobs, name, estimate, options),
     )  # fmt: skip
     return params, rank, flow
 
@@ -274,15 +279,12 @@ def las_levels(policy: Any, options: Options) -> Sequence[float]:
     return LAS_LEVELS_GPU_S if named else ()
 
 
-def hysteresis(jobs: JobTable, policy: str, estimate: Floats, options: Options, joint: bool) -> dict[str, Any]:
-    """How far ahead a waiting job must be to suspend a running one, and how outlived estimates are corrected.
-
-    ``joint``: the MILP weighs suspensions by what they cost, instead of by a factor.
-    """
+def hysteresis(jobs: JobTable, policy: str, estimate: Floats, options: Options) -> dict[str, Any]:
+    """How far ahead a waiting job must be to suspend a running one, and how outlived estimates are corrected."""
     special = preemptive_policy(policy)
     # Of levels a job is at one or another: they are hysteresis enough.
     levelled = special is not None and CODES[special.name] == priorities.LAS and len(las_levels(policy, options)) > 0
-    scaled = special is not None and special.scaled and not levelled and not joint
+    scaled = special is not None and special.scaled and not levelled
     factor = options.displace_factor if scaled else 1.0
     learns = options.past_jobs is None if options.gittins_online is None else options.gittins_online
     return {

@@ -53,9 +53,8 @@ def cost_of(row: Row, table: Any) -> float:
         np.interp(f, np.arange(table.shape[1]), table[p]) for f, p in zip(loose, sim.cluster.node_pool, strict=True)
     )
     for job in fresh_of(row):
-        c = sim.jobs.cls[job]
-        size = sim.detail.size[sim.choices.way[sim.choices.ptr[c]]]
-        total += size * (sim.choices.rate[sim.choices.ptr[c]] / sim.detail.rate[job] - 1.0)
+        fastest = sim.choices.rate[sim.choices.ptr[sim.jobs.cls[job]]]
+        total += 10.0 * (fastest / sim.detail.rate[job] - 1.0)
         total += 0.1 * (sim.alloc_len[job] - 1)
     return float(total)
 
