@@ -96,7 +96,7 @@ def test_jobs_are_displaced_and_resumed() -> None:
 
 def test_a_log_of_many_runs_grows() -> None:
     """Long jobs in short quanta would end training with a fault, or lose runs."""
-    env = env_of("round_robin", 3, options={"quantum_s": 9.0, "max_retries": 0})
+    env = env_of("round_robin", 3, options={"quantum_s": 11.0, "max_retries": 0})
     before = env.training.value.sim.detail.log.job.shape[1]
     total = play(env, lambda mask: mask.argmax(1))
     assert env.training.value.sim.detail.log.job.shape[1] > before
@@ -109,7 +109,7 @@ def test_a_log_of_many_runs_grows() -> None:
 
 def test_a_warm_cluster_and_relative_rewards() -> None:
     """The month protocol could not be trained where jobs are suspended."""
-    env = env_of("las", warmup=40, window=40, reward="relative", options={"quantum_s": 9.0, "max_retries": 0})
+    env = env_of("las", warmup=40, window=40, reward="relative", options={"quantum_s": 11.0, "max_retries": 0})
     total = play(env, lambda mask: mask.argmax(1))
     assert np.isfinite(total).all() and (total < 0).all()
 
