@@ -423,11 +423,19 @@ def empty_log(runs: int, places: int) -> Log:
     )  # fmt: skip
 
 
+def larger_log(log: Log) -> Log:
+    """The same runs, and room for as many more; of one state or, with a leading axis, of many."""
+
+    def longer(name: str) -> Any:
+        old = getattr(log, name)
+        more = log.node.shape[-1] if name in ("node", "grant") else log.job.shape[-1]
+        made = np.zeros((*old.shape[:-1], old.shape[-1] + more), old.dtype)
+        made[..., : old.shape[-1]] = old
+        return made
+
+    return Log(*map(longer, Log._fields))
+
+
 def with_larger_log(sim: Sim) -> Sim:
     """The same state, with twice the room for runs."""
-    log: Log = sim.detail.log
-    larger = empty_log(2 * len(log.job), 2 * len(log.node))
-    for name in Log._fields:
-        old = getattr(log, name)
-        getattr(larger, name)[: len(old)] = old
-    return sim._replace(detail=sim.detail._replace(log=larger))
+    return sim._replace(detail=sim.detail._replace(log=larger_log(sim.detail.log)))

@@ -6,7 +6,7 @@ jobs behind those that wait are decided on too (`rltune.simulator.suspending`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -70,6 +70,8 @@ class JointAllocator(Protocol):
     @property
     def stats(self) -> Any: ...
 
+    def count_trivial(self) -> None: ...
+
     def values(self, gpus: Any, waiting: Any = None) -> Floats: ...
 
     def cost_of(self, cluster: ClusterArrays) -> Floats: ...
@@ -124,6 +126,15 @@ class Joint:
             prepare(state, self.work)
             self._plan(state)
             again = start_decided(state, self.work)
+
+    def place_started(self, sim: Sim) -> bool:
+        """Write down where the draft's jobs go, all of which start; whether any goes elsewhere than the draft had it."""
+        each, n = self.draft.each, int(self.draft.counts[JOBS])
+        known = read_plan(sim, each, n)
+        instance = replace(self._instance(sim, n), all_start=True)
+        places = self.allocator.solver.decide(instance, self.measure, {"picked": known}, by_gpu=self.by_gpu).places
+        write_plan(each, instance, places)
+        return places != known
 
     def _under(self, state: Ref, rule: str) -> Ref:
         """The same state with another rule of placement."""

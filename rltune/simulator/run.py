@@ -79,7 +79,7 @@ def simulate_jobs(
     jobs, source = (workload, "jobs") if isinstance(workload, JobTable) else (workload.jobs, workload.label)
     refuse_old_options(options, ("policy", "backfill", "runtimes"))
     detail = make_options(options)
-    check_backfill(backfill, BACKFILLS)
+    check_backfill(backfill, TRAINED if isinstance(policy, Picker) else BACKFILLS)
     if not len(jobs):
         raise InputError(f"{source}: the job table is empty; at least one job is needed")
     known = believed_run_times(jobs, runtimes)
@@ -149,8 +149,9 @@ def simulate_picking(
     if joint is None and not isinstance(allocator, str):
         raise InputError("a learned policy starts jobs itself: use an allocator by name, or milp")
     rule = LEAST_FRAGMENTATION if joint is not None else rule_code(str(allocator))
-    params = Plain(STATIC, BACKFILLS[backfill], rule, ALWAYS)
-    sim = build_lean(jobs, cluster, known, policy.baseline_rank(jobs, known), cost, params)
+    chosen = order(policy.baseline)
+    params = Plain(chosen.code, BACKFILLS[backfill], rule, ALWAYS)
+    sim = build_lean(jobs, cluster, known, static_rank(chosen, jobs, known), cost, params)
     picking = policy.decision(sim, joint)
     if backfill == "blocking":
         picking.run_blocking()
@@ -202,6 +203,7 @@ def needs_detail(
         return f"{', '.join(detailed)} given"
     if backfill not in PLAIN:
         return f"backfill={backfill}"
+    policy = policy.baseline if isinstance(policy, Picker) else policy
     if isinstance(policy, str) and preemptive_policy(policy) is not None:
         return f"policy={policy}"
     if isinstance(allocator, str) and allocator not in RULES and allocator in SHARING_RULES:
