@@ -57,7 +57,8 @@ WEIGHTS = (3.0, 10.0, 30.0)
 WIDE = 128
 """GPUs of a job that fits into one or two pools only, and has to wait until half of one is free."""
 HEADS = (
-    "policy, allocator", "wait s", f"of it, jobs of {WIDE} GPUs or more", "p99 wait s", "JCT s", "starts a job", "runs on slices", "lost runs", "unfinished",
+    "policy, allocator", "wait s", f"of it, jobs of {WIDE} GPUs or more", "p99 wait s", "JCT s",
+    "starts a job", "runs on slices", "lost runs", "unfinished",
     "ms a decision, median (p99)", "seconds",
 )  # fmt: skip
 
@@ -128,15 +129,15 @@ def text(out: dict[str, Any]) -> str:
         f"{CLUSTER.nodes} nodes, {CLUSTER.gpus} GPUs: {', '.join(f'{p.nodes} x {p.gpus_per_node} {p.gpu_type}' for p in CLUSTER.pools)} "
         "(the last may be cut by MIG). Unlike speeds (published ratios), slices for jobs of one GPU, suspension (60 s),",
         f"failing nodes, run times unknown. Machine: {about['machine']}. Every run was checked: nothing held twice, all work done.",
-        f"Few jobs carry the mean wait: those of {WIDE} GPUs or more are {about['wide_jobs']} of all.", "",
+        f"{about['wide_jobs']} jobs ask for {WIDE} GPUs or more; their part in the sum of all waits is told.", "",
         "| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS),
     ]  # fmt: skip
     for name, r in out.items():
         if not name.startswith("_"):
             timed = f"{r['decision_ms_p50']:.1f} ({r['decision_ms_p99']:.0f})" if "decision_ms_p50" in r else "-"
             lines.append(
-                f"| {name} | {r['wait_s']:,.1f} | {100 * r['wide_share']:.0f} % | {r['wait_p99']:,.0f} | {r['jct_s']:,.0f} | {r['starts_per_job']:.3f} | "
-                f"{100 * r['on_slices']:.1f} % | {r['failed_runs']} | {r['unfinished']} | {timed} | {r['seconds']:,.0f} |"
+                f"| {name} | {r['wait_s']:,.1f} | {100 * r['wide_share']:.0f} % | {r['wait_p99']:,.0f} | "
+                f"{r['jct_s']:,.0f} | {r['starts_per_job']:.3f} | {100 * r['on_slices']:.1f} % | {r['failed_runs']} | {r['unfinished']} | {timed} | {r['seconds']:,.0f} |"
             )
     for name, r in out.items():
         if not name.startswith("_") and r["allocator"]:
