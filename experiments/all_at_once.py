@@ -136,8 +136,9 @@ def text(out: dict[str, Any]) -> str:
         if not name.startswith("_"):
             timed = f"{r['decision_ms_p50']:.1f} ({r['decision_ms_p99']:.0f})" if "decision_ms_p50" in r else "-"
             lines.append(
-                f"| {name} | {r['wait_s']:,.1f} | {100 * r['wide_share']:.0f} % | {r['wait_p99']:,.0f} | "
-                f"{r['jct_s']:,.0f} | {r['starts_per_job']:.3f} | {100 * r['on_slices']:.1f} % | {r['failed_runs']} | {r['unfinished']} | {timed} | {r['seconds']:,.0f} |"
+                f"| {name} | {r['wait_s']:,.1f} | {100 * r['wide_share']:.0f} % | {r['wait_p99']:,.0f} | {r['jct_s']:,.0f} | "
+                f"{r['starts_per_job']:.3f} | {100 * r['on_slices']:.1f} % | {r['failed_runs']} | {r['unfinished']} | {timed} | "
+                f"{r['seconds']:,.0f} |"
             )
     for name, r in out.items():
         if not name.startswith("_") and r["allocator"]:
