@@ -196,10 +196,11 @@ def formulate(instance: Instance, spread: int) -> Formulation:
                     parts.append((items.setdefault(item, len(items)), times))
                 far = float(sum(times for _, times in split) - 1)
                 ways.append(Way(k, c, p, tuple(parts), slow, far, each.group, amount, move))
-    order = sorted(range(len(items)), key=list(items).__getitem__)
+    known = list(items)
+    order = sorted(range(len(known)), key=known.__getitem__)
     place = {old: new for new, old in enumerate(order)}
     named = tuple(way._replace(parts=tuple((place[i], times) for i, times in way.parts)) for way in ways)
-    listed = [list(items)[i] for i in order]
+    listed = [known[i] for i in order]
     kept = tuple((i, item[-2], item[-1]) for i, item in enumerate(listed) if item[1] != NEW)
     most, total = _most(named, many, len(listed), len(caps))
     signature = (kind, tuple(kinds), instance.prefix, instance.all_start, spread)
@@ -308,6 +309,12 @@ def _most(ways: Sequence[Way], many: Ints, n_items: int, n_pools: int) -> tuple[
     return many @ item, many @ pool
 
 
+@lru_cache(maxsize=1024)
+def _codes(n: int) -> Ints:
+    """(n,) random numbers."""
+    return np.random.default_rng(20231).integers(1, 2**62, n)
+
+
 def _items(listed: list[tuple[Any, ...]], most: Ints, parts: Ints) -> Items:
     columns = list(zip(*(item[:8] for item in listed), strict=True)) if listed else [()] * 8
     pool = np.array(columns[0], np.int64)
@@ -322,6 +329,6 @@ def _items(listed: list[tuple[Any, ...]], most: Ints, parts: Ints) -> Items:
         late=np.array(columns[7], np.int64),
         most=most,
         parts=parts,
-        code=np.random.default_rng(20231).integers(1, 2**62, len(listed)),
+        code=_codes(len(listed)),
         grant=np.full(len(listed), -1, np.int64),
     )  # fmt: skip
