@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from rltune.bench import planning
-from rltune.mig.fleet import Fleet, FleetOptions, Growth
-from rltune.mig.fleet.events import Event, generate, read_events
-from rltune.mig.fleet.replay import replay
 from rltune.mig.geometry import geometry
+from rltune.mig.online import Fleet, FleetOptions, Growth
+from rltune.mig.online.events import Event, generate, read_events
+from rltune.mig.online.replay import replay
 
 RESULTS = Path(__file__).resolve().parent / "results"
 MODEL = "a100-80gb"

@@ -17,7 +17,7 @@ from rltune.traces import Trace
 
 
 def simulate(workload: Trace | JobTable, cluster: Cluster | str, **options: Any) -> Result:
-    """Simulate a trace (or a job table) on a cluster; see `rltune.simulator.run.simulate_jobs` for the options.
+    """Simulate a trace (or a job table) on a cluster; see `rltune.simulator.run.simulate_jobs` for all options.
 
     ``policy``: a name (fifo, sjf, f1, ...), a file or run directory of a learned policy, or a function
     (queue, snapshot) -> keys; ``backfill``: blocking, strict, skip, easy, conservative; ``allocator``: lexicographic, best_fit,
@@ -29,7 +29,6 @@ def simulate(workload: Trace | JobTable, cluster: Cluster | str, **options: Any)
             f"simulate: {type(workload).__name__} is no trace or job table; use rltune.load_trace, or "
             "rltune.JobTable.from_columns(frame)"
         )
-    jobs, source = (workload, "jobs") if isinstance(workload, JobTable) else (workload.jobs, workload.label)
     if isinstance(cluster, str):
         cluster = load_cluster(cluster)
     if isinstance(options.get("policy"), str) and is_policy_file(options["policy"]):
@@ -42,7 +41,7 @@ def simulate(workload: Trace | JobTable, cluster: Cluster | str, **options: Any)
         from rltune.allocators.milp import MilpAllocator
 
         options["allocator"] = MilpAllocator()
-    return simulate_jobs(jobs, cluster, source=source, **options)
+    return simulate_jobs(workload, cluster, **options)
 
 
 def is_policy_file(policy: str) -> bool:

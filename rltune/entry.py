@@ -114,9 +114,10 @@ def spelled(word: str, declared: type) -> str:
     if word.startswith("trace="):
         return f"+{word}"
     path = word.lstrip("+").partition("=")[0].split(".")
-    in_part = path[0] in [name for name, _, told in declared_in(declared) if told.part is not None]
-    # Keys that a node need not have: of a cluster's pools, and below a value that is a mapping (options.quotas.vcA).
-    if (path[0] == "cluster" and len(path) > 1) or (in_part and len(path) > 2):
+    in_part = path[0] in [name for name, _, meta in declared_in(declared) if meta.part is not None]
+    # Keys that Hydra need not know: of a cluster's pools; of a node that a multirun chooses anew for each run, of which
+    # Hydra looks at the first default only; below a value that is a mapping (options.quotas.vcA). We check them ourselves.
+    if (path[0] in ("trace", *groups(declared)) and len(path) > 1) or (in_part and len(path) > 2):
         return f"++{word.lstrip('+')}"
     # With a + they were typed when there was no declaration of them.
     return word.lstrip("+") if in_part else word
@@ -128,9 +129,9 @@ def help_of(declared: type, footer: str) -> Iterator[str]:
     chosen = groups(declared)
     if chosen:
         yield "\nChosen by name:\n"
-    for name, _, told in declared_in(declared):
+    for name, _, meta in declared_in(declared):
         if name in chosen or name == "trace":
-            yield f"{name}={chosen.get(name, 'NAME')}".ljust(24) + told.says
+            yield f"{name}={chosen.get(name, 'NAME')}".ljust(24) + meta.says
             if name in CHOICES:
                 yield from (f"    {each.ljust(20)}{meaning(name, each)}" for each in names(name))
             else:
@@ -181,10 +182,10 @@ def _one_line(error: BaseException, declared: type | None) -> str:
 def _unknown(name: str, declared: type) -> InputError:
     """Names the options that there are in the place of ``name``."""
     path, _, last = name.rpartition(".")
-    for here, _, told in declared_in(declared):
-        if here == path and told.part is not None:
+    for here, _, meta in declared_in(declared):
+        if here == path and meta.part is not None:
             if last in (known := options_of(declared)):
                 return InputError(f"option {name}: {last} is an option of its own: {last}=...")
-            known = [each for each, _, _ in declared_in(told.part, told.without)]
+            known = [each for each, _, _ in declared_in(meta.part, meta.without)]
             return unknown(name, known)
     return unknown(name, options_of(declared) if not path else ["those of conf/ and --help"])

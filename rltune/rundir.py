@@ -44,8 +44,8 @@ class RunDirectory:
     """``with RunDirectory(runs, name) as run: run.write_json("summary.json", ...)``.
 
     Files go to a hidden ``<runs>/.<name>.*.partial``, which becomes ``<runs>/<name>`` (``final``) on leaving
-    without an error, or after `keep` with one, and is removed otherwise. Raises InputError when the disk refuses,
-    whoever writes.
+    without an error, or after `keep` with one, and is removed otherwise. Raises InputError when the disk refuses, also
+    where a library does the writing.
     """
 
     def __init__(self, runs: str | Path, name: str) -> None:
@@ -82,7 +82,7 @@ class RunDirectory:
         self._kept = True
 
     def _another(self) -> Path:
-        """A name that nobody else has."""
+        """A name that no other run has."""
         return self._plain.with_name(f"{self._plain.name}-{datetime.now():%H%M%S%f}")
 
     def _rename(self) -> None:
@@ -131,7 +131,7 @@ class _disk:
 
 
 def _refusal(error: OSError, path: Path) -> InputError:
-    """``path`` is told where the error itself names no file."""
+    """``path`` is named where the error itself names no file."""
     why = " ".join(str(error.strerror or error).split())
     return InputError(
         f"{error.filename or path}: cannot be written ({why}); free some space or choose another folder (runs=...)"

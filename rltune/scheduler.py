@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rltune.nouns.plan import Allocator, Plan, Policy, Snapshot, check_plan
+from rltune.nouns.plan import Allocator, Plan, Policy, Snapshot
+from rltune.nouns.plan_check import check_plan
 from rltune.policies.orders import sequence
 
 

@@ -69,7 +69,7 @@ class Instance:
     as long again; ``late``
     (len(pools),): 1 where a job would still run when the reservation begins, and has to fit in ``spare``: what is free then
     beside the reserved job (None: no reservation). ``idle`` (n_nodes, widest): idle MIG instances
-    (`rltune.allocators.partition`), None: none. ``group`` (n,): quota that a job counts towards, -1 none; ``left``
+    (`rltune.nouns.mig_layout`), None: none. ``group`` (n,): quota that a job counts towards, -1 none; ``left``
     (n_groups,): GPUs left of each. ``prefix``: a job may start only if all before it do. ``all_start``: all are known
     to fit together and must start. ``near`` (n,): nodes that each job is tried on, None: all. ``holders``: which of the
     jobs run now; what they hold counts as free in ``room`` and ``left``, and is theirs at no cost. None: all wait.

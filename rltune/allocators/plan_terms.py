@@ -14,6 +14,7 @@ from rltune.allocators.problem import EPS, TERMS, Level
 from rltune.allocators.rows import Search, load_unit, remake_on
 from rltune.compiled import kernel
 from rltune.core.resources.places import Demand, take
+from rltune.core.resources.room import Held
 from rltune.core.resources.slices import INDICES, START_BIT, lowest
 from rltune.nouns.cluster import GRID
 from rltune.nouns.jobs import WHOLE
@@ -96,7 +97,7 @@ def plan_cost(search, cluster, room, idle, by_gpu, parts, measure, answer):
                 if here >> at & 1 == 1:
                     remake_on(search, row, at, here >> START_BIT, demand.profile[k], kind)
         search.at[0], search.at[1] = row, here
-        take(search.cluster, search.room, demand, k, search.at[:1], search.at[1:], 0, 1, -1)
+        take(search.cluster, search.room, demand, k, Held(search.at[:1], search.at[1:], 0, 1), -1)
     for row in range(used):
         answer[0] += node_cost(search.cluster, search.room, measure, row) - search.cost[row]
         answer[1] += search.seconds[row]

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.allocators.measure import Measure, node_cost
-from rltune.allocators.partition import clear_all, remake
 from rltune.allocators.states import Classes, Free, mixed
 from rltune.compiled import inner
+from rltune.core.resources.instances import layout_for
 from rltune.core.resources.places import Demand, Room, take
+from rltune.core.resources.room import Held
 from rltune.core.resources.slices import START_BIT
 from rltune.nouns.cluster import ClusterArrays
 from rltune.nouns.jobs import WHOLE
@@ -100,7 +101,8 @@ def build_search(cluster: ClusterArrays, room: Room, rows: int) -> Search:
     def blank() -> Room:
         gpus = np.zeros((rows, widest), np.int32)
         return Room(
-            milli=gpus, slices=gpus.copy(), whole=ints(), loose=ints(), largest=ints(), cpus=np.zeros(rows),
+            milli=gpus, slices=gpus.copy(), layout=np.zeros((rows, 0), np.int64),
+            whole=ints(), loose=ints(), largest=ints(), cpus=np.zeros(rows),
             memory=np.zeros(rows), closed=ints(), pods=np.zeros((rows, widest + 2), np.int32), scale=room.scale, turn=ints(),
         )  # fmt: skip
 
@@ -212,20 +214,17 @@ def book(search, given, parent, row, item, grant):
             if grant >> gpu & 1 == 1:
                 remake_on(search, row, gpu, grant >> START_BIT, items.demand.profile[item], kind)
     search.at[0], search.at[1] = row, grant
-    take(search.cluster, search.room, items.demand, item, search.at[:1], search.at[1:], 0, 1, -1)
+    take(search.cluster, search.room, items.demand, item, Held(search.at[:1], search.at[1:], 0, 1), -1)
     if given.free.reserved:
         copy_row(search.spare, parent, row)
         if items.late[item]:
-            take(search.cluster, search.spare, items.demand, item, search.at[:1], search.at[1:], 0, 1, -1)
+            take(search.cluster, search.spare, items.demand, item, Held(search.at[:1], search.at[1:], 0, 1), -1)
 
 
 @inner
 def remake_on(search, row, gpu, start, profile, kind):
     """Reconfigure one GPU for the part, and count the seconds."""
-    if profile >= 0:
-        left, seconds = remake(search.idle[row, gpu], profile, kind, start)
-    else:
-        left, seconds = np.int64(0), clear_all(search.idle[row, gpu], kind)
+    left, seconds = layout_for(search.idle[row, gpu], profile, start, kind, 0.0)
     search.idle[row, gpu] = left
     search.seconds[row] += seconds
 

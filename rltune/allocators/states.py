@@ -22,7 +22,7 @@ Ints = npt.NDArray[np.int64]
 
 class Free(NamedTuple):
     """What is free: ``room`` now, ``spare`` beside the reservation if there is one (``reserved``); ``idle`` (n_nodes, widest): idle MIG
-    instances (`rltune.allocators.partition`)."""
+    instances (`rltune.nouns.mig_layout`)."""
 
     cluster: ClusterArrays
     room: Room

@@ -111,7 +111,8 @@ def room_of(cluster: ClusterArrays, free: IntArray) -> Room:
     free = np.asarray(free, np.int64)
     zeros = np.zeros(len(free), np.int64)
     return Room(
-        milli=milli, slices=np.zeros_like(milli), whole=free, loose=free * WHOLE, largest=np.where(free > 0, WHOLE, 0),
+        milli=milli, slices=np.zeros_like(milli), layout=np.zeros((len(free), 0), np.int64),
+        whole=free, loose=free * WHOLE, largest=np.where(free > 0, WHOLE, 0),
         cpus=np.full(len(free), np.inf), memory=np.full(len(free), np.inf), closed=zeros,
         pods=np.zeros((len(free), widest + 2), np.int32), scale=np.ones(3), turn=zeros,
     )  # fmt: skip

@@ -24,6 +24,7 @@ from rltune.allocators.model import PyomoSession
 from rltune.allocators.problem import Level, Problem
 from rltune.core.resources.fragments import task_types
 from rltune.core.resources.places import Demand, Room, copy_room, demand_of, find, idle_room, place_scratch, take
+from rltune.core.resources.room import Among, Held
 from rltune.core.resources.scores import SHARING_RULES
 from rltune.nouns.cluster import Cluster, ClusterArrays, Eligibility, eligibility
 from rltune.nouns.jobs import JobTable
@@ -68,7 +69,7 @@ def decay_of(head: int) -> float:
     return max(0.5, float(5e5 ** (-1 / max(1, head - 1))))
 
 
-def mig_fleet(gpus: int) -> tuple[Cluster, JobTable]:
+def mig_gpus(gpus: int) -> tuple[Cluster, JobTable]:
     """A100s in nodes of eight, cut by MIG, and two thousand slices asked for, small ones more often."""
     rng = np.random.default_rng(0)
     pool = {"nodes": gpus // 8, "gpus_per_node": 8, "gpu_type": "A100-80GB", "mig": True}
@@ -134,11 +135,11 @@ def shared_gpus(
         for row in rows.tolist():
             c = classes.cls[row]
             m = find(
-                arrays, trial, demand, row, classes.pools, classes.ptr[c], classes.ptr[c + 1], SHARING_RULES[rule],
+                arrays, trial, demand, row, Among(classes.pools, classes.ptr[c], classes.ptr[c + 1]), SHARING_RULES[rule],
                 np.uint64(0), work,
             )  # fmt: skip
             if m:
-                take(arrays, trial, demand, row, work.node, work.grant, 0, m, -1)
+                take(arrays, trial, demand, row, Held(work.node, work.grant, 0, m), -1)
                 found.append(Place(tuple(work.node[:m].tolist()), tuple(work.grant[:m].tolist())))
             else:
                 found.append(None)
@@ -148,7 +149,7 @@ def shared_gpus(
         copy_room(full, room)
         for k in rng.permutation(len(held))[: int(rng.uniform(*FREE) * len(held))].tolist():
             row, nodes, grants = held[k]
-            take(arrays, room, demand, row, nodes, grants, 0, len(nodes), 1)
+            take(arrays, room, demand, row, Held(nodes, grants, 0, len(nodes)), 1)
         if states is not None:
             _copied(rng, arrays, room, states)
         rows = rng.integers(0, len(jobs), head)
@@ -220,13 +221,13 @@ def _filled(
         row = int(rng.integers(0, len(demand.gpus)))
         c = classes.cls[row]
         m = find(
-            arrays, room, demand, row, classes.pools, classes.ptr[c], classes.ptr[c + 1], SHARING_RULES["best_fit"],
+            arrays, room, demand, row, Among(classes.pools, classes.ptr[c], classes.ptr[c + 1]), SHARING_RULES["best_fit"],
             np.uint64(0), work,
         )  # fmt: skip
         misses = 0 if m else misses + 1
         if m:
             held.append((row, work.node[:m].copy(), work.grant[:m].copy()))
-            take(arrays, room, demand, row, work.node, work.grant, 0, m, -1)
+            take(arrays, room, demand, row, Held(work.node, work.grant, 0, m), -1)
     return room, held
 
 

@@ -19,10 +19,10 @@ from rltune.mig.batch.plan import Left
 from rltune.mig.batch.search import search, warm_up
 from rltune.mig.batch.tasks import Tasks, tasks_of
 from rltune.mig.batch.timetable import work_of
-from rltune.mig.fleet import Fleet, FleetOptions, Growth
-from rltune.mig.fleet.events import generate
-from rltune.mig.fleet.replay import replay
 from rltune.mig.geometry import geometry
+from rltune.mig.online import Fleet, FleetOptions, Growth
+from rltune.mig.online.events import generate
+from rltune.mig.online.replay import replay
 from rltune.traces.folder import traces_folder
 
 GPU = "A100-80GB"

@@ -86,8 +86,8 @@ def node(group: str, name: str) -> dict[str, Any]:
 
 def meaning(group: str, name: str) -> str:
     """One line on a choice, for --help."""
-    told = {"allocator": ALLOCATORS, "throughput": THROUGHPUTS}.get(group)
-    return told[name] if told else inspect.cleandoc(CHOICES[group][name].__doc__ or "")
+    meanings = {"allocator": ALLOCATORS, "throughput": THROUGHPUTS}.get(group)
+    return meanings[name] if meanings else inspect.cleandoc(CHOICES[group][name].__doc__ or "")
 
 
 def check_node(group: str, given: Mapping[str, Any]) -> None:
@@ -95,4 +95,7 @@ def check_node(group: str, given: Mapping[str, Any]) -> None:
     options = {key: value for key, value in given.items() if key != "name"}
     if given.get("name") not in CHOICES[group]:
         raise InputError(f"{group}={given.get('name')} is unknown; known are {', '.join(names(group))}")
-    check(CHOICES[group][given["name"]], options, f"{group}.", WITHOUT.get(group, ()))
+    declared, without = CHOICES[group][given["name"]], WITHOUT.get(group, ())
+    if options and not defaults(declared, without):
+        raise InputError(f"option {group}.{next(iter(options))} is unknown: {group}={given['name']} has no options")
+    check(declared, options, f"{group}.", without)

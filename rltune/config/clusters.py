@@ -16,7 +16,7 @@ from rltune.nouns.errors import InputError
 def load_cluster(name_or_spec: str | Mapping[str, Any], nodes: int | None = None) -> Cluster:
     """A cluster by its name in conf/cluster, from a YAML file, or from ``{"pools": [...]}``.
 
-    ``nodes``: scale the pools in proportion to so many nodes in all.
+    ``nodes``: scale the pools in proportion to this number of nodes in all.
     Raises InputError naming the known clusters or the faulty field.
     """
     cluster = Cluster.from_spec(name_or_spec) if isinstance(name_or_spec, Mapping) else _named(str(name_or_spec))

@@ -34,7 +34,7 @@ COMMENT_AT = 29
 
 
 @dataclass(frozen=True)
-class Told:
+class Meta:
     """What a declaration says beside name, type and default.
 
     ``least``, ``most``: inclusive, ``above``: exclusive bounds of a number, or of each in a list; ``choices``: of a text, or of
@@ -54,21 +54,21 @@ class Told:
 
 
 def option(default: Any, says: str = "", **more: Any) -> Any:
-    """A field of a declaration; ``more`` as in `Told`."""
-    told = {"told": Told(says, **more)}
+    """A field of a declaration; ``more`` as in `Meta`."""
+    meta = {"meta": Meta(says, **more)}
     if isinstance(default, list | dict):
-        return field(default_factory=lambda: deepcopy(default), metadata=told)
-    return field(default=default, metadata=told)
+        return field(default_factory=lambda: deepcopy(default), metadata=meta)
+    return field(default=default, metadata=meta)
 
 
 def part(declared: type, says: str = "", without: Sequence[str] = ()) -> Any:
     """A node with the options that a dataclass declares, which is made of them to check them."""
-    return field(default=None, metadata={"told": Told(says, part=declared, without=tuple(without))})
+    return field(default=None, metadata={"meta": Meta(says, part=declared, without=tuple(without))})
 
 
 def group(default: str, says: str = "") -> Any:
     """A node chosen by name."""
-    return field(default=default, metadata={"told": Told(says, group=True)})
+    return field(default=default, metadata={"meta": Meta(says, group=True)})
 
 
 def default_of(owner: Any, name: str) -> Any:
@@ -76,20 +76,20 @@ def default_of(owner: Any, name: str) -> Any:
     return inspect.signature(owner).parameters[name].default
 
 
-def declared_in(declared: type, without: Sequence[str] = ()) -> Iterator[tuple[str, Field[Any], Told]]:
-    """(option, field, what is told) of each. A trailing underscore is for names that Python reserves: ``lambda_``."""
+def declared_in(declared: type, without: Sequence[str] = ()) -> Iterator[tuple[str, Field[Any], Meta]]:
+    """(option, field, its `Meta`) of each. A trailing underscore is for names that Python reserves: ``lambda_``."""
     for each in fields(declared):
         if each.init and each.name not in without:
-            yield each.name.rstrip("_"), each, each.metadata.get("told", Told())
+            yield each.name.rstrip("_"), each, each.metadata.get("meta", Meta())
 
 
 def defaults(declared: type, without: Sequence[str] = ()) -> dict[str, Any]:
     """Every option with its default, as plain values; groups are left out."""
     out: dict[str, Any] = {}
-    for name, each, told in declared_in(declared, without):
-        if told.part is not None:
-            out[name] = defaults(told.part, told.without)
-        elif not told.group:
+    for name, each, meta in declared_in(declared, without):
+        if meta.part is not None:
+            out[name] = defaults(meta.part, meta.without)
+        elif not meta.group:
             out[name] = each.default if each.default_factory is MISSING else each.default_factory()
             if isinstance(out[name], tuple):
                 out[name] = list(out[name])
@@ -98,7 +98,7 @@ def defaults(declared: type, without: Sequence[str] = ()) -> dict[str, Any]:
 
 def groups(declared: type) -> dict[str, str]:
     """Groups of a command and their defaults."""
-    return {name: str(each.default) for name, each, told in declared_in(declared) if told.group}
+    return {name: str(each.default) for name, each, meta in declared_in(declared) if meta.group}
 
 
 # --- checking -------------------------------------------------------------------------
@@ -109,53 +109,53 @@ def check(declared: type, given: Any, path: str = "", without: Sequence[str] = (
     if not isinstance(given, Mapping):
         name = path.rstrip(".")
         raise InputError(f"{name}={given!r}; give single ones, e.g. {name}.NAME=VALUE")
-    known = {name: (each, told) for name, each, told in declared_in(declared, without)}
+    known = {name: (each, meta) for name, each, meta in declared_in(declared, without)}
     hints = get_type_hints(declared)
     for name, value in given.items():
         if name not in known:
             raise unknown(f"{path}{name}", known)
-        each, told = known[name]
-        if told.part is not None:
-            check(told.part, value, f"{path}{name}.", told.without)
-            if hasattr(told.part, "__post_init__"):
+        each, meta = known[name]
+        if meta.part is not None:
+            check(meta.part, value, f"{path}{name}.", meta.without)
+            if hasattr(meta.part, "__post_init__"):
                 # Its own checks go beyond the kinds of single values.
-                told.part(**value)
-        elif not told.group:
-            check_value(f"{path}{name}", value, hints[each.name], told)
+                meta.part(**value)
+        elif not meta.group:
+            check_value(f"{path}{name}", value, hints[each.name], meta)
 
 
 def unknown(name: str, known: Any) -> InputError:
     return InputError(f"option {name} is unknown; known are {', '.join(known)} (see --help)")
 
 
-def check_value(name: str, value: Any, hint: Any, told: Told) -> None:
+def check_value(name: str, value: Any, hint: Any, meta: Meta) -> None:
     """Refuse a value that is not of the declared type, out of bounds, or none of the choices."""
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     singles = value if isinstance(value, list | tuple) else [value]
-    within = all(_within(each, told) for each in singles if isinstance(each, int | float))
+    within = all(_within(each, meta) for each in singles if isinstance(each, int | float))
     if not within or not any(is_kind(value, kind) for kind in kinds):
-        raise InputError(f"{name}={value!r}; {told.needs or _needed(kinds, told)}")
-    for each in singles if told.choices else []:
-        if each is not None and each not in told.choices:
+        raise InputError(f"{name}={value!r}; {meta.needs or _needed(kinds, meta)}")
+    for each in singles if meta.choices else []:
+        if each is not None and each not in meta.choices:
             if name == "runtimes":
                 refuse_old_runtimes(each)
-            needs = f"; {told.needs}" if told.needs else f" is unknown; known are {', '.join(map(str, told.choices))}"
+            needs = f"; {meta.needs}" if meta.needs else f" is unknown; known are {', '.join(map(str, meta.choices))}"
             raise InputError(f"{name}={each!r}{needs}")
 
 
-def _within(value: float, told: Told) -> bool:
+def _within(value: float, meta: Meta) -> bool:
     return not (
-        (told.least is not None and value < told.least)
-        or (told.most is not None and value > told.most)
-        or (told.above is not None and value <= told.above)
+        (meta.least is not None and value < meta.least)
+        or (meta.most is not None and value > meta.most)
+        or (meta.above is not None and value <= meta.above)
     )
 
 
-def _needed(kinds: Sequence[Any], told: Told) -> str:
+def _needed(kinds: Sequence[Any], meta: Meta) -> str:
     """What a refusal says is needed."""
-    bounds = [f"of at least {told.least:g}"] if told.least is not None else []
-    bounds += [f"above {told.above:g}"] if told.above is not None else []
-    bounds += [f"of at most {told.most:g}"] if told.most is not None else []
+    bounds = [f"of at least {meta.least:g}"] if meta.least is not None else []
+    bounds += [f"above {meta.above:g}"] if meta.above is not None else []
+    bounds += [f"of at most {meta.most:g}"] if meta.most is not None else []
     names = list(dict.fromkeys(KINDS[_plain(kind)] for kind in kinds if _plain(kind) in KINDS)) or ["a list"]
     names[0] = " ".join([names[0], " and ".join(bounds)]) if bounds else names[0]
     return f"{' or '.join(names)} is needed" + (" (see --help for the choices)" if names[0] == KINDS[str] else "")
@@ -204,14 +204,14 @@ def help_lines(
     declared: type, without: Sequence[str] = (), values: Mapping[str, Any] | None = None, indent: str = ""
 ) -> Iterator[str]:
     """``name: default   # what it means`` of each option; ``values``: instead of the declared defaults."""
-    told_in_docstring = _attributes(declared)
-    for name, each, told in declared_in(declared, without):
-        says = told.says or told_in_docstring.get(each.name, "").replace("None", "null").rstrip(".")
-        if told.choices and "|" not in says:
-            says = "; ".join([" | ".join(map(str, told.choices)), *([says] if says else [])])
-        if told.part is not None:
+    from_docstring = _attributes(declared)
+    for name, each, meta in declared_in(declared, without):
+        says = meta.says or from_docstring.get(each.name, "").replace("None", "null").rstrip(".")
+        if meta.choices and "|" not in says:
+            says = "; ".join([" | ".join(map(str, meta.choices)), *([says] if says else [])])
+        if meta.part is not None:
             yield _line(f"{indent}{name}:", says)
-            yield from help_lines(told.part, told.without, None, indent + INDENT)
+            yield from help_lines(meta.part, meta.without, None, indent + INDENT)
             continue
         value = (values or {}).get(name, defaults(declared).get(name, each.default))
         yield _line(f"{indent}{name}: {_shown(value)}", says)

@@ -10,7 +10,7 @@ from rltune.config.declare import option
 from rltune.nouns.errors import InputError
 
 VISIBLE = 64
-"""Jobs that the agent sees, unless told otherwise."""
+"""Default number of jobs that the agent sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Ppo(Sampling):
     lambda_: float = option(0.95, "of generalised advantage estimation")
     lr: float = option(1.0e-3, "learning rate: falls linearly ...")
     lr_end: float = option(1.0e-4, "... to this")
-    lr_steps: int = option(800_000, "... in so many environment steps", least=1)
+    lr_steps: int = option(800_000, "... over this number of environment steps", least=1)
     clip: float = option(0.2)
     entropy: float = option(0.0)
     value_loss: float = option(0.5)
@@ -139,7 +139,7 @@ class Dqn(OffPolicy):
     )
     epsilon: float = option(0.5, "share of random legal actions: falls linearly ...", least=0, most=1)
     epsilon_end: float = option(0.05, "... to this", least=0, most=1)
-    epsilon_steps: int = option(50_000, "... in so many environment steps", least=1)
+    epsilon_steps: int = option(50_000, "... over this number of environment steps", least=1)
 
 
 @dataclass
@@ -169,13 +169,13 @@ class Window:
     warmup: int = option(0, "jobs that run before it by the baseline order", least=0)
     nodes: int | Sequence[int] | None = option(
         None,
-        "evaluated on so many nodes, or on each of several sizes; null: the cluster as it is",
+        "number of nodes to evaluate on, or a list of sizes; null: the cluster as it is",
         least=1,
         needs=SIZES,
     )
     train_scale: Sequence[float] = option(
         [1.0],
-        "trained on each of these sizes times so much",
+        "factors by which each of these sizes is multiplied for training",
         above=0,
         most=1,
         needs=SHARES,
@@ -195,7 +195,7 @@ class Month(Window):
     )
     train_scale: Sequence[float] = option(
         [1.0, 0.88, 0.76],
-        "trained on each of these sizes and on so many of its nodes: more contention",
+        "factors by which each of these sizes is multiplied for training: fewer nodes, more contention",
         above=0,
         most=1,
         needs=SHARES,

@@ -9,7 +9,7 @@ from typing import Any
 from rltune.config.declare import default_of, option, part
 from rltune.config.learning import BatchNetworkConfig, BatchPpo
 from rltune.mig.batch.families import FAMILIES
-from rltune.mig.fleet.options import POLICIES, FleetOptions
+from rltune.mig.online.options import POLICIES, FleetOptions
 
 RANGE = "the least and the most tasks of a batch are needed, such as [6, 20]"
 SECONDS = "a number of seconds of at least {} is needed"
@@ -39,10 +39,10 @@ class MigBatch(MigCommon):
     gpu: str | Sequence[str] = option(
         "a100-80gb", "GPU model, or a list of models, one a GPU: [a100-80gb, a100-80gb, a30]"
     )
-    gpus: int = option(1, "so many of each", least=1)
+    gpus: int = option(1, "number of GPUs of each model", least=1)
     seconds: float = option(1.0, "of search, a batch", least=1e-3, needs=SECONDS.format("0.001"))
     steps: int | None = option(
-        None, "search exactly so many steps instead: the same seed then gives the same plan", least=1
+        None, "search for this number of steps instead of `seconds`: the same seed then gives the same plan", least=1
     )
     prove_s: float = option(
         10.0,
@@ -56,7 +56,7 @@ class MigBatch(MigCommon):
 
 
 @dataclass
-class MigFleet(MigCommon):
+class MigServe(MigCommon):
     """python -m rltune.mig serve-trace events.csv gpu=a100-80gb policy=lookahead ... (or: serve journal=FILE ...)"""
 
     events: Any = option(
@@ -68,24 +68,25 @@ class MigFleet(MigCommon):
         "a100-80gb", "GPU types in the order in which they are provisioned; a limit after a colon: [a30:4, h100-80gb]"
     )
     initial: Any = option(None, "GPUs at the start, by type: {a30: 2}")
-    policy: str = option(of_fleet("policy"), "who places", choices=POLICIES)
+    policy: str = option(of_fleet("policy"), "what chooses the slot of an instance", choices=POLICIES)
     weights: str | None = option(of_fleet("weights"), "of policy=learned: a file; null: those that come with rltune")
     learn: bool = option(of_fleet("learn"), "policy=learned goes on learning from what it serves")
     quotas: Any = option(None, 'most a tenant may hold, "*" for everyone else: {"*": {instances: 4, slices: 14}}')
     lazy: bool = option(
-        of_fleet("lazy"), "keep instances that nobody holds until their room is wanted, and hand them out again at no cost"
+        of_fleet("lazy"), "keep released instances until their slices are needed, and assign them again at no cost"
     )  # fmt: skip
     media: bool = option(of_fleet("media"), "offer profiles with the media engines too")
     half_life: float = option(of_fleet("half_life"), "requests after which the demand estimate has forgotten half")
     migrate: float = option(of_fleet("migrate"), "most migrations as a share of requests: 0.01")
     migrate_credit: float = option(of_fleet("migrate_credit"), "migrations that may be spent before they are earned")
     slack: float = option(
-        of_fleet("slack"), "migrate only where a GPU more would be more than so many above the lower bound"
+        of_fleet("slack"),
+        "migrate only where one more GPU would exceed the lower bound by more than this number of GPUs",
     )
     chain: int = option(of_fleet("chain"), "most migrations for one request")
     spares: int | None = option(of_fleet("spares"), "empty GPUs to keep; null: a GPU is never given back")
     idle_s: float = option(of_fleet("idle_s"), "seconds a GPU must be empty before it is given back")
-    journal: Any = option(None, "serve: file of accepted events; one that exists is gone on with")
+    journal: Any = option(None, "serve: file of accepted events; an existing one is continued")
     device: Any = option(
         None,
         "serve: on these GPUs: nvml, or simulated:4xa100-80gb; needs a journal; null: no GPUs behind it",
@@ -99,8 +100,8 @@ class MigTrain(MigCommon):
     gpu: str = option("a100-80gb", "type of seven slices; the policy serves every type")
     family: str = option("all", "of batches", choices=("all", *FAMILIES))
     tasks: Sequence[int] = option([6, 20], "in a batch, at least and at most", least=1, needs=RANGE)
-    online: float = option(0.2, "share of batches of which `window` tasks are visible at a time ...", least=0, most=1)
-    online_tasks: Sequence[int] = option([15, 50], "... with so many", least=1, needs=RANGE)
+    online: float = option(0.2, "share of batches of which only `window` tasks are visible at a time", least=0, most=1)
+    online_tasks: Sequence[int] = option([15, 50], "tasks of such a batch, at least and at most", least=1, needs=RANGE)
     window: int = option(5, least=1)
     needy: float = option(
         0.1, "share of batches in which some tasks need more memory than small profiles have", least=0, most=1

@@ -32,17 +32,13 @@ WAY_RULES = (FASTEST, EFFICIENT)
 
 
 class Choices(NamedTuple):
-    """Class c may be given ``pool[ptr[c]:ptr[c + 1]]``, first to try first (fastest, unless `Taking` says otherwise).
+    """What the jobs of a class may be given: ``pool[ptr[c]:ptr[c + 1]]``, first to try first."""
 
-    ``rate``: its speed there relative to the recorded hardware; ``way``: row of the demands that it asks for there (full
-    build; lean: 0); ``stop[i]``: end of the stretch of pools with the speed and the demand of number i, which compete.
-    """
-
-    ptr: Ints
-    pool: Ints
-    rate: Floats
-    stop: Ints
-    way: Ints
+    ptr: Ints  # (n_classes + 1,)
+    pool: Ints  # (n_choices,)
+    rate: Floats  # (n_choices,) speed there relative to the recorded hardware
+    stop: Ints  # (n_choices,) end of the stretch of pools of one speed and demand, which compete
+    way: Ints  # (n_choices,) row of the demands that is asked for there (lean: 0)
 
 
 class Taking(NamedTuple):

@@ -3,6 +3,9 @@
 Time is in seconds. At one instant runs end first, then nodes change, then jobs arrive in the order of the table: the same
 input gives the same schedule. `next_time` and `take_in` are apart, so that a table of jobs, a step of training and a live
 clock can each drive them.
+
+Reads submissions, the heap of running jobs and the next changes of nodes; writes the clock, the counters, the queue, and
+through `end_next` and `take_changes` all that ends of runs and failures change.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ def reset(sim):
     sim.waiting[:] = 0
     sim.misfit[:] = 0
     sim.counts[:] = 0
+    sim.clock[:] = 0.0
     sim.clock[NOW] = sim.jobs.submit[0]
 
 
@@ -74,6 +78,7 @@ def _reset_detail_full(sim):
     detail.used_at[:] = 0.0
     detail.broken[:] = 0
     detail.breaks[:] = 0
+    detail.changed[:] = 0.0
     detail.before[:] = -1
     detail.behind[:] = -1
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from rltune.compiled import inner, verb
 from rltune.core.heap import push, remove
+from rltune.core.repartition import lose_instances
 from rltune.core.resources import nodes
 from rltune.core.rng import NODE_FAILURE as FAILING
 from rltune.core.rng import NODE_REPAIR, exponential
@@ -81,6 +82,7 @@ def lose_node(sim, node, kills):
     open_or_close(sim.cluster, sim.space, node, 1)
     if not kills:
         return
+    lose_instances(sim, node)
     k = 0
     while k < sim.counts[RUNNING]:
         job = sim.active[k]

@@ -14,7 +14,7 @@ def start_there(sim, job, way, nodes, gpus, grants):
     """Start ``job``, which has been taken out of the queue, with ``gpus[i]`` GPUs on ``nodes[i]``; ``grants[i]`` < 0: any.
 
     ``way``: which of its choices that is, from 0 (full build). That the places are free, and are those of that way, has
-    been checked (`rltune.nouns.plan.check_plan`).
+    been checked (`rltune.nouns.plan_check.check_plan`).
     """
     place_there(sim, job, way, nodes, gpus, grants)
     start_job(sim, job, len(nodes))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rltune.compiled import inner
+from rltune.compiled import inner, verb
 from rltune.core.backfilling import start_what_fits
 from rltune.core.priorities import LOTTERY, ROUND_ROBIN, clearly_ahead, has_waited_enough, key_of, progress
 from rltune.core.queue import (
@@ -32,7 +32,10 @@ from rltune.core.state import (
     RUNNING,
     SUSPENDED,
     TAGS,
+    TICKED,
     WAITING,
+    is_full,
+    is_lean,
 )
 from rltune.policies.attained import count_in, gather_ended, work_out_index
 
@@ -103,6 +106,32 @@ def sort_running(sim):
     return n
 
 
+@verb
+def may_suspend_now(sim):
+    """Whether running jobs may be suspended at this instant."""
+
+
+@may_suspend_now.when(is_lean)
+def _may_suspend_now_lean(sim):
+    return False
+
+
+@may_suspend_now.when(is_full)
+def _may_suspend_now_full(sim):
+    params = sim.params
+    return params.on_event or (params.on_tick and sim.counts[TICKED] == 1)
+
+
+@inner
+def can_make_room(sim, job, running):
+    """Whether `make_room` would; ``sim.shadow`` is what is free now."""
+    at, enough = offer_behind(sim, job, running)
+    for back in range(at, running):
+        if sim.detail.marked[sim.detail.order[back]] == OFFERED:
+            sim.detail.marked[sim.detail.order[back]] = STAYS
+    return enough
+
+
 @inner
 def make_room(sim, job, running):
     """Suspend as few of the running jobs behind ``job`` as let it start.
@@ -138,17 +167,7 @@ def choose_victims(sim, job, running):
     -1: all of them are too few. Those already marked are not among them.
     """
     order, marked = sim.detail.order, sim.detail.marked
-    at, enough = running, False
-    # From the last in order on, until the job would fit.
-    while at > 0 and not enough:
-        victim = order[at - 1]
-        if not sim.key[victim] > sim.key[job]:
-            break
-        at -= 1
-        if marked[victim] == STAYS and can_be_suspended(sim, job, victim):
-            marked[victim] = OFFERED
-            book_held(sim, sim.shadow, victim, 1)
-            enough = fits(sim, sim.shadow, job)
+    at, enough = offer_behind(sim, job, running)
     # In order, let each keep its place that the job can do without.
     for back in range(at, running):
         victim = order[back]
@@ -160,6 +179,27 @@ def choose_victims(sim, job, running):
                     book_held(sim, sim.shadow, victim, 1)
                     marked[victim] = NEEDED
     return at if enough else -1
+
+
+@inner
+def offer_behind(sim, job, running):
+    """Mark as offered, and give back in ``sim.shadow``, running jobs behind ``job`` until it fits there.
+
+    From which place in the order on, and whether it fits then. Those already marked are not among them.
+    """
+    order, marked = sim.detail.order, sim.detail.marked
+    at, enough = running, False
+    # From the last in order on, until the job would fit.
+    while at > 0 and not enough:
+        victim = order[at - 1]
+        if not sim.key[victim] > sim.key[job]:
+            break
+        at -= 1
+        if marked[victim] == STAYS and can_be_suspended(sim, job, victim):
+            marked[victim] = OFFERED
+            book_held(sim, sim.shadow, victim, 1)
+            enough = fits(sim, sim.shadow, job)
+    return at, enough
 
 
 @inner

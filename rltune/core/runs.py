@@ -12,6 +12,7 @@ from rltune.compiled import inner, kernel, verb
 from rltune.core.heap import next_in_order, push, remove
 from rltune.core.priorities import charge, size_of
 from rltune.core.queue import enqueue, join_line
+from rltune.core.repartition import set_up, set_up_s
 from rltune.core.resources.verbs import book_held, find, fits, hold_found, way_held
 from rltune.core.rng import JOB_FAILURE as FAILING
 from rltune.core.rng import exponential
@@ -42,6 +43,7 @@ from rltune.policies.learn import learn
 def start_job(sim, job, m):
     """``job`` begins to hold the m places in ``sim.place`` now; the caller takes it out of the queue."""
     overhead = overhead_at(sim, job, m)
+    set_up(sim, m)
     hold_found(sim, job, m)
     book_held(sim, sim.space, job, -1)
     time_run(sim, job, overhead)
@@ -55,7 +57,10 @@ def start_job(sim, job, m):
 
 @verb
 def overhead_at(sim, job, m):
-    """Seconds without progress if ``job`` begins now on the m places in ``sim.place``: none on its first run."""
+    """Seconds without progress if ``job`` begins now on the m places in ``sim.place``.
+
+    Reconfiguring MIG, and on later runs what suspending, resuming and moving it take, one after the other.
+    """
 
 
 @overhead_at.when(is_lean)
@@ -65,12 +70,13 @@ def _overhead_at_lean(sim, job, m):
 
 @overhead_at.when(is_full)
 def _overhead_at_full(sim, job, m):
+    setting_up = set_up_s(sim, m)
     if sim.detail.runs[job] == 0:
-        return 0.0
+        return setting_up
     moved, found = sim.alloc_len[job] != m, sim.place.found
     for i in range(m):
         moved = moved or sim.alloc_node[sim.jobs.part[job] + i] != found.node[i]
-    return sim.params.suspend + sim.params.resume + (sim.params.migrate if moved else 0.0)
+    return setting_up + sim.params.suspend + sim.params.resume + (sim.params.migrate if moved else 0.0)
 
 
 @verb
@@ -228,6 +234,43 @@ def stop_run(sim, job, outcome):
     if detail.status[job] == WAITING:
         join_line(sim, job)
         enqueue(sim, job)
+
+
+@inner
+def withdraw(sim, job):
+    """As if the run of ``job`` that has begun at this very instant had not, until `begin_elsewhere` (full build)."""
+    detail = sim.detail
+    release(sim, job)
+    sim.counts[HELD] -= sim.alloc_len[job]
+    charge(sim, job, -1.0)
+    detail.status[job] = WAITING
+    detail.runs[job] -= 1
+    if detail.runs[job] == 0:
+        sim.start[job] = np.nan
+    else:
+        recall_place(sim, job)
+
+
+@inner
+def begin_elsewhere(sim, job, m):
+    """A run that was withdrawn begins on the m places in ``sim.place``, in its turn (full build)."""
+    started = sim.counts[STARTED]
+    sim.counts[STARTED] = sim.turn[job]
+    start_job(sim, job, m)
+    sim.counts[STARTED] = started
+
+
+@inner
+def recall_place(sim, job):
+    """The job's places are those of its last run that has ended: to begin there again costs no migration."""
+    log, at, base = sim.detail.log, sim.counts[LOGGED] - 1, sim.jobs.part[job]
+    while log.job[at] != job:
+        at -= 1
+    m = log.ptr[at + 1] - log.ptr[at]
+    for i in range(m):
+        sim.alloc_node[base + i] = log.node[log.ptr[at] + i]
+        sim.alloc_grant[base + i] = log.grant[log.ptr[at] + i]
+    sim.alloc_len[job] = m
 
 
 @inner

@@ -130,7 +130,6 @@ class Kept:
         options: Options,
         files: Callable[[RunDirectory], None],
         results: Callable[[RunDirectory, Execution], dict[str, Any]],
-        after: dict[int, int] | None = None,
     ) -> Execution:
         """Run the tasks; ``files`` writes what is known before, ``results`` what comes of it, and gives more of the summary.
 
@@ -144,10 +143,8 @@ class Kept:
             seed = getattr(self.args, "seed", None)
             directory.write_json("manifest.json", manifest_of_file(Path(self.args.tasks), seed, self.listed))
             with screen(len(tasks), self.schedule) as on_event:
-                executor = Executor(
-                    tasks, self.schedule, self.adapter, directory.file("logs"), signals, options, on_event, after,
-                    self._begin,
-                )  # fmt: skip
+                logs = directory.file("logs")
+                executor = Executor(tasks, self.schedule, self.adapter, logs, signals, options, on_event, self._begin)
                 failure: BaseException | None = None
                 try:
                     executor.run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from os import environ
 from pathlib import Path
@@ -40,6 +41,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu", type=int, default=0, metavar="N", help="the GPU, by NVML's number (default 0)")
 
 
+@dataclass(frozen=True)
+class Campaign:
+    """What is measured: ``tasks`` of the file that was read as ``listed``, on ``kinds`` of one GPU, as ``args`` say."""
+
+    args: argparse.Namespace
+    listed: bytes
+    tasks: Sequence[TaskSpec]
+    target: Target
+    kinds: Sequence[str]
+    trials: Trials
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure and write; 0, 1 where a task could be measured nowhere or did not end, 3 device trouble, 130 interrupted."""
     options = options_of(args)
@@ -56,16 +69,16 @@ def run(args: argparse.Namespace) -> int:
         kept = Kept(
             args, f"profile-{Path(args.tasks).stem}-{datetime.now():%m%d-%H%M%S}", adapter, trials.schedule, listed
         )
-        found: list[Measured] = []
+        campaign, found = Campaign(args, listed, tasks, target, kinds, trials), list[Measured]()
 
         def results(directory: RunDirectory, done: Execution) -> dict[str, Any]:
             measured = Measured(tasks, trials, done.tasks)
             found.append(measured)
-            return _write(directory, tasks, target, kinds, trials, measured, done, args, listed)
+            return _write(directory, campaign, measured, done)
 
-        done = kept.execute(trials.specs, options, lambda directory: None, results, dict(trials.after))
+        done = kept.execute(trials.specs, options, lambda directory: None, results)
         (measured,) = found
-        return kept.leave(done, _ended(tasks, measured, done)[1], lambda: _report(tasks, kinds, trials, measured))
+        return kept.leave(done, _ended(tasks, measured, done)[1], lambda: _report(campaign, measured))
 
 
 def _ended(tasks: Sequence[TaskSpec], measured: Measured, done: Execution) -> tuple[str, int]:
@@ -76,47 +89,33 @@ def _ended(tasks: Sequence[TaskSpec], measured: Measured, done: Execution) -> tu
     return done.status, done.exit_status
 
 
-def _write(
-    directory: RunDirectory,
-    tasks: Sequence[TaskSpec],
-    target: Target,
-    kinds: Sequence[str],
-    trials: Trials,
-    measured: Measured,
-    done: Execution,
-    args: argparse.Namespace,
-    listed: bytes,
-) -> dict[str, Any]:
-    more = [{"of_task": tasks[t.task].name, "kind": t.kind, "repeat": t.repeat + 1} for t in trials.trials]
+def _write(directory: RunDirectory, campaign: Campaign, measured: Measured, done: Execution) -> dict[str, Any]:
+    """Files of the run directory, and what the summary says more."""
+    tasks = campaign.tasks
+    more = [{"of_task": tasks[t.task].name, "kind": t.kind, "repeat": t.repeat + 1} for t in campaign.trials.trials]
     write_rows(directory.file("profile.parquet"), done.tasks, more)
-    seconds = _seconds(tasks, target, kinds, measured, args.repeats, directory)
-    text = yaml.safe_dump({"version": VERSION, "tasks": _filled(tasks, target, seconds, args, listed)}, sort_keys=False)
+    seconds = _seconds(campaign, measured, directory)
+    text = yaml.safe_dump({"version": VERSION, "tasks": _filled(campaign, seconds)}, sort_keys=False)
     directory.write_text("tasks.yaml", text)
     status, exit_status = _ended(tasks, measured, done)
     return {
         "status": status,
         "exit_status": exit_status,
-        "kinds": list(kinds),
-        "repeats": args.repeats,
+        "kinds": list(campaign.kinds),
+        "repeats": campaign.args.repeats,
         "seconds": seconds,
         "does_not_fit": [[name, kind] for name, kind, _ in measured.unfit],
         "not_measured": [[name, kind, row.reason or row.outcome] for name, kind, row in measured.unknown],
     }
 
 
-def _seconds(
-    tasks: Sequence[TaskSpec],
-    target: Target,
-    kinds: Sequence[str],
-    measured: Measured,
-    repeats: int,
-    directory: RunDirectory,
-) -> dict[str, dict[str, float | None]]:
+def _seconds(campaign: Campaign, measured: Measured, directory: RunDirectory) -> dict[str, dict[str, float | None]]:
     """Task -> kind -> seconds, None where it cannot run; with MIG also written as the planner's tasks.csv."""
     # numpy's and pandas' tables are needed at the end only.
     from rltune.mig.profiles import measure_tasks, write_tasks
 
-    names = [task.name for task in tasks if measured.measured(task.name)]
+    target, kinds = campaign.target, campaign.kinds
+    names = [task.name for task in campaign.tasks if measured.measured(task.name)]
     if not names:
         return {}
     if kinds == [WHOLE]:
@@ -125,7 +124,7 @@ def _seconds(
         return {name: {WHOLE: statistics.median(measured.seconds[name, WHOLE])} for name in names}
     assert target.model is not None
     table = geometry(target.model)
-    batch = measure_tasks(names, target.model, measured.measure(target.model), repeats, kinds)
+    batch = measure_tasks(names, target.model, measured.measure(target.model), campaign.args.repeats, kinds)
     write_tasks(directory.file("tasks.csv"), batch)
     columns = {kind: table.profile(kind) for kind in kinds}
     rows = dict(zip(names, batch.seconds[table.model], strict=True))
@@ -140,23 +139,18 @@ def _seconds(
     }
 
 
-def _filled(
-    tasks: Sequence[TaskSpec],
-    target: Target,
-    seconds: dict[str, dict[str, float | None]],
-    args: argparse.Namespace,
-    listed: bytes,
-) -> list[dict[str, Any]]:
+def _filled(campaign: Campaign, seconds: dict[str, dict[str, float | None]]) -> list[dict[str, Any]]:
     """Entries of the list as they were, folders absolute, with the seconds of this GPU's model beside those of others."""
-    if Path(args.tasks).suffix.lower() == ".csv":
-        entries: list[dict[str, Any]] = [_entry(task) for task in tasks]
+    file = campaign.args.tasks
+    if Path(file).suffix.lower() == ".csv":
+        entries: list[dict[str, Any]] = [_entry(task) for task in campaign.tasks]
     else:
-        entries = parse_yaml(args.tasks, listed).value["tasks"]
-    for entry, task in zip(entries, tasks, strict=True):
+        entries = parse_yaml(file, campaign.listed).value["tasks"]
+    for entry, task in zip(entries, campaign.tasks, strict=True):
         if task.cwd is not None:
             entry["cwd"] = str(task.cwd)
         if task.name in seconds:
-            entry["seconds"] = _merged(task, target.model, seconds[task.name])
+            entry["seconds"] = _merged(task, campaign.target.model, seconds[task.name])
     return entries
 
 
@@ -201,13 +195,14 @@ def _index(model: str, name: str) -> int | None:
         return None
 
 
-def _report(tasks: Sequence[TaskSpec], kinds: Sequence[str], trials: Trials, measured: Measured) -> None:
+def _report(campaign: Campaign, measured: Measured) -> None:
     """Seconds by task and profile, and every reason for a gap."""
     from statistics import median
 
     from rich.console import Console
     from rich.table import Table
 
+    tasks, kinds = campaign.tasks, campaign.kinds
     table = Table("task", *kinds, title="seconds, median", title_justify="left")
     for task in tasks:
         cells = [measured.seconds.get((task.name, kind)) for kind in kinds]
@@ -218,5 +213,5 @@ def _report(tasks: Sequence[TaskSpec], kinds: Sequence[str], trials: Trials, mea
         tell(f"{name} does not fit {kind}: {how}; see {row.log} and .err")
     for name, kind, row in measured.unknown:
         tell(f"{name} on {kind} is not known: {row.outcome}{f' ({row.reason})' if row.reason else ''}")
-    for k, kind in trials.ruled_out:
+    for k, kind in campaign.trials.ruled_out:
         tell(f"{tasks[k].name} was not tried on {kind}: memory_gb {tasks[k].memory_gb:g} rules it out")

@@ -1,4 +1,4 @@
-"""The door to a machine's GPUs: plan, apply as a transaction, verify, recover; and who holds which instance."""
+"""The interface to a machine's GPUs: plan, apply as a transaction, verify, recover; and which tenant holds which instance."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from rltune.nouns.errors import InputError
 
 __all__ = ["Adapter", "Applied", "RolledBack", "Unsettled"]
 PATIENCE_S = 5.0
-"""Pauses in all of one way, forward or back, before what is in use is given up."""
+"""Pauses in all of a change, or of its rollback, before it is given up because something is in use."""
 TURN_S = 120.0
-"""Threads of one adapter wait so long for each other at one GPU: a change and its way back take seconds."""
+"""Longest wait of a thread for another thread of the same adapter at one GPU: a change and its rollback take seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Applied:
 class Adapter:
     """``Adapter(driver)``; ``store`` holds the journal (default `store_path`), ``locks`` the files of the GPUs' locks.
 
-    ``patience_s`` seconds of pauses in all for what is in use; ``wait_s`` for another adapter. A GPU is locked during each of
+    ``patience_s``: seconds of pauses in all while something is in use; ``wait_s``: for another adapter. A GPU is locked during each of
     its changes only; threads may change different GPUs at once.
     """
 
@@ -69,12 +69,12 @@ class Adapter:
         self._turns: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
 
     def lock_of(self, gpu: str) -> Path:
-        """The file that whoever changes this GPU has locked."""
+        """The lock file of this GPU, held during each change of it."""
         return self.locks / f"rltune-{gpu}.lock"
 
     @contextmanager
     def _alone(self, gpus: Collection[str]) -> Iterator[None]:
-        """Hold the locks of these GPUs, taken in one order by everybody."""
+        """Hold the locks of these GPUs, always acquired in the same order: no deadlock."""
         with ExitStack() as stack:
             for gpu in sorted(gpus):
                 stack.enter_context(self._turn_at(gpu))
@@ -109,7 +109,7 @@ class Adapter:
             return self._journal
 
     def close(self) -> None:
-        """Close the journal; the driver is whoever's opened it."""
+        """Close the journal; the driver stays open for the code that opened it."""
         if self._journal is not None:
             self._journal.close()
             self._journal = None
@@ -142,8 +142,8 @@ class Adapter:
     def plan(self, spec: Spec, tenant: str | None = None, mind_users: bool = True) -> Plan:
         """What would have to change for a spec; instances in use stay, except those that ``tenant`` holds.
 
-        InputError for what is impossible, or while an apply that was cut short is not settled. ``mind_users`` False: as if nobody
-        used anything (to see what differs).
+        InputError for what is impossible, or while an interrupted apply is not settled. ``mind_users`` False: as if no
+        instance were in use (to see what differs).
         """
         gpus = self.driver.gpus()
         entries = spec.by_gpu(gpus)
@@ -156,7 +156,7 @@ class Adapter:
             if gpu.uuid in entries:
                 now = read_state(self.driver, gpu.index)
                 entry = entries[gpu.uuid]
-                # Of an empty GPU nobody asks who uses it: without root the driver would not tell.
+                # An empty GPU has no users to ask for; without root rights the driver would refuse the question.
                 held = bool(now.instances) or entry.mig not in (None, now.mig) or entry.mig not in (None, now.pending)
                 users = self._users(gpu, now, tenants) if mind_users and held else Users({})
                 profiles = self._profiles(gpu, now) if entry.instances else ()
@@ -211,7 +211,7 @@ class Adapter:
         return Applied(done.number, done.retries, done.resets, tuple(notes))
 
     def check(self, plan: Plan, mig_mode: bool = False, tenant: str | None = None) -> None:
-        """Whether `apply` would begin, as far as can be told now; InputError where it would refuse."""
+        """InputError where `apply` would refuse to begin, judged by the present state."""
         self._check_modes(plan, mig_mode)
         self._check_unchanged(plan)
         self._check_idle(plan.changes, tenant)
@@ -232,7 +232,7 @@ class Adapter:
                 raise InputError(f"GPU {one.index} ({one.uuid}) is now GPU {index[one.uuid]}; plan anew")
 
     def _check_idle(self, changes: Sequence[GpuPlan], tenant: str | None) -> None:
-        """Refuse to destroy what somebody uses; where the driver does not tell, nothing is taken for idle."""
+        """Refuse to destroy what is in use; where the driver does not report users, nothing counts as idle."""
         tenants = self._tenants(but=tenant)
         for gpu in changes:
             going = [step.instance for step in gpu.steps if step.action == "destroy"]
@@ -261,7 +261,7 @@ class Adapter:
             return self._recover(named)
 
     def _recover(self, held: Set[str]) -> list[str]:
-        """Settle those that touch GPUs whose locks we hold: nobody else can be at work on them."""
+        """Settle those that touch GPUs whose locks we hold: no other adapter can be changing them."""
         lines = []
         for one in self.journal.open_ones():
             if not held & one.before.keys():
@@ -274,14 +274,14 @@ class Adapter:
     # Tenants, and changes of single instances.
 
     def tenants(self) -> list[Tenant]:
-        """Who holds which instance now."""
+        """Which tenant holds which instance now."""
         return self.journal.tenants()
 
     def _tenants(self, but: str | None) -> dict[tuple[str, str, int], str]:
         return {(t.gpu, t.profile, t.start): t.tenant for t in self.tenants() if t.tenant != but}
 
     def claim(self, gpu: str, instance: Instance, tenant: str, pid: int | None = None) -> None:
-        """Hold an instance: nobody else may destroy it until it is released, or the process ends. InputError if it is not there."""
+        """Reserve an instance: others may not destroy it until it is released, or process ``pid`` ends. InputError if it is absent."""
         named = self._with_cut([gpu])
         with self._alone(named):
             self._recover(named)
@@ -290,7 +290,7 @@ class Adapter:
             self.journal.claim(gpu, instance, tenant, pid)
 
     def release(self, gpu: str, instance: Instance, tenant: str) -> None:
-        """Let go of it; InputError if the tenant does not hold it."""
+        """End a reservation; InputError if the tenant does not hold the instance."""
         if not self.journal.release(gpu, instance, tenant):
             raise InputError(f"{tenant} does not hold {instance} on GPU {gpu}; `tenants` lists who holds what")
 

@@ -30,7 +30,7 @@ REPEATS = 3
 
 
 def read_profiles(path: str | Path) -> pd.DataFrame:
-    """A row a measured workload: gpu, task (train or infer), model, batch_size and seq_length (0: not told), and a column a
+    """A row a measured workload: gpu, task (train or infer), model, batch_size and seq_length (0: not recorded), and a column a
     profile's name.
 
     A cell is the throughput over that of the whole GPU (median of repeated measurements), missing where it was not
@@ -49,14 +49,14 @@ def read_profiles(path: str | Path) -> pd.DataFrame:
     unknown = sorted(set(rows.device) - set(DEVICES))
     if unknown:
         raise InputError(f"{path}: device {unknown[0]!r} is unknown; known are {', '.join(DEVICES)}")
-    # Where a size is not told, grouping by it would lose the row.
-    told = {"batch_size": rows.batch_size.fillna(0), "seq_length": rows.seq_length.fillna(0)}
-    rows = rows.assign(gpu=rows.device.map(DEVICES), **told)[rows.mig != "MIG-off"]
+    # Where a size is not recorded, grouping by it would lose the row.
+    sizes = {"batch_size": rows.batch_size.fillna(0), "seq_length": rows.seq_length.fillna(0)}
+    rows = rows.assign(gpu=rows.device.map(DEVICES), **sizes)[rows.mig != "MIG-off"]
     return rows.pivot_table("rel_throughput", KEYS, "mig", "median").reset_index()
 
 
 def tasks_from(profiles: pd.DataFrame, gpu: str, whole_gpu_s: Sequence[float]) -> Tasks:
-    """A batch of measured workloads, each of which takes so many seconds on the whole GPU.
+    """A batch of measured workloads, each of which takes a given time on the whole GPU.
 
     ``profiles``: (n_tasks,) rows of `read_profiles`; ``whole_gpu_s`` (n_tasks,). A profile that was not measured cannot be
     used; an instance of the whole GPU always can.

@@ -64,19 +64,19 @@ def _batch(words: list[str]) -> None:
 
 
 def _serve_trace(words: list[str]) -> None:
-    from rltune.config.mig import MigFleet
+    from rltune.config.mig import MigServe
     from rltune.mig_commands.serve import serve_trace
 
     sys.argv[1:] = positional(words, "events")
-    run_main(serve_trace, MigFleet)
+    run_main(serve_trace, MigServe)
 
 
 def _serve(words: list[str]) -> None:
-    from rltune.config.mig import MigFleet
+    from rltune.config.mig import MigServe
     from rltune.mig_commands.serve import serve_lines
 
     sys.argv[1:] = positional(words, "journal")
-    run_main(serve_lines, MigFleet)
+    run_main(serve_lines, MigServe)
 
 
 def _train(words: list[str]) -> None:

@@ -17,7 +17,7 @@ from rltune.report.console import say
 from rltune.traces.folder import traces_folder
 
 OPTIONS = {"gpu": "a100-80gb", "task": "", "model": "", "folder": "", "out": "", "tasks": "14", "seed": "0"}
-"""Options and their defaults; ``task``: train or infer; ``out``: a CSV of so many ``tasks`` for ``batch``."""
+"""Options and their defaults; ``task``: train or infer; ``out``: a CSV of this number of ``tasks`` for ``batch``."""
 WHOLE_GPU_S = (10.0, 100.0)
 """Seconds on the whole GPU of the tasks of ``out``, drawn uniformly: the measurements say how they scale, not how long they run."""
 

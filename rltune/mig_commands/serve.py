@@ -11,12 +11,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rltune.mig.fleet.events import read_events
-from rltune.mig.fleet.fleet import Fleet
-from rltune.mig.fleet.journal import torn_head
-from rltune.mig.fleet.lines import Service, serve
-from rltune.mig.fleet.options import FleetOptions, Growth, Quota
-from rltune.mig.fleet.replay import replay
+from rltune.mig.online.events import read_events
+from rltune.mig.online.fleet import Fleet
+from rltune.mig.online.journal import torn_head
+from rltune.mig.online.lines import Service, serve
+from rltune.mig.online.options import FleetOptions, Growth, Quota
+from rltune.mig.online.replay import replay
 from rltune.nouns.checked import checked, model_of
 from rltune.nouns.documents import Document
 from rltune.nouns.errors import InputError
@@ -29,7 +29,7 @@ PLAIN = (
     *("policy", "weights", "learn", "lazy", "media", "half_life"),
     *("migrate", "migrate_credit", "slack", "chain", "spares", "idle_s", "seed"),
 )
-"""Options that a fleet takes as they stand in `rltune.config.mig.MigFleet`."""
+"""Options that a fleet takes as they stand in `rltune.config.mig.MigServe`."""
 QuotaEntry: Any = model_of(Quota)
 
 
@@ -87,7 +87,7 @@ def serve_trace(cfg: dict[str, Any]) -> str:
 
 
 def print_report(found: Mapping[str, Any]) -> None:
-    """What a user asks first: GPUs beside what nobody could do without, and what it cost."""
+    """What a user asks first: GPUs beside the lower bound, and what it cost."""
     print(
         f"{found['events']:,} events: {found['acquired']:,} acquired, {found['refused']:,} refused\n"
         f"GPUs at the peak {found['gpus_peak']:,}, lower bound {found['lower_bound']:,}\n"
@@ -142,8 +142,8 @@ def _adapter(cfg: Mapping[str, Any]) -> Iterator[Adapter]:
         raise InputError("device: set journal=FILE too; after an end it says who holds the instances that stay")
     # Most services are on no device, and do without the adapter's modules.
     from rltune.devices.adapter import Adapter
-    from rltune.devices.fleet import check_options, machine_gpus
     from rltune.devices.open import open_device
+    from rltune.devices.serving import check_options, machine_gpus
 
     with ExitStack() as stack:
         driver = open_device(str(cfg["device"]))
@@ -156,7 +156,7 @@ def _adapter(cfg: Mapping[str, Any]) -> Iterator[Adapter]:
 
 @contextmanager
 def _on_device(fleet: Fleet, adapter: Adapter, journal: str) -> Iterator[Service]:
-    from rltune.devices.fleet import FleetOnDevice
+    from rltune.devices.serving import FleetOnDevice
 
     service = FleetOnDevice(fleet, adapter, journal, lambda line: print(f"note: {line}", file=sys.stderr, flush=True))
     fleet.notes += service.notes

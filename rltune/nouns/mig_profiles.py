@@ -95,3 +95,8 @@ def _costs() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[
 
 KIND, SIZE_OF_KIND, CREATE_S, DESTROY_S = _costs()
 """(n_profiles, n_types) index into ``KINDS``, -1: none; (n_kinds, n_types) memory slices, seconds to create and destroy."""
+
+LONGEST_CHANGE_S = 7 * float(DESTROY_S.max()) + float(CREATE_S.max())
+"""No change for one job takes longer, MIG mode aside: seven instances destroyed and one created."""
+LONGEST_QUEUE_S = 7 * float(DESTROY_S.max() + CREATE_S.max())
+"""No job waits longer for its instance, MIG mode aside: with the changes of others that begin on its GPU at the same time."""

@@ -35,7 +35,7 @@ def refuse_old_runtimes(value: Any) -> None:
 
 
 def translated(rules: Mapping[str, Any]) -> dict[str, Any]:
-    """Rules of a stored policy in the words of today; quietly, since nobody typed them."""
+    """Rules of a stored policy in the words of today; without a message, since no user typed them."""
     out = {OPTIONS.get(name, name): value for name, value in rules.items()}
     if out.get("runtimes") in RUNTIMES:
         out["runtimes"] = RUNTIMES[out["runtimes"]]

@@ -1,4 +1,4 @@
-"""Filling an empty cluster window by window: so many arrivals are held and placed together by the joint model.
+"""Filling an empty cluster window by window: a number of arrivals are held and placed together by the joint model.
 
 The protocol of `rltune.packing.online`, but the scheduler sees ``window`` requests at once. That is more information
 than one request at a time, so results stand in a row of their own.
@@ -19,6 +19,7 @@ from rltune.core.resources.fragments import MEASURES
 from rltune.core.resources.gradient import changed
 from rltune.core.resources.places import Demand, Room, find, take
 from rltune.core.resources.places import Place as Work
+from rltune.core.resources.room import Among, Held
 from rltune.core.resources.scores import SHARING_RULES
 from rltune.nouns.cluster import Cluster, ClusterArrays, Eligibility
 from rltune.nouns.errors import InputError
@@ -146,16 +147,17 @@ class _Windows:
     def book(self, row: int, place: Place, sign: int) -> None:
         """Take (-1) or give back (+1), and let every rule forget the nodes."""
         nodes, grants = np.array(place.nodes, np.int64), np.array(place.grants, np.int64)
-        take(self.cluster, self.room, self.demand, row, nodes, grants, 0, len(nodes), sign)
+        take(self.cluster, self.room, self.demand, row, Held(nodes, grants, 0, len(nodes)), sign)
         for work in self.rules.values():
             for node in place.nodes:
                 changed(self.cluster, self.room, work, node)
 
     def _find(self, row: int, rule: str) -> int:
         c = self.classes.cls[row]
+        among = Among(self.classes.pools, self.classes.ptr[c], self.classes.ptr[c + 1])
         return int(
             find(
-                self.cluster, self.room, self.demand, row, self.classes.pools, self.classes.ptr[c],
-                self.classes.ptr[c + 1], SHARING_RULES[rule], np.uint64(0), self.rules[rule],
+                self.cluster, self.room, self.demand, row, among,
+                SHARING_RULES[rule], np.uint64(0), self.rules[rule],
             )
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """Filling an empty cluster one job after the other: the protocol of the fragmentation experiments.
 
 Weng et al., USENIX ATC'23, section 6: the jobs are shuffled, random copies of them are appended until together they
-request so many times the cluster's GPUs, and they are placed in that order. Nobody leaves, and what does not fit is
+request a given multiple of the cluster's GPUs, and they are placed in that order. No job leaves, and what does not fit is
 rejected. Reported is what is allocated, and what of the free GPUs is of no use, against what was requested so far.
 """
 
@@ -18,6 +18,7 @@ from rltune.compiled import kernel
 from rltune.core.resources.fragments import MEASURES, fragments, task_types, type_of
 from rltune.core.resources.gradient import changed, memo
 from rltune.core.resources.places import Demand, Place, Room, demand_of, find, idle_room, place_scratch, take
+from rltune.core.resources.room import Among, Held
 from rltune.core.resources.scores import SHARING_RULES
 from rltune.nouns.cluster import Cluster, ClusterArrays, Eligibility, eligibility
 from rltune.nouns.errors import InputError
@@ -92,7 +93,7 @@ def fill_cluster(
     rows = []
     for point in points:
         end = int(np.searchsorted(asked, point * cluster.gpus * WHOLE)) + 1
-        held += fill(arrays, room, demand, *classes, order[begin:end], draws[begin:end], SHARING_RULES[rule], work)
+        held += fill(arrays, room, demand, classes, order[begin:end], draws[begin:end], SHARING_RULES[rule], work)
         wasted = np.nan if types is None else fragments(arrays, room, types)
         rows.append((asked[end - 1], held, wasted))
         begin = end
@@ -132,18 +133,19 @@ def shuffled_requests(amount: npt.NDArray[np.int64], target: float, rng: np.rand
 
 
 @kernel
-def fill(cluster, room, demand, cls, ptr, pools, order, draws, rule, work):
+def fill(cluster, room, demand, classes, order, draws, rule, work):
     """Place the jobs ``order`` (n,) in turn, leaving out what does not fit: thousandths of GPUs taken.
 
-    ``cls, ptr, pools``: an `rltune.nouns.cluster.Eligibility`; ``draws`` (n,) uint64, read by the rule RANDOM.
+    ``classes``: an `rltune.nouns.cluster.Eligibility`; ``draws`` (n,) uint64, read by the rule RANDOM.
     """
     held = 0
     for at in range(len(order)):
         job = order[at]
-        c = cls[job]
-        m = find(cluster, room, demand, job, pools, ptr[c], ptr[c + 1], rule, draws[at], work)
+        c = classes.cls[job]
+        among = Among(classes.pools, classes.ptr[c], classes.ptr[c + 1])
+        m = find(cluster, room, demand, job, among, rule, draws[at], work)
         if m > 0:
-            take(cluster, room, demand, job, work.node, work.grant, 0, m, -1)
+            take(cluster, room, demand, job, Held(work.node, work.grant, 0, m), -1)
             for part in range(m):
                 changed(cluster, room, work, work.node[part])
             held += demand.gpus[job] * demand.milli[job]

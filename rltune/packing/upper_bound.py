@@ -2,7 +2,7 @@
 
 The fluid relaxation: kinds of jobs are split over pools as if they were a liquid; CPU and memory are those of the
 whole pool. What stays of the shape of things: a GPU holds shares that together make at most one GPU, or one whole GPU
-(GPU patterns by column generation, Gilmore and Gomory 1961), and a node holds so many wide gangs as its GPUs are a multiple.
+(GPU patterns by column generation, Gilmore and Gomory 1961), and a node holds as many wide gangs as its GPUs are a multiple of theirs.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Relaxation:
         upper: list[float] = [*wanted.astype(float)]
         for p in range(pools):
             upper += [self.gpus[p], self.nodes[p] * arrays.pool_cpus[p], self.nodes[p] * arrays.pool_memory[p]]
-            # Gangs wider than a node fill nodes; of narrower ones so many as fit side by side.
+            # Gangs wider than a node fill nodes; of narrower ones as many as fit side by side.
             cap = int(arrays.pool_cap[p])
             upper += [float(self.nodes[p] * (cap // g)) if g <= cap else np.inf for g in self.widths.tolist()]
             upper += [0.0] * len(self.sizes)

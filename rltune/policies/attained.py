@@ -1,4 +1,4 @@
-"""The two-dimensional Gittins index, learned from jobs that have ended: who is likely to end soon for little GPU time.
+"""The two-dimensional Gittins index, learned from jobs that have ended: which job is likely to end soon for little GPU time.
 
 A job that has run for t seconds has the index sup over d of P(T - t <= d | T > t) / E[min(T - t, d) | T > t], T being
 the run time of a job of its size: the most completions a second that any further stretch d promises (Gittins, 1979; of
@@ -44,7 +44,7 @@ POOLED_JOBS = 10.0
 """Weight, in jobs, of all sizes together in each class: decides where few of a size have ended."""
 GROWTH = 0.05
 FEW = 20
-"""The index is worked out anew when this share more jobs have ended, and so many at least."""
+"""The index is computed anew when the number of ended jobs has grown by the share `GROWTH`, and by `FEW` at least."""
 
 
 class Attained(NamedTuple):
@@ -85,8 +85,8 @@ def attained_of(jobs: JobTable, past: JobTable | None = None) -> Attained:
         cost=np.zeros((CLASSES, BINS)),
         counts=np.zeros(2, np.int64),
     )
-    nobody = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.bool_))
-    _learn_all(known, *(nobody if past is None else runs_by(past, float(jobs.submit_s[0]))))
+    none = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.bool_))
+    _learn_all(known, *(none if past is None else runs_by(past, float(jobs.submit_s[0]))))
     return known
 
 
@@ -125,7 +125,7 @@ def bin_of(seconds):
 
 @inner
 def count_in(known, tally, row, seconds, ended):
-    """One job that has run so long, ended or not."""
+    """Count a job that has run for ``seconds``, ended or not."""
     last = bin_of(seconds)
     for b in range(last + 1):
         tally[REACHED, row, b] += 1.0
@@ -143,7 +143,7 @@ def job_ended(known, size, run):
 
 @inner
 def is_stale(known):
-    """Whether so many jobs have ended since the last refresh that another is worth while."""
+    """Whether enough jobs have ended since the last refresh for another."""
     new = known.counts[0] - known.counts[1]
     return new >= max(FEW, GROWTH * known.counts[1])
 
@@ -195,11 +195,11 @@ def lean_on_pool(known, row):
 
 @inner
 def weigh(known, row):
-    """Turn tallies of a row into shares of all its jobs, by Kaplan and Meier's estimate of who survives to each bin."""
+    """Turn tallies of a row into shares of all its jobs, by Kaplan and Meier's estimate of the share that survives to each bin."""
     survive = 1.0
     for b in range(BINS):
         reached = known.scratch[REACHED, row, b]
-        # Whoever reaches the last bin is taken to end there.
+        # A job that reaches the last bin is assumed to end there.
         hazard = 1.0 if b == BINS - 1 else min(1.0, known.scratch[ENDED, row, b] / reached)
         known.scratch[SPENT, row, b] *= survive / reached
         known.scratch[ENDED, row, b] = survive * hazard

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rltune.report.tables import interval, number, told
+from rltune.report.tables import forecast_text, interval, number
 
 SCORES = {
     "wait_s": "wait (s)",
@@ -67,22 +67,22 @@ def bound_remarks(bounds: dict[str, Any]) -> list[str]:
 
 def detail_remarks(row: dict[str, Any]) -> list[str]:
     """What speeds and ways to run rest on, reservations that memory was too small for, and where the MILP gave way."""
-    told = [f"throughput: {line}" for line in row.get("throughput", [])]
-    told += [line if line.startswith("ways") else f"ways: {line}" for line in row.get("ways", [])]
+    lines = [f"throughput: {line}" for line in row.get("throughput", [])]
+    lines += [line if line.startswith("ways") else f"ways: {line}" for line in row.get("ways", [])]
     if "reservations_simplified" in row:
-        told.append(f"{row['reservations_simplified']:,} plans of reservations ran out of memory and were simplified")
+        lines.append(f"{row['reservations_simplified']:,} plans of reservations ran out of memory and were simplified")
     stats = row.get("allocator", {})
     for reason, times in stats.get("fallbacks", {}).items():
-        told.append(
+        lines.append(
             f"allocator milp: {times:,} of {stats['calls']:,} joint decisions without proof of the optimum ({reason})"
         )
     became = {name: stats.get(name, 0) for name in ("suspended", "moved", "kept")}
     if any(became.values()):
-        told.append(
+        lines.append(
             "allocator milp: of running jobs decided on "
             + ", ".join(f"{times:,} {name}" for name, times in became.items())
         )
-    return told
+    return lines
 
 
 def cluster_facts(row: dict[str, Any], cluster: dict[str, Any], bounds: dict[str, Any]) -> list[tuple[str, str]]:
@@ -119,8 +119,11 @@ def cluster_facts(row: dict[str, Any], cluster: dict[str, Any], bounds: dict[str
         ),
     ]
     facts += [(f"fairness by {column}", fairness(found)) for column, found in row["fairness"].items() if found]
+    if "mig" in row:
+        mig = row["mig"]
+        facts.append(("MIG", f"{mig['reconfigurations']:,} reconfigurations, {mig['reconfiguring_s']:,.0f} s in all"))
     if "forecast" in row:
-        facts.append(("believed run times", told(row["forecast"])))
+        facts.append(("believed run times", forecast_text(row["forecast"])))
     facts.append(("runs", f"{runs['count']:,}{f' ({other})' if other else ''}; unfinished jobs: {row['unfinished']:,}"))
     return facts
 

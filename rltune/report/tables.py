@@ -122,7 +122,7 @@ def markdown_table(block: dict[str, Any], metric: str, title: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def told(forecast: dict[str, Any]) -> str:
+def forecast_text(forecast: dict[str, Any]) -> str:
     """How far believed run times are from the true ones, in words."""
     if not forecast["jobs"]:
         return "none"

@@ -1,4 +1,4 @@
-"""The reference protocol with a policy or an allocator of one's own: one job at a time, and all others wait for it.
+"""The reference protocol with a user-defined policy or allocator: one job at a time, and all others wait for it.
 
 `rltune.core.loop.run_blocking` is the compiled road; a test holds the two to the same schedules.
 """

@@ -1,8 +1,8 @@
-"""Decisions taken outside the kernels: by a policy of one's own, an allocator of one's own, or both.
+"""Decisions taken outside the kernels: by a user-defined policy, a user-defined allocator, or both.
 
-The loop of the core stops at every instant at which jobs wait and hands the state out. A policy of one's own gives keys, and
-the compiled pass goes by them: any backfilling, any placement rule, suspension, conservative reservations. An allocator
-of one's own gives a `Plan`, which is checked and carried out. Snapshots and plans are the same in both builds.
+The loop of the core stops at every instant at which jobs wait and hands the state out. A user-defined policy gives keys, and
+the compiled pass goes by them: any backfilling, any placement rule, suspension, conservative reservations. A user-defined
+allocator gives a `Plan`, which is checked and carried out. Snapshots and plans are the same in both builds.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from rltune.core.loop import DECIDE, FINISHED_ALL, LOG_FULL, begin, run, start_b
 from rltune.core.placing import start_there, suspend
 from rltune.core.queue import position_of, remove_at
 from rltune.core.reference import Ref, ref
+from rltune.core.repartition import repartition
 from rltune.core.resources.slices import INDICES
 from rltune.core.state import NOW, QUEUED, RUNNING, STARTED, Detail, Sim, with_larger_log
 from rltune.nouns.cluster import ClusterArrays
-from rltune.nouns.jobs import WHOLE, JobTable
+from rltune.nouns.jobs import WHOLE
+from rltune.nouns.mig_layout import changed
 from rltune.nouns.plan import Allocator, Plan, Policy, Queue, Running, Snapshot
 from rltune.policies.orders import ranks
 from rltune.scheduler import decide
@@ -38,13 +40,12 @@ class Decision(Protocol):
 class Picker(Protocol):
     """A policy that picks one job after the other and looks again in between: a learned one.
 
-    It corrects a baseline order: jobs stand in the queue by ``baseline_rank`` (n_jobs,), which may need run times.
+    It corrects a ``baseline``, a policy by name: jobs stand in the queue in its order, and where it may suspend running
+    jobs, so may whoever is picked.
     """
 
     @property
-    def needs_run_time(self) -> bool: ...
-
-    def baseline_rank(self, jobs: JobTable, known_s: Any) -> Any: ...
+    def baseline(self) -> str: ...
 
     def decision(self, sim: Sim, joint: Any = None) -> Any: ...
 
@@ -65,7 +66,7 @@ def drive(sim: Sim, decision: Decision | None) -> Sim:
 
 @dataclass(slots=True)
 class GivenKeys:
-    """A policy of one's own orders the jobs; who starts, where, and who is suspended follows as for a named policy.
+    """A user-defined policy orders the jobs; starts, places and suspensions follow as for a named policy.
 
     Where running jobs may be suspended, the policy sees them too (``queue.running``) and gives them keys.
     """
@@ -91,7 +92,7 @@ def order_by(sim: Sim, policy: Policy, priority: npt.NDArray[np.float64], suspen
 
 @dataclass(slots=True)
 class Planned:
-    """An allocator of one's own turns the order of a policy into a plan; ``policy`` None: the order of the parameters."""
+    """A user-defined allocator turns the order of a policy into a plan; ``policy`` None: the order of the parameters."""
 
     policy: Policy | None
     allocator: Allocator
@@ -120,9 +121,20 @@ class Planned:
 
 
 def carry_out(state: Ref, plan: Plan) -> None:
-    """Suspensions first, then starts, in the plan's order; the plan has been checked."""
+    """Suspensions first, then repartitions, then starts, in the plan's order; the plan has been checked.
+
+    What a start needs changed on its GPUs comes with it.
+    """
     for job in plan.suspensions:
         suspend(state, job)
+    sim, cluster = state.value, state.value.cluster
+    for one in plan.repartitions:
+        kind = int(cluster.pool_mig[cluster.node_pool[one.node]])
+        room, here = sim.space.room, (one.node, one.gpu)
+        layout, seconds = changed(
+            int(room.layout[here]), kind, int(room.slices[here]), one.destroy, one.create, sim.params.mig_mode
+        )
+        repartition(state, one.node, one.gpu, layout, seconds)
     for start in plan.starts:
         m = len(start.nodes)
         nodes, gpus = np.array(start.nodes, np.int64), np.array(start.gpus, np.int64)
@@ -172,11 +184,27 @@ def take_snapshot(sim: Sim, priority: npt.NDArray[np.float64], suspends: bool = 
             way=read_only(
                 sim.detail.way[running] - sim.choices.ptr[sim.jobs.cls[running]] if detail else np.zeros(n, np.int64)
             ),
+            **held_by(sim, running),
         ),
         room=sim.space.room._replace(**{k: read_only(v) for k, v in sim.space.room._asdict().items()})
         if detail
         else None,
+        mig_mode_s=sim.params.mig_mode if detail else 0.0,
     )
+
+
+def held_by(sim: Sim, running: Any) -> dict[str, Any]:
+    """What running jobs hold, as columns of `Running`; empty ones where whole GPUs alone are simulated."""
+    if not isinstance(sim.detail, Detail):
+        none = {"gpu_milli": np.int64, "profile": np.int64, "cpus": np.float64, "memory_gb": np.float64}
+        return {name: read_only(np.zeros(0, kind)) for name, kind in none.items()}
+    demand, way = sim.detail.demand, sim.choices.way[sim.detail.way[running]]
+    return {
+        "gpu_milli": read_only(demand.milli[way]),
+        "profile": read_only(demand.profile[way]),
+        "cpus": read_only(demand.cpus[way]),
+        "memory_gb": read_only(demand.memory[way]),
+    }
 
 
 def open_gpus(sim: Sim) -> npt.NDArray[np.int64]:

@@ -17,7 +17,8 @@ from rltune.core.choices import Choices
 from rltune.core.conservative import anything_fits
 from rltune.core.queue import begin_pass, block_class, class_blocked
 from rltune.core.resources import nodes
-from rltune.core.resources.nodes import Nodes, charge_quota, idle_nodes, intersect
+from rltune.core.resources.nodes import Nodes, charge_quota, intersect, nodes_like
+from rltune.core.resources.room import Held
 from rltune.core.resources.verbs import (
     book_held,
     copy_free,
@@ -56,11 +57,11 @@ class Draft(NamedTuple):
     counts: Ints
 
 
-def build_draft(cluster: Cluster, choices: Choices, loss: Floats, head: int, left: Ints) -> Draft:
-    """Work space for ``head`` jobs; ``left``: quotas."""
+def build_draft(cluster: Cluster, choices: Choices, loss: Floats, head: int, free: Nodes) -> Draft:
+    """Work space for ``head`` jobs on free resources like ``free``."""
     return Draft(
         each=build_candidates(cluster, choices, loss, head), end=floats(head), freed=ints(head),
-        beside=idle_nodes(cluster, left), met=idle_nodes(cluster, left), shadow=floats(1), counts=ints(4),
+        beside=nodes_like(cluster, free), met=nodes_like(cluster, free), shadow=floats(1), counts=ints(4),
     )  # fmt: skip
 
 
@@ -170,9 +171,8 @@ def list_choices(sim, draft):
 def longest_run(sim, job, rate):
     """Seconds for which a waiting job would hold GPUs of that speed, as believed, with every overhead there may be."""
     left = max(0.0, sim.jobs.known[job] - sim.detail.done[job])
-    return left / rate + (
-        0.0 if sim.detail.runs[job] == 0 else sim.params.suspend + sim.params.resume + sim.params.migrate
-    )
+    again = 0.0 if sim.detail.runs[job] == 0 else sim.params.suspend + sim.params.resume + sim.params.migrate
+    return left / rate + again + (sim.params.mig_longest if sim.space.room.layout.shape[1] > 0 else 0.0)
 
 
 @inner
@@ -224,7 +224,7 @@ def free_drafted(sim, draft, n, instant):
             draft.freed[k] = 1
             each, way = draft.each, sim.choices.way[draft.each.chosen[k]]
             base, m = each.first[k], each.length[k]
-            book_nodes(sim.cluster, sim.spare, sim.detail.demand, way, each.node, each.grant, base, m, 1)
+            book_nodes(sim.cluster, sim.spare, sim.detail.demand, way, Held(each.node, each.grant, base, m), 1)
             charge_quota(sim.spare, sim.detail.group[each.job[k]], sim.detail.amount[way], 1)
 
 
@@ -252,9 +252,8 @@ def plan_greedily(sim, draft, fixed):
             take_found(sim, sim.shadow, job, m)
             if reserved and placed_late(sim, draft, job):
                 found = sim.place.found
-                book_nodes(
-                    sim.cluster, draft.beside, sim.detail.demand, way_found(sim), found.node, found.grant, 0, m, -1
-                )
+                places = Held(found.node, found.grant, 0, m)
+                book_nodes(sim.cluster, draft.beside, sim.detail.demand, way_found(sim), places, -1)
 
 
 @inner

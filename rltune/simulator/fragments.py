@@ -12,7 +12,10 @@ whole GPU: with shares the figure is a lower bound.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+import numpy.typing as npt
 
 from rltune.compiled import compiled, inner, kernel
 from rltune.nouns.cluster import Cluster, eligibility
@@ -24,33 +27,56 @@ RECENT = 100
 """Submitted jobs that stand for the demand of a pool for which none waits."""
 
 
+class Replay(NamedTuple):
+    """`Runs` for the kernels: (n_runs,) by start, ``by_end`` their order by end; ``ptr``, ``node``, ``milli`` as there."""
+
+    start: npt.NDArray[np.float64]
+    end: npt.NDArray[np.float64]
+    by_end: npt.NDArray[np.int64]
+    ptr: npt.NDArray[np.int64]
+    node: npt.NDArray[np.int64]
+    milli: npt.NDArray[np.int64]
+
+
+class Waiting(NamedTuple):
+    """Who queues when: rows ``arriving`` (n,) at ``submit`` (n,) seconds, until a run of theirs starts.
+
+    ``job`` (n_runs,): the row that runs, ``again`` (n_runs,): whether it queues once more at the run's end. ``counts``
+    (n_jobs,): whether a job counts, ``size`` (n_jobs,): what it asks for, an index into ``needs`` (n_sizes,),
+    thousandths of GPUs.
+    """
+
+    arriving: npt.NDArray[np.int64]
+    submit: npt.NDArray[np.float64]
+    job: npt.NDArray[np.int64]
+    again: npt.NDArray[np.bool_]
+    counts: npt.NDArray[np.bool_]
+    size: npt.NDArray[np.int64]
+    needs: npt.NDArray[np.int64]
+
+
+def replay_of(runs: Runs) -> Replay:
+    by_end = np.argsort(runs.end_s, kind="stable")
+    return Replay(runs.start_s, runs.end_s, by_end, runs.ptr, runs.node, runs.milli)
+
+
 def partly_used(jobs: JobTable, cluster: Cluster, runs: Runs) -> float:
     """Share of the free GPUs that stand on partly used nodes."""
-    arrays = cluster.arrays()
-    return float(
-        _free_on_partly_used(
-            runs.start_s, runs.end_s, np.argsort(runs.end_s, kind="stable"), runs.ptr, runs.node, runs.milli,
-            arrays.pool_cap[arrays.node_pool] * GPU, float(jobs.submit_s[0]), float(jobs.submit_s[-1]),
-        )
-    )  # fmt: skip
+    arrays, begin, end = cluster.arrays(), float(jobs.submit_s[0]), float(jobs.submit_s[-1])
+    return float(_free_on_partly_used(replay_of(runs), arrays.pool_cap[arrays.node_pool] * GPU, begin, end))
 
 
 def unusable_by_demand(jobs: JobTable, cluster: Cluster, runs: Runs) -> float:
     """Share of the free GPUs that a job of the queue could not use; jobs that never run or need no GPU do not count."""
     arrays, classes, demand = cluster.arrays(), eligibility(jobs, cluster), demand_milli(jobs)
     ran = np.unique(runs.job)
-    needs, of_job = np.unique(np.minimum(demand, int(arrays.pool_cap.max()) * GPU), return_inverse=True)
+    needs, size = np.unique(np.minimum(demand, int(arrays.pool_cap.max()) * GPU), return_inverse=True)
     counts = np.zeros(len(jobs), bool)
     counts[ran] = demand[ran] > 0
-    arriving = np.flatnonzero(counts)
-    return float(
-        _unusable(
-            runs.start_s, runs.end_s, np.argsort(runs.end_s, kind="stable"), runs.ptr, runs.node, runs.milli,
-            runs.job, runs_again(runs), arriving, jobs.submit_s[arriving], counts, of_job.astype(np.int64), needs,
-            classes.cls, classes.ptr, classes.pools, arrays.node_pool, arrays.pool_cap * GPU,
-            float(jobs.submit_s[0]), float(jobs.submit_s[-1]),
-        )
-    )  # fmt: skip
+    arriving, again = np.flatnonzero(counts), runs_again(runs)
+    waiting = Waiting(arriving, jobs.submit_s[arriving], runs.job, again, counts, size.astype(np.int64), needs)
+    begin, end = float(jobs.submit_s[0]), float(jobs.submit_s[-1])
+    return float(_unusable(replay_of(runs), waiting, classes, arrays.node_pool, arrays.pool_cap * GPU, begin, end))
 
 
 @kernel
@@ -65,16 +91,16 @@ def lost(free, need):
 
 
 @compiled
-def _unusable(
-    start, finish, by_end, ptr, node, milli, job, again, arriving, submit, counts, of_job, needs,
-    cls, cls_ptr, cls_pool, node_pool, size, begin, end,
-):  # fmt: skip
+def _unusable(runs, queue, classes, node_pool, node_size, begin, end):
     """Replay arrivals and runs between ``begin`` and ``end``: free shares that the mix of each pool cannot use, over all.
 
-    Kept for pool p and size of job d: ``unfit[p, d]`` free thousandths that d cannot use, ``waiting[p, d]`` and
-    ``recent[p, d]`` jobs; ``ring[p]`` the sizes of the last jobs. One event costs pools x sizes at most.
+    ``node_pool`` (n_nodes,); ``node_size`` (n_pools,) thousandths of GPUs. Kept for pool p and size of job d:
+    ``unfit[p, d]`` free thousandths that d cannot use, ``waiting[p, d]`` and ``recent[p, d]`` jobs; ``ring[p]`` the sizes
+    of the last jobs. One event costs pools x sizes at most.
     """
-    pools, sizes = len(size), len(needs)
+    start, finish, by_end, ptr, node, milli = runs
+    arriving, submit, job, again, counts, size_of, needs = queue
+    pools, sizes = len(node_size), len(needs)
     free = np.empty(len(node_pool), np.int64)
     unfit = np.zeros((pools, sizes), np.int64)
     waiting = np.zeros((pools, sizes), np.int64)
@@ -83,7 +109,7 @@ def _unusable(
     ring = np.zeros((pools, RECENT), np.int64)
     part = np.zeros(pools)
     for at in range(len(node_pool)):
-        free[at] = size[node_pool[at]]
+        free[at] = node_size[node_pool[at]]
     total = free.sum()
     now, area, all_free = begin, 0.0, 0.0
     i = j = k = 0
@@ -110,9 +136,10 @@ def _unusable(
             i += 1
         if not counts[row]:
             continue
-        d = of_job[row]
-        for q in range(cls_ptr[cls[row]], cls_ptr[cls[row] + 1]):
-            p = cls_pool[q]
+        d = size_of[row]
+        first, last = classes.ptr[classes.cls[row]], classes.ptr[classes.cls[row] + 1]
+        for q in range(first, last):
+            p = classes.pools[q]
             waiting[p, d] += step
             queued[p] += step
             if run < 0:
@@ -127,13 +154,13 @@ def _unusable(
                 at = node[x]
                 p = node_pool[at]
                 for c in range(sizes):
-                    unfit[p, c] -= lost(free[at], min(needs[c], size[p]))
+                    unfit[p, c] -= lost(free[at], min(needs[c], node_size[p]))
                 free[at] += sign * milli[x]
                 total += sign * milli[x]
                 for c in range(sizes):
-                    unfit[p, c] += lost(free[at], min(needs[c], size[p]))
-        for q in range(cls_ptr[cls[row]], cls_ptr[cls[row] + 1]):
-            p = cls_pool[q]
+                    unfit[p, c] += lost(free[at], min(needs[c], node_size[p]))
+        for q in range(first, last):
+            p = classes.pools[q]
             part[p] = _mixed(unfit[p], waiting[p], recent[p], queued[p], min(seen[p], RECENT))
 
 
@@ -147,8 +174,9 @@ def _mixed(unfit, waiting, recent, queued, seen):
 
 
 @compiled
-def _free_on_partly_used(start, finish, by_end, ptr, node, milli, size, begin, end):
-    """Replay runs, sorted by start, between ``begin`` and ``end``: free shares on partly used nodes over all free."""
+def _free_on_partly_used(runs, size, begin, end):
+    """Replay runs between ``begin`` and ``end``: free shares on partly used nodes over all; ``size`` (n_nodes,)."""
+    start, finish, by_end, ptr, node, milli = runs
     free = size.copy()
     total, partly = free.sum(), 0
     now, area, all_free = begin, 0.0, 0.0

@@ -12,7 +12,7 @@ import numpy as np
 from rltune.core import priorities
 from rltune.core.choices import Taking, offer
 from rltune.core.conservative import RAN_OUT, with_profile
-from rltune.core.resources.fragments import MEASURES, TaskTypes, task_types
+from rltune.core.resources.fragments import MEASURES, task_types
 from rltune.core.resources.scores import SHARING_RULES
 from rltune.core.resources.slices import INDICES, START_BIT
 from rltune.core.state import (
@@ -22,6 +22,8 @@ from rltune.core.state import (
     EVENTS,
     INSIDE,
     LOGGED,
+    RECONFIGURED,
+    RECONFIGURING,
     WHEN_ANY_FITS,
     Columns,
     Floats,
@@ -32,7 +34,7 @@ from rltune.core.state import (
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import WHOLE, JobTable
-from rltune.nouns.mig_profiles import SIZE
+from rltune.nouns.mig_profiles import LONGEST_CHANGE_S, LONGEST_QUEUE_S, SIZE
 from rltune.nouns.plan import Allocator, Policy
 from rltune.policies.attained import attained_of, nothing_attained
 from rltune.policies.dynamic import STATIC
@@ -41,7 +43,7 @@ from rltune.policies.learn import group_table
 from rltune.policies.orders import order, static_rank
 from rltune.policies.preemptive import LAS_LEVELS_GPU_S, PREEMPTIVE, PREEMPTIVE_ALIASES, Preemptive
 from rltune.simulator.decisions import Decision, GivenKeys, Picker, Planned, drive
-from rltune.simulator.joint import REST, Joint, JointAllocator, Ordered
+from rltune.simulator.joint import GREEDY, REST, Joint, JointAllocator, Ordered
 from rltune.simulator.options import (
     Options,
     check_quotas_suffice,
@@ -82,7 +84,9 @@ def simulate_full(
         raise InputError(
             f"allocator {allocator!r} does not place jobs GPU by GPU; known are {', '.join(SHARING_RULES)}, milp"
         )
-    sim, jobs, notes = build_state(jobs, cluster, policy, backfill, allocator, known_s, options)
+    picks = isinstance(policy, Picker)
+    named: Any = policy.baseline if isinstance(policy, Picker) else policy
+    sim, jobs, notes = build_state(jobs, cluster, named, backfill, allocator, known_s, options, picks)
     decision = _decision(jobs, cluster, sim, policy, backfill, allocator, options.way_rule)
     sim = drive(sim, decision)
     stats = getattr(allocator, "stats", None)
@@ -94,7 +98,7 @@ def simulate_full(
 
 
 class Built(NamedTuple):
-    """A state at time zero, the jobs with the ways to run that the options gave them, and remarks by what they are on."""
+    """A state at time zero, the jobs with the ways to run that the options gave them, and remarks by subject."""
 
     sim: Sim
     jobs: JobTable
@@ -107,16 +111,19 @@ NO_NOTES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 def build_state(
     jobs: JobTable,
     cluster: Cluster,
-    policy: str | Policy | Picker,
+    policy: str | Policy,
     backfill: str,
     allocator: str | JointAllocator | Allocator,
     known_s: Floats | None,
     options: Options,
+    picks: bool = False,
 ) -> Built:
-    """The state at time zero; see `simulate_full`."""
-    online = known_s is None
-    estimate = np.full(len(jobs), np.nan) if known_s is None else known_s
-    params, rank, flow = _policy_of(jobs, policy, backfill, allocator, estimate, online, options)
+    """The state at time zero; see `simulate_full`.
+
+    ``picks``: jobs are picked one after the other, and ``policy`` names the baseline. ``allocator`` may be "milp" then.
+    """
+    online, estimate = known_s is None, believed(known_s, len(jobs))
+    params, rank, flow = _policy_of(jobs, policy, backfill, allocator, known_s, options, picks)
     speed, notes = job_speed(options, jobs, cluster)
     jobs, more = with_ways(jobs, cluster, options, speed)
     quotas = job_quotas(options, jobs, cluster)
@@ -134,10 +141,32 @@ def build_state(
         attained=attained_of(jobs, options.past_jobs) if params.order == priorities.GITTINS else nothing_attained(),
     )
     listed, thresholds = listed_events(options, cluster), np.array(las_levels(policy, options), np.float64)
-    sim = build_full(jobs, cluster, columns, params, listed, thresholds, _types(jobs, cluster, allocator))
+    rule = placed_by(allocator, picks)
+    types = task_types(jobs, cluster, rule) if rule in MEASURES else None
+    sim = build_full(jobs, cluster, columns, params, listed, thresholds, types)
     check_quotas_suffice(jobs, sim, options.quotas or ())
+    if params.on_tick and sim.space.room.layout.shape[1]:
+        overhead = options.overhead_s + LONGEST_CHANGE_S + options.mig_mode_s
+        _check_quantum(options, overhead, "suspend_s + resume_s + migrate_s and changing MIG instances")
     notes_of_ways = (*more, *ways_left_out(offered))
     return Built(with_profile(sim, cluster), jobs, {"throughput": notes, "ways": notes_of_ways})
+
+
+def believed(known_s: Floats | None, n: int) -> Floats:
+    """(n,) run times as believed at the start: NaN where they are learned on the way."""
+    return np.full(n, np.nan) if known_s is None else known_s
+
+
+def is_joint(allocator: Any) -> bool:
+    """Whether the MILP decides on several jobs together."""
+    return isinstance(allocator, JointAllocator) or allocator == "milp"
+
+
+def placed_by(allocator: Any, picks: bool) -> str:
+    """The rule of the kernels, which also finds known plans and, where jobs are picked, a provisional place for each."""
+    if isinstance(allocator, str) and not is_joint(allocator):
+        return allocator
+    return GREEDY if picks else REST
 
 
 def _decision(
@@ -149,7 +178,7 @@ def _decision(
     allocator: Any,
     way_rule: str,
 ) -> Decision | None:
-    """Who decides outside the kernels; None: nobody needs to."""
+    """What decides outside the kernels; None: the kernels decide all."""
     params, suspends = sim.params, bool(sim.params.on_event or sim.params.on_tick)
     joint = Joint.of(allocator, jobs, cluster, sim, way_rule) if isinstance(allocator, JointAllocator) else None
     if isinstance(policy, Picker):
@@ -166,34 +195,25 @@ def _decision(
     return Planned(own, allocator, "blocking" if backfill == "strict" else backfill, jobs.priority, suspends)
 
 
-def _types(jobs: JobTable, cluster: Cluster, allocator: Any) -> TaskTypes | None:
-    """The workload, where places are chosen by a measure of fragmentation."""
-    rule = allocator if isinstance(allocator, str) else REST
-    return task_types(jobs, cluster, rule) if rule in MEASURES else None
-
-
 def _policy_of(
     jobs: JobTable,
-    policy: str | Policy | Picker,
+    policy: str | Policy,
     backfill: str,
     allocator: Any,
-    estimate: Floats,
-    online: bool,
+    known_s: Floats | None,
     options: Options,
+    picks: bool,
 ) -> tuple[Parameters, Any, Any]:
     """Scalars of the simulation, static rank (n_jobs,) and flow (n_jobs,)."""
     n, name = len(jobs), policy if isinstance(policy, str) else "of your own"
     special = preemptive_policy(name)
     rank, flow = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    online, estimate = known_s is None, believed(known_s, n)
     unknown = np.isnan(estimate).any() and not online
     if special is not None:
         code, on_event, on_tick, timed = CODES[special.name], special.on_event, special.on_tick, special.needs_run_time
         if special.flow is not None:
             flow = getattr(jobs, special.flow).codes.astype(np.int64) + 1
-    elif isinstance(policy, Picker):
-        code = priorities.GIVEN if isinstance(allocator, JointAllocator) else STATIC
-        on_event, on_tick, timed = False, False, policy.needs_run_time
-        rank = policy.baseline_rank(jobs, estimate)
     elif not isinstance(policy, str):
         code, on_event, on_tick, timed = priorities.GIVEN, False, False, False
         rank = np.arange(n)
@@ -215,8 +235,9 @@ def _policy_of(
         raise InputError(f"{what} needs run times; use runtimes=exact, requested, predicted or online")
     if (on_event or on_tick) and backfill != "skip":
         raise InputError(f"policy {name} suspends jobs, backfill={backfill} holds GPUs back; use backfill=skip")
-    joint = isinstance(allocator, JointAllocator)
-    inside = isinstance(policy, str) and isinstance(allocator, str)
+    # Where jobs are picked, the MILP does not weigh whom to suspend, and somebody else decides at every instant.
+    joint = isinstance(allocator, JointAllocator) and not picks
+    inside = isinstance(policy, str) and isinstance(allocator, str) and not picks
     suspends = on_event or on_tick
     outside = INSIDE if inside else WHEN_ANY_FITS if joint and isinstance(policy, str) and not suspends else ALWAYS
     last = float(jobs.submit_s[-1])
@@ -224,22 +245,30 @@ def _policy_of(
         raise InputError(
             f"submit_s up to {last:g}: a quantum of {options.quantum_s:g} s is lost in rounding; shift the times"
         )
-    if on_tick and options.overhead_s >= options.quantum_s:
-        raise InputError(
-            f"quantum_s={options.quantum_s:g} is no longer than suspend_s + resume_s + migrate_s = "
-            f"{options.overhead_s:g}: jobs would never get on; use a longer quantum"
-        )
+    if on_tick:
+        _check_quantum(options, options.overhead_s, "suspend_s + resume_s + migrate_s")
+    mig_longest = LONGEST_QUEUE_S + 2.0 * options.mig_mode_s if options.mig_reconfiguration else 0.0
     params = Parameters(
-        order=code, backfill=BACKFILLS[backfill], rule=SHARING_RULES[allocator if isinstance(allocator, str) else REST],
+        order=code, backfill=BACKFILLS[backfill], rule=SHARING_RULES[placed_by(allocator, picks)],
         on_event=bool(on_event), on_tick=bool(on_tick), outside=outside, quantum=float(options.quantum_s),
         suspend=float(options.suspend_s), resume=float(options.resume_s), migrate=float(options.migrate_s),
         checkpoint=_or_never(options.checkpoint_s), node_mtbf=_or_never(options.node_mtbf_s),
         node_repair=float(options.node_repair_s), gpu_mtbf=_or_never(options.gpu_mtbf_s),
         retries=int(options.max_retries), half_life=float(options.half_life_s),
         reservations=-1 if options.reservations is None else int(options.reservations), learns=online,
-        seed=int(options.seed), **hysteresis(jobs, name, estimate, options),
+        seed=int(options.seed), mig_mode=float(options.mig_mode_s), mig_longest=mig_longest,
+        **hysteresis(jobs, name, estimate, options),
     )  # fmt: skip
     return params, rank, flow
+
+
+def _check_quantum(options: Options, overhead_s: float, parts: str) -> None:
+    """Refuse a time slice in which a resumed job might do nothing."""
+    if overhead_s >= options.quantum_s:
+        raise InputError(
+            f"quantum_s={options.quantum_s:g} is no longer than {parts} = {overhead_s:g}: "
+            "jobs would never get on; use a longer quantum"
+        )
 
 
 def las_levels(policy: Any, options: Options) -> Sequence[float]:
@@ -251,7 +280,7 @@ def las_levels(policy: Any, options: Options) -> Sequence[float]:
 
 
 def hysteresis(jobs: JobTable, policy: str, estimate: Floats, options: Options) -> dict[str, Any]:
-    """How far ahead a waiting job must be to suspend a running one, and what is made of estimates."""
+    """How far ahead a waiting job must be to suspend a running one, and how outlived estimates are corrected."""
     special = preemptive_policy(policy)
     # Of levels a job is at one or another: they are hysteresis enough.
     levelled = special is not None and CODES[special.name] == priorities.LAS and len(las_levels(policy, options)) > 0
@@ -271,11 +300,16 @@ def _or_never(seconds: float | None) -> float:
 
 
 def result_of(jobs: JobTable, cluster: Cluster, sim: Sim, notes: Mapping[str, tuple[str, ...]] = NO_NOTES) -> Result:
-    """What a simulation has come to: a final state, or one on the way."""
+    """The result of a simulation, from its final state or an intermediate one."""
     runs = _runs(sim)
-    extra: dict[str, Any] = {name: list(told) for name, told in notes.items() if told}
+    extra: dict[str, Any] = {name: list(lines) for name, lines in notes.items() if lines}
     if sim.params.learns:
         extra["forecast"] = forecast_error(jobs, sim.jobs.known)
+    if sim.space.room.layout.shape[1]:
+        extra["mig"] = {
+            "reconfigurations": int(sim.counts[RECONFIGURED]),
+            "reconfiguring_s": float(sim.clock[RECONFIGURING]),
+        }
     if sim.detail.profile.counts[RAN_OUT]:
         extra["reservations_simplified"] = int(sim.detail.profile.counts[RAN_OUT])
     return Result(

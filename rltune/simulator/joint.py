@@ -6,22 +6,21 @@ jobs behind those that wait are decided on too (`rltune.simulator.suspending`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from rltune.allocators.formulation import Holders, Instance, Place
 from rltune.allocators.measure import Measure
-from rltune.allocators.partition import with_idle
 from rltune.compiled import kernel
 from rltune.core.choices import FASTEST
 from rltune.core.loop import something_can_start, start_now
 from rltune.core.reference import Ref, ref
+from rltune.core.repartition import idle_instances
 from rltune.core.resources.fragments import no_types, task_types
-from rltune.core.resources.room import amounts
+from rltune.core.resources.room import Room, amounts
 from rltune.core.resources.scores import SHARING_RULES
-from rltune.core.resources.slices import INDICES, START_BIT
 from rltune.core.state import NOW, QUEUED, STARTED, STRICT, TICKED, Floats, Ints, Sim
 from rltune.nouns.cluster import Cluster, ClusterArrays
 from rltune.nouns.jobs import WHOLE, JobTable
@@ -71,6 +70,8 @@ class JointAllocator(Protocol):
     @property
     def stats(self) -> Any: ...
 
+    def count_trivial(self) -> None: ...
+
     def values(self, gpus: Any, waiting: Any = None) -> Floats: ...
 
     def cost_of(self, cluster: ClusterArrays) -> Floats: ...
@@ -95,10 +96,10 @@ class Joint:
         """``way_rule``: of `rltune.core.choices.Taking`: by which a job's ways are better or worse."""
         measure, by_gpu = measure_of(allocator, jobs, cluster, sim.cluster)
         head, loss = min(int(allocator.head), len(jobs)), losses(sim, way_rule)
-        draft = build_draft(cluster, sim.choices, loss, head, sim.space.left)
+        draft = build_draft(cluster, sim.choices, loss, head, sim.space)
         trial = None
         if sim.params.on_event or sim.params.on_tick:
-            trial = ref(build_trial(cluster, sim.choices, loss, min(head, MOST_STARTERS), sim.space.left))
+            trial = ref(build_trial(cluster, sim.choices, loss, min(head, MOST_STARTERS), sim.space))
         return cls(allocator, measure, by_gpu, draft, ref(draft), trial)
 
     def take(self, state: Ref) -> None:
@@ -125,6 +126,15 @@ class Joint:
             prepare(state, self.work)
             self._plan(state)
             again = start_decided(state, self.work)
+
+    def place_started(self, sim: Sim) -> bool:
+        """Write down where the draft's jobs go, all of which start; whether any goes elsewhere than the draft had it."""
+        each, n = self.draft.each, int(self.draft.counts[JOBS])
+        known = read_plan(sim, each, n)
+        instance = replace(self._instance(sim, n), all_start=True)
+        places = self.allocator.solver.decide(instance, self.measure, {"picked": known}, by_gpu=self.by_gpu).places
+        write_plan(each, instance, places)
+        return places != known
 
     def _under(self, state: Ref, rule: str) -> Ref:
         """The same state with another rule of placement."""
@@ -156,7 +166,7 @@ class Joint:
         choices = choices_of(sim, each, n)
         gpus = np.maximum(amounts(sim.detail.demand, choices["jobs"]), 1 / WHOLE)
         return Instance(
-            **choices, room=sim.space.room, value=self.allocator.values(gpus),
+            **choices, room=sim.space.room, value=self.allocator.values(gpus), idle=idle_in(sim, sim.space.room),
             late=each.late[: each.hi[n - 1]] if reserved else None, spare=sim.spare.room if reserved else None,
             group=sim.detail.group[each.job[:n]] if limited else None, left=sim.space.left / WHOLE if limited else None,
             prefix=sim.params.backfill == STRICT,
@@ -210,7 +220,7 @@ class Joint:
         gpus = np.maximum(amounts(sim.detail.demand, asked), 1 / WHOLE)
         back = params.suspend + params.resume
         return Instance(
-            **choices, room=trial.space.room, value=self.allocator.values(gpus, ~runs), idle=held_instances(sim, held),
+            **choices, room=trial.space.room, value=self.allocator.values(gpus, ~runs), idle=idle_in(sim, trial.space.room),
             group=sim.detail.group[trial.each.job[:n]] if limited else None,
             left=trial.space.left / WHOLE if limited else None,
             holders=Holders(
@@ -264,16 +274,12 @@ def held_places(sim: Sim, trial: Trial) -> list[Place | None]:
     return found
 
 
-def held_instances(sim: Sim, held: list[Place | None]) -> Ints | None:
-    """(n_nodes, widest) MIG instances of the candidates, which they leave behind where they go; None: there are none."""
-    cut = [place for place in held if place is not None and sim.detail.demand.profile[place.ask] >= 0]
-    if not cut:
+def idle_in(sim: Sim, room: Room) -> Ints | None:
+    """(n_nodes, widest) MIG instances that no job holds in ``room``; None: instances are not kept."""
+    if not room.layout.shape[1]:
         return None
-    idle = np.zeros(sim.space.room.milli.shape, np.int64)
-    for (node,), (grant,), ask in cut:
-        gpu, kind = (grant & INDICES).bit_length() - 1, int(sim.cluster.pool_mig[sim.cluster.node_pool[node]])
-        profile = int(sim.detail.demand.profile[ask])
-        idle[node, gpu] = with_idle(int(idle[node, gpu]), profile, kind, grant >> START_BIT)
+    idle = np.zeros(room.layout.shape, np.int64)
+    idle_instances(sim.cluster, room, idle)
     return idle
 
 

@@ -16,6 +16,7 @@ from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import WHOLE, JobTable
 from rltune.nouns.throughput import Throughput
 from rltune.policies.preemptive import DISPLACE_FACTOR, HALF_LIFE_S, OVERRUN_FACTOR
+from rltune.traces.heterogeneity import throughput_of
 
 KINDS = {"fail": FAIL, "repair": REPAIR, "drain": DRAIN, "reopen": REOPEN}
 OPPOSITE = {REPAIR: FAIL, REOPEN: DRAIN}
@@ -39,14 +40,14 @@ class Options:
         quantum_s: time slice of las, gittins, round_robin, lottery, wfq.
         suspend_s, resume_s, migrate_s: spent holding GPUs, without progress, at the start of every later run of
             a job: saving its state, restoring it, and moving it if the nodes are others.
-        checkpoint_s: a failure costs the work since the last checkpoint, taken so often (None: since the last suspension).
+        checkpoint_s: time between checkpoints: a failure costs the work since the last one (None: since the last suspension).
         las_levels_gpu_s: thresholds of las_levels and las, GPU-seconds; empty: continuous; None: published ones, continuous.
-        displace_factor: hysteresis of srtf, srsf, las, gittins: a running job is suspended for one only if its key is more than
-            so many times the other's, and more by what resuming it will cost; and one that waits suspends others only
-            after it has waited for free GPUs as long as a resumption takes. 1: any larger key will do, at once. With
-            allocator milp without effect: it weighs suspensions by what they cost.
-        overrun_factor: of srtf, srsf where run times are estimates: total run time is believed to be at least so many times
-            what a job has run. 1: a job that outlives its estimate is about to end.
+        displace_factor: hysteresis of srtf, srsf, las, gittins: a waiting job suspends a running one only if the running job's
+            key is more than this factor times its own, and larger by what the resumption will cost; and only after it
+            has waited for free GPUs as long as a resumption takes. 1: any larger key will do, at once. No effect with
+            allocator milp, which weighs suspensions by their costs.
+        overrun_factor: of srtf, srsf where run times are estimates: total run time is believed to be at least this factor
+            times what a job has run. 1: a job that outlives its estimate is about to end.
         past_jobs: of gittins: a job table or trace to learn run times from, submitted before these jobs, on the same
             clock; those that would still run at the first submission count as not ended. None: it learns on the way.
         gittins_online: whether gittins learns (also) from jobs that end in the simulation; None: if there are no past_jobs.
@@ -58,8 +59,9 @@ class Options:
         max_retries: failures that a job survives, its own and those of nodes together; then it is given up.
         node_events: (time, node, kind) with kind fail (its runs are lost), repair, drain (takes no new job), reopen; a
             node is numbered over all pools, and fails or drains again only after its repair or reopening.
-        capacity: (time, pool, nodes): so many nodes of the pool are in service from then on; others drain, highest first.
-        speed: a `rltune.nouns.throughput.Throughput`, or (n_jobs, n_pools) relative to the recorded hardware; None: 1 everywhere.
+        capacity: (time, pool, nodes): number of nodes of the pool in service from then on; others drain, highest first.
+        speed: a `rltune.nouns.throughput.Throughput`, what names a measured one (name, reference, missing; see
+            `rltune.traces.heterogeneity.throughput_of`), or (n_jobs, n_pools) relative to the recorded hardware; None: 1 everywhere.
         seed: of failures, lottery and random placement.
         quotas: virtual cluster -> GPUs that its jobs may hold at once, a share as its fraction, a MIG slice by its
             memory; a virtual cluster that is not named has none. Also as pairs. None: no quotas.
@@ -67,6 +69,10 @@ class Options:
             slice of it) or gpu_heterogeneity (jobs may use other GPU types); see `rltune.simulator.ways`. None: only those
             of the job table.
         way_rule: which of a job's ways is tried first: fastest, or efficient (most work per GPU held).
+        mig_reconfiguration: whether MIG instances stay until others need their place, and changing them takes its measured
+            time; false: slices appear and go in no time.
+        mig_mode_s: to turn MIG mode of a GPU on or off, when it serves in slices after it served whole or the other way;
+            0: it depends on driver and type (on an A100 it is a reset), and no measurement is at hand.
         way_least_speed: ways slower than this share of the job's fastest, 0 to 1, are left out; 0: none is.
     """
 
@@ -96,11 +102,13 @@ class Options:
     ways: str | None = None
     way_rule: str = FASTEST
     way_least_speed: float = 0.0
+    mig_reconfiguration: bool = True
+    mig_mode_s: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("quantum_s", "half_life_s", "node_repair_s"):
             _check_time(name, getattr(self, name), above=True)
-        for name in ("suspend_s", "resume_s", "migrate_s"):
+        for name in ("suspend_s", "resume_s", "migrate_s", "mig_mode_s"):
             _check_time(name, getattr(self, name), above=False)
         for name in ("checkpoint_s", "node_mtbf_s", "gpu_mtbf_s"):
             if getattr(self, name) is not None:
@@ -123,6 +131,12 @@ class Options:
                 raise InputError(f"{name}={value!r}; a whole number from {least} to below 2^63 is needed")
         if self.preemptive is not None and not isinstance(self.preemptive, bool | np.bool_):
             raise InputError(f"preemptive={self.preemptive!r}; use true, false or null (as the policy is)")
+        if not isinstance(self.mig_reconfiguration, bool | np.bool_):
+            raise InputError(f"mig_reconfiguration={self.mig_reconfiguration!r}; use true or false")
+        if self.mig_mode_s > 0 and not self.mig_reconfiguration:
+            raise InputError(
+                f"mig_mode_s={self.mig_mode_s:g} goes with mig_reconfiguration=true; leave one of them out"
+            )
         if self.quantum_s < SHORTEST_QUANTUM_S:
             raise InputError(f"quantum_s={self.quantum_s!r}; at least {SHORTEST_QUANTUM_S:g} s are needed")
         if self.ways is not None and self.ways not in TABLES:
@@ -237,14 +251,15 @@ def job_weights(options: Options, priority: npt.NDArray[np.float64]) -> Floats:
 
 
 def job_speed(options: Options, jobs: JobTable, cluster: Cluster) -> tuple[Floats | None, tuple[str, ...]]:
-    """(n_jobs, n_pools) relative speeds, or None; and remarks on what they rest on."""
+    """(n_jobs, n_pools) relative speeds, or None; and remarks on their source."""
     if options.speed is None:
         return None, ()
-    if isinstance(options.speed, Throughput):
-        speeds = options.speed.speeds(jobs, cluster)
+    table = throughput_of(options.speed) if isinstance(options.speed, Mapping) else options.speed
+    if isinstance(table, Throughput):
+        speeds = table.speeds(jobs, cluster)
         # Pools that a job may not use have none.
         return np.where(np.isnan(speeds.speed), 1.0, speeds.speed), tuple(speeds.notes)
-    speed, shape = _numbers("speed", options.speed), (len(jobs), len(cluster.pools))
+    speed, shape = _numbers("speed", table), (len(jobs), len(cluster.pools))
     if speed.shape != shape or not np.isfinite(speed).all() or (speed <= 0).any():
         raise InputError(
             f"speed of shape {speed.shape}; numbers above 0 for {shape[0]} jobs by {shape[1]} pools are needed"
@@ -261,15 +276,15 @@ def job_quotas(options: Options, jobs: JobTable, cluster: Cluster) -> tuple[Ints
     group = np.full(len(jobs), -1, np.int64)
     for g, vc in enumerate(quotas):
         if vc not in known:
-            told = f"known are {', '.join(known)}" if known else "the jobs name none"
-            raise InputError(f"quotas: virtual cluster {vc!r} is unknown; {told}")
+            remedy = f"known are {', '.join(known)}" if known else "the jobs name none"
+            raise InputError(f"quotas: virtual cluster {vc!r} is unknown; {remedy}")
         if vc in names:
             group[jobs.vc.codes == names.index(vc)] = g
     return group, np.floor(np.array([*quotas.values()]) * WHOLE + 1e-6).astype(np.int64)
 
 
 def check_quotas_suffice(jobs: JobTable, sim: Sim, vcs: Iterable[Any]) -> None:
-    """Refuse a job that wants more than its quota in every way. What no pool can hold is told elsewhere."""
+    """Refuse a job that wants more than its quota in every way. What no pool can hold is refused elsewhere."""
     group, left = sim.detail.group, sim.space.left
     amount = least_amount(sim.choices, sim.detail.amount)[sim.jobs.cls]
     possible = np.diff(sim.choices.ptr)[sim.jobs.cls] > 0

@@ -1,4 +1,4 @@
-"""What a simulation leaves: the schedule as a table, and its summary."""
+"""The result of a simulation: the schedule as a table, and its summary."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DAY_S = 86_400.0
 GROUPS = ("vc", "user", "priority", "gpu_type", "name", "status", "mig", "num_gpus")
 """Columns of the job table that `Result.by` can group by."""
 TENANTS = ("vc", "user")
-"""Whose fairness the summary tells."""
+"""Groups whose fairness is in the summary."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Result:
     ``start_s, end_s`` (n_jobs,): first start and last end, NaN for a job that never ran or never ended.
     ``events``: arrivals, completions and whatever else was simulated; ``dropped``: jobs that no idle pool
     could hold. ``make_runs``: builds `runs`, when first asked for. ``decisions``: one record a decision
-    where the readable loop made them, else empty. ``extra``: what the detailed simulation has to tell beside;
+    where the readable loop made them, else empty. ``extra``: further entries of the summary from the full build;
     ``interrupted``: whether any job may have several runs.
     """
 
@@ -68,7 +68,7 @@ class Result:
 
     @cached_property
     def runs(self) -> Runs:
-        """Who held which GPUs, by start."""
+        """Which job held which GPUs when, by start."""
         return self.make_runs()
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -29,17 +29,18 @@ from rltune.simulator.full import preemptive_policy, simulate_full
 from rltune.simulator.joint import JointAllocator
 from rltune.simulator.options import make_options
 from rltune.simulator.result import Result
+from rltune.traces import Trace
 
 OVERSIZED = ("refuse", "drop")
 TRAINED = {name: BACKFILLS[name] for name in ("blocking", "skip", "easy")}
-"""Backfilling that policies are trained and judged under."""
+"""Backfilling available in training and evaluation."""
 PLAIN = {name: code for name, code in BACKFILLS.items() if code != CONSERVATIVE}
 DETAILED = {name: code for name, code in BACKFILLS.items() if code != BLOCKING}
 """Backfilling by build of the core."""
 
 
 def simulate_jobs(
-    jobs: JobTable,
+    workload: Trace | JobTable,
     cluster: Cluster,
     *,
     policy: str | Policy | Picker = "fifo",
@@ -48,14 +49,13 @@ def simulate_jobs(
     runtimes: str | FloatArray = "exact",
     oversized: str | None = None,
     cost: FloatArray | None = None,
-    source: str = "jobs",
-    seed: int = 0,
     **options: Any,
 ) -> Result:
-    """Run every job of the table; deterministic.
+    """Run every job of a trace or a table; deterministic.
 
     Whole GPUs without interruptions run on the lean build of the core; whatever asks for more
-    (shares, MIG, CPU and memory limits, a preemptive policy, conservative backfill, any of ``options``) on the full one.
+    (shares, MIG, CPU and memory limits, a preemptive policy, conservative backfill, any of ``options`` but the seed) on the
+    full one.
 
     Args:
         policy: name of an order or of a preemptive policy, a function (queue, snapshot) -> keys, or a learned policy
@@ -69,17 +69,17 @@ def simulate_jobs(
             first) or drop (they count as unfinished). Default: refuse; under ``blocking`` drop with
             a warning, since the reference protocol drops them.
         cost: (n_pools, cap + 1) fragmentation cost for least_fragmentation; default: these jobs' own demand.
-        seed: of failures, lottery and random placement; nothing else is left to chance.
-        options: of the full build, see `rltune.simulator.options.Options`.
+        options: of the full build, and ``seed`` (of failures, lottery and random placement); see `rltune.simulator.options.Options`.
 
     Raises:
         InputError: unknown names, a policy that needs run times under ``unknown``, an oversized job.
     """
     if isinstance(allocator, SharingRule):
         allocator = allocator.rule
+    jobs, source = (workload, "jobs") if isinstance(workload, JobTable) else (workload.jobs, workload.label)
     refuse_old_options(options, ("policy", "backfill", "runtimes"))
-    detail = make_options(options | {"seed": seed})
-    check_backfill(backfill, BACKFILLS)
+    detail = make_options(options)
+    check_backfill(backfill, TRAINED if isinstance(policy, Picker) else BACKFILLS)
     if not len(jobs):
         raise InputError(f"{source}: the job table is empty; at least one job is needed")
     known = believed_run_times(jobs, runtimes)
@@ -149,8 +149,9 @@ def simulate_picking(
     if joint is None and not isinstance(allocator, str):
         raise InputError("a learned policy starts jobs itself: use an allocator by name, or milp")
     rule = LEAST_FRAGMENTATION if joint is not None else rule_code(str(allocator))
-    params = Plain(STATIC, BACKFILLS[backfill], rule, ALWAYS)
-    sim = build_lean(jobs, cluster, known, policy.baseline_rank(jobs, known), cost, params)
+    chosen = order(policy.baseline)
+    params = Plain(chosen.code, BACKFILLS[backfill], rule, ALWAYS)
+    sim = build_lean(jobs, cluster, known, static_rank(chosen, jobs, known), cost, params)
     picking = policy.decision(sim, joint)
     if backfill == "blocking":
         picking.run_blocking()
@@ -194,13 +195,15 @@ def needs_detail(
     backfill: str,
     allocator: Any,
     runtimes: Any,
-    options: dict[str, Any],
+    options: Iterable[str],
 ) -> str | None:
-    """Why the detailed simulation is needed; None: it is not."""
-    if options:
-        return f"{', '.join(options)} given"
+    """Why the detailed simulation is needed; None: it is not. ``options``: names of those that were given."""
+    # On the lean build nothing is left to chance, so a seed changes nothing.
+    if detailed := [name for name in options if name != "seed"]:
+        return f"{', '.join(detailed)} given"
     if backfill not in PLAIN:
         return f"backfill={backfill}"
+    policy = policy.baseline if isinstance(policy, Picker) else policy
     if isinstance(policy, str) and preemptive_policy(policy) is not None:
         return f"policy={policy}"
     if isinstance(allocator, str) and allocator not in RULES and allocator in SHARING_RULES:
@@ -236,7 +239,7 @@ def check_backfill(backfill: str, known: Mapping[str, int] = TRAINED) -> str:
 
 
 def check_run_times(known_s: Any, n: int) -> FloatArray:
-    """(n,) run times of a user's own, finite and >= 0, or NaN where unknown."""
+    """(n,) run times given by the user, finite and >= 0, or NaN where unknown."""
     try:
         known = np.asarray(known_s, np.float64)
     except (TypeError, ValueError):
@@ -263,7 +266,7 @@ def fragmentation_cost(jobs: JobTable, cluster: Cluster, cost: FloatArray | None
 def handle_oversized(
     jobs: JobTable, known: FloatArray, cluster: Cluster, oversized: str | None, backfill: str, source: str
 ) -> tuple[JobTable, FloatArray]:
-    """Refuse jobs that can never run, or leave them to be counted as unfinished."""
+    """Refuse jobs that can never run, or let them count as unfinished."""
     if oversized is not None and oversized not in OVERSIZED:
         raise InputError(f"oversized={oversized!r} is unknown; known are {', '.join(OVERSIZED)}")
     misfits = find_oversized(jobs, cluster)

@@ -1,4 +1,4 @@
-"""Runs: who held which GPUs from when to when. Every simulation leaves them; schedules and metrics are read from them."""
+"""Runs: which job held which GPUs from when to when. Schedules and metrics of every simulation are computed from them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy.typing as npt
 from rltune.core.state import FINISHED, Sim
 
 OUTCOMES = ("finished", "suspended", "node failure", "job failure", "given up")
-"""Why a run ended: its job was done; made room; lost a node; failed itself; failed for the last time
-allowed. By the codes of `rltune.core.state`."""
+"""Why a run ended: the job finished; was suspended; lost a node; failed itself; failed for the last time allowed. In the
+order of the codes of `rltune.core.state`."""
 GPU = 1000
 """Thousandths of a GPU."""
 

@@ -17,7 +17,7 @@ from rltune.core.choices import Choices
 from rltune.core.preemption import GONE, NEEDED, STAYS, choose_victims, narrowest_alone, sort_running
 from rltune.core.priorities import clearly_ahead, has_waited_enough, standing
 from rltune.core.queue import begin_pass, block_class, class_blocked, sort_by_key, sort_queue
-from rltune.core.resources.nodes import Nodes, idle_nodes
+from rltune.core.resources.nodes import Nodes, nodes_like
 from rltune.core.resources.slices import INDICES, bits
 from rltune.core.resources.verbs import book_held, copy_free, find, take_found, way_held
 from rltune.core.runs import start_job, stop_run
@@ -57,12 +57,12 @@ class Trial(NamedTuple):
     counts: Ints
 
 
-def build_trial(cluster: Cluster, choices: Choices, loss: Floats, starters: int, left: Ints) -> Trial:
-    """Work space for ``starters`` waiting jobs; ``left``: quotas."""
+def build_trial(cluster: Cluster, choices: Choices, loss: Floats, starters: int, free: Nodes) -> Trial:
+    """Work space for ``starters`` waiting jobs on free resources like ``free``."""
     most = starters + MOST_RUNNING
     return Trial(
         each=build_candidates(cluster, choices, loss, most), runs=ints(most), made=ints(most), action=ints(most),
-        again=ints(most), freed=ints(cluster.nodes), price=floats(cluster.nodes), space=idle_nodes(cluster, left),
+        again=ints(most), freed=ints(cluster.nodes), price=floats(cluster.nodes), space=nodes_like(cluster, free),
         counts=ints(4),
     )  # fmt: skip
 

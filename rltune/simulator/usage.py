@@ -123,7 +123,7 @@ def queue_summary(jobs: JobTable, runs: Runs, begin_s: float, end_s: float) -> d
         at, level = queue_level(jobs, runs, weight)
         mean = float(area(at, level, np.array([end_s]))[0]) / (end_s - begin_s) if end_s > begin_s else 0.0
         out[f"mean_{name}"] = mean / unit
-        # A level that lasts no time was never seen by anybody: `steps` keeps the last of an instant.
+        # Levels that last no time do not count: `steps` keeps the last of an instant.
         out[f"max_{name}"] = float(level.max(initial=0)) / unit
     return out
 

@@ -1,4 +1,4 @@
-"""Ways to run from measured tables, for jobs whose trace tells only one.
+"""Ways to run from measured tables, for jobs whose trace names only one.
 
 - *mig_profiles*: a job of one whole GPU may take a slice of it. How much of its speed a slice keeps depends on the model,
   which traces do not name: each job is given one of the measured training jobs (`rltune.mig.profiles`), drawn by the

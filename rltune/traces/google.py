@@ -8,6 +8,7 @@ Parquet row a job. 2019: ``collection_events`` with a header, as exported from B
 from __future__ import annotations
 
 from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -58,10 +59,13 @@ def read_parquet(frame: pd.DataFrame, file: str) -> Reading:
     first = frame["schedule_us"].astype("Float64").to_numpy(np.float64, na_value=np.nan)
     last = frame["end_us"].astype("Float64").to_numpy(np.float64, na_value=np.nan)
     submit = frame["submit_us"].astype("Float64").to_numpy(np.float64, na_value=np.nan)
-    status = frame["end_event"].map(ENDS_2011)
+    columns = {
+        "user": frame["user"],
+        "priority": frame["scheduling_class"],
+        "status": frame["end_event"].map(ENDS_2011),
+    }
     lines = np.arange(1, len(frame) + 1)
-    columns = {"user": frame["user"], "priority": frame["scheduling_class"]}
-    return _jobs(frame["job_id"].to_numpy(), submit, first, last, status, columns, lines, ORIGIN_2011, file)
+    return _jobs(_Lives(frame["job_id"].to_numpy(), submit, first, last, columns, lines), ORIGIN_2011, file)
 
 
 def _from_events(
@@ -88,37 +92,36 @@ def _from_events(
     last = last.reindex(first.index)
     named = table.frame.set_index(key)
     named = named[~named.index.duplicated()].reindex(first.index)
-    columns = {ours: named[theirs] for ours, theirs in optional.items()}
-    status = last.kind.map(ends)
-    ids = first.index.to_numpy()
-    arrays = (first.time.to_numpy(), started.to_numpy(), last.time.to_numpy())
-    return _jobs(ids, *arrays, status, columns, first.line.to_numpy(), origin, table.file)
+    columns = {ours: named[theirs] for ours, theirs in optional.items()} | {"status": last.kind.map(ends)}
+    times = (first.time.to_numpy(), started.to_numpy(), last.time.to_numpy())
+    return _jobs(_Lives(first.index.to_numpy(), *times, columns, first.line.to_numpy()), origin, table.file)
 
 
-def _jobs(
-    ids: np.ndarray,
-    submit_us: np.ndarray,
-    start_us: np.ndarray,
-    end_us: np.ndarray,
-    status: pd.Series,
-    columns: dict[str, pd.Series],
-    lines: np.ndarray,
-    origin: datetime,
-    file: str,
-) -> Reading:
+class _Lives(NamedTuple):
+    """Jobs as recorded, arrays (n_jobs,): microseconds, further ``columns`` by name, ``lines`` of the file."""
+
+    job_id: np.ndarray
+    submit_us: np.ndarray
+    start_us: np.ndarray
+    end_us: np.ndarray
+    columns: dict[str, pd.Series]
+    lines: np.ndarray
+
+
+def _jobs(lives: _Lives, origin: datetime, file: str) -> Reading:
     """Jobs submitted, started and ended within the trace; time 0 stands for before it, 2^63 - 1 for after."""
+    _, submit_us, start_us, end_us, columns, lines = lives
     inside = (submit_us > 0) & (start_us > 0) & np.isfinite(end_us) & (end_us < 2.0**62) & (end_us >= start_us)
     if not inside.any():
         raise InputError(
             f"{file}: no job that was submitted, started and ended within the trace; at least one is needed"
         )
     found: dict[str, object] = {
-        "job_id": ids[inside],
+        "job_id": lives.job_id[inside],
         "submit_s": submit_us[inside] / 1e6,
         "duration_s": (end_us - start_us)[inside] / 1e6,
         "num_gpus": np.ones(int(inside.sum()), np.int64),
         "wait_s": np.maximum(0.0, (start_us - submit_us)[inside]) / 1e6,
-        "status": status.to_numpy()[inside],
     }
     found |= {name: values.to_numpy()[inside] for name, values in columns.items()}
     notes = (INVENTED, f"{int((~inside).sum())} jobs not submitted, started and ended within the trace left out")

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +52,15 @@ def load_throughput(
     for (job, scale, spread, gpu), value in rates.items():
         rate[classes.index(job), scales.index(scale), spread, types.index(gpu)] = value
     return Throughput(name, types, classes, scales, rate, reference or ("T4" if name == "sia" else "V100"), missing)
+
+
+def throughput_of(node: Mapping[str, Any]) -> Throughput | None:
+    """Speeds by GPU type from the options of a table: ``name`` (none: equal speeds), ``reference``, ``missing``."""
+    if node["name"] == "none":
+        return None
+    if node["name"] != "published":
+        return load_throughput(**node)
+    return Throughput.published(**{key: value for key, value in node.items() if key != "name" and value is not None})
 
 
 Rates = dict[tuple[str, int, int, str], float]

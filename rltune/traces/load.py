@@ -31,7 +31,7 @@ from rltune.traces.philly_sia import (
     load_rltune_philly,
 )
 from rltune.traces.philly_statistics import PHILLY
-from rltune.traces.synthetic import synthetic
+from rltune.traces.synthetic import SyntheticJobs
 from rltune.traces.table import Reading
 from rltune.traces.trace import Trace
 
@@ -78,7 +78,8 @@ def load_trace(name_or_path: str | Path, *, folder: str | Path | None = None, se
         known = ", ".join(option for option in accepted if option not in ("folder", "seed")) or "none"
         raise InputError(f"trace {word}: unknown option {', '.join(unknown)}; known: {known}")
     common = {"folder": folder, "seed": seed}
-    return load(**{key: value for key, value in common.items() if key in accepted}, **options)
+    found = load(**{key: value for key, value in common.items() if key in accepted}, **options)
+    return found.draw() if isinstance(found, SyntheticJobs) else found
 
 
 def from_config(config: Mapping[str, Any]) -> Trace:
@@ -125,7 +126,7 @@ def load_alibaba(folder: str | Path | None = None, load_scale: float = 1.0) -> T
     return read_trace(path, name="alibaba", source="real", change=change if load_scale != 1 else None)
 
 
-TRACES: dict[str, Callable[..., Trace]] = {
+TRACES: dict[str, Callable[..., Trace | SyntheticJobs]] = {
     "helios": load_helios,
     "helios_calibrated": helios_calibrated,
     "helios_earth_calibrated": helios_earth_calibrated,
@@ -139,9 +140,9 @@ TRACES: dict[str, Callable[..., Trace]] = {
     "rltune_alibaba": load_rltune_alibaba,
     "alibaba": load_alibaba,
     "alibaba_calibrated": alibaba_calibrated,
-    "synthetic": synthetic,
+    "synthetic": SyntheticJobs,
 }
-"""Every name and what loads it; a loader's parameters are that trace's options."""
+"""Every name and what loads it; a loader's parameters are that trace's options, so are the fields of `SyntheticJobs`."""
 GENERATED = {
     "helios_calibrated": CLUSTERS["venus"].jobs,
     "helios_earth_calibrated": CLUSTERS["earth"].jobs,
@@ -150,4 +151,4 @@ GENERATED = {
     "philly_calibrated": PHILLY.jobs,
     "alibaba_calibrated": PAI.jobs,
 }
-"""Names that need no file and draw so many jobs unless told otherwise: a list need not draw them all."""
+"""Generators, which need no file, and how many jobs each draws by default: a list need not draw them all."""

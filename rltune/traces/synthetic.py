@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,25 +22,11 @@ MEDIAN_S, MEAN_S = 600.0, 3600.0
 """Of the durations; round choices too."""
 
 
-def synthetic(
-    seed: int = 0,
-    jobs: int = 1000,
-    arrivals_per_h: float = 60.0,
-    median_s: float = MEDIAN_S,
-    mean_s: float = MEAN_S,
-    gpu_mix: Mapping[int, float] | None = None,
-    vcs: int = 0,
-    users: int = 0,
-    arrivals: str = "poisson",
-    durations: str = "lognormal",
-    gpu_types: Mapping[str, float] | None = None,
-    priorities: Mapping[float, float] | None = None,
-    user_skew: float = 0.0,
-    families: Mapping[str, float] | bool = False,
-) -> Trace:
+@dataclass(frozen=True)
+class SyntheticJobs:
     """Made-up jobs.
 
-    Args:
+    Attributes:
         jobs: how many.
         arrivals_per_h: mean rate, jobs an hour.
         median_s, mean_s: of the durations, seconds; mean_s >= median_s.
@@ -53,52 +40,83 @@ def synthetic(
         user_skew: the k-th user submits as 1 / k^user_skew (Zipf); 0: all alike.
         families: True, or family -> weight: tasks of the kinds of ``FAMILIES`` with their own durations, gang
             sizes, shares, CPUs and memory, in place of ``median_s``, ``mean_s``, ``gpu_mix`` and ``durations``.
+
+    Raises:
+        InputError: values out of range or unknown names.
     """
-    if jobs < 1 or arrivals_per_h <= 0 or not 0 < median_s <= mean_s or vcs < 0 or users < 0 or user_skew < 0:
-        raise InputError(
-            f"trace synthetic: jobs={jobs}, arrivals_per_h={arrivals_per_h}, median_s={median_s}, "
-            f"mean_s={mean_s}, vcs={vcs}, users={users}, user_skew={user_skew}; "
-            "needed are jobs >= 1, arrivals_per_h > 0, 0 < median_s <= mean_s, others >= 0"
+
+    seed: int = 0
+    jobs: int = 1000
+    arrivals_per_h: float = 60.0
+    median_s: float = MEDIAN_S
+    mean_s: float = MEAN_S
+    gpu_mix: Mapping[int, float] | None = None
+    vcs: int = 0
+    users: int = 0
+    arrivals: str = "poisson"
+    durations: str = "lognormal"
+    gpu_types: Mapping[str, float] | None = None
+    priorities: Mapping[float, float] | None = None
+    user_skew: float = 0.0
+    families: Mapping[str, float] | bool = False
+
+    def __post_init__(self) -> None:
+        others = min(self.vcs, self.users, self.user_skew)
+        if self.jobs < 1 or self.arrivals_per_h <= 0 or not 0 < self.median_s <= self.mean_s or others < 0:
+            raise InputError(
+                f"trace synthetic: jobs={self.jobs}, arrivals_per_h={self.arrivals_per_h}, median_s={self.median_s}, "
+                f"mean_s={self.mean_s}, vcs={self.vcs}, users={self.users}, user_skew={self.user_skew}; "
+                "needed are jobs >= 1, arrivals_per_h > 0, 0 < median_s <= mean_s, others >= 0"
+            )
+        _one_of("arrivals", self.arrivals, ARRIVALS)
+        _one_of("durations", self.durations, DURATIONS)
+        own = (self.median_s, self.mean_s, self.durations) != (MEDIAN_S, MEAN_S, "lognormal")
+        if self.families and (self.gpu_mix is not None or own):
+            raise InputError(
+                "trace synthetic: families bring their own durations and gang sizes; "
+                "leave median_s, mean_s, durations and gpu_mix out"
+            )
+
+    def draw(self) -> Trace:
+        """The trace; equal settings give equal jobs. InputError for weights that are none, and unknown types or families."""
+        mix = _weights("gpu_mix", "gang size", GPU_MIX if self.gpu_mix is None else self.gpu_mix, int)
+        types = _weights("gpu_types", "GPU type", self.gpu_types or {}, str)
+        levels = _weights("priorities", "priority", self.priorities or {}, float)
+        kinds = _weights("families", "family", chosen(self.families), str)
+        for name in types:
+            gpu_type(name)
+        rng, jobs = np.random.default_rng(self.seed), self.jobs
+        # The order of the draws is kept, and new ones come last: older options give the jobs they always gave.
+        columns: dict[str, Any] = {
+            "submit_s": submissions(jobs, self.arrivals_per_h, self.arrivals, rng).round(),
+            "duration_s": runtimes(jobs, self.median_s, self.mean_s, self.durations, rng),
+            "num_gpus": _drawn(mix, jobs, rng),
+            "job_id": [f"synthetic-{k:05d}" for k in range(jobs)],
+            "vc": _named("vc", rng.integers(self.vcs, size=jobs)) if self.vcs else None,
+            "user": _named("user", _owners(self.users, self.user_skew, jobs, rng)) if self.users else None,
+        }
+        if types:
+            columns["gpu_type"] = _drawn(types, jobs, rng)
+        if levels:
+            columns["priority"] = _drawn(levels, jobs, rng)
+        if kinds:
+            columns |= tasks(kinds, types, jobs, rng)
+        table = JobTable.from_columns(columns, source="synthetic")
+        return Trace.of(table, name="synthetic", source="synthetic", notes=self._notes(list(kinds)))
+
+    def _notes(self, families: Sequence[str]) -> tuple[str, ...]:
+        lengths = f"median {self.median_s:g} s, mean {self.mean_s:g} s"
+        if families:
+            lengths = f"families {', '.join(families)}"
+        # The defaults are not named.
+        named = [each for each in (self.arrivals, self.durations) if each not in ("poisson", "lognormal")]
+        drawn = ", ".join([f"made up: {self.arrivals_per_h:g} jobs/h", lengths, f"seed {self.seed}", *named])
+        if not families:
+            return (drawn,)
+        return (
+            drawn,
+            "families: work as in Pollux's workload; gang sizes, GPU types and gradient boosting are invented",
         )
-    _one_of("arrivals", arrivals, ARRIVALS)
-    _one_of("durations", durations, DURATIONS)
-    mix = _weights("gpu_mix", "gang size", GPU_MIX if gpu_mix is None else gpu_mix, int)
-    types = _weights("gpu_types", "GPU type", gpu_types or {}, str)
-    levels = _weights("priorities", "priority", priorities or {}, float)
-    kinds = _weights("families", "family", chosen(families), str)
-    for name in types:
-        gpu_type(name)
-    if kinds and (gpu_mix is not None or (median_s, mean_s, durations) != (MEDIAN_S, MEAN_S, "lognormal")):
-        raise InputError(
-            "trace synthetic: families bring their own durations and gang sizes; "
-            "leave median_s, mean_s, durations and gpu_mix out"
-        )
-    rng = np.random.default_rng(seed)
-    # The order of the draws is kept, and new ones come last: older options give the jobs they always gave.
-    columns: dict[str, Any] = {
-        "submit_s": submissions(jobs, arrivals_per_h, arrivals, rng).round(),
-        "duration_s": runtimes(jobs, median_s, mean_s, durations, rng),
-        "num_gpus": _drawn(mix, jobs, rng),
-        "job_id": [f"synthetic-{k:05d}" for k in range(jobs)],
-        "vc": _named("vc", rng.integers(vcs, size=jobs)) if vcs else None,
-        "user": _named("user", _owners(users, user_skew, jobs, rng)) if users else None,
-    }
-    if types:
-        columns["gpu_type"] = _drawn(types, jobs, rng)
-    if levels:
-        columns["priority"] = _drawn(levels, jobs, rng)
-    if kinds:
-        columns |= tasks(kinds, types, jobs, rng)
-    length = f"families {', '.join(kinds)}" if kinds else f"median {median_s:g} s, mean {mean_s:g} s"
-    told = "".join(
-        f", {option}" for option in (arrivals, durations) if option not in ("poisson", "lognormal")
-    )  # the defaults are not named
-    notes = [f"made up: {arrivals_per_h:g} jobs/h, {length}, seed {seed}{told}"]
-    if kinds:
-        notes.append("families: work as in Pollux's workload; gang sizes, GPU types and gradient boosting are invented")
-    return Trace.of(
-        JobTable.from_columns(columns, source="synthetic"), name="synthetic", source="synthetic", notes=tuple(notes)
-    )
 
 
 def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:

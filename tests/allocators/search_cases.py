@@ -15,9 +15,10 @@ import numpy as np
 
 from rltune.allocators.formulation import Holders, Instance, Place
 from rltune.allocators.measure import Measure, nodes_cost
-from rltune.allocators.partition import with_idle
 from rltune.core.resources.places import Demand, Room, idle_room, take
+from rltune.core.resources.room import Held
 from rltune.nouns.cluster import Cluster
+from rltune.nouns.mig_layout import with_instance
 from rltune.nouns.mig_profiles import CREATE_S, DESTROY_S, KIND, PROFILES, SIZE, SIZE_OF_KIND, STARTS, TYPES
 
 Weights = dict[str, float]
@@ -369,7 +370,7 @@ def left_behind(case: Case, nodes: tuple[Node, ...], places: list[Any]) -> Any:
         if profile >= 0:
             (node,), (grant,), _ = place
             gpu, mig = (grant & 0xFFFFFFFF).bit_length() - 1, int(i.cluster.pool_mig[i.cluster.node_pool[node]])
-            idle[node, gpu] = with_idle(int(idle[node, gpu]), profile, mig, grant >> 32)
+            idle[node, gpu] = with_instance(int(idle[node, gpu]), profile, mig, grant >> 32)
     return idle
 
 
@@ -412,7 +413,7 @@ def _load(rng: np.random.Generator, cluster: Cluster, room: Room, later: Room, k
                     and room.cpus[n] >= one.cpus[0]
                     and later.cpus[n] >= one.cpus[0]
                 ):
-                    take(arrays, target, one, 0, *where, 0, 1, -1)
+                    take(arrays, target, one, 0, Held(*where, 0, 1), -1)
 
 
 def _leave_idle(rng: np.random.Generator, cluster: Cluster, room: Room, idle: Any, names: list[int]) -> None:
@@ -430,4 +431,4 @@ def _leave_idle(rng: np.random.Generator, cluster: Cluster, room: Room, idle: An
                 mask = ((1 << int(SIZE[profile, kind])) - 1) << start
                 if not taken & mask and rng.random() < 0.7:
                     taken |= mask
-                    idle[n, g] = with_idle(int(idle[n, g]), int(profile), kind, start)
+                    idle[n, g] = with_instance(int(idle[n, g]), int(profile), kind, start)

@@ -24,7 +24,8 @@ from rltune.allocators.model import STATUS
 from rltune.allocators.problem import Solved
 from rltune.core.resources.counts import scratch
 from rltune.nouns.errors import InputError
-from rltune.nouns.plan import IntArray, Plan, Snapshot, check_plan
+from rltune.nouns.plan import IntArray, Plan, Snapshot
+from rltune.nouns.plan_check import check_plan
 
 DEMAND = Demand((1, 2, 3, 4, 5, 8), (0.4, 0.2, 0.1, 0.15, 0.05, 0.1))
 ONLY = {"fragmentation": 1.0}

@@ -26,6 +26,8 @@ from rltune.core.resources.places import (
     place_scratch,
     take,
 )
+from rltune.core.resources.room import Among
+from rltune.core.resources.room import Held as Places
 from rltune.core.resources.scores import BEST_FIT, RANDOM, SHARING_RULES
 from rltune.nouns.cluster import Cluster, Eligibility, Pool, eligibility
 from rltune.nouns.errors import InputError
@@ -53,14 +55,14 @@ class Site:
         return self.classes.pools, int(self.classes.ptr[c]), int(self.classes.ptr[c + 1])
 
     def find(self, job: int, rule: int = BEST_FIT, draw: int = 0) -> Held | None:
-        m = find(self.arrays, self.room, self.demand, job, *self.allowed(job), rule, np.uint64(draw), self.work)
+        m = find(self.arrays, self.room, self.demand, job, Among(*self.allowed(job)), rule, np.uint64(draw), self.work)
         return (job, self.work.node[:m].copy(), self.work.grant[:m].copy()) if m else None
 
     def fits(self, job: int) -> bool:
-        return bool(fits(self.arrays, self.room, self.demand, job, *self.allowed(job)))
+        return bool(fits(self.arrays, self.room, self.demand, job, Among(*self.allowed(job))))
 
     def book(self, held: Held, sign: int = -1) -> Held:
-        take(self.arrays, self.room, self.demand, held[0], held[1], held[2], 0, len(held[1]), sign)
+        take(self.arrays, self.room, self.demand, held[0], Places(held[1], held[2], 0, len(held[1])), sign)
         return held
 
     def start(self, job: int, rule: int = BEST_FIT, draw: int = 0) -> Held:

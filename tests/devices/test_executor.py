@@ -308,9 +308,7 @@ def trials(tasks, adapter, folder, kinds=None, repeats=1):
     (target,) = targets_of(adapter.driver, [0])
     found = trials_of(tasks, target, kinds_of(target, kinds), repeats, adapter.driver, adapter.states()[target.uuid])
     with Signals() as signals:
-        done = Executor(
-            found.specs, found.schedule, adapter, folder / "logs", signals, EARLY, after=dict(found.after)
-        ).run()
+        done = Executor(found.specs, found.schedule, adapter, folder / "logs", signals, EARLY).run()
     return found, done, Measured(tasks, found, done.tasks)
 
 

@@ -153,7 +153,7 @@ def test_commands_are_found_in_every_kind_of_code() -> None:
         "CONTRIBUTING.md",
         "devices.md",
         "mig_batch.md",
-        "mig_fleet.md",
+        "mig_online.md",
     }
 
 
@@ -345,7 +345,7 @@ APPENDED = {
     "rltune.simulate": "limit=60 oversized=drop progress=false",
     "rltune.mig batch": "seconds=0.1 prove_s=1",
     "rltune.mig train": "epochs=1 steps_per_epoch=512 validation_batches=1",
-    "rltune.mig.fleet.training": "--seconds 1",
+    "rltune.mig.online.training": "--seconds 1",
     "rltune.devices apply": "--pace 0",
     "rltune.devices profile": "--pace 0 --gpu 1",
     "rltune.devices run": "--pace 0 --seconds 0.1 --gpus 1",

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +16,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from entry_cases import Command, Told
 
 import rltune
 from rltune import compare as comparing
 from rltune.config import changed_cluster
-from rltune.config.commands import Simulate
-from rltune.entry import run_main
 from rltune.nouns.cluster import Cluster, Pool
 from rltune.nouns.errors import InputError
 
-Told = tuple[int, str, str]
 QUICK = ("+trace=synthetic", "trace.jobs=200", "trace.arrivals_per_h=600", "nodes=4", "progress=false")
 ROOT = Path(rltune.__file__).parent.parent
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, no real traces."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RLTUNE_TRACES", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
-def simulate(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+def simulate(command: Command) -> Callable[..., Told]:
     """``simulate("+trace=...")`` -> (exit status, standard output, standard error), in this process."""
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    from rltune.simulate import main
-
-    def run(*options: str) -> Told:
-        monkeypatch.setattr(sys, "argv", ["rltune.simulate", *options])
-        capfd.readouterr()
-        status = 0
-        try:
-            run_main(main, Simulate)
-        except SystemExit as end:
-            status = int(end.code or 0)
-        out, err = capfd.readouterr()
-        return status, out, err
-
-    return run
+    return partial(command, "simulate")
 
 
 def made(told: Told) -> Path:
@@ -291,6 +268,34 @@ def test_the_command_in_a_process_of_its_own_and_a_sweep(here: Path, capfd: pyte
     }  # fmt: skip
     assert [row["cluster"]["nodes"] for row in found["rows"]] == [4, 4, 8, 8]
     assert "| nodes | policy | mean wait s (finished) |" in (directory / "compare.md").read_text()
+
+
+def runs_of(told: Told) -> list[dict[str, Any]]:
+    """Options and summary of each run of a sweep."""
+    status, out, err = told
+    assert status == 0, err
+    found = [Path(line) for line in out.splitlines() if line.startswith("runs/")]
+    return [yaml.safe_load((run / "config.yaml").read_text()) | {"summary": summary_of(run)} for run in found]
+
+
+def test_a_sweep_over_options_of_a_part(simulate: Callable[..., Told]) -> None:
+    """`-m options.resume_s=0,60 policy=las,gittins` would be refused, or run all with one value of either."""
+    runs = runs_of(simulate("-m", *QUICK, "options.resume_s=0,60", "policy=las,gittins"))
+    cases = {(run["options"]["resume_s"], run["policy"]): run["summary"]["policies"] for run in runs}
+    assert cases.keys() == {(0, "las"), (0, "gittins"), (60, "las"), (60, "gittins")}
+    jct = {case: next(iter(rows.values()))["jct_s"]["mean"] for case, rows in cases.items()}
+    assert len(set(jct.values())) == 4
+    assert jct[0, "las"] < jct[60, "las"] and jct[0, "gittins"] < jct[60, "gittins"]
+
+
+def test_a_sweep_over_choices_that_have_options(simulate: Callable[..., Told]) -> None:
+    """`-m trace=a,b trace.jobs=100` would be refused: Hydra looks for the option before it has chosen a trace."""
+    runs = runs_of(simulate("-m", "trace=synthetic,philly_calibrated", "trace.jobs=100", "progress=false"))
+    assert [(run["summary"]["trace"]["name"], run["summary"]["trace"]["jobs"]) for run in runs] == [
+        ("synthetic", 100), ("philly_calibrated", 100)
+    ]  # fmt: skip
+    status, _, err = simulate("-m", *QUICK, "allocator=milp,best_fit", "allocator.head=4")
+    assert status == 2 and "error: option allocator.head is unknown: allocator=best_fit has no options" in err
 
 
 def test_a_comparison_is_paired_by_job_and_day(

@@ -14,12 +14,11 @@ from rltune.config.choices import CHOICES, check_node, names, node
 from rltune.config.commands import Evaluate, Simulate, Train
 from rltune.config.declare import check, defaults, help_lines
 from rltune.config.files import read_conf
-from rltune.config.mig import MigBatch, MigFleet, MigTrain
+from rltune.config.mig import MigBatch, MigServe, MigTrain
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import JobTable
-from rltune.simulate import throughput_of
-from rltune.traces.heterogeneity import FILES
+from rltune.traces.heterogeneity import FILES, throughput_of
 
 TINY = JobTable.from_columns({"submit_s": [0, 0, 1], "duration_s": [5, 5, 5], "num_gpus": [1, 3, 2]})
 
@@ -61,7 +60,7 @@ def test_every_choice_fits_its_own_declaration(group: str) -> None:
         check_node(group, node(group, name))
 
 
-@pytest.mark.parametrize("command", [Train, Evaluate, Simulate, MigBatch, MigFleet, MigTrain])
+@pytest.mark.parametrize("command", [Train, Evaluate, Simulate, MigBatch, MigServe, MigTrain])
 def test_every_command_fits_its_own_declaration(command: type) -> None:
     """A command without any option would be refused; an option would stand in --help without what it means."""
     check(command, defaults(command))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rltune.nouns.cluster import Cluster, Pool
-from rltune.nouns.plan import Plan, PlanError, Queue, Running, Snapshot, Start, check_plan
+from rltune.nouns.plan import Plan, PlanError, Queue, Running, Snapshot, Start
+from rltune.nouns.plan_check import check_plan
 
 CLUSTER = Cluster("c", (Pool("a", 3, 4), Pool("b", 1, 8)))
 

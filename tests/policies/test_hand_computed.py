@@ -23,7 +23,7 @@ from rltune.nouns.cluster import Cluster, Pool
 from rltune.nouns.jobs import JobTable
 from rltune.policies.orders import ALIASES, ORDERS
 from rltune.policies.preemptive import PREEMPTIVE, PREEMPTIVE_ALIASES
-from rltune.simulator.run import DETAILED as FLEET_DISCIPLINES
+from rltune.simulator.run import DETAILED
 from rltune.simulator.run import PLAIN as SIMULATED
 
 
@@ -365,7 +365,7 @@ class Shared:
 
 
 def splitmix(*words: int) -> int:
-    """The draw of `rltune.simulator.fleet.chance`, with Python's integers."""
+    """The draw of `rltune.core.rng.chance`, with Python's integers."""
     word, mask = 0, 2**64 - 1
     for part in words:
         word = (word + part + 0x9E3779B97F4A7C15) & mask
@@ -419,7 +419,7 @@ def test_everything_has_an_entry() -> None:
     """A new order, backfill or allocator would come without one schedule that a person has worked out."""
     assert set(ORDER_CASES) == set(ORDERS)
     assert set(DISCIPLINE_CASES) == set(SIMULATED)
-    assert set(FLEET_DISCIPLINES) - set(DISCIPLINE_CASES) == {"conservative"}
+    assert set(DETAILED) - set(DISCIPLINE_CASES) == {"conservative"}
     assert set(ALLOCATOR_CASES) == {*RULES, "milp"}
     assert set(PREEMPTIVE_CASES) == set(PREEMPTIVE)
     assert set(SHARED_CASES) == set(SHARING_RULES)
@@ -462,13 +462,13 @@ def test_disciplines_and_allocators(case: Case) -> None:
         assert case.run(**{option: value}).start_s.tolist() != list(case.starts)
 
 
-@pytest.mark.parametrize("name", FLEET_DISCIPLINES)
+@pytest.mark.parametrize("name", DETAILED)
 def test_disciplines_of_the_detailed_simulation(name: str) -> None:
     """The same backfill would mean something else as soon as failures or shares are simulated."""
     case = CONSERVATIVE if name == "conservative" else DISCIPLINE_CASES[name]
     case.check(case.run(max_retries=0))
     for option, value in case.unlike:
-        if value in FLEET_DISCIPLINES:
+        if value in DETAILED:
             assert case.run(**{option: value}, max_retries=0).start_s.tolist() != list(case.starts)
 
 

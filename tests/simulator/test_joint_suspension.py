@@ -11,10 +11,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from fleet_cases import POLICIES, Seen, attempts_of, check, clusters, option_sets, suspends, tables, widest_of
+from full_cases import POLICIES, Seen, attempts_of, check, clusters, option_sets, suspends, tables, widest_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_fleet_joint import check_quotas, mixed, speeds
+from test_full_joint import check_quotas, mixed, speeds
 
 import rltune
 from rltune.allocators.formulation import Place
@@ -150,6 +150,7 @@ def test_the_pass_tried_out_is_the_pass(policy: str, seed: int, factor: float) -
         "speed": speeds(jobs),
         "resume_s": 3.0 if factor == 1.0 else 0.5,
         "displace_factor": factor,
+        "mig_reconfiguration": False,
     }
     with mock.patch.object(Joint, "_swap", swap):
         tried = rltune.simulate(jobs, cluster, policy=policy, allocator=MilpAllocator(), **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from rltune.traces.plain import write
 from rltune.traces.trace import content_sha256
 
 MIG = "A100-40GB"
+simulate = partial(rltune.simulate, mig_reconfiguration=False)
+"""Slices in no time: what they take is tested in `test_mig_instances`."""
 
 
 def table(*rows: tuple[Any, ...], **columns: list[Any]) -> JobTable:
@@ -36,7 +39,7 @@ def runs(result: rltune.Result) -> list[tuple[Any, ...]]:
 def test_a_job_takes_the_slice_while_no_whole_gpu_is_free_and_lasts_longer() -> None:
     """It would wait for a whole GPU though half of one is free, or end as if it had got it."""
     jobs = table((0, 500, None), (0, 500, "3g.20gb"), (1, 100, "1xA100 | 3g.20gb@0.5"))
-    result = rltune.simulate(jobs, gpus(each=2))
+    result = simulate(jobs, gpus(each=2))
     assert runs(result) == [("j0", 0, 500, None, 1), ("j1", 0, 500, "3g.20gb", 0.5), ("j2", 1, 201, "3g.20gb", 0.5)]
     assert result.runs.useful_s.tolist() == [500, 500, 100]
     assert result.attempts.gpu.tolist()[1] == result.attempts.gpu.tolist()[2]
@@ -46,7 +49,7 @@ def test_a_gpu_is_served_whole_then_in_slices_then_whole_again() -> None:
     """The partition of a GPU would be fixed once, and later jobs wait for another shape for ever."""
     both = "request | 3g.20gb@0.5"
     jobs = table((0, 100, both), (10, 50, "3g.20gb"), (11, 80, "3g.20gb"), (12, 30, None))
-    assert runs(rltune.simulate(jobs, gpus())) == [
+    assert runs(simulate(jobs, gpus())) == [
         ("j0", 0, 100, None, 1), ("j1", 100, 150, "3g.20gb", 0.5), ("j2", 100, 180, "3g.20gb", 0.5),
         ("j3", 180, 210, None, 1),
     ]  # fmt: skip
@@ -58,7 +61,7 @@ def test_work_done_on_a_whole_gpu_is_kept_when_a_slice_goes_on_with_it() -> None
         (0, 100, "request | 3g.20gb@0.5"), (40, 10, None), (41, 1000, None), (41, 1000, "3g.20gb"),
         num_gpus=[1, 2, 1, 1], priority=[0, 5, 3, 3],
     )  # fmt: skip
-    result = rltune.simulate(jobs, gpus(each=2), policy="priority", resume_s=6)
+    result = simulate(jobs, gpus(each=2), policy="priority", resume_s=6)
     mine = [(r[1], r[2], r[3]) for r in runs(result) if r[0] == "j0"]
     # 60 s of work are left at t = 50, after restoring 6 s: 120 s at half the speed.
     assert mine == [(0, 40, None), (50, 50 + 6 + 120, "3g.20gb")]
@@ -68,12 +71,12 @@ def test_work_done_on_a_whole_gpu_is_kept_when_a_slice_goes_on_with_it() -> None
 def test_a_quota_counts_what_is_held_not_what_might_be() -> None:
     """A virtual cluster with half a GPU left would hold none, or more than it may."""
     jobs = table((0, 100, None), (0, 100, "request | 3g.20gb@0.5"), (1, 10, "3g.20gb"), vc=["x"] * 3)
-    result = rltune.simulate(jobs, gpus(each=4), quotas={"x": 1.5})
+    result = simulate(jobs, gpus(each=4), quotas={"x": 1.5})
     assert runs(result) == [("j0", 0, 100, None, 1), ("j1", 0, 200, "3g.20gb", 0.5), ("j2", 100, 110, "3g.20gb", 0.5)]
     # The smallest way decides whether a job could ever start.
-    assert runs(rltune.simulate(jobs.take([1]), gpus(), quotas={"x": 0.5})) == [("j1", 0, 200, "3g.20gb", 0.5)]
+    assert runs(simulate(jobs.take([1]), gpus(), quotas={"x": 0.5})) == [("j1", 0, 200, "3g.20gb", 0.5)]
     with pytest.raises(rltune.InputError, match=r"job j1 .* wants 0.5 GPUs, virtual cluster x may hold 0.4"):
-        rltune.simulate(jobs.take([1]), gpus(), quotas={"x": 0.4})
+        simulate(jobs.take([1]), gpus(), quotas={"x": 0.4})
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,7 @@ def test_a_quota_counts_what_is_held_not_what_might_be() -> None:
 def test_what_is_tried_first(options: dict[str, Any], profile: str | None, end: float) -> None:
     """A user who saves GPUs for others would get the fastest way all the same, or one slower than allowed."""
     jobs = table((0, 100, "request | 3g.20gb@0.8 | 1g.5gb@0.25"))
-    result = rltune.simulate(jobs, gpus(), max_retries=3, **options)
+    result = simulate(jobs, gpus(), max_retries=3, **options)
     assert [r[2:4] for r in runs(result)] == [(end, profile)]
     assert ("ways" in result.extra) == (options.get("way_least_speed", 0.0) > 0)
 
@@ -97,11 +100,11 @@ def test_other_types_counts_and_shares() -> None:
     """A job that may run on two older GPUs, or on part of one, would only ever get what it was recorded on."""
     cluster = Cluster("c", (Pool("new", 1, 1, "V100"), Pool("old", 2, 1, "P100")))
     ways = "1xV100 | 2xP100@0.8 | 0.5xP100@0.1"
-    result = rltune.simulate(table((0, 80, ways), (0, 80, ways), (0, 80, "request")), cluster)
+    result = simulate(table((0, 80, ways), (0, 80, ways), (0, 80, "request")), cluster)
     places = [(r.pool, r.end_s, r.nodes, r.gpus) for r in result.attempts.itertuples()]
     assert places[0] == ("new", 80, [0], [1.0]) and places[1] == ("old", 100, [0, 1], [1.0, 1.0])
     assert runs(result)[2] == ("j2", 80, 160, None, 1)
-    shared = rltune.simulate(table((0, 80, ways), (0, 800, ways), (0, 80, "0.5xP100")), cluster, way_rule="efficient")
+    shared = simulate(table((0, 80, ways), (0, 800, ways), (0, 80, "0.5xP100")), cluster, way_rule="efficient")
     assert [r[1:] for r in runs(shared)][:1] == [(0, 80, None, 1)]
     # Work per GPU: 1 on a V100, 0.4 on two P100s, 0.2 on half of one.
     assert sorted(r[4] for r in runs(shared)) == [0.5, 1, 2]
@@ -118,7 +121,7 @@ def test_a_job_that_lists_its_request_alone_runs_as_without_ways(policy: str, ba
     frame["num_gpus"] = frame.num_gpus.clip(upper=16)
     cluster = Cluster("c", (Pool("a", 2, 8), Pool("b", 3, 4)))
     plain, listed = (
-        rltune.simulate(
+        simulate(
             JobTable.from_columns(frame.assign(ways=ways).to_dict("list")), cluster, policy=policy, backfill=backfill,
             resume_s=30,
         )
@@ -150,10 +153,10 @@ def test_an_allocator_of_ones_own_sees_the_ways_and_names_one() -> None:
     """It could not choose a slice, or its choice would run at another speed."""
     jobs = table((0, 100, "request | 3g.20gb@0.5"), (0, 100, "3g.20gb"))
     own = Slices(1)
-    result = rltune.simulate(jobs.take([0]), gpus(), allocator=own)
+    result = simulate(jobs.take([0]), gpus(), allocator=own)
     assert [asked[:2] + asked[3:] for asked in own.seen[0]] == [(1, 1000, 1.0), (1, 1000, 0.5)]
     assert runs(result) == [("j0", 0, 200, "3g.20gb", 0.5)]
-    assert runs(rltune.simulate(jobs.take([0]), gpus(), allocator=Slices(-1))) == [("j0", 0, 100, None, 1)]
+    assert runs(simulate(jobs.take([0]), gpus(), allocator=Slices(-1))) == [("j0", 0, 100, None, 1)]
 
 
 @pytest.mark.parametrize(
@@ -169,13 +172,13 @@ def test_a_plan_is_checked_by_the_way_that_it_names(own: Slices, said: str) -> N
     cluster = Cluster("c", (Pool("p", 1, 2, MIG, mig=True), Pool("q", 1, 2, MIG)))
     jobs = table((0, 100, "3g.20gb@0.5 | 2g.10gb@0.4"))
     with pytest.raises(PlanError, match=said):
-        rltune.simulate(jobs, cluster, allocator=own)
+        simulate(jobs, cluster, allocator=own)
 
 
 def test_a_start_without_a_way_takes_the_first_that_is_free() -> None:
     """An allocator that knows nothing of ways would be refused for the first way though its nodes have room for another."""
     jobs = table((0, 500, "3g.20gb"), (1, 100, "request | 3g.20gb@0.5"))
-    result = rltune.simulate(jobs, gpus(), allocator=Slices(-1))
+    result = simulate(jobs, gpus(), allocator=Slices(-1))
     assert runs(result) == [("j0", 0, 500, "3g.20gb", 0.5), ("j1", 1, 201, "3g.20gb", 0.5)]
 
 
@@ -183,15 +186,15 @@ def test_the_milp_cuts_a_gpu_so_that_one_more_starts() -> None:
     """Each job would take its fastest way, and the third wait for a GPU that the first two could share."""
     both = "request | 3g.20gb@0.5"
     jobs = table((0, 100, both), (0, 100, both), (0, 50, None))
-    greedy, joint = (rltune.simulate(jobs, gpus(each=2), allocator=each) for each in ("best_fit", "milp"))
+    greedy, joint = (simulate(jobs, gpus(each=2), allocator=each) for each in ("best_fit", "milp"))
     assert greedy.start_s.tolist() == [0, 0, 100] and joint.start_s.tolist() == [0, 0, 0]
     assert sorted(runs(joint)) == [
         ("j0", 0, 200, "3g.20gb", 0.5), ("j1", 0, 200, "3g.20gb", 0.5), ("j2", 0, 50, None, 1),
     ]  # fmt: skip
     assert "ways" not in joint.extra
     # Where all start anyway, each takes the way that is best by the rule.
-    assert [r[3] for r in runs(rltune.simulate(jobs.take([0, 1]), gpus(each=2), allocator="milp"))] == [None, None]
-    saving = rltune.simulate(jobs.take([0]), gpus(each=2), allocator="milp", way_rule="efficient")
+    assert [r[3] for r in runs(simulate(jobs.take([0, 1]), gpus(each=2), allocator="milp"))] == [None, None]
+    saving = simulate(jobs.take([0]), gpus(each=2), allocator="milp", way_rule="efficient")
     # Half as fast on half a GPU is no less work for it.
     assert [r[3] for r in runs(saving)] == [None]
 
@@ -203,7 +206,7 @@ def test_the_milp_chooses_a_way_that_does_not_delay_the_reserved_job() -> None:
         (0, 100, "1xV100"), (1, 50, "2xV100"), (2, 99, "1xV100 | 1xP100@0.5"), (2, 90, "1xV100 | 2xP100@0.9"),
         num_gpus=[1, 2, 1, 1],
     )  # fmt: skip
-    result = rltune.simulate(jobs, cluster, backfill="easy", allocator="milp")
+    result = simulate(jobs, cluster, backfill="easy", allocator="milp")
     places = {r.job_id: (r.pool, r.start_s, r.end_s) for r in result.attempts.itertuples()}
     assert places["j1"] == ("new", 100, 150)
     assert places["j2"] == ("old", 2, 200) and places["j3"] == ("new", 2, 92)
@@ -214,7 +217,7 @@ def test_the_milp_suspends_jobs_of_several_ways_and_moves_them() -> None:
     rows = [(k, 2000 + k if k < 4 else 20 + k, "request | 3g.20gb@0.5") for k in range(12)]
     jobs = table(*rows, num_gpus=[1, 2, 1, 1] * 3)
     cluster = Cluster("c", (Pool("p", 2, 2, MIG, mig=True), Pool("q", 1, 2, "V100")))
-    result = rltune.simulate(jobs, cluster, policy="srtf", allocator="milp", resume_s=1.0)
+    result = simulate(jobs, cluster, policy="srtf", allocator="milp", resume_s=1.0)
     assert result.finished.all() and len(result.runs) > 12
     assert len({r.mig for r in result.attempts.itertuples() if isinstance(r.mig, str)}) == 1
     cut = result.runs.profile >= 0
@@ -230,7 +233,7 @@ def test_measured_slices_are_given_and_told_as_an_assumption(real_traces: Any) -
     """Speeds that no trace recorded would look like its own, or the same seed give others."""
     jobs = table(*[(0, 100, None)] * 8, num_gpus=[1] * 7 + [2])
     common = {"ways": "mig_profiles", "way_rule": "efficient", "way_least_speed": 0.5}
-    first, again, other = (rltune.simulate(jobs, gpus(each=2), seed=s, **common) for s in (1, 1, 2))
+    first, again, other = (simulate(jobs, gpus(each=2), seed=s, **common) for s in (1, 1, 2))
     note, slower = first.extra["ways"]
     assert "of 6 training jobs (alexnet, bert-base, mlp, resnet, resnet50, vgg19)" in note
     assert slower.endswith("jobs lose ways that are slower than way_least_speed allows")
@@ -249,7 +252,7 @@ def test_measured_types_let_a_job_use_others_than_its_own(real_traces: Any) -> N
     """A job would wait for the type it names while another that it runs on is idle."""
     cluster = Cluster("c", (Pool("v", 1, 1, "V100"), Pool("k", 1, 1, "K80")))
     jobs = table((0, 100, None), (0, 100, None), gpu_type=["V100", "V100"])
-    waits, goes = (rltune.simulate(jobs, cluster, ways=ways, max_retries=3) for ways in (None, "gpu_heterogeneity"))
+    waits, goes = (simulate(jobs, cluster, ways=ways, max_retries=3) for ways in (None, "gpu_heterogeneity"))
     assert waits.start_s.tolist() == [0, 100] and goes.start_s.tolist() == [0, 0]
     assert goes.attempts.pool.tolist() == ["v", "k"] and goes.end_s[0] == 100 and goes.end_s[1] > 200
     assert any("by the median of all classes" in note for note in goes.extra["ways"])
@@ -290,18 +293,18 @@ def test_what_is_no_way_to_run_is_refused_with_its_row(text: str, said: str) -> 
 def test_options_that_mean_nothing_are_refused(options: dict[str, Any], said: str) -> None:
     """An option misspelt would be taken for another."""
     with pytest.raises(rltune.InputError, match=said):
-        rltune.simulate(table((0, 1, None)), gpus(), **options)
+        simulate(table((0, 1, None)), gpus(), **options)
 
 
 def test_a_job_whose_ways_fit_nowhere_is_refused_by_name() -> None:
     """It would wait for ever, or the message blame a request that it does not make."""
     jobs = table((0, 1, "request"), (0, 1, "2xV100 | 4g.24gb"))
     with pytest.raises(rltune.InputError, match=r"job j1 .* lists the ways 2xV100 \| 4g.24gb, none of which fits"):
-        rltune.simulate(jobs, gpus())
-    assert rltune.simulate(jobs, gpus(), oversized="drop").dropped == 1
+        simulate(jobs, gpus())
+    assert simulate(jobs, gpus(), oversized="drop").dropped == 1
     # The request does not fit, but a way does.
     wide = table((0, 10, "request | 1xA100@0.5"), num_gpus=[4])
-    assert rltune.simulate(wide, gpus()).end_s.tolist() == [20]
+    assert simulate(wide, gpus()).end_s.tolist() == [20]
 
 
 def test_ways_go_through_files_and_hashes(tmp_path: Any) -> None:

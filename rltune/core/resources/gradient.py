@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from rltune.compiled import inner, kernel
 from rltune.core.resources.fragments import node_fragments
-from rltune.core.resources.room import grant_of, hosts, take
+from rltune.core.resources.room import Held, grant_of, hosts, take
 from rltune.core.resources.slices import START_BIT
 from rltune.nouns.jobs import WHOLE
 from rltune.nouns.mig_profiles import SIZE, STARTS, STARTS_MOST
@@ -22,19 +22,14 @@ EXACT = 1024.0
 
 
 class Memo(NamedTuple):
-    """Rises already worked out, for one room that changes only where ``changed`` is called.
+    """Rises already worked out, for one room that changes only where ``changed`` is called. Length 0: none are kept."""
 
-    ``kind`` (n_jobs,): type of each job; ``stamp, rise, grant`` (n_types, n_nodes): version of the node for which the
-    rise (infinite: it does not fit) and its grant hold; ``version, before`` (n_nodes,): of the node now, and its fragments.
-    All of length 0: nothing is remembered.
-    """
-
-    kind: npt.NDArray[np.int64]
-    stamp: npt.NDArray[np.int64]
-    rise: npt.NDArray[np.float64]
-    grant: npt.NDArray[np.int64]
-    version: npt.NDArray[np.int64]
-    before: npt.NDArray[np.float64]
+    kind: npt.NDArray[np.int64]  # (n_jobs,) type of each job
+    stamp: npt.NDArray[np.int64]  # (n_types, n_nodes) version of the node for which the next two hold
+    rise: npt.NDArray[np.float64]  # (n_types, n_nodes) of the measure; infinity: it does not fit
+    grant: npt.NDArray[np.int64]  # (n_types, n_nodes) GPUs where it rises least
+    version: npt.NDArray[np.int64]  # (n_nodes,) of the node now
+    before: npt.NDArray[np.float64]  # (n_nodes,) its fragments now
 
 
 def memo(kind: npt.NDArray[np.int64], types: int, nodes: int) -> Memo:
@@ -59,13 +54,13 @@ def changed(cluster, room, work, node):
 
 
 @inner
-def least_rise(cluster, room, demand, job, pools, lo, hi, work):
+def least_rise(cluster, room, demand, job, among, work):
     """The node where the measure rises least, -1 if none can hold the whole job; its grant is in ``work.grant[0]``."""
     best, best_rise, best_grant = -1, np.inf, 0
     known = work.memo
     whole = demand.milli[job] == WHOLE
-    for q in range(lo, hi):
-        p = pools[q]
+    for q in range(among.lo, among.hi):
+        p = among.pools[q]
         if whole and demand.gpus[job] > cluster.pool_cap[p]:
             continue
         for node in range(cluster.pool_lo[p], cluster.pool_hi[p]):
@@ -136,7 +131,7 @@ def _seen(room, node, gpu):
 def _after(cluster, room, demand, job, node, grant, before, work):
     """Rise of the node's fragments if the job got ``grant`` there."""
     work.node[0], work.grant[0] = node, grant
-    take(cluster, room, demand, job, work.node, work.grant, 0, 1, -1)
+    take(cluster, room, demand, job, Held(work.node, work.grant, 0, 1), -1)
     after = node_fragments(cluster, room, work.types, node)
-    take(cluster, room, demand, job, work.node, work.grant, 0, 1, 1)
+    take(cluster, room, demand, job, Held(work.node, work.grant, 0, 1), 1)
     return np.floor((after - before) * EXACT + 0.5) / EXACT

@@ -46,9 +46,14 @@ class Nodes(NamedTuple):
     left: npt.NDArray[np.int64]
 
 
-def idle_nodes(cluster: Cluster, left: npt.NDArray[np.int64]) -> Nodes:
-    """Everything free, every node open, of quotas ``left``."""
-    return Nodes(idle_room(cluster), empty_space(cluster.arrays()), left.copy())
+def idle_nodes(cluster: Cluster, left: npt.NDArray[np.int64], keeps_instances: bool = False) -> Nodes:
+    """Everything free, every node open, of quotas ``left``; see `rltune.core.resources.room.idle_room`."""
+    return Nodes(idle_room(cluster, keeps_instances), empty_space(cluster.arrays()), left.copy())
+
+
+def nodes_like(cluster: Cluster, nodes: Nodes) -> Nodes:
+    """Work space for copies of ``nodes``, of the same cluster."""
+    return idle_nodes(cluster, nodes.left, nodes.room.layout.shape[1] > 0)
 
 
 @inner
@@ -61,6 +66,8 @@ def clear_nodes(cluster, nodes, quota):
         for gpu in range(room.milli.shape[1]):
             room.milli[node, gpu] = WHOLE if gpu < cap else 0
             room.slices[node, gpu] = 0
+        for gpu in range(room.layout.shape[1]):
+            room.layout[node, gpu] = 0
         room.whole[node], room.loose[node], room.largest[node] = cap, cap * WHOLE, WHOLE if cap > 0 else 0
         room.cpus[node] = np.floor(cluster.pool_cpus[p] * GRID) / GRID
         room.memory[node] = np.floor(cluster.pool_memory[p] * GRID) / GRID
@@ -84,11 +91,11 @@ def index_node(cluster, nodes, node):
 
 
 @inner
-def book(cluster, nodes, demand, job, node, grant, base, m, sign):
-    """Take (sign = -1) or give back (sign = +1) the places ``node, grant[base:base + m]`` of ``job``."""
-    take(cluster, nodes.room, demand, job, node, grant, base, m, sign)
-    for i in range(base, base + m):
-        index_node(cluster, nodes, node[i])
+def book(cluster, nodes, demand, job, held, sign):
+    """Take (sign = -1) or give back (sign = +1) the places that ``job`` holds."""
+    take(cluster, nodes.room, demand, job, held, sign)
+    for i in range(held.base, held.base + held.m):
+        index_node(cluster, nodes, held.node[i])
 
 
 @inner
@@ -167,6 +174,8 @@ def intersect_node(a, b, target, i):
     target.whole[i], target.loose[i], target.largest[i] = whole, loose, largest
     for k in range(target.pods.shape[1]):
         target.pods[i, k] = a.pods[i, k]
+    for k in range(target.layout.shape[1]):
+        target.layout[i, k] = a.layout[i, k]
 
 
 # --- does it fit, and where -------------------------------------------------------------
@@ -181,32 +190,32 @@ def of_whole_gpus(demand, job):
 
 
 @inner
-def fits(cluster, nodes, demand, job, pools, lo, hi):
-    """Whether ``job`` fits in one of ``pools[lo:hi]`` now."""
+def fits(cluster, nodes, demand, job, among):
+    """Whether ``job`` fits in one of the pools ``among`` now."""
     if not of_whole_gpus(demand, job):
-        return fits_anywhere(cluster, nodes.room, demand, job, pools, lo, hi)
-    for q in range(lo, hi):
-        if fits_pool(cluster, nodes.levels, demand.gpus[job], pools[q]):
+        return fits_anywhere(cluster, nodes.room, demand, job, among)
+    for q in range(among.lo, among.hi):
+        if fits_pool(cluster, nodes.levels, demand.gpus[job], among.pools[q]):
             return True
     return False
 
 
 @inner
-def find(cluster, nodes, demand, job, pools, lo, hi, rule, bits, work):
-    """Place ``job`` in ``pools[lo:hi]``: the number of nodes, 0 if it does not fit; the answer is in ``work.found``.
+def find(cluster, nodes, demand, job, among, rule, bits, work):
+    """Place ``job`` in one of the pools ``among``: the number of nodes, 0 if it does not fit; the answer is in ``work.found``.
 
     As `rltune.core.resources.places.find`, by the index where whole GPUs are all that is asked for. ``bits``: a random uint64.
     """
     if rule in (FGD, STRANDING, RANDOM) or not of_whole_gpus(demand, job):
-        return find_anywhere(cluster, nodes.room, demand, job, pools, lo, hi, rule, bits, work.found)
-    node = best_node(cluster, nodes, demand, job, pools, lo, hi, rule)
+        return find_anywhere(cluster, nodes.room, demand, job, among, rule, bits, work.found)
+    node = best_node(cluster, nodes, demand, job, among, rule)
     if node >= 0:
         work.found.node[0] = node
         work.found.grant[0] = grant_of(cluster, nodes.room, demand, job, node, demand.gpus[job])
         return 1
     best, best_cost = -1, np.inf
-    for q in range(lo, hi):
-        p = pools[q]
+    for q in range(among.lo, among.hi):
+        p = among.pools[q]
         if demand.gpus[job] > cluster.pool_cap[p] and fits_pool(cluster, nodes.levels, demand.gpus[job], p):
             cost = gang_cost(cluster, nodes, demand.gpus[job], p, rule)
             if cost < best_cost:
@@ -235,12 +244,12 @@ def gang_cost(cluster, nodes, g, p, rule):
 
 
 @inner
-def best_node(cluster, nodes, demand, job, pools, lo, hi, rule):
+def best_node(cluster, nodes, demand, job, among, rule):
     """The node of smallest score that holds all GPUs of the job, ties by turn; -1 if none does."""
     room, g = nodes.room, demand.gpus[job]
     best, best_score = -1, np.inf
-    for q in range(lo, hi):
-        p = pools[q]
+    for q in range(among.lo, among.hi):
+        p = among.pools[q]
         for f in range(g, cluster.pool_cap[p] + 1):
             # A node's score under BEST_FIT grows with its free GPUs: a fuller level cannot be beaten by an emptier one.
             if rule == BEST_FIT and best >= 0 and best_score < 0.5 * WHOLE * f / room.scale[2]:

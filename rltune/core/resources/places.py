@@ -49,21 +49,16 @@ __all__ = (
 
 
 class Place(NamedTuple):
-    """Work space of ``find``; its answer is (``node``, ``grant``)[:m], by ascending node.
+    """Work space of ``find``; its answer is (``node``, ``grant``)[:m], by ascending node."""
 
-    ``node, grant`` (longest,): bits 0..31 of a grant name the node's GPUs, bits 32..35 the first memory slice of
-    a MIG profile. ``usable, fitting`` (n_nodes,), ``level, want`` (widest + 1,): candidates.
-    ``types``: the workload, for FGD and STRANDING; ``memo``: what they know already, empty unless `fill` keeps it.
-    """
-
-    node: npt.NDArray[np.int64]
-    grant: npt.NDArray[np.int64]
-    usable: npt.NDArray[np.int64]
-    fitting: npt.NDArray[np.int64]
-    level: npt.NDArray[np.int64]
-    want: npt.NDArray[np.int64]
-    types: TaskTypes
-    memo: Memo
+    node: npt.NDArray[np.int64]  # (longest pool,)
+    grant: npt.NDArray[np.int64]  # (longest pool,) GPUs there, as of `rltune.core.resources.slices`
+    usable: npt.NDArray[np.int64]  # (n_nodes,) whole GPUs that a gang could use there
+    fitting: npt.NDArray[np.int64]  # (n_nodes,) nodes to draw from (RANDOM)
+    level: npt.NDArray[np.int64]  # (widest + 1,) nodes by usable GPUs
+    want: npt.NDArray[np.int64]  # (widest + 1,) nodes to take at each level
+    types: TaskTypes  # the workload, for FGD and STRANDING
+    memo: Memo  # rises known already; empty unless `rltune.packing.online.fill` keeps it
 
 
 def place_scratch(cluster: Cluster, types: TaskTypes | None = None) -> Place:
@@ -85,11 +80,11 @@ def place_scratch(cluster: Cluster, types: TaskTypes | None = None) -> Place:
 
 
 @kernel
-def fits(cluster, room, demand, job, pools, lo, hi):
-    """Whether ``job`` fits in one of ``pools[lo:hi]`` now."""
+def fits(cluster, room, demand, job, among):
+    """Whether ``job`` fits in one of the pools ``among`` now."""
     g, milli = demand.gpus[job], demand.milli[job]
-    for q in range(lo, hi):
-        p = pools[q]
+    for q in range(among.lo, among.hi):
+        p = among.pools[q]
         if milli < WHOLE or g <= cluster.pool_cap[p]:
             for node in range(cluster.pool_lo[p], cluster.pool_hi[p]):
                 if hosts(cluster, room, demand, job, node):
@@ -120,17 +115,17 @@ def _gang_fits(cluster, room, demand, job, p):
 
 
 @kernel
-def find(cluster, room, demand, job, pools, lo, hi, rule, draw, work):
-    """Place ``job`` in ``pools[lo:hi]``: the number of nodes used, 0 if it does not fit; see `Place` for the answer.
+def find(cluster, room, demand, job, among, rule, draw, work):
+    """Place ``job`` in one of the pools ``among``: the number of nodes used, 0 if it does not fit; see `Place` for the answer.
 
     ``rule``: one of `rltune.core.resources.scores.SHARING_RULES`; ``draw``: a random uint64, read by RANDOM only.
     One node where one can hold it; all allowed pools compete for it. Else a gang of the pool
     that it leaves tightest (FIRST_FIT: the first; LEAST_LOADED: with most free GPUs).
     """
     if rule in (FGD, STRANDING):
-        node = least_rise(cluster, room, demand, job, pools, lo, hi, work)
+        node = least_rise(cluster, room, demand, job, among, work)
     else:
-        node = _best_node(cluster, room, demand, job, pools, lo, hi, rule, draw, work)
+        node = _best_node(cluster, room, demand, job, among, rule, draw, work)
     if node >= 0:
         work.node[0] = node
         shared = 0 < demand.milli[job] < WHOLE
@@ -144,8 +139,8 @@ def find(cluster, room, demand, job, pools, lo, hi, rule, draw, work):
     if demand.milli[job] < WHOLE or demand.gpus[job] == 1:
         return 0
     best, best_cost = -1, np.inf
-    for q in range(lo, hi):
-        p = pools[q]
+    for q in range(among.lo, among.hi):
+        p = among.pools[q]
         if demand.gpus[job] > cluster.pool_cap[p] and _gang_fits(cluster, room, demand, job, p):
             cost = _pool_cost(cluster, room, demand, job, p, rule, work)
             if cost < best_cost:
@@ -156,12 +151,12 @@ def find(cluster, room, demand, job, pools, lo, hi, rule, draw, work):
 
 
 @inner
-def _best_node(cluster, room, demand, job, pools, lo, hi, rule, draw, work):
+def _best_node(cluster, room, demand, job, among, rule, draw, work):
     """The node of smallest score that can hold the whole job, ties by turn; -1 if none can."""
     best, best_score, count = -1, np.inf, 0
     whole = demand.milli[job] == WHOLE
-    for q in range(lo, hi):
-        p = pools[q]
+    for q in range(among.lo, among.hi):
+        p = among.pools[q]
         if whole and demand.gpus[job] > cluster.pool_cap[p]:
             continue
         for node in range(cluster.pool_lo[p], cluster.pool_hi[p]):

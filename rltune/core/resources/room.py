@@ -20,50 +20,61 @@ from rltune.nouns.mig_profiles import PROFILES, SIZE
 
 
 class Room(NamedTuple):
-    """Free resources. Only ``closed`` may be changed by others than ``take``.
+    """Free resources of the nodes. Only ``closed`` and ``layout`` may be changed by others than ``take``."""
 
-    Attributes:
-        milli: (n_nodes, widest) free thousandths of each GPU; 0 where cut by MIG and beyond the node's own GPUs.
-        slices: (n_nodes, widest) bitmask of the memory slices taken on a GPU cut by MIG; 0: not cut.
-        whole: (n_nodes,) wholly free GPUs.
-        loose: (n_nodes,) sum of ``milli``.
-        largest: (n_nodes,) greatest of ``milli``.
-        cpus, memory: (n_nodes,) free cores and GB; infinity where the pool declares none.
-        closed: (n_nodes,) > 0: takes no new job (failed or draining).
-        pods: (n_nodes, widest + 2) jobs (parts of gangs) on the node: with a share, with 1, 2, ... whole GPUs, with a slice.
-        scale: (3,) cores, GB and thousandths of GPUs of the largest node with them (1 where none is declared).
-        turn: (n_nodes,) of equally good nodes the one of least turn is taken: 0, 1, ... unless changed at the start.
-    """
-
-    milli: npt.NDArray[np.int32]
-    slices: npt.NDArray[np.int32]
-    whole: npt.NDArray[np.int64]
-    loose: npt.NDArray[np.int64]
-    largest: npt.NDArray[np.int64]
-    cpus: npt.NDArray[np.float64]
-    memory: npt.NDArray[np.float64]
-    closed: npt.NDArray[np.int64]
-    pods: npt.NDArray[np.int32]
-    scale: npt.NDArray[np.float64]
-    turn: npt.NDArray[np.int64]
+    milli: npt.NDArray[
+        np.int32
+    ]  # (n_nodes, widest) free thousandths of each GPU; 0 where cut by MIG, and beyond the node's own
+    slices: npt.NDArray[np.int32]  # (n_nodes, widest) memory slices taken on a GPU cut by MIG, as bits; 0: not cut
+    layout: npt.NDArray[
+        np.int64
+    ]  # (n_nodes, widest) MIG instances now, in use or idle (`instances`); (n_nodes, 0): not kept
+    whole: npt.NDArray[np.int64]  # (n_nodes,) wholly free GPUs
+    loose: npt.NDArray[np.int64]  # (n_nodes,) sum of ``milli``
+    largest: npt.NDArray[np.int64]  # (n_nodes,) greatest of ``milli``
+    cpus: npt.NDArray[np.float64]  # (n_nodes,) free cores; infinity where the pool declares none
+    memory: npt.NDArray[np.float64]  # (n_nodes,) free GB, the same
+    closed: npt.NDArray[np.int64]  # (n_nodes,) > 0: takes no new job (failed or draining)
+    pods: npt.NDArray[
+        np.int32
+    ]  # (n_nodes, widest + 2) jobs on the node: with a share, with 1, 2, ... whole GPUs, with a slice
+    scale: npt.NDArray[
+        np.float64
+    ]  # (3,) cores, GB, thousandths of GPUs of the largest node with them; 1: none declared
+    turn: npt.NDArray[
+        np.int64
+    ]  # (n_nodes,) of equally good nodes that of least turn is taken: 0, 1, ... unless set at the start
 
 
 class Demand(NamedTuple):
-    """What jobs ask for, (n_jobs,) each: ``cpus`` and ``memory`` (GB) of the whole job, on the grid.
+    """What jobs, or ways to run, ask for."""
 
-    ``milli``: 1000 whole GPUs, less a share of one, 0 none; ``profile``: -1, or index into
-    `rltune.nouns.mig_profiles.PROFILES`.
-    """
-
-    gpus: npt.NDArray[np.int64]
-    milli: npt.NDArray[np.int64]
-    cpus: npt.NDArray[np.float64]
-    memory: npt.NDArray[np.float64]
-    profile: npt.NDArray[np.int64]
+    gpus: npt.NDArray[np.int64]  # (n,)
+    milli: npt.NDArray[np.int64]  # (n,) thousandths of each: 1000 whole GPUs, less a share of one, 0 none
+    cpus: npt.NDArray[np.float64]  # (n,) cores of the whole job, on the grid
+    memory: npt.NDArray[np.float64]  # (n,) GB of the whole job, on the grid
+    profile: npt.NDArray[np.int64]  # (n,) index into `rltune.nouns.mig_profiles.PROFILES`; -1: no slice
 
 
-def idle_room(cluster: Cluster) -> Room:
-    """Everything free, every node open."""
+class Among(NamedTuple):
+    """The pools ``pools[lo:hi]``."""
+
+    pools: npt.NDArray[np.int64]
+    lo: int
+    hi: int
+
+
+class Held(NamedTuple):
+    """The places ``node, grant[base:base + m]``; grants as of `rltune.core.resources.slices`."""
+
+    node: npt.NDArray[np.int64]
+    grant: npt.NDArray[np.int64]
+    base: int
+    m: int
+
+
+def idle_room(cluster: Cluster, keeps_instances: bool = False) -> Room:
+    """Everything free, every node open; ``keeps_instances``: MIG instances stay until others need their place."""
     arrays = cluster.arrays()
     cap = arrays.pool_cap[arrays.node_pool]
     widest = max(1, int(cap.max()))
@@ -73,6 +84,7 @@ def idle_room(cluster: Cluster) -> Room:
     return Room(
         milli=milli,
         slices=np.zeros_like(milli),
+        layout=np.zeros((len(cap), widest if keeps_instances else 0), np.int64),
         whole=cap.copy(),
         loose=cap * WHOLE,
         largest=milli.max(axis=1).astype(np.int64),
@@ -139,6 +151,8 @@ def copy_room(source, target):
         for k in range(source.milli.shape[1]):
             target.milli[i, k] = source.milli[i, k]
             target.slices[i, k] = source.slices[i, k]
+        for k in range(source.layout.shape[1]):
+            target.layout[i, k] = source.layout[i, k]
         for k in range(source.pods.shape[1]):
             target.pods[i, k] = source.pods[i, k]
 
@@ -191,31 +205,45 @@ def grant_of(cluster, room, demand, job, node, k):
         best = -1
         for i in range(cap):
             free = room.milli[node, i]
-            if free >= milli and (best < 0 or free < room.milli[node, best]):
+            if free >= milli and (best < 0 or free < room.milli[node, best] or _less_to_do(room, node, i, best)):
                 best = i
         return 1 << best
     grant = 0
-    for i in range(cap):
-        if k > 0 and room.milli[node, i] == WHOLE:
-            grant |= 1 << i
-            k -= 1
+    # GPUs without idle MIG instances first: the others need time until they serve whole.
+    for idle in range(1 if room.layout.shape[1] == 0 else 2):
+        for i in range(cap):
+            if (
+                k > 0
+                and room.milli[node, i] == WHOLE
+                and (room.layout.shape[1] == 0 or (room.layout[node, i] != 0) == idle)
+            ):
+                grant |= 1 << i
+                k -= 1
     return grant
+
+
+@inner
+def _less_to_do(room, node, i, other):
+    """Whether of two GPUs equally free only the second has idle MIG instances, which would have to go."""
+    if room.layout.shape[1] == 0 or room.milli[node, i] != room.milli[node, other]:
+        return False
+    return room.layout[node, i] == 0 and room.layout[node, other] != 0
 
 
 # --- book and give back -----------------------------------------------------------------
 
 
 @kernel
-def take(cluster, room, demand, job, node, grant, base, m, sign):
-    """Book (sign = -1) or give back (sign = +1) what ``job`` holds: ``node, grant[base:base + m]``."""
+def take(cluster, room, demand, job, held, sign):
+    """Book (sign = -1) or give back (sign = +1) what ``job`` holds."""
     g, milli, profile = demand.gpus[job], demand.milli[job], demand.profile[job]
-    for at in range(base, base + m):
-        i, mask = node[at], grant[at] & INDICES
+    for at in range(held.base, held.base + held.m):
+        i, mask = held.node[at], held.grant[at] & INDICES
         k = g
         if profile >= 0:
             gpu = lowest(mask)
             kind = cluster.pool_mig[cluster.node_pool[i]]
-            room.slices[i, gpu] ^= ((1 << SIZE[profile, kind]) - 1) << (grant[at] >> START_BIT)
+            room.slices[i, gpu] ^= ((1 << SIZE[profile, kind]) - 1) << (held.grant[at] >> START_BIT)
             _set_milli(room, i, gpu, 0 if room.slices[i, gpu] != 0 else WHOLE)
             room.pods[i, room.pods.shape[1] - 1] -= sign
         elif milli == WHOLE:

@@ -6,6 +6,7 @@ A grant is one integer: bits 0..31 name the node's GPUs, bits 32..35 the first m
 from __future__ import annotations
 
 from rltune.compiled import inner
+from rltune.core.resources.instances import stands
 from rltune.nouns.jobs import WHOLE
 from rltune.nouns.mig_profiles import SIZE, STARTS, STARTS_MOST
 
@@ -16,30 +17,39 @@ START_BIT = 32
 
 @inner
 def find_slice(cluster, room, profile, node):
-    """Grant of a legal free position: cut GPUs first, the fullest of them; -1 if there is none."""
+    """Grant of a legal free position: cut GPUs first, the fullest of them; -1 if there is none.
+
+    Of equals one where an idle instance of the profile stands, then one with other instances, then the first.
+    """
     p = cluster.node_pool[node]
     kind = cluster.pool_mig[p]
     if kind < 0 or STARTS[profile, kind] == 0:
         return -1
-    best, best_taken = -1, -1
+    best, best_taken, best_ready = -1, -1, -1
     for i in range(cluster.pool_cap[p]):
         taken = room.slices[node, i]
         count = bits(taken)
-        if count > best_taken and (taken != 0 or room.milli[node, i] == WHOLE):
-            start = best_start(taken, profile, kind)
+        if count >= best_taken and (taken != 0 or room.milli[node, i] == WHOLE):
+            layout = room.layout[node, i] if room.layout.shape[1] > 0 else 0
+            start = best_start(taken, profile, kind, layout)
             if start >= 0:
-                best, best_taken = (1 << i) | (start << START_BIT), count
+                ready = 2 if stands(layout, profile, start, kind) else 1 if layout != 0 else 0
+                if count > best_taken or ready > best_ready:
+                    best, best_taken, best_ready = (1 << i) | (start << START_BIT), count, ready
     return best
 
 
 @inner
-def best_start(taken, profile, kind):
-    """The free legal start after which most starts of all profiles stay open, ties to the last; -1 if none is free."""
+def best_start(taken, profile, kind, layout):
+    """The free legal start after which most starts of all profiles stay open; -1 if none is free.
+
+    Of equals one where such an instance stands idle, then the last.
+    """
     best, best_open = -1, -1
     for start in range(STARTS_MOST):
         mask = ((1 << SIZE[profile, kind]) - 1) << start
         if STARTS[profile, kind] >> start & 1 and taken & mask == 0:
-            still = open_starts(taken | mask, kind)
+            still = 2 * open_starts(taken | mask, kind) + (1 if stands(layout, profile, start, kind) else 0)
             if still >= best_open:
                 best, best_open = start, still
     return best

@@ -18,6 +18,7 @@ from rltune.core.resources.nodes import find as find_nodes
 from rltune.core.resources.nodes import fits as fits_nodes
 from rltune.core.resources.nodes import intersect as intersect_nodes
 from rltune.core.resources.nodes import intersect_places as intersect_nodes_at
+from rltune.core.resources.room import Among, Held
 from rltune.core.rng import PLACEMENT, draw
 from rltune.core.state import is_full, is_lean
 from rltune.nouns.jobs import WHOLE
@@ -43,7 +44,9 @@ def _fits_full(sim, space, job):
     # Any way will do.
     while lo < hi:
         stop, way = choices.stop[lo], choices.way[lo]
-        if quota_allows(sim, space, job, way) and fits_nodes(sim.cluster, space, demand, way, choices.pool, lo, stop):
+        if quota_allows(sim, space, job, way) and fits_nodes(
+            sim.cluster, space, demand, way, Among(choices.pool, lo, stop)
+        ):
             return True
         lo = stop
     return False
@@ -77,7 +80,8 @@ def _find_full(sim, space, job):
     while lo < hi:
         stop, way = choices.stop[lo], choices.way[lo]
         if quota_allows(sim, space, job, way):
-            m = find_nodes(sim.cluster, space, demand, way, choices.pool, lo, stop, sim.params.rule, bits, sim.place)
+            among = Among(choices.pool, lo, stop)
+            m = find_nodes(sim.cluster, space, demand, way, among, sim.params.rule, bits, sim.place)
             if m > 0:
                 # All of a stretch are the same way but for the pool, which the nodes tell.
                 sim.place.way[0] = lo
@@ -120,7 +124,7 @@ def _take_found_lean(sim, space, job, m):
 @take_found.when(is_full)
 def _take_found_full(sim, space, job, m):
     found, way = sim.place.found, way_found(sim)
-    book_nodes(sim.cluster, space, sim.detail.demand, way, found.node, found.grant, 0, m, -1)
+    book_nodes(sim.cluster, space, sim.detail.demand, way, Held(found.node, found.grant, 0, m), -1)
     charge_quota(space, sim.detail.group[job], sim.detail.amount[way], -1)
 
 
@@ -137,7 +141,7 @@ def _book_held_lean(sim, space, job, sign):
 @book_held.when(is_full)
 def _book_held_full(sim, space, job, sign):
     base, m, way = sim.jobs.part[job], sim.alloc_len[job], way_held(sim, job)
-    book_nodes(sim.cluster, space, sim.detail.demand, way, sim.alloc_node, sim.alloc_grant, base, m, sign)
+    book_nodes(sim.cluster, space, sim.detail.demand, way, Held(sim.alloc_node, sim.alloc_grant, base, m), sign)
     charge_quota(space, sim.detail.group[job], sim.detail.amount[way], sign)
 
 
@@ -256,10 +260,12 @@ def _prefer_unreserved_full(sim, space, other, job, m):
         node, left, grant = found.node[i], 0, 0
         for gpu in range(milli.shape[1]):
             left += found.grant[i] >> gpu & 1
-        for shared in range(2):
+        # Of those alike, GPUs without idle MIG instances first.
+        for turn in range(4):
             for gpu in range(milli.shape[1]):
-                both = 1 if others[node, gpu] == WHOLE else 0
-                if left > 0 and milli[node, gpu] == WHOLE and both == shared:
+                idle = space.room.layout.shape[1] > 0 and space.room.layout[node, gpu] != 0
+                both = (2 if others[node, gpu] == WHOLE else 0) + (1 if idle else 0)
+                if left > 0 and milli[node, gpu] == WHOLE and both == turn:
                     grant |= 1 << gpu
                     left -= 1
         found.grant[i] = grant

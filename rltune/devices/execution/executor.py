@@ -66,8 +66,7 @@ class Event:
 class Executor:
     """``Executor(tasks, schedule, adapter, logs, signals).run()``.
 
-    ``after``: task -> one that must have succeeded first, else it is not run. ``on_event`` is called from the loop's thread,
-    ``on_begin`` when all is checked and the first thing is about to happen.
+    ``on_event`` is called from the loop's thread, ``on_begin`` when all is checked and the first thing is about to happen.
     """
 
     def __init__(
@@ -79,12 +78,10 @@ class Executor:
         signals: Signals,
         options: Options = Options(),
         on_event: Callable[[Event], None] = lambda event: None,
-        after: Mapping[int, int] | None = None,
         on_begin: Callable[[], None] = lambda: None,
     ) -> None:
         self.tasks, self.schedule, self.adapter, self.logs = tasks, schedule, adapter, logs
-        self.signals, self.options, self.on_event, self.after = signals, options, on_event, after or {}
-        self.on_begin = on_begin
+        self.signals, self.options, self.on_event, self.on_begin = signals, options, on_event, on_begin
         self.tenant = f"rltune-run-{os.getpid()}"
         rows = [TaskRow(task.name) for task in tasks]
         for k, (start, end) in schedule.planned.items():
@@ -216,7 +213,7 @@ class Executor:
         return None
 
     def _start(self, task: int, number: int) -> None:
-        first = self.after.get(task)
+        first = self.schedule.after.get(task)
         if first is not None and self.done.tasks[first].outcome != OK:
             self._not_run(task, f"{self.tasks[first].name} had to succeed first")
             return

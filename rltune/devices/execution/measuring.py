@@ -26,7 +26,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Trials:
-    """``specs``: what to run, named after task and profile; ``after``: a trial -> the one that must have succeeded before.
+    """``specs``: what to run, named after task and profile; a repeat is only run if the one before it succeeded.
 
     ``ruled_out``: (task, kind) that are not tried, since ``memory_gb`` says that they do not fit.
     """
@@ -34,7 +34,6 @@ class Trials:
     trials: tuple[Trial, ...]
     specs: tuple[TaskSpec, ...]
     schedule: Schedule
-    after: Mapping[int, int]
     ruled_out: tuple[tuple[int, str], ...] = ()
 
 
@@ -85,8 +84,8 @@ def trials_of(
     specs = tuple(tasks[t.task].model_copy(update={"name": _name(tasks[t.task].name, t, repeats)}) for t in trials)
     after = {k: k - 1 for k, trial in enumerate(trials) if trial.repeat}
     expected = {target.uuid: state.instances} if table else {}
-    schedule = Schedule((target,), tuple(slots), (tuple(steps),), tuple(pools), {}, expected)
-    return Trials(tuple(trials), specs, schedule, after, tuple(ruled_out))
+    schedule = Schedule((target,), tuple(slots), (tuple(steps),), tuple(pools), expected=expected, after=after)
+    return Trials(tuple(trials), specs, schedule, tuple(ruled_out))
 
 
 def _slot(number: int, target: Target, table: Geometry | None, kind: str, driver: Driver) -> Slot:

@@ -78,7 +78,8 @@ class Step:
 class Schedule:
     """``steps`` of each target, in their order; ``pools`` lists of tasks, in theirs; ``planned``: task -> start, end (s).
 
-    ``expected``: UUID -> instances that must be there at the beginning.
+    ``expected``: UUID -> instances that must be there at the beginning; ``after``: task -> one that must have succeeded
+    first, else it is not run.
     """
 
     targets: tuple[Target, ...]
@@ -87,6 +88,7 @@ class Schedule:
     pools: tuple[tuple[int, ...], ...]
     planned: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     expected: Mapping[str, tuple[Instance, ...]] = field(default_factory=dict)
+    after: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def planned_makespan_s(self) -> float | None:

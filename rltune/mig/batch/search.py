@@ -31,7 +31,7 @@ HOT, COLD = 0.7, 0.028
 THRIFT = (0.3, 3.0)
 """Weights of the area, cycle by cycle: the larger finds frugal plans, the smaller short ones."""
 THRIFT_FEW, FEW = (0.3, 3.0, 0.0), 8
-"""The same for batches of at most so many tasks: one long task may be worth any number of slices (generated batches)."""
+"""The same for batches of at most this number of tasks: one long task may be worth any number of slices (generated batches)."""
 PIECE = 2000
 """Steps between two looks at the clock: about a millisecond."""
 

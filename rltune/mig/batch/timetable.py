@@ -71,7 +71,7 @@ def _used(gpu, boxes, count, work):
 
 @inner
 def _tails(m, boxes, load, count, work):
-    """Tails of all, and the longest of those that wait for nobody: no schedule of these boxes is shorter."""
+    """Tails of all, and the longest of those that wait for no other: no schedule of these boxes is shorter."""
     longest = 0.0
     for k in range(m - 1, -1, -1):
         b = work.box[k]

@@ -1,0 +1,361 @@
+"""The online fleet on a machine's GPUs: what the ledger says a tenant holds is an instance that is there.
+
+An event is written to the fleet's journal, then carried out by the adapter, one transaction a GPU, then booked. What the
+hardware refuses is taken back from the journal and never booked, so that ledger and hardware agree after every answer. GPU
+number i of a type in the fleet, counted among its own type, is GPU i of that type on the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rltune.devices.adapter import Adapter, RolledBack
+from rltune.devices.driver import Driver, Identity
+from rltune.devices.lock import locked
+from rltune.devices.models import model_of
+from rltune.devices.reading import Users, read_state, read_users
+from rltune.devices.state import Instance, whole
+from rltune.mig.geometry import Geometry, Placement, geometry
+from rltune.mig.online.fleet import Fleet, Lease
+from rltune.mig.online.journal import Record, read_journal
+from rltune.mig.online.ledger import Ledger, in_the_way
+from rltune.mig.online.options import FleetOptions
+from rltune.mig.online.policies import FirstFit
+from rltune.mig.online.pool import Key, Pool
+from rltune.nouns.errors import InputError
+
+TENANT = "rltune-fleet"
+"""In whose name the adapter holds the fleet's instances, also while no fleet runs."""
+Uuids = Mapping[Instance, tuple[str, ...]]
+"""Names of MIG devices by instance, as `Adapter.uuids` has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What an event does to one GPU; ``number`` the fleet's, ``ending`` instances that their tenants give back, ``asked`` the
+    one that a tenant is to get."""
+
+    number: int
+    gpu: Identity
+    destroy: tuple[Instance, ...] = ()
+    create: tuple[Instance, ...] = ()
+    ending: tuple[Instance, ...] = ()
+    asked: Instance | None = None
+
+
+def machine_gpus(driver: Driver) -> dict[str, list[Identity]]:
+    """GPUs by type of rltune's tables, in NVML's order; InputError where one is lost: the order would not be the same."""
+    found: dict[str, list[Identity]] = {}
+    for gpu in driver.gpus():
+        if not gpu.uuid:
+            raise InputError(f"GPU {gpu.index} cannot be reached, and with it which GPU is which; `show` says why")
+        model = model_of(gpu.name, driver.telemetry(gpu.index).memory_total_bytes)
+        if model is not None:
+            found.setdefault(model, []).append(gpu)
+    return found
+
+
+def check_options(options: FleetOptions, machine: Mapping[str, list[Identity]]) -> None:
+    """Refuse what a fleet on these GPUs cannot do, before it is begun."""
+    if options.migrate or options.migrate_credit:
+        raise InputError(
+            "migrate: on a device a tenant's job would lose its instance, as it cannot be moved while it runs; use migrate=0 "
+            "migrate_credit=0"
+        )
+    if options.spares is not None:
+        raise InputError(f"spares={options.spares}: the GPUs of a machine cannot be given back; use spares=null")
+    for growth in options.growth:
+        model = geometry(growth.model).model
+        if model not in machine:
+            has = ", ".join(f"{len(gpus)} {name}" for name, gpus in machine.items()) or "none that MIG can cut"
+            raise InputError(f"gpu={growth.model}: the device has no {model}; it has {has}")
+    for name, count in options.initial.items():
+        there = len(machine[geometry(name).model])
+        if count > there:
+            raise InputError(f"initial.{name}={count}: the device has {there}")
+
+
+class FleetOnDevice:
+    """``FleetOnDevice(fleet, adapter, journal)``, then `acquire` and `release` as of the `Fleet`; ``notes`` tell of the start.
+
+    The fleet is `Fleet` or restored from its ``journal``, a file; no other process may change it. InputError where the GPUs hold
+    anything that the ledger does not know: it is named and left alone. What the ledger has and the GPUs have not is created.
+    ``tell`` gets a line whenever an instance that a tenant holds had to be created again: its MIG device is another then.
+    """
+
+    def __init__(
+        self, fleet: Fleet, adapter: Adapter, journal: str | Path, tell: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self.fleet, self.adapter, self._tell = fleet, adapter, tell
+        self.notes: list[str] = []
+        self._doubtful: dict[int, tuple[Identity, frozenset[Instance]]] = {}
+        """GPU numbers where hardware and ledger may differ -> that GPU, and instances of ours that may be left on it."""
+        self._named = ""
+        """The MIG device of the last acquire."""
+        machine = machine_gpus(adapter.driver)
+        check_options(fleet.options, machine)
+        self._gpus = {model: self._usable(pool, machine[model]) for model, pool in fleet.ledger.pools.items()}
+        with ExitStack() as stack:
+            stack.enter_context(_alone(adapter))
+            self._start(_before_last(journal))
+            self._held = stack.pop_all()
+        fleet.carry_out = self._carry_out
+
+    def close(self) -> None:
+        """Let go of the fleet; instances stay, and the journal says who holds them."""
+        self.fleet.carry_out = None
+        self._held.close()
+        self.fleet.close()
+
+    # The start.
+
+    def _usable(self, pool: Pool, gpus: list[Identity]) -> list[Identity]:
+        """The machine's GPUs of a pool's type, as many as the fleet may have, which is then its limit."""
+        model = pool.table.geometry.model
+        if len(pool.gpus) > len(gpus):
+            raise InputError(f"the fleet has {len(pool.gpus)} {model}, the device {len(gpus)}; name another journal")
+        if pool.limit is not None and pool.limit > len(gpus):
+            self.notes.append(f"the device has {len(gpus)} {model}: that is the limit, not {pool.limit}")
+        pool.limit = len(gpus) if pool.limit is None else min(pool.limit, len(gpus))
+        return gpus[: pool.limit]
+
+    def _start(self, leftover: Mapping[int, frozenset[Instance]]) -> None:
+        """Bring the GPUs to the ledger's state, having looked at all of them first."""
+        self.notes += self.adapter.recover()
+        parts = []
+        for model, gpus in self._gpus.items():
+            pool = self.fleet.ledger.pools[model]
+            numbers = sorted(pool.gpus)
+            for at, gpu in enumerate(gpus):
+                number = numbers[at] if at < len(numbers) else None
+                ours = frozenset() if number is None else leftover.get(number, frozenset())
+                part = self._compared(pool, number, gpu, ours)
+                if part is not None:
+                    parts.append(part)
+            if gpus:
+                self.notes += self._unlike_tables(pool.table.geometry, gpus[0])
+        for part in parts:
+            self._apply(part)
+            created = self._told_again(part)
+            self.notes += [f"{line}: it was not there, and was created" for line in created]
+            self.notes += [f"GPU {part.gpu.index}: {one} was being given back, and is gone now" for one in part.destroy]
+            for one in self._wanted(part.number) - set(part.create):
+                self.adapter.claim(part.gpu.uuid, one, TENANT)
+
+    def _compared(self, pool: Pool, number: int | None, gpu: Identity, ours: frozenset[Instance]) -> _Part | None:
+        """What one GPU lacks and has left over; InputError for MIG off, and for what is not the fleet's."""
+        where = f"GPU {gpu.index}"
+        now = read_state(self.adapter.driver, gpu.index)
+        if not now.mig:
+            raise InputError(
+                f"{where}: MIG is off; turn it on (apply a spec with mig: true), or begin a fleet with a lower limit (gpu=TYPE:N)"
+            )
+        wanted = frozenset() if number is None else self._wanted(number)
+        foreign = [one for one in now.instances if one not in wanted | ours]
+        users = read_users(self.adapter.driver, gpu.index, {})
+        if foreign:
+            names = ", ".join(f"{one} ({users.of[one]})" if one in users.of else str(one) for one in foreign)
+            raise InputError(
+                f"{where}: {names} is not the fleet's; destroy it, or begin a fleet with a lower limit (gpu=TYPE:N)"
+            )
+        if users.elsewhere:
+            pids = ", ".join(map(str, users.elsewhere))
+            raise InputError(
+                f"{where}: pid {pids} runs on it in no instance; end it, or begin a fleet with a lower limit (gpu=TYPE:N)"
+            )
+        if number is None:
+            return None
+        for one in now.instances:
+            if one in users.of and one not in self._holders(number):
+                raise InputError(
+                    f"{where}: {one} is in use ({users.of[one]}), and no tenant of the fleet holds it; end that"
+                )
+        gone = tuple(one for one in now.instances if one not in wanted)
+        return _Part(number, gpu, gone, tuple(sorted(wanted - set(now.instances))))
+
+    def _unlike_tables(self, table: Geometry, gpu: Identity) -> list[str]:
+        """Profiles that the fleet may choose and the driver does not have so: it will refuse them."""
+        listed = {(one.name, one.size): set(one.starts) for one in self.adapter.driver.profiles(gpu.index)}
+        return [
+            f"GPU {gpu.index}: the driver does not list {one.name} as the fleet's tables do; it may refuse some"
+            for one in table.profiles
+            if one.kind in self.fleet.options.kinds and not set(one.starts) <= listed.get((one.name, one.size), set())
+        ]
+
+    # Requests.
+
+    def acquire(self, tenant: str, profile: str, request: str = "", at: float | None = None) -> Lease:
+        """As `Fleet.acquire`; the lease names the MIG device. InputError also where the hardware refuses."""
+        self._settle()
+        lease = self.fleet.acquire(tenant, profile, request, at)
+        return replace(lease, device=self._named)
+
+    def release(self, tenant: str, request: str | None = None, at: float | None = None) -> tuple[str, ...]:
+        """As `Fleet.release`; InputError also where a process still runs in an instance, or the hardware refuses."""
+        self._settle()
+        return self.fleet.release(tenant, request, at)
+
+    def _carry_out(self, record: Record) -> None:
+        self._settle()
+        parts = self._parts(record)
+        for part in parts:
+            self._check_idle(part)
+        before = {part.number: self.adapter.uuids(part.gpu.uuid) for part in parts if part.destroy}
+        try:
+            for part in parts:
+                self._apply(part)
+                if part.asked is not None:
+                    self._named = self._device(part.gpu, part.asked)
+        except BaseException as error:
+            raised = self._undone(parts, before, error)
+            if raised is error:
+                raise
+            raise raised from error
+
+    def _undone(self, parts: list[_Part], before: Mapping[int, Uuids], error: BaseException) -> BaseException:
+        """After a failure: the GPUs are brought to the ledger's state again, at once if that can be; what is to be raised."""
+        for part in parts:
+            self._doubtful[part.number] = part.gpu, frozenset(part.destroy + part.create)
+        renamed: list[str] = []
+        # What cannot be put right now is tried again before the next request.
+        with suppress(InputError):
+            self._settle()
+            renamed = [line for part in parts for line in self._renamed(part, before.get(part.number, {}))]
+        if isinstance(error, RolledBack) and error.exit_status != RolledBack.exit_status:
+            return KeyboardInterrupt()
+        if isinstance(error, InputError) and renamed:
+            return InputError(f"{error}; created again: {'; '.join(renamed)}")
+        return error
+
+    def _renamed(self, part: _Part, before: Uuids) -> list[str]:
+        """Instances that were to go, came back, and bear another name."""
+        now = self.adapter.uuids(part.gpu.uuid)
+        return [f"{one} is {now[one][0]}" for one in part.destroy if now.get(one) and now[one] != before.get(one)]
+
+    def _parts(self, record: Record) -> list[_Part]:
+        """What an event does to each GPU, from the state before it."""
+        if record["event"] not in ("acquire", "release") or record.get("moves") or record.get("gone"):
+            raise InputError("a fleet on a device moves no instances and gives no GPUs back; acquire and release only")
+        if record["event"] == "acquire":
+            pool, number = self.fleet.ledger.pools[record["model"]], record["gpu"]
+            placement, gpu = Placement(*record["placement"]), pool.gpus.get(number)
+            asked = _instance(pool.table.geometry, placement)
+            if gpu is not None and placement in gpu.idle:
+                return [_Part(number, self._gpu(number, pool), asked=asked)]
+            going = [] if gpu is None else in_the_way(pool, gpu, placement)
+            destroy = tuple(_instance(pool.table.geometry, one) for one in going)
+            return [_Part(number, self._gpu(number, pool), destroy, (asked,), asked=asked)]
+        ending: dict[int, list[Instance]] = {}
+        pools: dict[int, Pool] = {}
+        for request in record["requests"]:
+            held = self.fleet.ledger.held[record["tenant"], request]
+            pools[held.gpu] = held.pool
+            ending.setdefault(held.gpu, []).append(_instance(held.pool.table.geometry, held.placement))
+        lazy = self.fleet.options.lazy
+        return [
+            _Part(number, self._gpu(number, pools[number]), () if lazy else tuple(gone), ending=tuple(gone))
+            for number, gone in sorted(ending.items())
+        ]
+
+    def _check_idle(self, part: _Part) -> None:
+        """No tenant gets an instance in which processes of the last one still run, and none is destroyed under them."""
+        if not part.ending:
+            return
+        users: Users = read_users(self.adapter.driver, part.gpu.index, {})
+        for one in part.ending:
+            if one in users.of:
+                raise InputError(f"GPU {part.gpu.index}: {one} is in use ({users.of[one]}); end that, then release it")
+
+    def _settle(self) -> None:
+        """Bring GPUs in doubt to the ledger's state, and tell of what tenants hold that had to be created again."""
+        for number, (gpu, ours) in list(self._doubtful.items()):
+            self.adapter.recover()
+            now, wanted = read_state(self.adapter.driver, gpu.index).instances, self._wanted(number)
+            gone = tuple(one for one in now if one in ours and one not in wanted)
+            part = _Part(number, gpu, gone, tuple(sorted(wanted - set(now))))
+            self._apply(part)
+            del self._doubtful[number]
+            for line in self._told_again(part):
+                self._tell(f"{line}: it had gone, and was created again")
+
+    # What is where.
+
+    def _apply(self, part: _Part) -> None:
+        if part.destroy or part.create:
+            self.adapter.reconfigure(part.gpu.uuid, part.destroy, part.create, TENANT, lasting=True)
+
+    def _pool(self, number: int) -> Pool | None:
+        return next((pool for pool in self.fleet.ledger.pools.values() if number in pool.gpus), None)
+
+    def _gpu(self, number: int, pool: Pool) -> Identity:
+        """The machine's GPU with this number in the fleet, of ``pool``, also where it is yet to be provisioned."""
+        numbers = sorted(pool.gpus)
+        at = numbers.index(number) if number in pool.gpus else len(numbers)
+        return self._gpus[pool.table.geometry.model][at]
+
+    def _wanted(self, number: int) -> frozenset[Instance]:
+        """The instances that a GPU should have, by the ledger."""
+        pool = self._pool(number)
+        if pool is None:
+            return frozenset()
+        gpu = pool.gpus[number]
+        return frozenset(_instance(pool.table.geometry, one) for one in [*gpu.held, *gpu.idle])
+
+    def _holders(self, number: int) -> dict[Instance, Key]:
+        pool = self._pool(number)
+        if pool is None:
+            return {}
+        return {_instance(pool.table.geometry, one): key for one, key in pool.gpus[number].held.items()}
+
+    def _device(self, gpu: Identity, instance: Instance) -> str:
+        found = self.adapter.uuids(gpu.uuid).get(instance)
+        if not found:
+            raise InputError(
+                f"GPU {gpu.index}: {instance} has gone, or the driver names no MIG device for it; try again"
+            )
+        return found[0]
+
+    def _told_again(self, part: _Part) -> list[str]:
+        """A line for each instance that was created for a tenant who had one already: its name is another."""
+        holders = self._holders(part.number)
+        lines = []
+        for one in part.create:
+            if one in holders:
+                who = " ".join(word for word in holders[one] if word)
+                lines.append(f"GPU {part.gpu.index}: {one} of {who} is {self._device(part.gpu, one)}")
+        return lines
+
+
+def _instance(table: Geometry, placement: Placement) -> Instance:
+    return whole(table.profiles[placement.profile].name, placement.start)
+
+
+def _before_last(journal: str | Path) -> dict[int, frozenset[Instance]]:
+    """Instances by GPU number before the journal's last event: if that was cut short, some may be left on the hardware."""
+    records, _ = read_journal(journal)
+    # No decision is made anew, so any policy will do.
+    ledger = Ledger(FleetOptions.from_json(records[0]["options"]), FirstFit(), records[0]["at"])
+    for record in records[1:-1]:
+        ledger.apply(record)
+    return {
+        number: frozenset(_instance(pool.table.geometry, one) for one in [*gpu.held, *gpu.idle])
+        for pool in ledger.pools.values()
+        for number, gpu in pool.gpus.items()
+    }
+
+
+@contextmanager
+def _alone(adapter: Adapter) -> Iterator[None]:
+    """No other fleet on this device meanwhile: neither would know the other's instances."""
+    path = adapter.lock_of(f"fleet-{adapter.driver.gpus()[0].uuid}")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path))
+        except InputError as error:
+            raise InputError(
+                f"{path}: held by another fleet on this device, or not to be locked; end that first"
+            ) from error
+        yield

@@ -1,6 +1,0 @@
-"""Tenants on a growing fleet of MIG GPUs: acquire, release, few GPUs."""
-
-from rltune.mig.fleet.fleet import Fleet, Lease
-from rltune.mig.fleet.options import FleetOptions, Growth, Quota
-
-__all__ = ["Fleet", "FleetOptions", "Growth", "Lease", "Quota"]
