@@ -151,7 +151,9 @@ def test_a_reserved_job_starts_when_it_was_promised(seed: int, quotas: dict[str,
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("quotas", [None, {"x": 14.0, "y": 12.5}])
 @pytest.mark.parametrize("way_rule", ["fastest", "efficient"])
-def test_a_promise_holds_whatever_way_other_jobs_take(seed: int, quotas: dict[str, float] | None, way_rule: str) -> None:
+def test_a_promise_holds_whatever_way_other_jobs_take(
+    seed: int, quotas: dict[str, float] | None, way_rule: str
+) -> None:
     """A job would take a slower or a wider way into the reservation, or more of the reserved job's quota than was counted on."""
     jobs, cluster = mixed(150, seed)
     frame = jobs.to_frame()
