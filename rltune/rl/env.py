@@ -28,7 +28,7 @@ from rltune.rl.kernels import (
     reset_row,
     step_rows,
 )
-from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
+from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES, Seen
 from rltune.rl.rows import CLOSED, FRESH, FULL, OVER, Training
 from rltune.rl.rules import Setup
 from rltune.simulator.full import result_of
@@ -85,6 +85,7 @@ class VectorSchedulingEnv(VectorEnv):
         self._jobs = np.zeros((num_envs, rules.visible, len(JOB_FEATURES)), np.float32)
         self._cluster = np.zeros((num_envs, len(CLUSTER_FEATURES)), np.float32)
         self._mask = np.zeros((num_envs, rules.visible + 1), np.int8)
+        self._seen = Seen(self._mask, self._jobs, self._cluster)
         self._rewards = np.zeros(num_envs)
         self._over = np.zeros(num_envs, bool)
         self._first_job = np.zeros(num_envs, np.int64)
@@ -131,8 +132,7 @@ class VectorSchedulingEnv(VectorEnv):
         self._illegal[i] = 0
         rules = self.setup.rules
         episode = (first_job, rules.warmup, rules.score_code, rules.reward == "relative", self._floor)
-        seen = (self._mask, self._jobs, self._cluster)
-        while not reset_row(self.training.batch, i, episode, rules.visible, *seen):
+        while not reset_row(self.training.batch, i, episode, rules.visible, self._seen):
             self.training.grow()
 
     def step(self, actions: npt.ArrayLike) -> tuple[Any, Any, Any, Any, Any]:
@@ -142,18 +142,18 @@ class VectorSchedulingEnv(VectorEnv):
         self._rewards[:] = 0.0
         batch, mark = self.training.batch, self.training.value.episode.mark
         visible, score = self.setup.rules.visible, self.setup.rules.score_code
-        seen = (self._mask, self._jobs, self._cluster)
+        seen = self._seen
         if self.joint is None:
-            step_rows(batch, acts, active, score, visible, *seen, self._rewards)
+            step_rows(batch, acts, active, score, visible, seen, self._rewards)
         else:
             apply_rows(batch, acts, active, score, visible, self._mask)
             together = active & (mark[:, CLOSED] == 1) & (mark[:, FRESH] >= self.joint.fewest)
             for i in np.flatnonzero(together):
                 self.joint.place(self.training, int(i), bool(acts[i] == visible))
-            close_rows(batch, active, score, visible, *seen, self._rewards)
+            close_rows(batch, active, score, visible, seen, self._rewards)
         while (unfinished := active & (mark[:, FULL] == 1)).any():
             self.training.grow()
-            close_rows(self.training.batch, unfinished, score, visible, *seen, self._rewards)
+            close_rows(self.training.batch, unfinished, score, visible, seen, self._rewards)
         for i in np.flatnonzero(resetting):
             self._begin(int(i), None)
         ended = (mark[:, OVER] == 1) & active

@@ -5,7 +5,10 @@ Nothing here may show more of run times than the scheduler knows (`Jobs.known`).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+import numpy.typing as npt
 
 from rltune.compiled import inner, kernel, verb
 from rltune.core.priorities import size_of
@@ -45,6 +48,14 @@ RUN_SCALE = 1 / np.log1p(30 * 86_400.0)
 AREA_SCALE = 1 / np.log1p(30 * 86_400.0 * 1_000)
 SLOWDOWN_SCALE = 1 / np.log(1e5)
 QUEUE_SCALE = 1 / np.log1p(10_000.0)
+
+
+class Seen(NamedTuple):
+    """Observations of all rows."""
+
+    mask: npt.NDArray[np.int8]  # (n_envs, V + 1) 1: the action is legal
+    jobs: npt.NDArray[np.float32]  # (n_envs, V, 12) in [0, 1]
+    cluster: npt.NDArray[np.float32]  # (n_envs, 8) in [0, 1]
 
 
 @inner

@@ -15,10 +15,11 @@ import torch
 from rltune.core.reference import Ref, ref
 from rltune.core.state import ALWAYS, BLOCKING, NOW, QUEUED, STARTED, Sim
 from rltune.nouns.errors import InputError
-from rltune.rl.kernels import WAIT, begin_instant_of, look, open_episode_of, pick, step_blocking
+from rltune.rl.kernels import begin_instant_of, look, open_episode_of, pick, step_blocking
 from rltune.rl.network import JobNetwork
 from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
 from rltune.rl.rows import CLOSED, FRESH, OVER, Batch, Row, new_episode
+from rltune.rl.scoring import WAIT
 
 
 class OneRow:

@@ -21,7 +21,7 @@ from rltune.nouns.errors import InputError
 from rltune.nouns.metrics import check_score
 from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import order, static_rank
-from rltune.rl.kernels import SCORE_CODES
+from rltune.rl.scoring import SCORE_CODES
 from rltune.simulator.full import build_state, preemptive_policy
 from rltune.simulator.options import make_options
 from rltune.simulator.run import TRAINED, check_backfill, check_detailed, needs_detail
