@@ -44,8 +44,10 @@ EPS = 1e-9
 """Rises closer than this are equal; the model itself tells no finer differences."""
 MOST_PARTS = 16
 """Jobs of one instant that do not fill whole nodes, beyond which the model is asked."""
-NOBODY, TOO_MANY = -1, -2
-"""Beside ASK, STAY and MOVE: there was nobody to place; more than a decision may be about."""
+NOBODY, TOO_MANY, CONTESTED = -1, -2, -3
+"""Beside ASK, STAY and MOVE: there was nobody to place; more than a decision may be about; the reserved job's quota is at stake."""
+STAND_IN = {TOO_MANY: "too_many_starts", CONTESTED: "contested_quota"}
+"""Fallbacks: the provisional places stay."""
 
 
 class JointPlacement:
@@ -143,14 +145,15 @@ class JointStarts:
         """
         joint, begin, moved = self.joint, 0, False
         while (answer := propose(rows.batch, i, joint.work, self._few, begin)) != NOBODY:
-            if answer == TOO_MANY:
+            if answer in STAND_IN:
                 joint.allocator.stats.calls += 1
-                joint.allocator.stats.fall_back("too_many_starts")
+                joint.allocator.stats.fall_back(STAND_IN[answer])
+            if answer == TOO_MANY:
                 return
             if answer == ASK:
                 moved |= joint.place_started(rows.row(i).sim)
                 settle(rows.batch, i, joint.work)
-            else:
+            elif answer != CONTESTED:
                 joint.allocator.count_trivial()
                 moved |= answer == MOVE
             begin += int(joint.draft.counts[JOBS])
@@ -163,7 +166,8 @@ def propose(batch, i, draft, few, begin):
     """Place the jobs that row i has started at this instant, from number ``begin`` on, if that can be told without a solver.
 
     NOBODY: there are none; STAY, MOVE: they run, where they ran or elsewhere; ASK: nobody has started, see `settle`.
-    TOO_MANY: all stay, for MIG instances are as they were only when no job of this instant has started.
+    TOO_MANY: all stay, for MIG instances are as they were only when no job of this instant has started. CONTESTED: these stay,
+    for the model does not know what they hold of the reserved job's quota when that is to start.
     """
     row = row_at(batch, i)
     if row.episode.layout.shape[1] > 0 and row.episode.mark[FRESH] > len(draft.each.job):
@@ -171,7 +175,7 @@ def propose(batch, i, draft, few, begin):
     n = lift(row, draft, begin)
     if n == 0:
         return NOBODY
-    answer = place_few(row.sim, draft, few, n)
+    answer = CONTESTED if contests_reserved(row.sim, draft, n) else place_few(row.sim, draft, few, n)
     if answer != ASK:
         start_all(row.sim, draft)
     return answer
@@ -206,6 +210,17 @@ def lift(row, draft, begin):
     restore_instances(row)
     list_choices(sim, draft)
     return n
+
+
+@inner
+def contests_reserved(sim, draft, n):
+    """Whether one of the draft's ``n`` jobs counts towards the quota of the job that holds the reservation."""
+    held = draft.counts[HELD]
+    group = sim.detail.group[held] if held >= 0 else -1
+    for k in range(n):
+        if group >= 0 and sim.detail.group[draft.each.job[k]] == group:
+            return True
+    return False
 
 
 @inner

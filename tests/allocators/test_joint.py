@@ -84,7 +84,9 @@ def check_against_search(seed: int, kind: str, cases: int) -> None:
         case = random_case(rng, kind)
         mode = str(rng.choice([*MODES]))
         measure = measure_of(rng, case, kind)
-        solver = solvers.setdefault((mode, case.spread), JointSolver(MODES[mode], time_limit_s=60, spread=case.spread))
+        solver = solvers.setdefault(
+            (mode, case.spread), JointSolver(MODES[mode], time_limit_s=60, rows=1 << 15, spread=case.spread)
+        )
         nothing = [None] * len(case.instance.jobs)
         best = best_by_search(case, measure, MODES[mode])
         found = solver.decide(case.instance, measure, {"nothing": nothing}).places

@@ -32,7 +32,11 @@ def check_against_search(seed: int, kind: str, cases: int) -> None:
     rng, kept = np.random.default_rng(seed), 0
     for _ in range(cases):
         case, mode = running_case(rng, kind), str(rng.choice([*MODES]))
-        measure, solver, levels = measure_of(rng, case, kind), JointSolver(MODES[mode], time_limit_s=60), MODES[mode]
+        measure, solver, levels = (
+            measure_of(rng, case, kind),
+            JointSolver(MODES[mode], time_limit_s=60, rows=1 << 15),
+            MODES[mode],
+        )
         holders = case.instance.holders
         assert holders is not None
         nothing, stay = [None] * len(case.instance.jobs), list(holders.place)

@@ -147,6 +147,21 @@ def test_few_jobs_are_placed_as_the_solver_would(data: st.DataObject) -> None:
     play(rules, trace, UNLIKE, data.draw(st.integers(0, 99)), Watched())
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_reserved_job_gets_its_quota_in_time(seed: int) -> None:
+    """A job moved to slower GPUs would hold its virtual cluster's quota for longer than the reservation counts on."""
+    rng, n = np.random.default_rng(seed), 60
+    columns = {
+        "submit_s": np.sort(rng.integers(0, 100, n)).tolist(), "duration_s": rng.integers(5, 90, n).tolist(),
+        "num_gpus": rng.choice([1, 1, 2, 3], n).tolist(), "vc": rng.choice(["x", "y"], n).tolist(),
+    }  # fmt: skip
+    trace = Trace.of(JobTable.from_columns(columns), name="drawn", source="user")
+    options = {"speed": Throughput.published(), "quotas": {"x": 5.0, "y": 9.0}}
+    watched = Watched()
+    play(Rules("jct", "easy", "fifo", "milp", visible=8, window=n, options=options), trace, UNLIKE, seed, watched)
+    assert watched.allocator.stats.fallbacks["contested_quota"] > 0
+
+
 def test_gymnasium_accepts_it() -> None:
     """Other learners than ours could not use it."""
     rules = Rules(allocator="milp", backfill="easy", baseline="sjf", visible=8, window=40, options=FAULTS)
