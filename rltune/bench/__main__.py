@@ -521,7 +521,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=EXPERIMENTS / "bench.json")
     parser.add_argument(
         "--only",
-        choices=("allocator", "environment", "ppo", "mig", "devices", "first_use", "core"),
+        choices=("simulator", "allocator", "environment", "ppo", "mig", "devices", "first_use", "core"),
         help="measure this part; the other rows of the record stay",
     )
     parser.add_argument("--iterations", type=int, default=6, help="PPO epochs of each side")
@@ -537,6 +537,7 @@ def main(argv: list[str] | None = None) -> int:
     helios = rltune.load_trace("helios")
     say(f"trace: {helios.label}; machine: {machine()}")
     parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "simulator": lambda: bench_simulator(helios) + bench_scaling(),
         "allocator": bench_allocator, "environment": environment_rows,
         "ppo": lambda: bench_ppo(helios, arguments.iterations), "mig": bench_mig,
         "devices": bench_devices, "first_use": bench_first_use, "core": bench_core,
