@@ -80,8 +80,7 @@ def read_file(path: Path) -> Reading | Trace:
         return parquet.read(content, file)
     text = decode(content, file)
     if text.lstrip().startswith(("[", "{")):
-        document = parse_json(text, file)
-        return kubernetes.read(document, file) if kubernetes.matches(document) else philly.read_log(document, file)
+        return _read_json(text, file)
     if slurm.matches(text):
         return slurm.read(text, file)
     if swf.matches(text):
@@ -97,9 +96,26 @@ def read_file(path: Path) -> Reading | Trace:
     for known in CSV_FORMATS:
         if known.matches(header):
             return known.read(parse_csv(text, file))
+    raise _unknown(text, file, fields)
+
+
+def _read_json(text: str, file: str) -> Reading:
+    if kubernetes.is_lines(text):
+        raise InputError(f"{file}: Kubernetes objects one after the other, not a list of pods; {kubernetes.REMEDY}")
+    document = parse_json(text, file)
+    if kubernetes.matches(document):
+        return kubernetes.read(document, file)
+    if wrong := kubernetes.near_miss(document):
+        raise InputError(f"{file}: {wrong}")
+    return philly.read_log(document, file)
+
+
+def _unknown(text: str, file: str, fields: tuple[str, ...]) -> InputError:
+    if wrong := slurm.near_miss(text) or kubernetes.near_miss_of_text(text):
+        return InputError(f"{file}: {wrong}")
     found = one_line(", ".join(fields))
     accepted = "; ".join([*(known.name for known in CSV_FORMATS), *OTHER_FORMATS])
-    raise InputError(f"{file}: no known format; found columns {found}; accepted are {accepted}")
+    return InputError(f"{file}: no known format; found columns {found}; accepted are {accepted}")
 
 
 def read_trace(
