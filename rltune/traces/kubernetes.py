@@ -269,7 +269,7 @@ def _lived(
         return None, None, "GPU pods that never started" + _blamed(status)
     if phase == "Unknown":
         return start, None, "GPU pods whose node was lost (phase Unknown)"
-    if phase == "Succeeded":
+    if phase == "Succeeded" and not any((each.get("state") or {}).get("running") for each in containers):
         return start, None, "GPU pods whose end the list does not tell" + (f" ({reason})" if reason else "")
     waiting = next((name for each in containers if (name := _waits_for(each)) == "CrashLoopBackOff"), None)
     return start, None, "GPU pods that have not ended" + (f" ({waiting})" if waiting else "")

@@ -36,7 +36,7 @@ def refused(name_or_path: object, **options: object) -> str:
         (HEADER + ",0,1,1\n", "row 2: job_id is empty"),
         (HEADER + "a,0,1\n", "row 2: num_gpus"),
         (HEADER + "a,0,1,1\nb,0,1,1,7\n", "line 3"),
-        (HEADER + "a,0,1,1,7\n", "row 2: more values"),
+        (HEADER + "a,0,1,1,7\n", "line 2, saw 5"),
         (HEADER, "the trace is empty"),
         ("", "the file is empty"),
         (" \n\n", "the file is empty"),
