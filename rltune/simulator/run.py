@@ -291,6 +291,12 @@ def describe_oversized(jobs: JobTable, cluster: Cluster, misfits: Any, source: s
             f"pool it may use on cluster {cluster.name}{more}; use larger nodes (MIG: pools with mig: true) or oversized=drop"
         )
     vc, gpu = jobs.vc.values()[row], jobs.gpu_type.values()[row]
+    if (slices := jobs.mig.values()[row]) is not None and jobs.num_gpus[row] > 1:
+        more = f" (and {len(misfits) - 1} more jobs)" if len(misfits) > 1 else ""
+        return (
+            f"{source}: job {jobs.job_id[row]} (row {row + 1} by submit time) wants {jobs.num_gpus[row]} MIG slices {slices}, a "
+            f"simulated job takes one{more}; give each slice a job of its own, or use oversized=drop"
+        )
     mine = [p for p in cluster.pools if (p.vc is None or p.vc == vc) and accepts(gpu, p.gpu_type)]
     widest = max((p.widest_job for p in mine), default=0)
     more = f" (and {len(misfits) - 1} more jobs)" if len(misfits) > 1 else ""

@@ -85,7 +85,7 @@ def read_tasks(table: Table, beside: Mapping[str, Path] | None = None) -> Readin
     start_s = start_s[forward]
     owner = alibaba_tables.owners(jobs, start_s, beside)
     instances = jobs.numbers("inst_num")
-    requests, request_notes = requests(instances, number["plan_gpu"][rows])
+    asked, request_notes = requests(instances, number["plan_gpu"][rows])
     columns = {
         "job_id": jobs.frame["job_name"] + "/" + jobs.frame["task_name"] + "/" + pd.Series(jobs.lines).astype(str),
         "submit_s": owner.submit_s - owner.submit_s.min(),
@@ -94,7 +94,7 @@ def read_tasks(table: Table, beside: Mapping[str, Path] | None = None) -> Readin
         "cpus": instances * np.nan_to_num(number["plan_cpu"][rows]) / 100,
         "memory_gb": instances * np.nan_to_num(number["plan_mem"][rows]),
         "status": jobs.frame["status"].to_numpy(),
-        **requests,
+        **asked,
         **owner.columns,
     }
     told = (left_out, *notes, *request_notes, *(owner.notes or (START_NOTE,)))

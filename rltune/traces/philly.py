@@ -128,7 +128,7 @@ def _job(entry: Mapping[str, Any], record: int, file: str, counts: Counter[str])
     if num_gpus == 0:
         counts["jobs without a recorded GPU left out"] += 1
         return None
-    finished = [(start, end) for start, end in spans if start is not None and end is not None]
+    finished = [(start, _after(start, end)) for start, end in spans if start is not None and end is not None]
     if not finished:
         counts["jobs without a finished attempt left out"] += 1
         return None
@@ -137,7 +137,7 @@ def _job(entry: Mapping[str, Any], record: int, file: str, counts: Counter[str])
     submit = _clock(entry["submitted_time"], place)
     if submit is None:
         raise InputError(f"{place}: submitted_time is missing; correct or remove the record")
-    start = spans[0][0]
+    start = None if spans[0][0] is None else _after(submit, spans[0][0])
     return _Job(
         record=record,
         entry=entry,
@@ -146,6 +146,12 @@ def _job(entry: Mapping[str, Any], record: int, file: str, counts: Counter[str])
         duration_s=sum((end - start).total_seconds() for start, end in finished),
         num_gpus=num_gpus,
     )
+
+
+def _after(earlier: datetime, later: datetime) -> datetime:
+    """``later``, an hour on where only that puts it after ``earlier``: of 1 to 2 o'clock the log does not tell which."""
+    twice = CLOCK_CHANGE - timedelta(hours=1) <= later < CLOCK_CHANGE
+    return later + timedelta(hours=1) if later < earlier and twice else later
 
 
 def _gpus(attempt: Mapping[str, Any]) -> int:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from rltune.nouns.documents import gunzip
 from rltune.nouns.errors import InputError
 
 ACCEPTED = 'accepted are ["acquire", tenant, profile] and ["release", tenant]'
@@ -40,8 +39,8 @@ def read_events(path: str | Path, workload: str | None = None, sequence: int = 0
     path = Path(path)
     try:
         content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        text = (gunzip(content, str(path)) if path.suffix == ".gz" else content).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
     name = path.name.removesuffix(".gz")
     if name.endswith(".csv"):
