@@ -31,8 +31,8 @@ MOST_UNPACKED = 4 * 2**30
 """Bytes that a packed file may hold where it is read as a whole."""
 MOST_TIMES, FREE = 200, 64 * 2**20
 """A gzip of more than `FREE` bytes unpacked may not be so many times its size: logs pack to a tenth, a bomb to a thousandth."""
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""Spreadsheets run a cell that begins so; an apostrophe before it makes it text to them."""
+GUARDED = ("=", "+", "-", "@", "\t", "\r", "#")
+"""Spreadsheets run a cell that begins so, and a row that begins with # is a comment; an apostrophe before it makes it text."""
 
 
 class Document(NamedTuple):
@@ -91,13 +91,13 @@ def gunzip(packed: bytes, name: str) -> bytes:
 
 def cell(text: Any) -> Any:
     """A text as a cell that no spreadsheet takes for a formula; `uncell` gives the text back."""
-    guarded = isinstance(text, str) and text.lstrip("'").startswith(FORMULA)
+    guarded = isinstance(text, str) and text.lstrip("'").startswith(GUARDED)
     return f"'{text}" if guarded else text
 
 
 def uncell(text: Any) -> Any:
     """The text that `cell` guarded."""
-    guarded = isinstance(text, str) and text.startswith("'") and text.lstrip("'").startswith(FORMULA)
+    guarded = isinstance(text, str) and text.startswith("'") and text.lstrip("'").startswith(GUARDED)
     return text[1:] if guarded else text
 
 

@@ -297,6 +297,11 @@ def describe_oversized(jobs: JobTable, cluster: Cluster, misfits: Any, source: s
             f"{source}: job {jobs.job_id[row]} (row {row + 1} by submit time) wants {jobs.num_gpus[row]} MIG slices {slices}, a "
             f"simulated job takes one{more}; give each slice a job of its own, or use oversized=drop"
         )
+    if slices is not None and slices not in PROFILES:
+        return (
+            f"{source}: job {jobs.job_id[row]} (row {row + 1} by submit time) wants MIG profile {slices}, which is unknown; "
+            f"known are {', '.join(PROFILES)}; correct it or use oversized=drop"
+        )
     mine = [p for p in cluster.pools if (p.vc is None or p.vc == vc) and accepts(gpu, p.gpu_type)]
     widest = max((p.widest_job for p in mine), default=0)
     more = f" (and {len(misfits) - 1} more jobs)" if len(misfits) > 1 else ""

@@ -192,7 +192,7 @@ def _quantity(value: Any, name: str, place: str) -> float:
     found = QUANTITY.match(str(value)) if len(str(value)) < 100 else None
     amount = math.inf
     if found is not None:
-        amount = float(found[1]) * (10.0 ** int(found[2]) if found[2] else UNITS[found[3]])
+        amount = float(found[1]) * (float(f"1e{found[2]}") if found[2] else UNITS[found[3]])
     if found is None or amount > MOST:
         raise InputError(f"{place}: {one_line(name)} is {one_line(repr(value))}, which is no Kubernetes quantity")
     return amount

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rltune.nouns.errors import InputError
-from rltune.traces.table import Reading, Table, seconds_from_first
+from rltune.traces.table import Reading, Table, one_line, seconds_from_first
 
 LOG_KEYS = ("status", "vc", "jobid", "attempts", "submitted_time", "user")
 JOBS_COLUMNS = (
@@ -118,8 +118,9 @@ def _job(entry: Mapping[str, Any], record: int, file: str, counts: Counter[str])
         counts["jobs without an attempt left out"] += 1
         return None
     place = f"{file}: record {record} (job {entry['jobid']})"
+    submit = _clock(entry["submitted_time"], place)
     try:
-        spans = [(_clock(a.get("start_time"), place), _clock(a.get("end_time"), place)) for a in attempts]
+        spans = _in_order(submit, [(_clock(a.get("start_time"), place), _clock(a.get("end_time"), place)) for a in attempts])
         num_gpus = next((n for n in map(_gpus, attempts) if n), 0)
     except (AttributeError, KeyError, TypeError):
         raise InputError(
@@ -128,16 +129,15 @@ def _job(entry: Mapping[str, Any], record: int, file: str, counts: Counter[str])
     if num_gpus == 0:
         counts["jobs without a recorded GPU left out"] += 1
         return None
-    finished = [(start, _after(start, end)) for start, end in spans if start is not None and end is not None]
+    finished = [(start, end) for start, end in spans if start is not None and end is not None]
     if not finished:
         counts["jobs without a finished attempt left out"] += 1
         return None
-    if len(finished) < len(spans):
-        counts["jobs with an attempt of unknown start or end, which counts as no run time"] += 1
-    submit = _clock(entry["submitted_time"], place)
     if submit is None:
         raise InputError(f"{place}: submitted_time is missing; correct or remove the record")
-    start = None if spans[0][0] is None else _after(submit, spans[0][0])
+    if len(finished) < len(spans):
+        counts["jobs with an attempt of unknown start or end, which counts as no run time"] += 1
+    start = spans[0][0]
     return _Job(
         record=record,
         entry=entry,
@@ -148,10 +148,21 @@ def _job(entry: Mapping[str, Any], record: int, file: str, counts: Counter[str])
     )
 
 
-def _after(earlier: datetime, later: datetime) -> datetime:
-    """``later``, an hour on where only that puts it after ``earlier``: of 1 to 2 o'clock the log does not tell which."""
-    twice = CLOCK_CHANGE - timedelta(hours=1) <= later < CLOCK_CHANGE
-    return later + timedelta(hours=1) if later < earlier and twice else later
+Span = tuple[datetime | None, datetime | None]
+
+
+def _in_order(submit: datetime | None, spans: Sequence[Span]) -> list[Span]:
+    """Starts and ends, an hour on where only that keeps their order: of 1 to 2 o'clock the log does not tell which."""
+    last, found = submit, []
+    for span in spans:
+        moved = []
+        for time in span:
+            twice = time is not None and CLOCK_CHANGE - timedelta(hours=1) <= time < CLOCK_CHANGE
+            time = time + timedelta(hours=1) if time is not None and twice and last is not None and time < last else time
+            last = time or last
+            moved.append(time)
+        found.append((moved[0], moved[1]))
+    return found
 
 
 def _gpus(attempt: Mapping[str, Any]) -> int:
@@ -165,5 +176,5 @@ def _clock(text: Any, place: str) -> datetime | None:
     try:
         clock = datetime.fromisoformat(text)
     except (TypeError, ValueError):
-        raise InputError(f"{place}: {text!r} is no time; use YYYY-MM-DD HH:MM:SS") from None
+        raise InputError(f"{place}: {one_line(repr(text))} is no time; use YYYY-MM-DD HH:MM:SS") from None
     return clock + timedelta(hours=1) if clock >= CLOCK_CHANGE else clock
