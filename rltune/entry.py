@@ -185,7 +185,9 @@ def _one_line(error: BaseException, declared: type | None) -> str:
     if key and declared is not None:
         return str(_unknown(key.group(1), declared))
     if re.search(r"mismatched input|extraneous input|no viable alternative|token recognition error", text):
-        return f"{text.partition(' See https')[0]}; a value with = # , ( or é in it needs quotes of both: 'name=\"value\"'"
+        return (
+            f"{text.partition(' See https')[0]}; a value with = # , ( or é in it needs quotes of both: 'name=\"value\"'"
+        )
     choice = re.search(r"Could not (?:find|load) '([^']+)'", text)
     if choice:
         group, _, name = choice.group(1).rpartition("/")

@@ -238,7 +238,9 @@ def _out_of_configmap(document: Document) -> Document:
     files = value.get("data")
     if not isinstance(files, dict) or len(files) != 1 or not isinstance(next(iter(files.values())), str):
         held = ", ".join(map(str, files)) if isinstance(files, dict) and files else "none"
-        raise InputError(f"{document.place}: a ConfigMap with the files {held}; give the one meant, e.g. what is in data.config.yaml")
+        raise InputError(
+            f"{document.place}: a ConfigMap with the files {held}; give the one meant, e.g. what is in data.config.yaml"
+        )
     name, text = next(iter(files.items()))
     # Lines within it count from its own first.
     return parse_yaml(f"{document.place} (data.{name})", text.encode())

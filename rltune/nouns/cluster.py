@@ -59,17 +59,13 @@ class Pool:
     """
 
     name: Name
-    nodes: Annotated[
-        Whole, Field(ge=1, le=MOST_NODES), Says(f"1 to {MOST_NODES:,} are possible, a whole number")
-    ]
+    nodes: Annotated[Whole, Field(ge=1, le=MOST_NODES), Says(f"1 to {MOST_NODES:,} are possible, a whole number")]
     gpus_per_node: Annotated[
         Whole, Field(ge=0, le=MAX_GPUS_PER_NODE), Says(f"1 to {MAX_GPUS_PER_NODE} are possible, a whole number")
     ]
     gpu_type: str = "any"
     vc: Name | None = None
-    first_node_id: Annotated[
-        Whole, Field(ge=0, le=10**15), Says("0 to 10^15 are possible, a whole number")
-    ] = 0
+    first_node_id: Annotated[Whole, Field(ge=0, le=10**15), Says("0 to 10^15 are possible, a whole number")] = 0
     max_gpus_per_job: Annotated[Whole | None, Field(ge=1), Says("at least 1 is needed (or null: no limit)")] = None
     cpus: Amount | None = None
     memory_gb: Amount | None = None
@@ -221,7 +217,12 @@ class Cluster:
             and _parts_fit(num_gpus, pool, cpus, memory_gb)
             and (
                 mig is None
-                or (num_gpus <= 1 and pool.mig and mig in PROFILES and STARTS[PROFILES.index(mig), TYPES.index(pool.gpu_type)])
+                or (
+                    num_gpus <= 1
+                    and pool.mig
+                    and mig in PROFILES
+                    and STARTS[PROFILES.index(mig), TYPES.index(pool.gpu_type)]
+                )
             )
         )
 

@@ -18,6 +18,7 @@ from rltune.core.state import ALWAYS, BACKFILLS, BLOCKING, CONSERVATIVE, Plain, 
 from rltune.nouns.cluster import Cluster, accepts, further_resources
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import JobTable
+from rltune.nouns.mig_profiles import PROFILES
 from rltune.nouns.plan import Allocator, FloatArray, Policy
 from rltune.nouns.renamed import refuse_old_options
 from rltune.policies.dynamic import STATIC

@@ -29,7 +29,9 @@ def read_jobs(table: Table) -> Reading:
         if count
     ]
     if len(jobs) == 0:
-        raise InputError(f"{table.file}: no GPU job that ran ({', '.join(left_out) or 'no job'}); at least one is needed")
+        raise InputError(
+            f"{table.file}: no GPU job that ran ({', '.join(left_out) or 'no job'}); at least one is needed"
+        )
     submit, origin = jobs.instants("submit_time")
     start, end = jobs.instants("start_time")[0], jobs.instants("end_time")[0]
     first = submit.min()

@@ -63,7 +63,11 @@ def near_miss_of_text(text: str) -> str | None:
     first = text.lstrip().partition("\n")[0]
     if first.startswith(("apiVersion:", "kind:", "items:")):
         return f"Kubernetes objects as YAML; {REMEDY}"
-    return f"a table of kubectl, without what pods ask for; {REMEDY}" if re.match(r"(NAMESPACE\s+)?NAME\s+READY\b", first) else None
+    return (
+        f"a table of kubectl, without what pods ask for; {REMEDY}"
+        if re.match(r"(NAMESPACE\s+)?NAME\s+READY\b", first)
+        else None
+    )
 
 
 def is_lines(text: str) -> bool:
@@ -129,7 +133,9 @@ def _of_gangs(gangs: Mapping[Any, Sequence[_Pod]], runs: Sequence[Sequence[_Pod]
     if several := sum(len(pods) > 1 for pods in runs):
         notes.append(f"{several} gangs of several pods are one job each")
     if more := len(runs) - len(gangs):
-        notes.append(f"{more} attempts whose pods ran after those of the first one are runs of their own, named ID#2, ...")
+        notes.append(
+            f"{more} attempts whose pods ran after those of the first one are runs of their own, named ID#2, ..."
+        )
     changing = sum(_peak(pods)[0] < sum(pod.ask.gpus for pod in pods) for pods in runs)
     if changing:
         notes.append(f"{changing} gangs had pods that came and went: they ask for the most GPUs that ran at once")
@@ -141,7 +147,9 @@ def _of_gangs(gangs: Mapping[Any, Sequence[_Pod]], runs: Sequence[Sequence[_Pod]
         notes.append(f"{shared} gangs of pods on shares of GPUs are given a whole GPU for each")
     slices = sum(_peak(pods)[0] > 1 and pods[0].ask.mig is not None for pods in runs)
     if slices:
-        notes.append(f"{slices} jobs ask for several MIG slices; a simulated job takes one (oversized=drop counts them)")
+        notes.append(
+            f"{slices} jobs ask for several MIG slices; a simulated job takes one (oversized=drop counts them)"
+        )
     also = Counter(chain.from_iterable(pod.ask.also for pods in runs for pod in pods))
     return [*notes, *(f"{count} {told}" for told, count in also.items())]
 
@@ -241,9 +249,7 @@ def _pod(item: Any, place: str, record: int, clock: WallClock, counts: Counter[s
     )
 
 
-def _lived(
-    status: Mapping[str, Any], place: str, clock: WallClock
-) -> tuple[datetime | None, datetime | None, str]:
+def _lived(status: Mapping[str, Any], place: str, clock: WallClock) -> tuple[datetime | None, datetime | None, str]:
     """When the pod held its GPUs, and why it is no run that ended; "" for one that is."""
     containers = status.get("containerStatuses") or []
     everyone = [*(status.get("initContainerStatuses") or []), *containers]

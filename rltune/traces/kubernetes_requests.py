@@ -24,7 +24,12 @@ PERCENT = {
     "alibabacloud.com/gpu-milli": 1000,
 }  # fmt: skip
 """Resource -> how much of it is one GPU. HAMi and Volcano count for each virtual GPU, the others for the pod."""
-EACH = ("nvidia.com/gpucores", "nvidia.com/gpumem-percentage", "volcano.sh/vgpu-cores", "volcano.sh/vgpu-memory-percentage")
+EACH = (
+    "nvidia.com/gpucores",
+    "nvidia.com/gpumem-percentage",
+    "volcano.sh/vgpu-cores",
+    "volcano.sh/vgpu-memory-percentage",
+)
 MEMORY_GIB = {
     "nvidia.com/gpumem": 2.0**-10, "volcano.sh/vgpu-memory": 2.0**-10, "aliyun.com/gpu-mem": 1.0,
     "tencent.com/vcuda-memory": 0.25, "koordinator.sh/gpu-memory": 2.0**-30,
@@ -97,7 +102,9 @@ def asked(spec: Mapping[str, Any], notes: Mapping[str, Any], amounts: Mapping[st
     if spec.get("resourceClaims"):
         return Request(0, why_not="pods with resource claims (DRA: the claim, not the pod, names the devices)")
     other = next((name for name, n in amounts.items() if n > 0 and DEVICE.search(name)), None)
-    return Request(0, why_not="pods without a GPU" if other is None else f"pods that ask for {one_line(other)}, which is not read")
+    return Request(
+        0, why_not="pods without a GPU" if other is None else f"pods that ask for {one_line(other)}, which is not read"
+    )
 
 
 def gpu_type_of(spec: Mapping[str, Any]) -> str | None:
@@ -132,13 +139,18 @@ def _sliced(slices: Mapping[str, int], whole: int, model: str) -> Request:
 
 
 def _share(
-    notes: Mapping[str, Any], selector: Mapping[str, Any], amounts: Mapping[str, float], kind: str | None, whole: int, place: str
+    notes: Mapping[str, Any],
+    selector: Mapping[str, Any],
+    amounts: Mapping[str, float],
+    kind: str | None,
+    whole: int,
+    place: str,
 ) -> Request | None:
     """A share of a GPU, told in one of the ways of the field; None: no share."""
     if any(amounts.get(name, 0) > 0 for name in TIME_SHARED) or (kind or "").endswith("-SHARED"):
         return Request(0, why_not="pods on time-shared GPUs (gpu.shared: how many share one, the list does not tell)")
-    if whole and GKE_SHARING in selector or GKE_CLIENTS in selector:
-        clients = _number(selector.get(GKE_CLIENTS), place)
+    if whole and (GKE_SHARING in selector or GKE_CLIENTS in selector):
+        clients = _number(selector[GKE_CLIENTS], place) if GKE_CLIENTS in selector else 0.0
         if clients < 1 or whole != 1:
             return Request(0, why_not="pods on time-shared GPUs (how many share one, the list does not tell)")
         return _milli(1 / clients, kind)
@@ -165,7 +177,9 @@ def _share(
 def _milli(share: float, kind: str | None) -> Request:
     """A share of one GPU, rounded up to thousandths; shares of several GPUs are whole ones or not to be told."""
     if share <= 1:
-        return Request(1, gpu_milli=max(1, math.ceil(round(share * WHOLE, 6))), gpu_type=kind, also=("pods on a share of a GPU",))
+        return Request(
+            1, gpu_milli=max(1, math.ceil(round(share * WHOLE, 6))), gpu_type=kind, also=("pods on a share of a GPU",)
+        )
     if share == int(share):
         return Request(int(share), gpu_type=kind)
     return Request(1, why_not="pods with more than one GPU and a share of another")

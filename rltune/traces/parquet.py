@@ -70,7 +70,9 @@ def read(content: bytes, file: str) -> Trace | Reading:
         trace = _trace(jobs, about)
         stored_hash = about["sha256"]
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file}: what it says of its origin is damaged ({one_line(repr(error))}); convert it again") from None
+        raise InputError(
+            f"{file}: what it says of its origin is damaged ({one_line(repr(error))}); convert it again"
+        ) from None
     if trace.sha256 != stored_hash:
         raise InputError(f"{file}: the jobs do not match the stored sha256; write the file again")
     return trace
@@ -80,7 +82,9 @@ def _about(stored: bytes, file: str) -> dict[str, Any]:
     try:
         return dict(json.loads(stored))
     except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{file}: what it says of its origin is damaged ({one_line(error)}); convert it again") from None
+        raise InputError(
+            f"{file}: what it says of its origin is damaged ({one_line(error)}); convert it again"
+        ) from None
 
 
 def _trace(jobs: JobTable, about: dict[str, Any]) -> Trace:

@@ -120,7 +120,9 @@ def _job(entry: Mapping[str, Any], record: int, file: str, counts: Counter[str])
     place = f"{file}: record {record} (job {entry['jobid']})"
     submit = _clock(entry["submitted_time"], place)
     try:
-        spans = _in_order(submit, [(_clock(a.get("start_time"), place), _clock(a.get("end_time"), place)) for a in attempts])
+        spans = _in_order(
+            submit, [(_clock(a.get("start_time"), place), _clock(a.get("end_time"), place)) for a in attempts]
+        )
         num_gpus = next((n for n in map(_gpus, attempts) if n), 0)
     except (AttributeError, KeyError, TypeError):
         raise InputError(
@@ -158,7 +160,9 @@ def _in_order(submit: datetime | None, spans: Sequence[Span]) -> list[Span]:
         moved = []
         for time in span:
             twice = time is not None and CLOCK_CHANGE - timedelta(hours=1) <= time < CLOCK_CHANGE
-            time = time + timedelta(hours=1) if time is not None and twice and last is not None and time < last else time
+            time = (
+                time + timedelta(hours=1) if time is not None and twice and last is not None and time < last else time
+            )
             last = time or last
             moved.append(time)
         found.append((moved[0], moved[1]))

@@ -246,7 +246,9 @@ def _also(records: Sequence[_Record], frame: pd.DataFrame) -> list[str]:
     notes = [f"{count} {told}" for told, count in also.items()]
     several = sum(record.ask.mig is not None and record.ask.gpus > 1 for record in records)
     if several:
-        notes.append(f"{several} jobs ask for several MIG slices; a simulated job takes one (oversized=drop counts them)")
+        notes.append(
+            f"{several} jobs ask for several MIG slices; a simulated job takes one (oversized=drop counts them)"
+        )
     if "eligible" not in frame:
         notes.append(
             "no column Eligible: waits for dependencies, holds and --begin count as waits for GPUs; add it to --format"

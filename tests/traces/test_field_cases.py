@@ -77,7 +77,10 @@ def test_logs_give_their_expected_values(
         ("03-slurm-array-pending/sacct.txt", ["1 jobs that are pending", "2 jobs cancelled while pending"]),
         ("07-slurm-dst/sacct.txt", ["1 jobs start before they were submitted"]),
         ("12-k8s-restart-evict/pods.json", ["1 GPU pods that failed (evicted or rejected", "(CrashLoopBackOff)"]),
-        ("36-k8s-rejected/pods.json", ["1 GPU pods rejected by their node (UnexpectedAdmissionError)", "1 GPU pods evicted"]),
+        (
+            "36-k8s-rejected/pods.json",
+            ["1 GPU pods rejected by their node (UnexpectedAdmissionError)", "1 GPU pods evicted"],
+        ),
     ],
 )
 def test_what_is_left_out_or_unknown_is_told(cases: Path, file: str, told: list[str]) -> None:

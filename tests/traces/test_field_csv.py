@@ -41,7 +41,9 @@ def refused(folder: Path, content: str | bytes, name: str = "jobs.csv") -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("header", ["job_id,submit_s,duration_s,num_gpus,user,user", "job_id,submit_s,duration_s,num_gpus,user, User "])
+@pytest.mark.parametrize(
+    "header", ["job_id,submit_s,duration_s,num_gpus,user,user", "job_id,submit_s,duration_s,num_gpus,user, User "]
+)
 def test_a_column_that_stands_twice_is_refused(tmp_path: Path, header: str) -> None:
     """One of two columns of users would win unsaid."""
     assert "row 1: column 'user' stands twice" in refused(tmp_path, header + "\na,0,1,1,ann,bob\n")
@@ -65,7 +67,10 @@ def test_names_that_look_like_nothing_are_names(tmp_path: Path, name: str) -> No
 
 def test_blanks_around_cells_make_no_second_user(tmp_path: Path) -> None:
     """ "ann " and "ann" would share nothing in fair share and quotas."""
-    trace = read(tmp_path, "job_id, submit_s ,duration_s,num_gpus,user\r\na,0,1,1,ann\r\nb,1,1,1,ann \r\nc, 2 ,1,1,\u00a0ann\r\nd,3,1,1, \r\n")
+    trace = read(
+        tmp_path,
+        "job_id, submit_s ,duration_s,num_gpus,user\r\na,0,1,1,ann\r\nb,1,1,1,ann \r\nc, 2 ,1,1,\u00a0ann\r\nd,3,1,1, \r\n",
+    )
     assert trace.jobs.user.values().tolist() == ["ann", "ann", "ann", None]
 
 
@@ -156,7 +161,10 @@ def test_deeply_nested_json_is_refused(tmp_path: Path, depth: int) -> None:
     """A file of brackets would overflow the stack, or fill the screen."""
     value = "[" * depth + "]" * depth
     job = f'[{{"jobid": "a", "status": "Pass", "vc": "v", "user": "u", "submitted_time": {value}, "attempts": []}}]'
-    assert refused(tmp_path, job.replace('"attempts": []', f'"attempts": [{{"start_time": {value}, "end_time": "", "detail": []}}]'))
+    assert refused(
+        tmp_path,
+        job.replace('"attempts": []', f'"attempts": [{{"start_time": {value}, "end_time": "", "detail": []}}]'),
+    )
 
 
 def test_generators_refuse_absurd_numbers_of_jobs() -> None:
@@ -214,7 +222,14 @@ def test_cancelled_jobs_of_the_workload_format_are_none_of_0_s(tmp_path: Path) -
 def test_phillys_night_of_the_clock_change(tmp_path: Path) -> None:
     """An attempt from 1:50 to 1:10, an hour later, would run minus forty minutes."""
     attempt = {"start_time": "2017-11-05 01:50:00", "end_time": "2017-11-05 01:10:00", "detail": [{"gpus": ["g"]}]}
-    job = {"status": "Pass", "vc": "v", "jobid": "a", "attempts": [attempt], "user": "u", "submitted_time": "2017-11-05 01:40:00"}
+    job = {
+        "status": "Pass",
+        "vc": "v",
+        "jobid": "a",
+        "attempts": [attempt],
+        "user": "u",
+        "submitted_time": "2017-11-05 01:40:00",
+    }
     jobs = read(tmp_path, json.dumps([job]), "cluster_job_log").jobs
     assert (jobs.wait_s[0], jobs.duration_s[0]) == (600, 1200)
 

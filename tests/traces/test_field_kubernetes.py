@@ -202,9 +202,14 @@ def test_affinity_counts_like_a_selector(tmp_path: Path) -> None:
 
     def must(*terms: list[str]) -> dict[str, Any]:
         rules = [
-            {"matchExpressions": [{"key": "nvidia.com/gpu.product", "operator": "In", "values": v}] if v else []} for v in terms
+            {"matchExpressions": [{"key": "nvidia.com/gpu.product", "operator": "In", "values": v}] if v else []}
+            for v in terms
         ]
-        return {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": rules}}}}
+        return {
+            "affinity": {
+                "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": rules}}
+            }
+        }
 
     jobs = read(tmp_path, pod("p", spec=must(["A100", "H100"], ["T4"])), pod("q", spec=must(["A100"], []))).jobs
     assert jobs.gpu_type.values().tolist() == ["A100|H100|T4", None]

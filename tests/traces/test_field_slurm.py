@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rltune.api import simulate
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.policies.knowledge import predict
-from rltune.api import simulate
 from rltune.traces import Trace, load_trace
 from rltune.traces.slurm_tres import asked
 
@@ -88,7 +88,9 @@ def test_jobs_of_several_slices_are_told_and_dropped_on_request(tmp_path: Path) 
     assert any("1 jobs ask for several MIG slices" in note for note in trace.notes)
     pool = {"nodes": 1, "gpus_per_node": 1, "gpu_type": "A100-40GB", "mig": True}
     cluster = Cluster.from_spec({"pools": [pool]})
-    with pytest.raises(InputError, match=r"job 2 .* wants 2 MIG slices 1g.10gb, a simulated job takes one; .*oversized=drop"):
+    with pytest.raises(
+        InputError, match=r"job 2 .* wants 2 MIG slices 1g.10gb, a simulated job takes one; .*oversized=drop"
+    ):
         simulate(trace.jobs, cluster, policy="fifo", oversized="refuse")
     assert simulate(trace.jobs, cluster, policy="fifo", oversized="drop").finished.tolist() == [True, False]
 
@@ -211,7 +213,10 @@ def test_reasons_are_told_by_their_names(tmp_path: Path) -> None:
         (line() + "\n", "without its line of names; leave out --noheader"),
         (HEADER.replace("|", ",") + "\n" + line().replace("|", ",") + "\n", "between commas"),
         ("JobID    JobName  Partition  State\n-------- -------- ------ -----\n1 a b c\n", "columns of spaces"),
-        (HEADER.replace("Submit", "Comment") + "\n" + line() + "\n", "sacct output without submit; use sacct --parsable2"),
+        (
+            HEADER.replace("Submit", "Comment") + "\n" + line() + "\n",
+            "sacct output without submit; use sacct --parsable2",
+        ),
         (HEADER.replace("JobID", "Job") + "\n" + line() + "\n", "sacct output without jobid"),
         (HEADER.replace("JobName", "User") + "\n" + line() + "\n", "column user stands twice"),
         (HEADER + "\n" + line(req="cpu=1", alloc="cpu=1,mem=1G") + "\n", "AccountingStorageTRES=gres/gpu"),

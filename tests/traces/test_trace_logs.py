@@ -167,7 +167,10 @@ def test_kubernetes_pods(tmp_path: Path) -> None:
     ("change", "said"),
     [
         (lambda p: p.pop("spec"), "record 1 is no pod"),
-        (lambda p: p["metadata"].update(creationTimestamp="noon"), "record 1 .pod team/one.: creationTimestamp is 'noon', which is no time"),
+        (
+            lambda p: p["metadata"].update(creationTimestamp="noon"),
+            "record 1 .pod team/one.: creationTimestamp is 'noon', which is no time",
+        ),
         (
             lambda p: p["spec"]["containers"][0]["resources"]["limits"].update({"nvidia.com/gpu": "two"}),
             "no Kubernetes",
