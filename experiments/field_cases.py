@@ -23,6 +23,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 HERE = Path(__file__).parents[1]
 RESULTS = HERE / "experiments" / "results"
 LIMIT_S, LIMIT_BYTES = 120, 12 * 2**30
@@ -108,10 +110,12 @@ def outcome(tree: Path, given: list[str], folder: Path) -> str:
         return f"killed by signal {-done.returncode}"
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines() or ["nothing"]
     if done.returncode == 0:
-        return "\n".join(lines[-8:])[:600]
-    return ("refused: " if done.returncode == 2 or "InputError" in lines[-1] else "fails: ") + lines[-1][
+        # Of a simulation or comparison only where it lies.
+        return "\n".join(lines[-1:] if "rltune.simulate" in given else lines[-8:])[:600]
+    refused = done.returncode == 2 or "InputError" in lines[-1]
+    return ("refused: " if refused else "fails: ") + lines[-1].rpartition("InputError: ")[2].removeprefix("error: ")[
         :300
-    ].rpartition("InputError: ")[2]
+    ]
 
 
 def logs(before: Path, cases: Path) -> dict[str, Any]:
@@ -322,9 +326,8 @@ def own(folder: Path) -> list[Case]:
     selector = {"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB-MIG-1g.5gb"}}
     acme = (
         "job_id,user,node_num,gpu_num,cpu_num,type,state,submit_time,start_time,end_time,duration,queue,gpu_time\n"
-        + (
-            "5778432,u5907,1,8,128,Other,FAILED,2023-03-01 00:18:22+08:00,2023-03-01 00:18:54+08:00,2023-03-01 00:20:51+08:00,117,32,936.0\n"
-        )
+        "5778432,u5907,1,8,128,Other,FAILED,2023-03-01 00:18:22+08:00,2023-03-01 00:18:54+08:00,2023-03-01 00:20:51+08:00"
+        ",117,32,936.0\n"
     )
     spot = "job_name,organization,gpu_model,cpu_request,gpu_request,worker_num,submit_time,duration,job_type\n" + (
         "437260,57,A100-SXM4-80GB,15,1,16,9589663,41060,Spot\n"
@@ -474,6 +477,20 @@ def own(folder: Path) -> list[Case]:
             "refused.*unpacks to more",
             csv + "test_a_gzip_bomb_is_refused_soon",
         ),
+        *(
+            Case(
+                f"D files: {name} as a run's config.yaml",
+                [
+                    "-m",
+                    "rltune.compare",
+                    str(run_of(folder / name, text)),
+                    str(run_of(folder / f"{name}-other", "a: 1")),
+                ],
+                "refused.*(nested more than|aliases written out)",
+                "test_simulate.py::test_comparisons_that_say_nothing_are_refused",
+            )
+            for name, text in (("deep", "a: " + "[" * 100_000), ("aliases", ALIASES))
+        ),
         reading(
             "D files: nested JSON",
             file("deep.json", "[" * 100_000),
@@ -497,6 +514,22 @@ def own(folder: Path) -> list[Case]:
             csv + "test_generators_refuse_absurd_numbers_of_jobs",
         ),
     ]
+
+
+ALIASES = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{k}: &a{k} {{{', '.join(f'k{n}: *a{k - 1}' for n in range(10))}}}\n" for k in range(1, 10)
+)
+"""Options within options: a thousand million of them once written out."""
+
+
+def run_of(folder: Path, config: str) -> Path:
+    """A run directory as `rltune.simulate` leaves it, with options of our own."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text(config)
+    (folder / "summary.json").write_text('{"command": "simulate", "policies": {}}')
+    columns = ("submit_s", "finished", "wait_s", "jct_s", "bsld")
+    pd.DataFrame({"job_id": ["a"]} | {name: [1.0] for name in columns}).to_parquet(folder / "jobs.parquet")
+    return folder
 
 
 CONVERT = """

@@ -149,7 +149,7 @@ def read_run(path: Path) -> Run:
 def _json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, OSError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error}); run the simulation again") from None
 
 

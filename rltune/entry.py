@@ -184,7 +184,7 @@ def _one_line(error: BaseException, declared: type | None) -> str:
     )
     if key and declared is not None:
         return str(_unknown(key.group(1), declared))
-    if re.search(r"mismatched input|extraneous input|no viable alternative|token recognition error", text):
+    if re.search(r"mismatched input|extraneous input|no viable alternative|token recognition error|NoViableAlt", text):
         return (
             f"{text.partition(' See https')[0]}; a value with = # , ( or é in it needs quotes of both: 'name=\"value\"'"
         )

@@ -59,13 +59,17 @@ class Pool:
     """
 
     name: Name
-    nodes: Annotated[Whole, Field(ge=1, le=MOST_NODES), Says(f"1 to {MOST_NODES:,} are possible, a whole number")]
+    nodes: Annotated[
+        Whole, Field(ge=1, le=MOST_NODES), Says(f"at least 1 is needed, at most {MOST_NODES:,}, a whole number")
+    ]
     gpus_per_node: Annotated[
         Whole, Field(ge=0, le=MAX_GPUS_PER_NODE), Says(f"1 to {MAX_GPUS_PER_NODE} are possible, a whole number")
     ]
     gpu_type: str = "any"
     vc: Name | None = None
-    first_node_id: Annotated[Whole, Field(ge=0, le=10**15), Says("0 to 10^15 are possible, a whole number")] = 0
+    first_node_id: Annotated[
+        Whole, Field(ge=0, le=10**15), Says("at least 0 is needed, at most 10^15, a whole number")
+    ] = 0
     max_gpus_per_job: Annotated[Whole | None, Field(ge=1), Says("at least 1 is needed (or null: no limit)")] = None
     cpus: Amount | None = None
     memory_gb: Amount | None = None

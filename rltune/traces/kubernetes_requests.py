@@ -198,7 +198,7 @@ def _number(value: Any, place: str) -> float:
 def _amounts(holder: Mapping[str, Any], place: str) -> dict[str, float]:
     """Resource -> the request, or the limit where only that is set."""
     resources = holder.get("resources") or {}
-    told = dict(resources.get("limits") or {}) | dict(resources.get("requests") or {})
+    told = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
     return {str(name): _quantity(value, str(name), place) for name, value in told.items()}
 
 

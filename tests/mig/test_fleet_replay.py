@@ -121,7 +121,7 @@ def test_untidy_files(tmp_path):
     (tmp_path / "z.csv.gz").write_bytes(packed)
     (tmp_path / "long.csv").write_text(f"event,tenant,profile\nacquire,{'u' * 200_000},1g\n")
     (tmp_path / "deep.json").write_text("[" * 200_000)
-    for name, told in (("z.csv.gz", "cannot be read"), ("long.csv", "not CSV"), ("deep.json", "not JSON")):
+    for name, told in (("z.csv.gz", "damaged gzip"), ("long.csv", "not CSV"), ("deep.json", "not JSON")):
         with pytest.raises(InputError, match=told):
             read_events(tmp_path / name)
     (tmp_path / "w.json").write_text('{"workloads": {"3": []}}')

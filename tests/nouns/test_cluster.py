@@ -202,9 +202,9 @@ def test_jobs_go_only_to_pools_with_cpu_and_memory_for_them() -> None:
 @pytest.mark.parametrize(
     ("pools", "told"),
     [
-        ([{"nodes": 10**9, "gpus_per_node": 8}], "1 to 1,000,000 are possible"),
+        ([{"nodes": 10**9, "gpus_per_node": 8}], "at most 1,000,000, a whole number"),
         ([{"nodes": 600_000, "gpus_per_node": 8}] * 2, "1,200,000 nodes; at most 1,000,000"),
-        ([{"nodes": 1, "gpus_per_node": 8, "first_node_id": 10**30}], "0 to 10.15 are possible"),
+        ([{"nodes": 1, "gpus_per_node": 8, "first_node_id": 10**30}], "at most 10.15, a whole number"),
     ],
 )
 def test_absurd_sizes_are_refused(pools: list[dict[str, int]], told: str) -> None:
