@@ -61,6 +61,12 @@ def _from_csv(path: Path, text: str) -> list[Event]:
         rows = [(row, reader.line_num) for row in reader]
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
+    twice = [name for k, name in enumerate(reader.fieldnames) if name in reader.fieldnames[:k]]
+    if twice:
+        raise InputError(f"{path}, line 1: column {twice[0]!r} stands twice; name each once")
+    long = next((line for row, line in rows if None in row), None)
+    if long is not None:
+        raise InputError(f"{path}, line {long}: more cells than the header has columns; check the commas")
     missing = [name for name in COLUMNS if name not in reader.fieldnames]
     if missing:
         raise InputError(
