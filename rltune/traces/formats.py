@@ -131,7 +131,9 @@ def _unknown(text: str, file: str, fields: tuple[str, ...]) -> InputError:
         return InputError(f"{file}: {wrong}")
     found = one_line(", ".join(fields))
     accepted = "; ".join([*(known.name for known in CSV_FORMATS), *OTHER_FORMATS])
-    return InputError(f"{file}: no known format; found columns {found}; accepted are {accepted}")
+    return InputError(
+        f"{file}: no known format; found columns {found}{plain.near_miss(fields)}; accepted are {accepted}"
+    )
 
 
 def without_negative_waits(found: Reading) -> Reading:

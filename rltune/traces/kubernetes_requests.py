@@ -98,7 +98,8 @@ def asked(spec: Mapping[str, Any], notes: Mapping[str, Any], amounts: Mapping[st
     if share is not None:
         return share
     if whole:
-        return Request(whole, gpu_type=kind)
+        count = sum(amounts.get(name, 0.0) for name in WHOLE_GPUS)
+        return Request(whole, gpu_type=kind) if count == whole else _milli(count, kind)
     if spec.get("resourceClaims"):
         return Request(0, why_not="pods with resource claims (DRA: the claim, not the pod, names the devices)")
     other = next((name for name, n in amounts.items() if n > 0 and DEVICE.search(name)), None)

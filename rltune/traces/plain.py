@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from rltune.nouns.documents import cell, uncell
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import WHOLE
-from rltune.traces.table import Reading, Table
+from rltune.traces.table import Reading, Table, one_line
 from rltune.traces.trace import Trace
 from rltune.traces.writing import replace_file
 
@@ -26,6 +27,19 @@ IF_ABSENT = {"priority": 0, "cpus": 0, "memory_gb": 0, "gpu_milli": WHOLE}
 def matches(header: tuple[str, ...]) -> bool:
     """The four needed columns are there, and every other one is known."""
     return set(NEEDED) <= set(header) <= {*NEEDED, *OPTIONAL}
+
+
+def near_miss(fields: Sequence[str]) -> str:
+    """What keeps a header with half of the needed columns from being the plain format's; "" for others."""
+    header = {name.lower() for name in fields}
+    missing = [name for name in NEEDED if name not in header]
+    strange = sorted(header - {*NEEDED, *OPTIONAL})
+    if len(missing) > len(NEEDED) // 2:
+        return ""
+    wrong = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"knows no {one_line(', '.join(strange))}"] * bool(
+        strange
+    )
+    return f" (the plain format {' and '.join(wrong)})" if wrong else ""
 
 
 def read(table: Table) -> Reading:

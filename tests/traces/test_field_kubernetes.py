@@ -79,6 +79,7 @@ PLAIN = pod("plain")
         ({"tencent.com/vcuda-core": 200}, {}, (2, 1000, None, None)),
         ({"koordinator.sh/gpu-core": 50, "koordinator.sh/gpu-memory-ratio": 60}, {}, (1, 600, None, None)),
         ({"amd.com/gpu": "4"}, {}, (4, 1000, None, None)),
+        ({"amd.com/gpu": "500m"}, {}, (1, 500, None, None)),
     ],
 )  # fmt: skip
 def test_slices_and_shares_are_no_whole_gpus(
