@@ -105,6 +105,8 @@ def read_file(path: Path) -> Reading | Trace:
 
 
 def _read_csv(known: CsvFormat, table: Table) -> Reading:
+    if not known.matches(table.header):
+        raise InputError(f"{table.file}: row 1: the quotes of the column names do not come in pairs; mend them")
     found = known.read(table)
     if not table.comments:
         return found

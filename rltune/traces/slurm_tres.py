@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from rltune.traces.shares import Request, slice_of, types_with
 
@@ -27,6 +28,7 @@ def gpus_of(tres: str) -> tuple[int, str | None]:
     return total, next((kind for kind, count in found if kind and count), None)
 
 
+@lru_cache(maxsize=4096)
 def asked(tres: str) -> Request:
     """What a job asks of GPUs; without one, ``gpus`` is 0."""
     total, kind = gpus_of(tres)

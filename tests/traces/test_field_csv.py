@@ -245,3 +245,35 @@ def test_machine_lists_go_the_same_way(tmp_path: Path) -> None:
     path = tmp_path / "pai_machine_spec.csv"
     path.write_text("m1,T4,96,512,2\n# m2,T4,96,512,2\n")
     assert list(read_pai_machines(path).values()) == [1]
+
+
+OWN = HEADER + 'a,0,1,1,"x\ny"\n# note\nb,1,2,3,ann\n'
+PODS = json.dumps({"kind": "List", "items": [{
+    "metadata": {"name": "p", "creationTimestamp": "2025-05-01T10:00:00Z", "labels": {"job-name": "j"}},
+    "spec": {"containers": [{"resources": {"limits": {"nvidia.com/gpu": "1", "nvidia.com/gpucores": 30}}}]},
+    "status": {"phase": "Succeeded", "containerStatuses": [{"restartCount": 1, "state": {
+        "terminated": {"startedAt": "2025-05-01T10:00:10Z", "finishedAt": "2025-05-01T10:30:10Z"}}}]},
+}]})  # fmt: skip
+DAMAGE = st.tuples(
+    st.integers(0, 10_000), st.integers(0, 3),
+    st.sampled_from(["", "x", "-1", ",", "\n", "1e999", "nan", "\u00e9", " ", '"', "#", "=", "9" * 30, "\u00b2", "\x00", "\t", "[]", "{}", "null"]),
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from([OWN, ACME, SPOT, PODS]), st.lists(DAMAGE, min_size=1, max_size=4))
+def test_damaged_files_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, text: str, damage: list[tuple[int, int, str]]
+) -> None:
+    """A flipped byte would be a stack trace."""
+    for place, length, what in damage:
+        at = place % len(text)
+        text = text[:at] + what + text[at + length :]
+    path = tmp_path_factory.mktemp("fuzz") / "log.txt"
+    path.write_text(text, newline="")
+    try:
+        trace = load_trace(path)
+    except InputError as error:
+        assert "\n" not in str(error)
+    else:
+        assert len(trace) >= 1

@@ -43,6 +43,7 @@ def refused(name_or_path: object, **options: object) -> str:
         ("x,y\n1,2\n", "found columns x, y; accepted are plain"),
         (HEADER.replace("\n", ",colour\n") + "a,0,1,1,red\n", "found columns job_id"),
         (HEADER.replace("\n", ",colour\n") + "a,0,1,1,red\n", "the plain format knows no colour"),
+        (HEADER.replace("job_id", 'job_id"') + "a,0,1,1\n", "row 1: the quotes of the column names"),
         (HEADER.replace("num_gpus", "gpus") + "a,0,1,1\n", "the plain format lacks num_gpus and knows no gpus"),
         ('[{"jobid": ', "malformed JSON"),
         ('{"jobs": []}', "no list of jobs"),
