@@ -25,6 +25,7 @@ from rltune.config.traces import trace_node
 from rltune.entry import run_main
 from rltune.experiment.setup import cluster_of
 from rltune.nouns.cluster import Cluster
+from rltune.nouns.documents import cell
 from rltune.nouns.errors import InputError
 from rltune.policies.knowledge import forecast_error
 from rltune.policies.preemptive import PREEMPTIVE_ALIASES
@@ -214,7 +215,7 @@ def write_files(run: RunDirectory, result: Result, trace: Trace, cfg: Mapping[st
     for column in GROUPED:
         table = result.by(column)
         if len(table) > 1:
-            table.to_csv(run.file(f"by_{column}.csv"))
+            table.rename(index=cell).to_csv(run.file(f"by_{column}.csv"))
     pools = {pool.name: pool.gpu_type for pool in result.cluster.pools}
     for kind in dict.fromkeys(exports(cfg)):
         export(kind, result.schedule, result.attempts, pools, run.file)

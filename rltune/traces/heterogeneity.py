@@ -10,7 +10,6 @@ rtx are types no cluster here has, and azure is left out: it is unidentified, an
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import pandas as pd
 from rltune.nouns.errors import InputError
 from rltune.nouns.throughput import Throughput
 from rltune.traces.folder import need, traces_folder
-from rltune.traces.table import decode, read_bytes
+from rltune.traces.table import decode, parse_json, read_bytes
 
 GAVEL_TYPES = {"K80": "k80", "P100": "p100", "V100": "v100"}
 SIA_TYPES = {"T4": "placements-aws", "A100": "placements-dgx"}
@@ -71,7 +70,7 @@ def _gavel(path: Path) -> tuple[tuple[str, ...], Rates]:
     """Steps/s; 0 or no number means that the job did not run there, which is no measurement."""
     rates: Rates = {}
     try:
-        tables = json.loads(decode(read_bytes(path), path.name))
+        tables = parse_json(decode(read_bytes(path), path.name), path.name)
         for gpu, column in GAVEL_TYPES.items():
             for spread, suffix in enumerate(("", "_unconsolidated")):
                 for key, row in tables[column + suffix].items():

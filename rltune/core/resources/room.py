@@ -98,25 +98,22 @@ def idle_room(cluster: Cluster, keeps_instances: bool = False) -> Room:
 
 
 def demand_of(jobs: JobTable, cluster: Cluster) -> Demand:
-    """The jobs' requests; InputError for a MIG profile that no GPU type has, or of several GPUs."""
+    """The jobs' requests; InputError for a share of a MIG slice.
+
+    Jobs of several slices, or of a profile that no GPU type has, have no pool (`Cluster.eligible_pools`), so they never start.
+    """
     n = len(jobs)
     profile = np.full(n, -1, np.int64)
     for code, name in enumerate(jobs.mig.names):
         rows = np.flatnonzero(jobs.mig.codes == code)
-        if not len(rows):
-            continue
-        if name not in PROFILES:
+        shared = rows[jobs.gpu_milli[rows] != WHOLE]
+        if len(shared):
             raise InputError(
-                f"job {jobs.job_id[rows[0]]} (row {rows[0] + 1} by submit time): MIG profile {name!r} is unknown; "
-                f"known are {', '.join(PROFILES)}"
+                f"job {jobs.job_id[shared[0]]} (row {shared[0] + 1} by submit time): {jobs.gpu_milli[shared[0]]} thousandths "
+                f"with MIG profile {name}; a slice goes without a share"
             )
-        several = rows[(jobs.num_gpus[rows] != 1) | (jobs.gpu_milli[rows] != WHOLE)]
-        if len(several):
-            raise InputError(
-                f"job {jobs.job_id[several[0]]} (row {several[0] + 1} by submit time): {jobs.num_gpus[several[0]]} GPUs of "
-                f"{jobs.gpu_milli[several[0]]} thousandths with MIG profile {name}; a slice goes with num_gpus 1 and no share"
-            )
-        profile[rows] = PROFILES.index(name)
+        if name in PROFILES:
+            profile[rows] = PROFILES.index(name)
     return Demand(
         gpus=jobs.num_gpus.astype(np.int64),
         milli=jobs.gpu_milli.astype(np.int64),
