@@ -173,7 +173,7 @@ class Adapter:
                 "with instances: [] first"
             )
         # Loads the geometry tables, which only this rare case needs.
-        from rltune.devices.simulated import profiles_of
+        from rltune.devices.driver_tables import profiles_of
 
         return profiles_of(model)
 

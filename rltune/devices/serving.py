@@ -8,7 +8,7 @@ number i of a type in the fleet, counted among its own type, is GPU i of that ty
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -187,6 +187,10 @@ class FleetOnDevice:
 
     # Requests.
 
+    def group(self) -> AbstractContextManager[None]:
+        """As `Fleet.group`."""
+        return self.fleet.group()
+
     def acquire(self, tenant: str, profile: str, request: str = "", at: float | None = None) -> Lease:
         """As `Fleet.acquire`; the lease names the MIG device. InputError also where the hardware refuses."""
         self._settle()
@@ -335,10 +339,10 @@ def _instance(table: Geometry, placement: Placement) -> Instance:
 
 def _before_last(journal: str | Path) -> dict[int, frozenset[Instance]]:
     """Instances by GPU number before the journal's last event: if that was cut short, some may be left on the hardware."""
-    records, _ = read_journal(journal)
+    records = read_journal(journal).records
     # No decision is made anew, so any policy will do.
     ledger = Ledger(FleetOptions.from_json(records[0]["options"]), FirstFit(), records[0]["at"])
-    for record in records[1:-1]:
+    for record in records[:-1]:
         ledger.apply(record)
     return {
         number: frozenset(_instance(pool.table.geometry, one) for one in [*gpu.held, *gpu.idle])

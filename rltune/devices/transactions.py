@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import FrameType
@@ -135,10 +135,8 @@ class Transactions:
     def _record_found(self, gpu: GpuPlan, own: Own) -> None:
         """Write down which instances it is to destroy or change, before it touches any."""
         if {key_of(one) for one in gpu.before.instances} & own.places:
-            held, uuids = self.driver.instances(gpu.index), dict[tuple[int, int], str]()
-            with suppress(DeviceError):  # without them the numbers decide
-                uuids = self.driver.mig_uuids(gpu.index)
-            for one in held:
+            uuids = self.driver.mig_uuids(gpu.index)
+            for one in self.driver.instances(gpu.index):
                 if (one.profile, one.start) in own.places:
                     own.note((one.profile, one.start), FOUND, one.id, devices_of(one, uuids))
 
