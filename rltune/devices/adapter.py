@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rltune.devices.difference import GpuPlan, Plan, plan_gpu, states_differ
 from rltune.devices.driver import DeviceProfile, Driver, Identity
-from rltune.devices.journal import Journal, Tenant, boot_id
+from rltune.devices.journal import LONGEST_TENANT, Journal, Tenant, boot_id, check_tenant
 from rltune.devices.lock import Held, default_locks, locked
 from rltune.devices.models import model_of
 from rltune.devices.open import store_path
@@ -22,6 +22,7 @@ from rltune.devices.spec import Spec
 from rltune.devices.state import GpuState, Instance, States, state
 from rltune.devices.status import NOT_SUPPORTED, DeviceError
 from rltune.devices.transactions import RolledBack, Transactions, Unsettled
+from rltune.nouns.checked import shown
 from rltune.nouns.errors import InputError
 
 __all__ = ["Adapter", "Applied", "RolledBack", "Unsettled"]
@@ -317,17 +318,19 @@ class Adapter:
 
     def claim(self, gpu: str, instance: Instance, tenant: str, pid: int | None = None) -> None:
         """Reserve an instance: others may not destroy it until it is released, or process ``pid`` ends. InputError if it is absent."""
+        check_tenant(tenant)
         named = self._with_cut([gpu])
         with self._alone(named) as held:
             self._recover(held)
             if instance not in read_state(self.driver, self._identity(gpu).index).instances:
                 raise InputError(f"GPU {gpu} has no instance {instance}; `show` lists what is there")
-            self.journal.claim(gpu, instance, tenant, pid)
+            self.journal.claim(Tenant(gpu, instance.profile, instance.start, tenant, pid))
 
     def release(self, gpu: str, instance: Instance, tenant: str) -> None:
         """End a reservation; InputError if the tenant does not hold the instance."""
         if not self.journal.release(gpu, instance, tenant):
-            raise InputError(f"{tenant} does not hold {instance} on GPU {gpu}; `tenants` lists who holds what")
+            name = tenant if len(tenant) <= LONGEST_TENANT else shown(tenant)
+            raise InputError(f"{name} does not hold {instance} on GPU {gpu}; `tenants` lists who holds what")
 
     def reconfigure(
         self,
@@ -356,8 +359,10 @@ class Adapter:
             if not before.mig and create:
                 raise DeviceError(NOT_SUPPORTED, "nvmlDeviceCreateGpuInstance", f"GPU {identity.index}")
             self._check_idle([change], tenant)
+            pid = None if lasting else os.getpid()
+            claims = [Tenant(gpu, one.profile, one.start, tenant, pid) for one in create] if tenant is not None else []
             if change.steps:
-                self._transactions(held).run([change])
-            if tenant is not None:
-                for one in create:
-                    self.journal.claim(gpu, one, tenant, None if lasting else os.getpid())
+                self._transactions(held).run([change], claims)
+            else:
+                for claim in claims:
+                    self.journal.claim(claim)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from rltune.devices.driver import Driver, GpuInstance
-from rltune.devices.ownership import ANYWHERE, COMING, GOING, MADE, Key, Own, Uuids, devices_of, key_of
+from rltune.devices.ownership import ANYWHERE, COMING, GOING, MADE, Key, Own, Uuids, key_of
 from rltune.devices.reading import instance_of, read_state
 from rltune.devices.state import GpuState, Instance
 from rltune.devices.status import (
@@ -202,10 +202,9 @@ class Change:
             return
         with suppress(DeviceError):  # without them the numbers decide
             uuids = self.driver.mig_uuids(self.gpu)
-            for one in self.driver.instances(self.gpu):
-                part = made.get((one.profile, one.start))
-                if part is not None and part.number == one.id:
-                    self.own.note((one.profile, one.start), MADE, one.id, devices_of(one, uuids))
+            for key, part in made.items():
+                names = tuple(uuid for (instance, _), uuid in uuids.items() if instance == part.number)
+                self.own.note(key, MADE, part.number, names)
 
     def _create_all(self, missing: Sequence[Instance]) -> None:
         for at, one in enumerate(missing):

@@ -52,6 +52,7 @@ CREATE TABLE IF NOT EXISTS tenants (
 """
 SINCE_2 = """
 ALTER TABLE transactions ADD COLUMN recorded INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE transactions ADD COLUMN claims TEXT NOT NULL DEFAULT '[]';
 ALTER TABLE tenants ADD COLUMN boot TEXT NOT NULL DEFAULT '';
 CREATE TABLE parts (
   transaction_id INTEGER NOT NULL REFERENCES transactions(id), gpu TEXT NOT NULL, profile TEXT NOT NULL, start INTEGER NOT NULL,
@@ -69,6 +70,19 @@ OPEN, COMMITTED, ROLLED_BACK, WAITING, VOID = "open", "committed", "rolled back"
 
 
 @dataclass(frozen=True, slots=True)
+class Tenant:
+    """Who holds an instance; ``pid`` None: until it is released; ``boot`` of the machine, empty: of version 1."""
+
+    gpu: str
+    profile: str
+    start: int
+    tenant: str
+    pid: int | None = None
+    since: float = 0.0
+    boot: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Transaction:
     """``before`` and ``after`` of the GPUs it changes; ``boot`` of the machine it ran in; ``blind``: the driver chose starts."""
 
@@ -83,19 +97,17 @@ class Transaction:
     blind: bool
     recorded: bool = False
     """Whether it wrote which instances are its own: those of version 1 did not."""
+    claims: tuple[Tenant, ...] = ()
+    """On the instances that it creates, from its end on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tenant:
-    """Who holds an instance; ``pid`` None: until it is released; ``boot`` of the machine, empty: of version 1."""
+CLAIM = "INSERT OR REPLACE INTO tenants VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
-    gpu: str
-    profile: str
-    start: int
-    tenant: str
-    pid: int | None
-    since: float
-    boot: str = ""
+
+def check_tenant(name: str) -> None:
+    """InputError for what is no tenant's name."""
+    if not 0 < len(name) <= LONGEST_TENANT or not name.isprintable():
+        raise InputError(f"tenant {shown(name)}: a name has 1 to {LONGEST_TENANT} printable characters")
 
 
 class Journal:
@@ -196,17 +208,25 @@ class Journal:
                 self._db.execute("ROLLBACK")
                 raise
 
-    def begin(self, before: States, after: States, steps: Sequence[tuple[str, str]], recorded: bool = False) -> int:
+    def begin(
+        self,
+        before: States,
+        after: States,
+        steps: Sequence[tuple[str, str]],
+        recorded: bool = False,
+        claims: Sequence[Tenant] = (),
+    ) -> int:
         """Write a transaction and all its steps (GPU, what); its number. It is on disk when this returns.
 
-        ``recorded``: it is going to write which instances are its own.
+        ``recorded``: it is going to write which instances are its own; ``claims`` on what it creates, from its end on.
         """
+        held = json.dumps([(one.gpu, one.profile, one.start, one.tenant, one.pid) for one in claims])
         with self._writing():
             states = (_dumped(before), _dumped(after))
-            row = (time.time(), os.getpid(), boot_id(), self.device, *states, OPEN, recorded)
+            row = (time.time(), os.getpid(), boot_id(), self.device, *states, OPEN, recorded, held)
             cursor = self._db.execute(
-                "INSERT INTO transactions (begun, pid, boot, device, before, after, outcome, recorded) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO transactions (begun, pid, boot, device, before, after, outcome, recorded, claims) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 row,
             )
             number = cursor.lastrowid
@@ -250,13 +270,26 @@ class Journal:
         except (InputError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{self.path}: row {number} of {table} is damaged ({error}); {REMEDY}") from None
 
-    def end(self, number: int, outcome: str, note: str = "", gone: Sequence[tuple[str, Instance]] = ()) -> None:
-        """Write how a transaction ended, and forget claims on instances that are ``gone``."""
+    def end(
+        self,
+        number: int,
+        outcome: str,
+        note: str = "",
+        gone: Sequence[tuple[str, Instance]] = (),
+        claims: Sequence[Tenant] = (),
+    ) -> None:
+        """Write how a transaction ended; forget claims on instances that are ``gone``, and write ``claims`` on new ones.
+
+        Claims of a process that has ended meanwhile have lapsed.
+        """
+        alive = [one for one in claims if one.pid is None or process_start(one.pid) is not None]
+        rows = [self._claim_row(one) for one in alive]
         with self._writing():
             keys = [(gpu, one.profile, one.start) for gpu, one in gone]
             self._db.executemany("DELETE FROM tenants WHERE gpu = ? AND profile = ? AND start = ?", keys)
             values = (time.time(), outcome, note, number)
             self._db.execute("UPDATE transactions SET ended = ?, outcome = ?, note = ? WHERE id = ?", values)
+            self._db.executemany(CLAIM, rows)
 
     def mark_blind(self, number: int) -> None:
         """Write that the driver will choose starts: what a crash leaves may then be anywhere."""
@@ -274,18 +307,21 @@ class Journal:
     def _transactions(self, where: str, values: Sequence[object]) -> list[Transaction]:
         with self._told():
             found = self._db.execute(
-                f"SELECT id, begun, pid, boot, before, after, outcome, note, blind, recorded FROM transactions {where}",
+                f"SELECT id, begun, pid, boot, before, after, outcome, note, blind, recorded, claims FROM transactions {where}",
                 values,
             ).fetchall()
         return [self._transaction(row) for row in found]
 
     def _transaction(self, row: tuple[Any, ...]) -> Transaction:
-        kinds = (int, int | float, int, str, str, str, str, str, int, int)
-        number, begun, pid, boot, before, after, outcome, note, blind, recorded = self._row("transactions", row, *kinds)
+        kinds = (int, int | float, int, str, str, str, str, str, int, int, str)
+        number, begun, pid, boot, before, after, outcome, note, blind, recorded, claims = self._row(
+            "transactions", row, *kinds
+        )
         states = self._loaded("transactions", number, lambda: (_loaded(before), _loaded(after)))
         if not math.isfinite(begun) or states[0].keys() != states[1].keys():
             raise InputError(f"{self.path}: row {number} of transactions is damaged; {REMEDY}")
-        return Transaction(number, begun, pid, boot, *states, outcome, note, bool(blind), bool(recorded))
+        held = self._loaded("transactions", number, lambda: tuple(Tenant(*one) for one in json.loads(claims)))
+        return Transaction(number, begun, pid, boot, *states, outcome, note, bool(blind), bool(recorded), held)
 
     def steps(self, number: int) -> list[tuple[str, str]]:
         """(GPU, what) of a transaction, in order."""
@@ -293,16 +329,18 @@ class Journal:
             query = "SELECT gpu, step FROM steps WHERE transaction_id = ? ORDER BY number"
             return [(gpu, step) for gpu, step in self._db.execute(query, (number,))]
 
-    def claim(self, gpu: str, instance: Instance, tenant: str, pid: int | None) -> None:
+    def claim(self, claim: Tenant) -> None:
         """Write that somebody holds an instance; again: the pid is replaced. InputError for a process that is not there."""
-        if not 0 < len(tenant) <= LONGEST_TENANT or not tenant.isprintable():
-            raise InputError(f"tenant {shown(tenant)}: a name has 1 to {LONGEST_TENANT} printable characters")
-        process = None if pid is None else process_start(pid)
-        if pid is not None and process is None:
-            raise InputError(f"tenant {tenant}: there is no process {pid}; give one that runs, or none")
+        row = self._claim_row(claim)
         with self._writing():
-            row = (gpu, instance.profile, instance.start, tenant, pid, process, time.time(), boot_id())
-            self._db.execute("INSERT OR REPLACE INTO tenants VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            self._db.execute(CLAIM, row)
+
+    def _claim_row(self, one: Tenant) -> tuple[object, ...]:
+        check_tenant(one.tenant)
+        process = None if one.pid is None else process_start(one.pid)
+        if one.pid is not None and process is None:
+            raise InputError(f"tenant {one.tenant}: there is no process {one.pid}; give one that runs, or none")
+        return one.gpu, one.profile, one.start, one.tenant, one.pid, process, time.time(), boot_id()
 
     def release(self, gpu: str, instance: Instance, tenant: str) -> bool:
         """Forget that; whether there was such a claim."""

@@ -19,7 +19,7 @@ from types import FrameType
 from rltune.devices.change import SET_MODE, Change, Patience, reached, set_mode
 from rltune.devices.difference import GpuPlan
 from rltune.devices.driver import Driver
-from rltune.devices.journal import COMMITTED, ROLLED_BACK, VOID, WAITING, Journal, Transaction, boot_id
+from rltune.devices.journal import COMMITTED, ROLLED_BACK, VOID, WAITING, Journal, Tenant, Transaction, boot_id
 from rltune.devices.lock import Held
 from rltune.devices.ownership import FOUND, MADE, Key, Own, Part, devices_of, key_of, places
 from rltune.devices.reading import instance_of, read_state
@@ -101,8 +101,8 @@ class Transactions:
     sleep: Callable[[float], None] = time.sleep
     held: Mapping[str, Held] = field(default_factory=dict)
 
-    def run(self, changes: Sequence[GpuPlan]) -> Done:
-        """Bring the GPUs from the states before to those after.
+    def run(self, changes: Sequence[GpuPlan], claims: Sequence[Tenant] = ()) -> Done:
+        """Bring the GPUs from the states before to those after; ``claims`` on what is new hold from the very end of it on.
 
         Where MIG can be on after a reset only, nothing else is done; where it can be off after one only, all the rest is.
         Raises `RolledBack`, or `Unsettled`.
@@ -110,7 +110,7 @@ class Transactions:
         before = {gpu.uuid: gpu.before for gpu in changes}
         after = {gpu.uuid: gpu.after for gpu in changes}
         steps = [(gpu.uuid, str(step)) for gpu in changes for step in gpu.steps]
-        number = self.journal.begin(before, after, steps, recorded=True)
+        number = self.journal.begin(before, after, steps, True, claims)
         for gpu in changes:
             if gpu.uuid in self.held:
                 self.held[gpu.uuid].sign(self._sign(number))
@@ -124,7 +124,7 @@ class Transactions:
         except BaseException as error:
             self._roll_back(number, changes, own, error)
         with _undisturbed() as interrupts:
-            self._end(number, WAITING if resets else COMMITTED, gone=() if waiting else gone(before, after))
+            self._end(number, WAITING if resets else COMMITTED, "", () if waiting else gone(before, after), claims)
         if interrupts:
             signal.raise_signal(interrupts[0])
         return Done(number, patience.retries, tuple(resets))
@@ -282,9 +282,16 @@ class Transactions:
     def _indices(self) -> dict[str, int]:
         return {gpu.uuid: gpu.index for gpu in self.driver.gpus() if gpu.uuid}
 
-    def _end(self, number: int, outcome: str, note: str = "", gone: Sequence[tuple[str, Instance]] = ()) -> None:
+    def _end(
+        self,
+        number: int,
+        outcome: str,
+        note: str = "",
+        gone: Sequence[tuple[str, Instance]] = (),
+        claims: Sequence[Tenant] = (),
+    ) -> None:
         try:
-            self.journal.end(number, outcome, note, gone)
+            self.journal.end(number, outcome, note, gone, claims)
         except InputError as error:
             raise Unsettled(
                 f"the GPUs are done ({outcome}), but {error}; the next apply, or `recover`, settles it"
@@ -369,9 +376,19 @@ class Transactions:
         word, target = ("after", cut.one.after) if outcome == COMMITTED else ("before", cut.one.before)
         but = self._but_for(target, restored)
         done = gone(cut.one.before, cut.one.after) if outcome == COMMITTED else []
-        self._end(cut.one.id, outcome, how, [*cut.vanished, *done])
+        claims = self._claims(cut) if outcome == COMMITTED else []
+        self._end(cut.one.id, outcome, how, [*cut.vanished, *done], claims)
         state = f"that {word} it, but for {'; '.join(but)}" if but else f"exactly that {word} it"
         return f"{cut.name}; the state{cut.of} is {state} ({how})"
+
+    def _claims(self, cut: Cut) -> list[Tenant]:
+        """Claims on what it made itself: what somebody else made in the same place is not its tenant's."""
+        index, found = self._indices(), []
+        for claim in cut.one.claims:
+            if claim.gpu in cut.one.after and claim.gpu in index:
+                mine = cut.own[claim.gpu].of(self.driver.instances(index[claim.gpu]), {}).values()
+                found += [claim] if (claim.profile, claim.start) in {(one.profile, one.start) for one in mine} else []
+        return found
 
 
 def gone(before: States, after: States) -> list[tuple[str, Instance]]:

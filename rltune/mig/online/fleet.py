@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import numpy as np
 from rltune.mig.configurations import configuration_number
 from rltune.mig.geometry import Placement
 from rltune.mig.online.journal import Found, Journal, Record, read_journal
-from rltune.mig.online.ledger import Ledger, Totals
+from rltune.mig.online.ledger import Held, Ledger, Totals
 from rltune.mig.online.migration import Move, make_room, relocation
 from rltune.mig.online.options import ANYONE, FleetOptions, Quota, make_policy
 from rltune.mig.online.policies import Policy, Scorer
@@ -261,10 +261,21 @@ class Fleet:
             known = ", ".join(repr(name) for name in sorted(held))
             raise InputError(f"tenant {tenant!r} holds no request {shown(request)}; it holds {known}")
         requests = tuple(sorted(held)) if request is None else (request,)
-        record = {"event": "release", "at": self._now(at), "tenant": tenant, "requests": list(requests)}
+        record: Record = {"event": "release", "at": self._now(at), "tenant": tenant, "requests": list(requests)}
+        left = self._left_behind(held[name] for name in requests)
+        if left:
+            record["left"] = left
         touched, leaving = {held[name].gpu for name in requests}, {(tenant, name) for name in requests}
         self._commit({**record, "gone": self._unneeded(self._now(at), touched, leaving)})
         return requests
+
+    def _left_behind(self, leaving: Iterable[Held]) -> dict[int, list[list[int]]]:
+        """Instances that stay on GPUs set aside: they are destroyed when those are back."""
+        left: dict[int, list[list[int]]] = {}
+        for one in leaving:
+            if one.gpu in one.pool.aside and not self.options.lazy:
+                left.setdefault(one.gpu, []).append(list(one.placement))
+        return left
 
     def migrate(self, tenant: str, request: str = "", at: float | None = None) -> tuple[int, Placement]:
         """Move an instance to the best other slot there is; where it is now. InputError if there is none.

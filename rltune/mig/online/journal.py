@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import json
 import os
 import re
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rltune.nouns.errors import InputError
 
@@ -47,13 +48,13 @@ class Journal:
         self._before_last: tuple[int, bytes] | None = None
         self._check = b""
         self._dirty = False
-        self._file = self._opened(self.path, "ab")
+        self._file = self._opened(self.path, "a")
 
-    def _opened(self, path: Path, mode: str) -> IO[bytes]:
+    def _opened(self, path: Path, mode: str) -> io.FileIO:
         """The file under its name, locked."""
         while True:
             try:
-                file = open(path, mode, buffering=0)  # noqa: SIM115  (open as long as the fleet)
+                file = io.FileIO(path, mode)
             except OSError as error:
                 raise InputError(f"{self.path}: the journal cannot be opened ({_why(error)})") from None
             try:
@@ -150,7 +151,7 @@ class Journal:
         self.sync()
         partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         line, check = _line({**head, "version": VERSION}, b"")
-        file = self._opened(partial, "ab")
+        file = self._opened(partial, "a")
         try:
             file.truncate(0)
             if file.write(line) != len(line):
