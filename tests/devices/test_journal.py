@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from execution_cases import PATIENCE_S
 
 from rltune.devices.journal import Journal
 from rltune.devices.lock import locked
@@ -55,7 +56,7 @@ def test_the_first_of_several_begins_the_journal(tmp_path):
             one.stdin.write("go\n")
             one.stdin.flush()
         for one in several:
-            assert one.communicate(timeout=30)[1] == ""
+            assert one.communicate(timeout=PATIENCE_S)[1] == ""
 
 
 def test_a_lock_is_for_every_user_and_follows_its_name(tmp_path):
@@ -79,7 +80,7 @@ from pathlib import Path
 from rltune.devices.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(6000)
 """
 
 
