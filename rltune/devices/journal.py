@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar
@@ -53,10 +54,12 @@ CREATE TABLE IF NOT EXISTS tenants (
 SINCE_2 = """
 ALTER TABLE transactions ADD COLUMN recorded INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE transactions ADD COLUMN claims TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE transactions ADD COLUMN checksum TEXT NOT NULL DEFAULT '';
 ALTER TABLE tenants ADD COLUMN boot TEXT NOT NULL DEFAULT '';
 CREATE TABLE parts (
   transaction_id INTEGER NOT NULL REFERENCES transactions(id), gpu TEXT NOT NULL, profile TEXT NOT NULL, start INTEGER NOT NULL,
-  status TEXT NOT NULL, number INTEGER, devices TEXT NOT NULL, PRIMARY KEY (transaction_id, gpu, profile, start));
+  status TEXT NOT NULL, number INTEGER, devices TEXT NOT NULL, checksum TEXT NOT NULL,
+  PRIMARY KEY (transaction_id, gpu, profile, start));
 CREATE TABLE about (name TEXT NOT NULL);
 """
 """What version 2 has more; a journal of version 1 gets it when it is opened."""
@@ -223,11 +226,12 @@ class Journal:
         held = json.dumps([(one.gpu, one.profile, one.start, one.tenant, one.pid) for one in claims])
         with self._writing():
             states = (_dumped(before), _dumped(after))
-            row = (time.time(), os.getpid(), boot_id(), self.device, *states, OPEN, recorded, held)
+            boot, marked = boot_id(), int(recorded)
+            row = (time.time(), os.getpid(), boot, self.device, *states, OPEN, marked, held)
             cursor = self._db.execute(
-                "INSERT INTO transactions (begun, pid, boot, device, before, after, outcome, recorded, claims) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                row,
+                "INSERT INTO transactions (begun, pid, boot, device, before, after, outcome, recorded, claims, checksum) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*row, _checksum(boot, self.device, *states, marked, held)),
             )
             number = cursor.lastrowid
             assert number is not None
@@ -243,16 +247,21 @@ class Journal:
                 self._db.execute(f"DELETE FROM parts WHERE {where}", (number, gpu, *key))
             else:
                 row = (number, gpu, *key, part.status, part.number, json.dumps(part.devices))
-                self._db.execute("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+                self._db.execute(
+                    "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, _checksum(*row))
+                )
 
     def parts(self, number: int) -> dict[str, dict[Key, Part]]:
         """What a transaction wrote about instances: GPU -> place -> what."""
         with self._told():
-            query = "SELECT gpu, profile, start, status, number, devices FROM parts WHERE transaction_id = ?"
+            query = "SELECT * FROM parts WHERE transaction_id = ?"
             rows = self._db.execute(query, (number,)).fetchall()
         found: dict[str, dict[Key, Part]] = {}
         for row in rows:
-            gpu, profile, start, status, instance, devices = self._row("parts", row, str, str, int, str, NUMBER, str)
+            _, gpu, profile, start, status, instance, devices, check = self._row(
+                "parts", row, int, str, str, int, str, NUMBER, str, str
+            )
+            self._check("parts", number, check, *row[:-1])
             names = self._loaded("parts", number, partial(_names, devices))
             found.setdefault(gpu, {})[profile, start] = Part(status, instance, names)
         return found
@@ -263,6 +272,11 @@ class Journal:
             number = row[0] if row else "none"
             raise InputError(f"{self.path}: a row of {table} ({shown(number)}) is damaged; {REMEDY}")
         return row
+
+    def _check(self, table: str, number: int, check: str, *values: object) -> None:
+        """InputError where values are not those that were written; rows of version 1 have no checksum."""
+        if check != _checksum(*values):
+            raise InputError(f"{self.path}: row {number} of {table} was altered: its checksum does not fit; {REMEDY}")
 
     def _loaded(self, table: str, number: int, load: Callable[[], T]) -> T:
         try:
@@ -307,16 +321,19 @@ class Journal:
     def _transactions(self, where: str, values: Sequence[object]) -> list[Transaction]:
         with self._told():
             found = self._db.execute(
-                f"SELECT id, begun, pid, boot, before, after, outcome, note, blind, recorded, claims FROM transactions {where}",
+                "SELECT id, begun, pid, boot, before, after, outcome, note, blind, recorded, claims, device, "
+                f"checksum FROM transactions {where}",
                 values,
             ).fetchall()
         return [self._transaction(row) for row in found]
 
     def _transaction(self, row: tuple[Any, ...]) -> Transaction:
-        kinds = (int, int | float, int, str, str, str, str, str, int, int, str)
-        number, begun, pid, boot, before, after, outcome, note, blind, recorded, claims = self._row(
+        kinds = (int, int | float, int, str, str, str, str, str, int, int, str, str, str)
+        number, begun, pid, boot, before, after, outcome, note, blind, recorded, claims, device, check = self._row(
             "transactions", row, *kinds
         )
+        if recorded or check:
+            self._check("transactions", number, check, boot, device, before, after, recorded, claims)
         states = self._loaded("transactions", number, lambda: (_loaded(before), _loaded(after)))
         if not math.isfinite(begun) or states[0].keys() != states[1].keys():
             raise InputError(f"{self.path}: row {number} of transactions is damaged; {REMEDY}")
@@ -369,6 +386,11 @@ class Journal:
             if pid is None or process_start(pid) == process:
                 found.append(Tenant(gpu, profile, start, tenant, pid, since, boot))
         return found
+
+
+def _checksum(*values: object) -> str:
+    """Of what is written once in a row and never changes."""
+    return blake2b(json.dumps(values).encode(), digest_size=8).hexdigest()
 
 
 def _names(text: str) -> tuple[str, ...]:

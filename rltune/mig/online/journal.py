@@ -26,6 +26,8 @@ VERSION = 2
 """Since then lines have checksums."""
 CHECK = re.compile(rb',"check":"([0-9a-f]{16})"\}$')
 """The end of a line."""
+COMPLETE = re.compile(rb',"check":"[0-9a-f]{16}"\}.')
+"""What no half-written line has: it ends before, or there."""
 FULL = "the disk is full"
 
 
@@ -203,6 +205,10 @@ def read_journal(path: str | Path) -> Found:
         # All of it came to disk but the end of its line; it may have been answered.
         lines, end, unended = [*lines, rest], len(content), True
         records.append(_parsed(path, len(lines), rest))
+    elif COMPLETE.search(rest):
+        raise InputError(
+            f"{path}, line {len(lines) + 1}: altered after it was written; restore the journal from a copy"
+        )
     elif rest:
         note = f"{path}: the last line, {len(rest)} bytes, was half-written; it never took effect and was cut off"
     if not records or records[0].get("event") != "fleet":
