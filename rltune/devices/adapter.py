@@ -206,6 +206,7 @@ class Adapter:
             notes = self._recover(held)
             self._check_unchanged(plan)
             self._check_idle(plan.changes, tenant)
+            self._sign(held)
             if not plan.changes:
                 return Applied(None, 0, notes=tuple(notes))
             done = self._transactions(held).run(plan.changes)
@@ -247,6 +248,11 @@ class Adapter:
                     )
             if users.elsewhere:
                 raise InputError(f"GPU {gpu.index}: {describe_elsewhere(users)}")
+
+    def _sign(self, held: Mapping[str, Held]) -> None:
+        """Say who counts on these GPUs now: what another adapter left half done there is no longer its own to undo."""
+        for lock in held.values():
+            lock.sign(self.journal.name)
 
     # After a crash.
 
@@ -324,6 +330,7 @@ class Adapter:
             self._recover(held)
             if instance not in read_state(self.driver, self._identity(gpu).index).instances:
                 raise InputError(f"GPU {gpu} has no instance {instance}; `show` lists what is there")
+            self._sign(held)
             self.journal.claim(Tenant(gpu, instance.profile, instance.start, tenant, pid))
 
     def release(self, gpu: str, instance: Instance, tenant: str) -> None:

@@ -21,6 +21,9 @@ Uuids = Mapping[tuple[int, int], str]
 FOUND, COMING, MADE, GOING = "found", "coming", "made", "going"
 """There when the transaction began, and to be destroyed; about to be created; created; without its compute instances any more,
 and about to be destroyed."""
+METER: Key = ("", -1)
+"""Where the GPU's energy counter stood at the beginning (in ``number``, mJ). It begins anew when the driver takes the GPU up
+again: a lower one later tells of a reset, after which all instances are others', whatever their numbers and UUIDs."""
 ANYWHERE = -1
 """Start of an instance that a driver too old to be told one is about to create."""
 SLICES = 8

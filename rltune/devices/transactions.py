@@ -21,7 +21,7 @@ from rltune.devices.difference import GpuPlan
 from rltune.devices.driver import Driver
 from rltune.devices.journal import COMMITTED, ROLLED_BACK, VOID, WAITING, Journal, Tenant, Transaction, boot_id
 from rltune.devices.lock import Held
-from rltune.devices.ownership import FOUND, MADE, Key, Own, Part, devices_of, key_of, places
+from rltune.devices.ownership import FOUND, MADE, METER, Key, Own, Part, devices_of, key_of, places
 from rltune.devices.reading import instance_of, read_state
 from rltune.devices.state import GpuState, Instance, States
 from rltune.devices.status import RESET_REQUIRED, DeviceError
@@ -133,7 +133,8 @@ class Transactions:
         return f"{self.journal.name} {number}"
 
     def _record_found(self, gpu: GpuPlan, own: Own) -> None:
-        """Write down which instances it is to destroy or change, before it touches any."""
+        """Write down which instances it is to destroy or change, before it touches any; and what tells of a reset."""
+        own.note(METER, FOUND, self.driver.telemetry(gpu.index).energy_mj)
         if {key_of(one) for one in gpu.before.instances} & own.places:
             uuids = self.driver.mig_uuids(gpu.index)
             for one in self.driver.instances(gpu.index):
@@ -312,7 +313,7 @@ class Transactions:
         for target, outcome in ((cut.after, COMMITTED), (cut.before, ROLLED_BACK)):
             if now == target:
                 return self._settled(whole, outcome, "its GPUs were found so" + self._not_ours(cut, own, index))
-        reset = {uuid for uuid, state in now.items() if self._was_reset(cut, uuid, own[uuid], state)}
+        reset = {uuid for uuid, state in now.items() if self._was_reset(cut, uuid, own[uuid], index[uuid], state)}
         rest = whole.without(reset, index) if reset else whole
         if not rest.one.before:
             self._end(cut.id, VOID, "its GPUs were reset or emptied since", rest.vanished)
@@ -351,11 +352,20 @@ class Transactions:
                 text += f"; GPU {index[uuid]}: {' '.join(others)} is {NOT_OURS}"
         return text
 
-    def _was_reset(self, cut: Transaction, uuid: str, own: Own, now: GpuState) -> bool:
-        """Whether nothing is left of what must be there, whenever it was cut short: a reset takes all instances of a GPU."""
+    def _was_reset(self, cut: Transaction, uuid: str, own: Own, gpu: int, now: GpuState) -> bool:
+        """Whether the GPU was reset since, or nothing is left of what must be there, whenever it was cut short.
+
+        Where a part of that is gone, somebody changed the GPU: then nothing on it is known to be its own any more.
+        """
+        meter, energy = own.parts.pop(METER, None), self.driver.telemetry(gpu).energy_mj
+        if meter is not None and meter.number is not None and energy is not None and energy < meter.number:
+            return True
         kept = {key_of(one) for one in cut.before[uuid].instances if one in cut.after[uuid].instances}
         must = kept | {key for key, part in own.parts.items() if part.status in (FOUND, MADE)}
-        return bool(must) and not must & {key_of(one) for one in now.instances}
+        there = {key_of(one) for one in now.instances}
+        if must - there:
+            own.parts.clear()
+        return bool(must) and not must & there
 
     def _either_way(self, cut: Cut) -> str:
         number, own = cut.one.id, cut.own

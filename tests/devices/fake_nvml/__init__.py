@@ -55,7 +55,10 @@ class Process(Structure):
 
 class Gpu(Structure):
     _fields_ = [
-        *((name, c_uint32) for name in ("model", "current", "pending", "activation", "lost", "serial")),
+        *(
+            (name, c_uint32)
+            for name in ("model", "current", "pending", "activation", "lost", "serial", "resets", "unused")
+        ),
         ("instances", Instance * 8),
         ("mig", Mig * 8),
         ("processes", Process * 32),
@@ -214,6 +217,7 @@ class FakeNvml:
         with self.state() as state:
             one = state.gpu[gpu]
             one.current = one.pending
+            one.resets += 1
             for part in (one.instances, one.mig, one.processes):
                 ctypes.memset(ctypes.byref(part), 0, ctypes.sizeof(part))
 
