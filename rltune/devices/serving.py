@@ -314,7 +314,11 @@ class FleetOnDevice:
         self._settle()
         parts = self._parts(record)
         for part in parts:
-            self._check_idle(part)
+            try:
+                self._check_idle(part)
+            except DeviceError as error:
+                self._set_aside(part.gpu.uuid, frozenset(), str(error))
+                raise
         before: dict[str, Uuids] = {}
         try:
             before = {part.gpu.uuid: self.adapter.uuids(part.gpu.uuid) for part in parts if part.destroy}
@@ -357,7 +361,7 @@ class FleetOnDevice:
             pool, number = self.fleet.ledger.pools[record["model"]], record["gpu"]
             placement, gpu = Placement(*record["placement"]), pool.gpus.get(number)
             asked = _instance(pool.table.geometry, placement)
-            machine = self._machine(record.get("device") or self.fleet.ledger.devices[number])
+            machine = self._reached(record.get("device") or self.fleet.ledger.devices[number])
             if gpu is not None and placement in gpu.idle:
                 return [_Part(number, machine, asked=asked)]
             going = [] if gpu is None else in_the_way(pool, gpu, placement)
@@ -373,7 +377,7 @@ class FleetOnDevice:
         return [
             _Part(
                 number,
-                self._machine(self.fleet.ledger.devices[number]),
+                self._reached(self.fleet.ledger.devices[number]),
                 () if lazy else tuple(gone),
                 ending=tuple(gone),
             )
@@ -445,6 +449,14 @@ class FleetOnDevice:
             if gpu.uuid == uuid:
                 return gpu
         raise InputError(f"GPU {uuid} is not there, or cannot be reached; `show` says why")
+
+    def _reached(self, uuid: str) -> Identity:
+        """The same; one that is not there is set aside."""
+        try:
+            return self._machine(uuid)
+        except InputError as error:
+            self._set_aside(uuid, frozenset(), str(error))
+            raise
 
     def _next_device(self, model: str) -> str:
         """The first GPU of a type that the fleet does not have yet."""
