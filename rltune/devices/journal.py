@@ -173,17 +173,17 @@ class Journal:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Errors of SQLite and of the disk as one line."""
+        """Errors of SQLite and of the disk as one line; of a damaged file SQLite's own words may be no text."""
         try:
             with self._turn:
                 yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             raise InputError(
                 f"{self.path}: the journal cannot be used ({self._why(error)}); free space, check rights, or name another "
                 "folder (RLTUNE_STATE)"
             ) from None
 
-    def _why(self, error: sqlite3.Error | OSError) -> str:
+    def _why(self, error: sqlite3.Error | OSError | UnicodeDecodeError) -> str:
         """What went wrong. SQLite calls a full disk an input/output error too, or says that it cannot open the file."""
         if isinstance(error, OSError):
             return FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror)
@@ -194,7 +194,7 @@ class Journal:
             with suppress(OSError):
                 if shutil.disk_usage(self.path.parent).free < FREE_BYTES:
                     return f"{FULL}: {error}"
-        return str(error)
+        return " ".join(str(error).split())
 
     @contextmanager
     def _writing(self, synchronised: bool = True) -> Iterator[None]:
@@ -208,7 +208,9 @@ class Journal:
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                # On a full disk SQLite has rolled back already, and would say that instead of why.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
                 raise
 
     def begin(

@@ -79,8 +79,9 @@ class _Trial:
         machine = Machine(nvml, self.folder)
         machine.adapter.apply(machine.adapter.plan(self._wish()))
         plan = machine.adapter.plan(self._wish())
-        self.before = {gpu.uuid: gpu.before for gpu in plan.gpus}
-        self.after = {gpu.uuid: gpu.after for gpu in plan.gpus}
+        # A report speaks of the GPUs that were to change.
+        self.before = {gpu.uuid: gpu.before for gpu in plan.changes}
+        self.after = {gpu.uuid: gpu.after for gpu in plan.changes}
         machine.close()
         kind = str(rng.choice(["kill_before", "kill_after"]))
         nth = int(rng.integers(1, 200))
@@ -160,7 +161,10 @@ class _Trial:
         rows = [(p.name, start) for p in geometry(MODEL).profiles for start in p.starts]
         for gpu in driver.gpus():
             ours = {
-                (one.profile, one.start) for state in (self.before, self.after) for one in state[gpu.uuid].instances
+                (one.profile, one.start)
+                for states in (self.before, self.after)
+                if gpu.uuid in states
+                for one in states[gpu.uuid].instances
             }
             for _ in range(int(self.rng.integers(0, 4))):
                 pick = sorted(ours) if ours and self.rng.random() < 0.6 else rows
@@ -219,7 +223,7 @@ class _Trial:
         wanted = {(uuid, one.profile, one.start) for uuid, state in target.items() for one in state.instances}
         for key, (profile, start, _) in now.items():
             uuid = _uuid(key[0])
-            if outcome == "settled" and key not in foreign and uuid not in self.was_reset:
+            if outcome == "settled" and key not in foreign and uuid in self.before.keys() - self.was_reset:
                 counts.left_over += (uuid, profile, start) not in wanted
 
     def _false(self, lines: list[str], states: dict[str, GpuState]) -> list[str]:
@@ -228,7 +232,9 @@ class _Trial:
             return [f"{len(lines)} lines"]
         line, index = lines[0], {gpu.uuid: gpu.index for gpu in NvmlDriver().gpus()}
         wrong = []
-        said_reset = {uuid for uuid, at in index.items() if f"GPU {at} was reset or emptied since" in line}
+        said_reset = {
+            uuid for uuid, at in index.items() if uuid in self.before and f"GPU {at} was reset or emptied since" in line
+        }
         for uuid in said_reset:
             kept = set(self.before[uuid].instances) & set(states[uuid].instances)
             if uuid not in self.was_reset and uuid not in self.adopted and kept:
