@@ -196,6 +196,13 @@ def test_a_killed_run_takes_its_tasks_along(call, tmp_path):
     assert not any(alive(pid) for pid in pids)
     status, _, err = finished(call("run", "tasks.yaml", "--take-over", "--name", "y", "--seconds", "0.05"))
     assert status == 0, err
+    (left,) = (tmp_path / "runs").glob(".x.*.partial")
+    assert f"{left} was left by a run that was killed" in err and (left / "logs").is_dir()
+    status, _, err = finished(
+        call("run", "tasks.yaml", "--take-over", "--name", "z", "--seconds", "0.05", "--remove-partial")
+    )
+    assert status == 0 and f"{left}, left by a run that was killed, is removed" in err
+    assert not list((tmp_path / "runs").glob(".*"))
 
 
 @pytest.mark.parametrize(
