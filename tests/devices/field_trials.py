@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ class FieldKills:
     foreign_touched: int = 0
     false_reports: int = 0
     left_over: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
+    outcomes: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
 
@@ -122,7 +121,7 @@ class _Trial:
             lines, outcome = machine.adapter.recover(), "settled"
         except InputError as error:
             lines, outcome = [str(error)], "unsettled"
-        counts.outcomes[outcome] += 1
+        counts.outcomes[outcome] = counts.outcomes.get(outcome, 0) + 1
         self._judge(machine, lines, foreign, outcome if told else "settled before")
         machine.close()
 
@@ -276,7 +275,7 @@ class DamagedJournals:
     refused: int = 0
     exact: int = 0
     wrong: int = 0
-    by_damage: dict[str, Counter[str]] = field(default_factory=dict)
+    by_damage: dict[str, dict[str, int]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
 
@@ -403,5 +402,6 @@ def _read(path: Path, damaged: bytes, what: str, states: dict[bytes, str], count
         fleet.close()
     if outcome == "wrong":
         counts.faults.append(f"{what}: {path.read_bytes()[-300:]!r}")
-    counts.by_damage.setdefault(what, Counter())[outcome] += 1
+    by_outcome = counts.by_damage.setdefault(what, {})
+    by_outcome[outcome] = by_outcome.get(outcome, 0) + 1
     setattr(counts, outcome, getattr(counts, outcome) + 1)
