@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import resource
 import secrets
 import shutil
 import subprocess
+import sys
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,8 +46,8 @@ class RunDirectory:
     """``with RunDirectory(runs, name) as run: run.write_json("summary.json", ...)``.
 
     Files go to a hidden ``<runs>/.<name>.*.partial``, which becomes ``<runs>/<name>`` (``final``) on leaving
-    without an error, or after `keep` with one, and is removed otherwise. Raises InputError when the disk refuses, also
-    where a library does the writing.
+    without an error, or after `keep` with one, and is removed otherwise. Those that killed runs left are named on standard
+    error. Raises InputError when the disk refuses, also where a library does the writing.
     """
 
     def __init__(self, runs: str | Path, name: str) -> None:
@@ -62,13 +64,20 @@ class RunDirectory:
         self.path = self.final.with_name(f".{self.final.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
 
     def __enter__(self) -> RunDirectory:
+        for left in left_behind(self.path.parent):
+            print(f"note: {left} was left by a run that was killed; look into it, then remove it", file=sys.stderr)
         with _disk(self.path):
             self.path.mkdir(parents=True)
+            # As long as it is locked, its run is alive.
+            self._folder = os.open(self.path, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # some network file systems cannot; then nothing is taken for left behind
+                fcntl.flock(self._folder, fcntl.LOCK_SH)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        os.close(self._folder)
         if kind is None or self._kept:
             with _disk(self.final):
                 self._rename()
@@ -114,6 +123,20 @@ class RunDirectory:
 
     def file(self, name: str) -> Path:
         return self.path / name
+
+
+def left_behind(runs: str | Path) -> list[Path]:
+    """Hidden directories in ``runs`` whose runs are no longer there, the oldest first."""
+    found = []
+    for path in sorted(Path(runs).glob(".*.partial"), key=lambda path: path.name):
+        with contextlib.suppress(OSError):
+            folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                found.append(path)
+            finally:
+                os.close(folder)
+    return found
 
 
 class _disk:

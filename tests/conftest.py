@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 # Small networks and solver calls are slower with threads that fight for two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Started in the background (``&`` in a script), tests inherit that Ctrl-C is ignored, and hand that on to what they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number in (signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
 

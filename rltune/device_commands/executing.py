@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ import yaml
 from rich.console import Console
 
 from rltune.device_commands.adapting import adapter_of
-from rltune.devices.adapter import Adapter
+from rltune.devices.adapter import Adapter, Unsettled
 from rltune.devices.driver import Driver
 from rltune.devices.execution.executor import Event, Executor, Options
 from rltune.devices.execution.outcome import (
@@ -35,7 +36,7 @@ from rltune.devices.execution.processes import Signals
 from rltune.devices.execution.schedule import Schedule
 from rltune.devices.execution.tasks_file import TaskSpec
 from rltune.nouns.errors import InputError
-from rltune.rundir import SCHEMA_VERSION, RunDirectory, manifest_of_file, peak_rss_mb
+from rltune.rundir import SCHEMA_VERSION, RunDirectory, left_behind, manifest_of_file, peak_rss_mb
 
 LOCK_S = 60.0
 """A run claims and reconfigures now and then, and waits at least so long for others who do."""
@@ -86,6 +87,11 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--runs", default="runs", metavar="DIR", help="where run directories go (default runs)")
     parser.add_argument("--name", metavar="NAME", help="name of the run directory")
+    parser.add_argument(
+        "--remove-partial",
+        action="store_true",
+        help="first remove the hidden directories that killed runs left in --runs",
+    )
 
 
 def check_positive(args: argparse.Namespace, *names: str) -> None:
@@ -106,8 +112,12 @@ def settled_adapter(args: argparse.Namespace) -> Iterator[Adapter]:
     """An adapter that waits for others, with what was cut short before settled."""
     patient = argparse.Namespace(**vars(args) | {"wait": max(args.wait, LOCK_S)})
     with adapter_of(patient) as adapter:
-        for line in adapter.recover():
-            tell(f"note: {line}")
+        try:
+            for line in adapter.recover():
+                tell(f"note: {line}")
+        except Unsettled as error:
+            # A GPU that cannot be settled refuses its own tasks; the others go on.
+            tell(f"note: {error}")
         if args.driver.kind == "simulated":
             tell(SIMULATED)
         yield adapter
@@ -121,6 +131,9 @@ class Kept:
     ) -> None:
         """``listed``: what was read of the list of tasks."""
         self.args, self.adapter, self.schedule, self.listed = args, adapter, schedule, listed
+        for left in left_behind(args.runs) if args.remove_partial else ():
+            shutil.rmtree(left, ignore_errors=True)
+            tell(f"note: {left}, left by a run that was killed, is removed")
         self.directory = RunDirectory(args.runs, args.name or name)
         self.since, self.begun = time.perf_counter(), False
 

@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
 def compare(gpu: GpuFound) -> dict[str, Any]:
     """The driver's listing against the table of the GPU's type: ``agrees`` None where there is nothing to compare, and why."""
     # NumPy comes with the tables; `show` alone does without.
+    from rltune.devices.driver_tables import driver_geometry
     from rltune.mig.geometry import Listed, differences, from_driver
 
     check: dict[str, Any] = {
@@ -64,7 +65,8 @@ def compare(gpu: GpuFound) -> dict[str, Any]:
         return check | {"why": "the driver lists no profiles (MIG is off, or they could not be read)"}
     profiles = [room.profile for room in gpu.rooms]
     try:
-        lines = differences(from_driver(gpu.model, [Listed(p.name, p.starts, p.size, p.most) for p in profiles]))
+        listed = [Listed(p.name, p.starts, p.size, p.most) for p in profiles]
+        lines = differences(from_driver(gpu.model, listed), driver_geometry(gpu.model))
     except InputError as error:
         lines = [str(error)]
     return check | {"agrees": not lines, "differences": lines}

@@ -7,14 +7,14 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from rltune.devices.difference import GpuPlan, Plan, plan_gpu, states_differ
 from rltune.devices.driver import DeviceProfile, Driver, Identity
-from rltune.devices.journal import Journal, Tenant
-from rltune.devices.lock import default_locks, locked
+from rltune.devices.journal import LONGEST_TENANT, Journal, Tenant, boot_id, check_tenant
+from rltune.devices.lock import Held, default_locks, locked
 from rltune.devices.models import model_of
 from rltune.devices.open import store_path
 from rltune.devices.reading import Users, describe_elsewhere, instance_of, read_state, read_states, read_users
@@ -22,6 +22,7 @@ from rltune.devices.spec import Spec
 from rltune.devices.state import GpuState, Instance, States, state
 from rltune.devices.status import NOT_SUPPORTED, DeviceError
 from rltune.devices.transactions import RolledBack, Transactions, Unsettled
+from rltune.nouns.checked import shown
 from rltune.nouns.errors import InputError
 
 __all__ = ["Adapter", "Applied", "RolledBack", "Unsettled"]
@@ -73,13 +74,14 @@ class Adapter:
         return self.locks / f"rltune-{gpu}.lock"
 
     @contextmanager
-    def _alone(self, gpus: Collection[str]) -> Iterator[None]:
+    def _alone(self, gpus: Collection[str]) -> Iterator[Mapping[str, Held]]:
         """Hold the locks of these GPUs, always acquired in the same order: no deadlock."""
+        held = {}
         with ExitStack() as stack:
             for gpu in sorted(gpus):
                 stack.enter_context(self._turn_at(gpu))
-                stack.enter_context(locked(self.lock_of(gpu), self._wait_s))
-            yield
+                held[gpu] = stack.enter_context(locked(self.lock_of(gpu), self._wait_s))
+            yield held
 
     @contextmanager
     def _turn_at(self, gpu: str) -> Iterator[None]:
@@ -133,9 +135,8 @@ class Adapter:
                 return one
         raise InputError(f"there is no GPU {gpu} on this machine; `show` lists what is there")
 
-    @property
-    def transactions(self) -> Transactions:
-        return Transactions(self.driver, self.journal, self._patience_s, self._sleep)
+    def _transactions(self, held: Mapping[str, Held]) -> Transactions:
+        return Transactions(self.driver, self.journal, self._patience_s, self._sleep, held)
 
     # Plan and verify: nothing is changed.
 
@@ -173,7 +174,7 @@ class Adapter:
                 "with instances: [] first"
             )
         # Loads the geometry tables, which only this rare case needs.
-        from rltune.devices.simulated import profiles_of
+        from rltune.devices.driver_tables import profiles_of
 
         return profiles_of(model)
 
@@ -201,13 +202,14 @@ class Adapter:
         """
         self._check_modes(plan, mig_mode)
         named = self._with_cut([gpu.uuid for gpu in plan.gpus])
-        with self._alone(named):
-            notes = self._recover(named)
+        with self._alone(named) as held:
+            notes = self._recover(held)
             self._check_unchanged(plan)
             self._check_idle(plan.changes, tenant)
+            self._sign(held)
             if not plan.changes:
                 return Applied(None, 0, notes=tuple(notes))
-            done = self.transactions.run(plan.changes)
+            done = self._transactions(held).run(plan.changes)
         return Applied(done.number, done.retries, done.resets, tuple(notes))
 
     def check(self, plan: Plan, mig_mode: bool = False, tenant: str | None = None) -> None:
@@ -247,52 +249,95 @@ class Adapter:
             if users.elsewhere:
                 raise InputError(f"GPU {gpu.index}: {describe_elsewhere(users)}")
 
+    def _sign(self, held: Mapping[str, Held]) -> None:
+        """Say who counts on these GPUs now: what another adapter left half done there is no longer its own to undo."""
+        for lock in held.values():
+            lock.sign(self.journal.name)
+
     # After a crash.
 
     def recover(self, only: Collection[str] | None = None) -> list[str]:
-        """Settle transactions that were cut short: each to exactly the state before or after; a line each says which.
+        """Settle transactions that were cut short: each to the state before or after; a line each says which, and what differs.
 
-        ``only``: those that touch these GPUs.
+        ``only``: those that touch these GPUs. One that cannot be settled does not stop the others: then `Unsettled` tells all.
+        Claims on instances that a reset or a reboot took are forgotten.
         """
         named = {gpu for one in self.journal.open_ones() for gpu in one.before}
+        named |= {one.gpu for one in self.journal.tenants()}
         if only is not None:
             named = {gpu for gpu in self._with_cut(only) if gpu in named}
-        with self._alone(named):
-            return self._recover(named)
+        with self._alone(named) as held:
+            return self._recover(held)
 
-    def _recover(self, held: Set[str]) -> list[str]:
+    def _recover(self, held: Mapping[str, Held]) -> list[str]:
         """Settle those that touch GPUs whose locks we hold: no other adapter can be changing them."""
-        lines = []
+        lines, unsettled = [], []
         for one in self.journal.open_ones():
-            if not held & one.before.keys():
+            if not held.keys() & one.before.keys():
                 continue
-            if not one.before.keys() <= held:
+            if not one.before.keys() <= held.keys():
                 raise InputError(f"apply {one.id} of pid {one.pid} was cut short just now, on further GPUs; try again")
-            lines.append(self.transactions.settle(one))
+            try:
+                lines.append(self._transactions(held).settle(one))
+            except (Unsettled, DeviceError) as error:
+                unsettled.append(str(error))
+        if unsettled:
+            raise Unsettled("; ".join([*unsettled, *(f"settled: {line}" for line in lines)]))
+        self._forget_lapsed(held.keys())
         return lines
 
     # Tenants, and changes of single instances.
 
     def tenants(self) -> list[Tenant]:
-        """Which tenant holds which instance now."""
-        return self.journal.tenants()
+        """Which tenant holds which instance now.
+
+        A claim lasts as long as its instance: it ends when the instance is destroyed, by whatever hand, and with a reset of the
+        GPU or a reboot. Of a GPU that cannot be reached, or that is being changed, claims are taken to hold.
+        """
+        claims = self.journal.tenants()
+        lapsed = self._lapsed(claims)
+        return [one for one in claims if one not in lapsed]
+
+    def _lapsed(self, claims: Sequence[Tenant]) -> list[Tenant]:
+        if not claims:
+            return []
+        open_ones = {gpu for one in self.journal.open_ones() for gpu in one.before}
+        there: dict[str, set[tuple[str, int]]] = {}
+        for gpu in self.driver.gpus():
+            if gpu.uuid in {one.gpu for one in claims} - open_ones:
+                with suppress(DeviceError):
+                    there[gpu.uuid] = {(i.profile, i.start) for i in read_state(self.driver, gpu.index).instances}
+        boot = boot_id() if self.driver.kind == "nvml" else ""
+        return [
+            one
+            for one in claims
+            if (boot and one.boot and one.boot != boot)
+            or (one.gpu in there and (one.profile, one.start) not in there[one.gpu])
+        ]
+
+    def _forget_lapsed(self, gpus: Set[str]) -> None:
+        """On GPUs whose locks we hold: an instance made later in the same place is nobody's."""
+        self.journal.forget(self._lapsed([one for one in self.journal.tenants() if one.gpu in gpus]))
 
     def _tenants(self, but: str | None) -> dict[tuple[str, str, int], str]:
         return {(t.gpu, t.profile, t.start): t.tenant for t in self.tenants() if t.tenant != but}
 
     def claim(self, gpu: str, instance: Instance, tenant: str, pid: int | None = None) -> None:
         """Reserve an instance: others may not destroy it until it is released, or process ``pid`` ends. InputError if it is absent."""
+        check_tenant(tenant)
         named = self._with_cut([gpu])
-        with self._alone(named):
-            self._recover(named)
+        with self._alone(named) as held:
+            self._recover(held)
             if instance not in read_state(self.driver, self._identity(gpu).index).instances:
                 raise InputError(f"GPU {gpu} has no instance {instance}; `show` lists what is there")
-            self.journal.claim(gpu, instance, tenant, pid)
+            self._sign(held)
+            self.journal.claim(Tenant(gpu, instance.profile, instance.start, tenant, pid))
 
     def release(self, gpu: str, instance: Instance, tenant: str) -> None:
         """End a reservation; InputError if the tenant does not hold the instance."""
         if not self.journal.release(gpu, instance, tenant):
-            raise InputError(f"{tenant} does not hold {instance} on GPU {gpu}; `tenants` lists who holds what")
+            name = tenant if len(tenant) <= LONGEST_TENANT else shown(tenant)
+            raise InputError(f"{name} does not hold {instance} on GPU {gpu}; `tenants` lists who holds what")
 
     def reconfigure(
         self,
@@ -308,8 +353,8 @@ class Adapter:
         they are released or destroyed). Errors as `apply`.
         """
         named = self._with_cut([gpu])
-        with self._alone(named):
-            self._recover(named)
+        with self._alone(named) as held:
+            self._recover(held)
             identity = self._identity(gpu)
             before = read_state(self.driver, identity.index)
             missing = [one for one in destroy if one not in before.instances]
@@ -321,8 +366,10 @@ class Adapter:
             if not before.mig and create:
                 raise DeviceError(NOT_SUPPORTED, "nvmlDeviceCreateGpuInstance", f"GPU {identity.index}")
             self._check_idle([change], tenant)
+            pid = None if lasting else os.getpid()
+            claims = [Tenant(gpu, one.profile, one.start, tenant, pid) for one in create] if tenant is not None else []
             if change.steps:
-                self.transactions.run([change])
-            if tenant is not None:
-                for one in create:
-                    self.journal.claim(gpu, one, tenant, None if lasting else os.getpid())
+                self._transactions(held).run([change], claims)
+            else:
+                for claim in claims:
+                    self.journal.claim(claim)

@@ -1,7 +1,8 @@
 """One GPU on its way to a state, from wherever it is: the only code that creates and destroys instances.
 
-The same way leads forward, back after an error, and back after a crash: read what is there, destroy what is ours and not
-wanted, create what is wanted and not there. Nothing here trusts what a call said it did.
+The same way leads forward, back after an error, and back after a crash: read what is there, destroy what is our own and not
+wanted, create what is wanted and not there. What is not our own is never touched, whatever its profile and place. Nothing
+here trusts what a call said it did.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from rltune.devices.driver import Driver, GpuInstance
+from rltune.devices.ownership import ANYWHERE, COMING, GOING, MADE, Key, Own, Uuids, key_of
 from rltune.devices.reading import instance_of, read_state
 from rltune.devices.state import GpuState, Instance
 from rltune.devices.status import (
     FUNCTION_NOT_FOUND,
+    IN_USE,
     INSUFFICIENT_RESOURCES,
     NOT_FOUND,
     RESET_REQUIRED,
@@ -25,12 +28,8 @@ from rltune.devices.status import (
     DeviceError,
 )
 
-Key = tuple[str, int]
-"""Profile and start: on one GPU no two instances share it, and it outlives numbers and handles."""
 T = TypeVar("T")
 SET_MODE = "nvmlDeviceSetMigMode"
-SLICES = 8
-"""Memory slices of the largest GPUs."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 """Between attempts; doubled each time."""
 
@@ -59,23 +58,6 @@ class Patience:
             pause, again = min(2 * pause, LONGEST_PAUSE_S), True
 
 
-def key_of(one: Instance) -> Key:
-    return one.profile, one.start
-
-
-def owned_by(before: GpuState, after: GpuState, blind: bool = False) -> frozenset[Key]:
-    """What a change from one state to the other may touch on a GPU, and nothing else.
-
-    ``blind``: the driver chose starts itself, so that what was created may be anywhere.
-    """
-    owned = {key_of(one) for one in set(before.instances) ^ set(after.instances)}
-    if blind:
-        there = {key_of(one) for one in before.instances}
-        created = {one.profile for one in after.instances if one not in before.instances}
-        owned |= {(profile, start) for profile in created for start in range(SLICES)} - there
-    return frozenset(owned)
-
-
 def reached(now: GpuState, target: GpuState, owned: frozenset[Key]) -> bool:
     """Whether a GPU's mode, and of its instances those that are ours, are as they should be."""
 
@@ -102,20 +84,24 @@ def set_mode(driver: Driver, gpu: int, enabled: bool, patience: Patience) -> Non
 
 @dataclass
 class Change:
-    """One GPU (by number) to be brought to ``target``, touching no instance but those ``owned``.
+    """One GPU (by number) to be brought to ``target``, touching no instance but its own.
 
-    ``thorough``: go on after a refusal with what else can be done, as a way back should; the errors are in ``errors``.
-    ``on_blind``: called before instances are created whose starts the driver chooses.
+    ``thorough``: a way back. It goes on after a refusal with what else can be done, and the errors are in ``errors``; what
+    stands where something should be, and is not its own, is left: ``blocked`` has a line for each. ``left``: places where it
+    found what is not its own. ``on_blind``: called before instances are created whose starts the driver chooses.
     """
 
     driver: Driver
     gpu: int
     target: GpuState
-    owned: frozenset[Key]
+    own: Own
     patience: Patience
     thorough: bool = False
     on_blind: Callable[[], None] = lambda: None
     errors: list[DeviceError] = field(default_factory=list)
+    blocked: dict[Key, str] = field(default_factory=dict)
+    left: set[Key] = field(default_factory=set)
+    mode_blocked: str = ""
 
     def run(self) -> None:
         """Do it; the first refusal is raised, unless ``thorough``."""
@@ -130,46 +116,105 @@ class Change:
             self._instances()
         if mode and not wanted:
             with self._step():
-                set_mode(self.driver, self.gpu, False, self.patience)
+                self._disable()
+
+    def _disable(self) -> None:
+        """Turn MIG off, unless that would take what somebody else made meanwhile."""
+        others = [instance_of(one) for one in self.driver.instances(self.gpu)]
+        if not others:
+            set_mode(self.driver, self.gpu, False, self.patience)
+        elif self.thorough and not self.errors:
+            self.mode_blocked = f"MIG stays on, as {_listed(others)} is not of its making"
+        else:
+            raise DeviceError(IN_USE, SET_MODE, f"GPU {self.gpu}, {_listed(others)}")
 
     @contextmanager
-    def _step(self) -> Iterator[None]:
+    def _step(self, one: Instance | None = None) -> Iterator[None]:
         try:
             yield
         except DeviceError as error:
             if not self.thorough:
                 raise
-            self.errors.append(error)
+            strangers: list[Instance] = []
+            if one is not None and error.code == INSUFFICIENT_RESOURCES:
+                with suppress(DeviceError):
+                    strangers = self._strangers()
+            if one is not None and strangers:
+                self.blocked[key_of(one)] = f"{one} finds no room beside {_listed(strangers)}, not of its making"
+            else:
+                self.errors.append(error)
+
+    def _strangers(self) -> list[Instance]:
+        """Instances that are neither our own nor wanted."""
+        held = self.driver.instances(self.gpu)
+        mine = self.own.of(held, self._uuids())
+        return [
+            one for one in map(instance_of, (h for h in held if h.id not in mine)) if one not in self.target.instances
+        ]
+
+    def _uuids(self) -> Uuids:
+        """Names of the MIG devices; none on the way forward, where what is our own was looked at just now."""
+        found: Uuids = {}
+        if self.thorough:
+            with suppress(DeviceError):  # without them the numbers decide
+                found = self.driver.mig_uuids(self.gpu)
+        return found
 
     def _instances(self) -> None:
-        wanted = {key_of(one): one for one in self.target.instances if key_of(one) in self.owned}
+        wanted = {key_of(one): one for one in self.target.instances if key_of(one) in self.own.places}
+        held = self.driver.instances(self.gpu)
+        mine = self.own.of(held, self._uuids())
         there: set[Key] = set()
-        for held in self.driver.instances(self.gpu):
-            one = instance_of(held)
-            if key_of(one) not in self.owned:
+        for one in held:
+            key = (one.profile, one.start)
+            if key not in self.own.places:
                 continue
-            target = wanted.get(key_of(one))
+            target = wanted.get(key)
+            if one.id not in mine:
+                self._left(key, instance_of(one), target, there)
+                continue
             with self._step():
-                if target is not None and Counter(one.compute) <= Counter(target.compute):
-                    there.add(key_of(one))
-                    self._complete(held.id, one, target)
+                if target is not None and Counter(instance_of(one).compute) <= Counter(target.compute):
+                    there.add(key)
+                    self._complete(one.id, instance_of(one), target)
                 else:
-                    self._destroy(held)
+                    self._destroy(one)
         # The largest first, as they have the fewest places.
         missing = sorted(
             (one for key, one in wanted.items() if key not in there), key=lambda i: (-sum(i.compute), i.start)
         )
         with self._step():
             self._create_all(missing)
+        self._record_devices()
+
+    def _left(self, key: Key, one: Instance, target: Instance | None, there: set[Key]) -> None:
+        """What is not our own stays; on the way back one that is as it should be is as good as ours."""
+        self.left.add(key)
+        if self.thorough and target is not None:
+            there.add(key)
+            if one != target:
+                self.blocked[key] = f"{one}, not of its making, is where {target} was"
+
+    def _record_devices(self) -> None:
+        """Write down what the MIG devices that were made are called."""
+        made = {key: part for key, part in self.own.parts.items() if part.status == MADE and not part.devices}
+        if not made:
+            return
+        with suppress(DeviceError):  # without them the numbers decide
+            uuids = self.driver.mig_uuids(self.gpu)
+            for key, part in made.items():
+                names = tuple(uuid for (instance, _), uuid in uuids.items() if instance == part.number)
+                self.own.note(key, MADE, part.number, names)
 
     def _create_all(self, missing: Sequence[Instance]) -> None:
         for at, one in enumerate(missing):
-            with self._step():
+            with self._step(one):
                 number = self._create(one)
                 if number is None:
                     self.on_blind()
                     self._create_blindly(missing[at:])
                     return
+                self.own.note(key_of(one), MADE, number)
                 self._complete(number, Instance(one.profile, one.start, ()), one)
 
     def _create(self, one: Instance) -> int | None:
@@ -177,24 +222,35 @@ class Change:
 
         def once(again: bool) -> int:
             # A call that failed may yet have done it.
-            there = self._number(one) if again else None
+            there = self._half_made(one) if again else None
             return self.driver.create_gpu_instance(self.gpu, one.profile, one.start) if there is None else there
 
+        self.own.note(key_of(one), COMING)
         try:
             return self.patience.attempt(once)
         except DeviceError as error:
             if error.code != FUNCTION_NOT_FOUND:
                 raise
-            return self._number(one)
+            return self._half_made(one)
 
-    def _number(self, one: Instance) -> int | None:
-        same = (held for held in self.driver.instances(self.gpu) if (held.profile, held.start) == key_of(one))
-        return next((held.id for held in same), None)
+    def _half_made(self, one: Instance) -> int | None:
+        """Number of an instance there that has no compute instance yet: any other is not what we were about to make."""
+        same = (
+            held.id
+            for held in self.driver.instances(self.gpu)
+            if (held.profile, held.start) == key_of(one) and not held.compute_instances
+        )
+        return next(same, None)
 
     def _complete(self, number: int, one: Instance, target: Instance) -> None:
         """Create the compute instances that are missing, the largest first."""
         have = Counter(one.compute)
-        for slices in sorted((Counter(target.compute) - have).elements(), reverse=True):
+        missing = sorted((Counter(target.compute) - have).elements(), reverse=True)
+        part = self.own.parts.get(key_of(target))
+        if missing and part is not None and part.status in (COMING, GOING):
+            # With compute instances it would not look like our own any more.
+            self.own.note(key_of(target), MADE, number)
+        for slices in missing:
             have[slices] += 1
             self._create_compute(number, slices, have[slices])
 
@@ -214,7 +270,10 @@ class Change:
     def _destroy(self, held: GpuInstance) -> None:
         for ci in held.compute_instances:
             self._gone(lambda ci=ci: self.driver.destroy_compute_instance(self.gpu, held.id, ci.id))  # type: ignore[misc]
+        key = (held.profile, held.start)
+        self.own.note(key, GOING, held.id)
         self._gone(lambda: self.driver.destroy_gpu_instance(self.gpu, held.id))
+        self.own.strike(key)
 
     def _gone(self, action: Callable[[], None]) -> None:
         def once(again: bool) -> None:
@@ -235,8 +294,7 @@ class Change:
         if not self._ordered(list(missing)):
             raise DeviceError(
                 INSUFFICIENT_RESOURCES, "nvmlDeviceCreateGpuInstance",
-                f"GPU {self.gpu}: this driver chooses starts itself, and no order of creation gives "
-                f"{' '.join(map(str, missing))}",
+                f"GPU {self.gpu}: this driver chooses starts itself, and no order of creation gives {_listed(missing)}",
             )  # fmt: skip
 
     def _ordered(self, missing: list[Instance]) -> bool:
@@ -246,47 +304,56 @@ class Change:
             found = self._land(profile, missing)
             if found is None:
                 continue
-            number, landed = found
+            held, landed = found
             if self._ordered([one for one in missing if one is not landed]):
-                self._complete(number, Instance(landed.profile, landed.start, ()), landed)
+                self._complete(held.id, Instance(landed.profile, landed.start, ()), landed)
                 return True
-            self._remove(number)
+            self._destroy(held)
         return False
 
-    def _land(self, profile: str, missing: Sequence[Instance]) -> tuple[int, Instance] | None:
+    def _land(self, profile: str, missing: Sequence[Instance]) -> tuple[GpuInstance, Instance] | None:
         """Create instances until one lands where one is missing; the others only kept it from landing there again."""
-        stopgaps: list[int] = []
+        stopgaps: list[GpuInstance] = []
         found = None
         while found is None:
-            number = self._chosen(profile)
-            if number is None:
+            held = self._chosen(profile)
+            if held is None:
                 break
-            held = next(one for one in self.driver.instances(self.gpu) if one.id == number)
             landed = next((one for one in missing if key_of(one) == (held.profile, held.start)), None)
             if landed is None:
-                stopgaps.append(number)
+                stopgaps.append(held)
             else:
-                found = number, landed
-        for number in stopgaps:
-            self._remove(number)
+                found = held, landed
+        for held in stopgaps:
+            self._destroy(held)
         return found
 
-    def _remove(self, number: int) -> None:
-        """Destroy a GPU instance without compute instances."""
-        self._gone(lambda: self.driver.destroy_gpu_instance(self.gpu, number))
-
-    def _chosen(self, profile: str) -> int | None:
-        """Number of an instance where the driver put it; None where it found no room."""
+    def _chosen(self, profile: str) -> GpuInstance | None:
+        """A new instance where the driver put it; None where it found no room."""
         there = {held.id for held in self.driver.instances(self.gpu)}
 
         def once(again: bool) -> int:
             # A call that failed may yet have done it.
-            new = [held.id for held in self.driver.instances(self.gpu) if held.id not in there] if again else []
+            new = self._new(there) if again else []
             return new[0] if new else self.driver.create_gpu_instance(self.gpu, profile, None)
 
+        self.own.note((profile, ANYWHERE), COMING)
         try:
-            return self.patience.attempt(once)
+            number = self.patience.attempt(once)
         except DeviceError as error:
             if error.code != INSUFFICIENT_RESOURCES:
                 raise
             return None
+        held = next(one for one in self.driver.instances(self.gpu) if one.id == number)
+        self.own.note((held.profile, held.start), MADE, number)
+        self.own.strike((profile, ANYWHERE))
+        return held
+
+    def _new(self, there: set[int]) -> list[int]:
+        """Numbers of instances that were not there, and have no compute instance yet."""
+        held = self.driver.instances(self.gpu)
+        return [one.id for one in held if one.id not in there and not one.compute_instances]
+
+
+def _listed(instances: Sequence[Instance]) -> str:
+    return " ".join(map(str, instances))

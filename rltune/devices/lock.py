@@ -7,12 +7,14 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rltune.nouns.errors import InputError
 
 POLL_S = 0.05
+LONGEST_NOTE = 200
+"""Bytes of the note in a lock's file."""
 
 
 def default_locks() -> Path:
@@ -21,8 +23,29 @@ def default_locks() -> Path:
     return folder if os.access(folder, os.W_OK) else Path("/tmp")
 
 
+class Held:
+    """A lock that is held: ``last`` says what `sign` wrote last in it, whoever held it then; empty: nobody ever did."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        _, _, self.last = os.pread(file, LONGEST_NOTE, 0).decode(errors="replace").strip().partition(" ")
+        self._write()
+
+    def sign(self, text: str) -> None:
+        """Say who changes the GPU now."""
+        self.last = text
+        self._write()
+
+    def _write(self) -> None:
+        note = f"{os.getpid()} {self.last}".strip().encode() + b"\n"
+        # On a full disk without it: the lock itself holds all the same.
+        with suppress(OSError):
+            os.pwrite(self._file, note, 0)
+            os.truncate(self._file, len(note))
+
+
 @contextmanager
-def locked(path: Path, wait_s: float = 0.0) -> Iterator[None]:
+def locked(path: Path, wait_s: float = 0.0) -> Iterator[Held]:
     """Hold the lock; InputError if another process (or another adapter of this one) has it for longer than ``wait_s``."""
     deadline = time.monotonic() + wait_s
     while True:
@@ -32,10 +55,7 @@ def locked(path: Path, wait_s: float = 0.0) -> Iterator[None]:
             if not _is(file, path):
                 # Somebody removed it between opening and locking: others would lock another file of this name.
                 continue
-            note = f"{os.getpid()}\n".encode()
-            os.pwrite(file, note, 0)
-            os.truncate(file, len(note))
-            yield
+            yield Held(file)
             return
         finally:
             os.close(file)
@@ -79,7 +99,7 @@ def _take(file: int, path: Path, deadline: float) -> None:
             return
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                holder = os.pread(file, 20, 0).decode(errors="replace").strip() or "unknown"
+                holder = os.pread(file, 20, 0).decode(errors="replace").partition(" ")[0].strip() or "unknown"
                 raise InputError(
                     f"{path}: another adapter (pid {holder}) is changing this GPU; try again, or wait for it (--wait 60)"
                 ) from None

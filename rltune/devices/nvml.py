@@ -1,16 +1,19 @@
 """Real GPUs: `rltune.devices.driver.Driver` on NVIDIA's own binding, the only place that imports it.
 
 Handles of GPU and compute instances are fetched anew by number for every call and never kept: they go stale. What cannot
-change while MIG mode stays as it is (profiles, placements) is asked once per GPU.
+change while MIG mode stays as it is (profiles, placements) is asked once per GPU, and kept if it was told without an error.
+Some refusals are ordinary answers (a profile that the GPU has not, a GPU without MIG): those are believed when they are
+given twice in a row, since a driver in trouble gives them too, and an instance that is not listed would be taken for gone.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ctypes import byref, c_uint
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import pynvml
 
@@ -29,6 +32,7 @@ from rltune.devices.profile_names import profile_name
 from rltune.devices.readings import Ask, read_processes, read_telemetry
 from rltune.devices.status import DeviceError
 
+T = TypeVar("T")
 Handle = Any
 """A pointer of the binding, to nothing that Python may look into."""
 
@@ -38,6 +42,8 @@ VANISHED = frozenset({status.NOT_FOUND, status.INVALID_ARGUMENT})
 """What NVML says of an instance that went away between two calls."""
 NO_SUCH_PROFILE = frozenset({status.NOT_SUPPORTED, status.INVALID_ARGUMENT})
 """What NVML says of a profile that the GPU has not, or that is newer than the driver."""
+NO_MIG = frozenset({status.NOT_SUPPORTED})
+"""What NVML says of a GPU that cannot be cut."""
 READS = 3
 """Attempts to list instances while others change them."""
 ENGINES = pynvml.NVML_COMPUTE_INSTANCE_ENGINE_PROFILE_SHARED
@@ -101,7 +107,8 @@ class NvmlDriver:
         return Identity(gpu, uuid, self._names[gpu], text(pci.busId), pci.pciDeviceId)
 
     def mig_mode(self, gpu: int) -> MigMode:
-        current, pending = self._call((gpu,), "nvmlDeviceGetMigMode", self._handle(gpu))
+        handle = self._handle(gpu)
+        current, pending = twice(NO_MIG, lambda: self._call((gpu,), "nvmlDeviceGetMigMode", handle))
         return MigMode(bool(current), bool(pending))
 
     def set_mig_mode(self, gpu: int, enabled: bool) -> int:
@@ -135,7 +142,8 @@ class NvmlDriver:
         handle = self._handle(gpu)
         for number in range(pynvml.NVML_GPU_INSTANCE_PROFILE_COUNT):
             try:
-                yield number, self._info((gpu,), "nvmlDeviceGetGpuInstanceProfileInfo", handle, number)
+                name = "nvmlDeviceGetGpuInstanceProfileInfo"
+                yield number, twice(NO_SUCH_PROFILE, partial(self._info, (gpu,), name, handle, number))
             except DeviceError as error:
                 if error.code not in NO_SUCH_PROFILE:
                     raise
@@ -199,7 +207,7 @@ class NvmlDriver:
             for number in range(pynvml.NVML_COMPUTE_INSTANCE_PROFILE_COUNT):
                 try:
                     name = "nvmlGpuInstanceGetComputeInstanceProfileInfo"
-                    info = self._info(where, name, handle, number, ENGINES)
+                    info = twice(NO_SUCH_PROFILE, partial(self._info, where, name, handle, number, ENGINES))
                 except DeviceError as error:
                     if error.code not in NO_SUCH_PROFILE:
                         raise
@@ -207,9 +215,16 @@ class NvmlDriver:
                     found.setdefault(info.id, Slices(info.id, info.sliceCount, info.instanceCount))
             # A GPU instance that went away meanwhile looks like one without further profiles: do not remember that.
             self._call(where, "nvmlGpuInstanceGetInfo", handle)
+            self._check_complete(where, profile_id, found.values())
             # Stable: NVML counts plain profiles before those with extras (REV1, NVL).
             self._slices[gpu, profile_id] = tuple(sorted(found.values(), key=lambda slices: -slices.compute))
         return self._slices[gpu, profile_id]
+
+    def _check_complete(self, where: tuple[int, int], profile_id: int, found: Iterable[Slices]) -> None:
+        """Every GPU instance can have a compute instance that takes all of it: a list without one is no list."""
+        whole = next((row.compute for row in self.profiles(where[0]) if row.id == profile_id), None)
+        if whole is not None and all(slices.compute != whole for slices in found):
+            raise DeviceError(status.NOT_SUPPORTED, "nvmlGpuInstanceGetComputeInstanceProfileInfo", self._where(where))
 
     def create_gpu_instance(self, gpu: int, profile: str, start: int | None) -> int:
         """See the interface. Where the last call (its number) fails, the instance is there all the same: read again."""
@@ -353,6 +368,16 @@ class NvmlDriver:
         if place and self._names.get(place[0]):
             words[0] += f" ({self._names[place[0]]})"
         return ", ".join(words)
+
+
+def twice(ordinary: frozenset[int], ask: Callable[[], T]) -> T:
+    """The answer; a refusal that is ordinary is believed when it is given twice in a row."""
+    try:
+        return ask()
+    except DeviceError as error:
+        if error.code not in ordinary:
+            raise
+    return ask()
 
 
 def text(value: str | bytes) -> str:

@@ -35,7 +35,7 @@ def open_device(text: str, store: Path | None = None, pace: float = 1.0) -> Driv
         raise InputError(f"device {text!r} is unknown; known are nvml and simulated:MODELS (simulated:2xa100-80gb,a30)")
     from rltune.devices.simulated import SimulatedDriver
 
-    models = simulated_models(rest)
+    models = driver_tables(rest)
     name = rest.lower().replace(",", "-")
     if len(name) > LONGEST_NAME:
         name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
@@ -48,7 +48,7 @@ def check_pace(pace: float) -> None:
         raise InputError(f"--pace {pace}: a number from 0 is needed (1: as long as documented, 0: at once)")
 
 
-def simulated_models(text: str) -> list[str]:
+def driver_tables(text: str) -> list[str]:
     """``2xa100-80gb,a30`` as a list of models, one a GPU; InputError otherwise."""
     models: list[str] = []
     for word in text.split(","):

@@ -1,14 +1,16 @@
 """The online fleet on a machine's GPUs: what the ledger says a tenant holds is an instance that is there.
 
 An event is written to the fleet's journal, then carried out by the adapter, one transaction a GPU, then booked. What the
-hardware refuses is taken back from the journal and never booked, so that ledger and hardware agree after every answer. GPU
-number i of a type in the fleet, counted among its own type, is GPU i of that type on the machine.
+hardware refuses is taken back from the journal and never booked, so that ledger and hardware agree after every answer. Which
+GPU of the machine a GPU of the fleet is stands in the journal, by UUID: cards may change places. A GPU that cannot be reached or
+brought to the ledger's state is set aside, and the others go on. An instance is the fleet's own where the adapter's journal has
+the fleet's claim on it, written with the end of the change that made it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from rltune.devices.lock import locked
 from rltune.devices.models import model_of
 from rltune.devices.reading import Users, read_state, read_users
 from rltune.devices.state import Instance, whole
+from rltune.devices.status import DeviceError
 from rltune.mig.geometry import Geometry, Placement, geometry
 from rltune.mig.online.fleet import Fleet, Lease
 from rltune.mig.online.journal import Record, read_journal
@@ -47,12 +50,10 @@ class _Part:
 
 
 def machine_gpus(driver: Driver) -> dict[str, list[Identity]]:
-    """GPUs by type of rltune's tables, in NVML's order; InputError where one is lost: the order would not be the same."""
+    """GPUs by type of rltune's tables, in NVML's order; those that cannot be reached are not among them."""
     found: dict[str, list[Identity]] = {}
     for gpu in driver.gpus():
-        if not gpu.uuid:
-            raise InputError(f"GPU {gpu.index} cannot be reached, and with it which GPU is which; `show` says why")
-        model = model_of(gpu.name, driver.telemetry(gpu.index).memory_total_bytes)
+        model = None if not gpu.uuid else model_of(gpu.name, driver.telemetry(gpu.index).memory_total_bytes)
         if model is not None:
             found.setdefault(model, []).append(gpu)
     return found
@@ -91,61 +92,155 @@ class FleetOnDevice:
     ) -> None:
         self.fleet, self.adapter, self._tell = fleet, adapter, tell
         self.notes: list[str] = []
-        self._doubtful: dict[int, tuple[Identity, frozenset[Instance]]] = {}
-        """GPU numbers where hardware and ledger may differ -> that GPU, and instances of ours that may be left on it."""
+        self._doubtful: dict[str, frozenset[Instance]] = {}
+        """UUIDs of GPUs where hardware and ledger may differ -> instances of ours that may be left on them."""
         self._named = ""
         """The MIG device of the last acquire."""
         machine = machine_gpus(adapter.driver)
         check_options(fleet.options, machine)
-        self._gpus = {model: self._usable(pool, machine[model]) for model, pool in fleet.ledger.pools.items()}
         with ExitStack() as stack:
             stack.enter_context(_alone(adapter))
+            self._bind(machine)
+            self._gpus = {model: self._usable(pool, machine[model]) for model, pool in fleet.ledger.pools.items()}
             self._start(_before_last(journal))
             self._held = stack.pop_all()
-        fleet.carry_out = self._carry_out
+        fleet.carry_out, fleet.next_device = self._carry_out, self._next_device
 
     def close(self) -> None:
         """Let go of the fleet; instances stay, and the journal says who holds them."""
-        self.fleet.carry_out = None
+        self.fleet.carry_out = self.fleet.next_device = None
         self._held.close()
         self.fleet.close()
 
     # The start.
 
+    def _bind(self, machine: Mapping[str, list[Identity]]) -> None:
+        """Give the fleet's GPUs that stand for none of the machine's yet the first that are free: new ones, or an old journal's."""
+        ledger = self.fleet.ledger
+        bound: dict[str, str] = {}
+        lost = [gpu.index for gpu in self.adapter.driver.gpus() if not gpu.uuid]
+        for model, pool in ledger.pools.items():
+            there = {gpu.uuid for gpu in machine[model]}
+            new = [number for number in sorted(pool.gpus) if number not in ledger.devices]
+            if pool.gpus and not new and not lost and not there & {ledger.devices[number] for number in pool.gpus}:
+                # Every card of it was replaced, and none merely moved.
+                new = sorted(pool.gpus)
+                self.notes.append(f"none of the fleet's {model} is there any more: others take their place")
+            taken = {uuid for number, uuid in ledger.devices.items() if number not in new}
+            free = [gpu for gpu in machine[model] if gpu.uuid not in taken]
+            if len(new) > len(free):
+                raise InputError(
+                    f"the fleet has {len(pool.gpus)} {model}, the device {len(machine[model])}; name another journal"
+                )
+            bound |= {str(number): gpu.uuid for number, gpu in zip(new, free, strict=False)}
+        if not bound:
+            return
+        if ledger.totals.requests and not ledger.devices:
+            if lost:
+                raise InputError(
+                    f"GPU {lost[0]} cannot be reached, and an earlier version wrote no UUIDs: which GPU is which? `show` says why"
+                )
+            self.notes.append("the journal is of an earlier version: its GPUs are taken to stand in the order of then")
+        self.fleet.note({"event": "bind", "at": ledger.clock, "devices": bound})
+
     def _usable(self, pool: Pool, gpus: list[Identity]) -> list[Identity]:
-        """The machine's GPUs of a pool's type, as many as the fleet may have, which is then its limit."""
-        model = pool.table.geometry.model
-        if len(pool.gpus) > len(gpus):
-            raise InputError(f"the fleet has {len(pool.gpus)} {model}, the device {len(gpus)}; name another journal")
-        if pool.limit is not None and pool.limit > len(gpus):
-            self.notes.append(f"the device has {len(gpus)} {model}: that is the limit, not {pool.limit}")
-        pool.limit = len(gpus) if pool.limit is None else min(pool.limit, len(gpus))
-        return gpus[: pool.limit]
+        """The machine's GPUs of a pool's type that the fleet has, and may have: that many are its limit."""
+        model, devices = pool.table.geometry.model, self.fleet.ledger.devices
+        mine = {devices[number] for number in pool.gpus}
+        away = mine - {gpu.uuid for gpu in gpus}
+        has = len(gpus) + len(away)
+        if pool.limit is not None and pool.limit > has:
+            self.notes.append(f"the device has {has} {model}: that is the limit, not {pool.limit}")
+        pool.limit = has if pool.limit is None else min(pool.limit, has)
+        free = [gpu for gpu in gpus if gpu.uuid not in devices.values()][: max(0, pool.limit - len(pool.gpus))]
+        return [gpu for gpu in gpus if gpu.uuid in mine or gpu in free]
 
     def _start(self, leftover: Mapping[int, frozenset[Instance]]) -> None:
         """Bring the GPUs to the ledger's state, having looked at all of them first."""
-        self.notes += self.adapter.recover()
-        parts = []
-        for model, gpus in self._gpus.items():
-            pool = self.fleet.ledger.pools[model]
-            numbers = sorted(pool.gpus)
-            for at, gpu in enumerate(gpus):
-                number = numbers[at] if at < len(numbers) else None
-                ours = frozenset() if number is None else leftover.get(number, frozenset())
-                part = self._compared(pool, number, gpu, ours)
-                if part is not None:
-                    parts.append(part)
+        try:
+            self.notes += self.adapter.recover()
+        except InputError as error:
+            self.notes.append(str(error))
+        parts: list[_Part] = []
+        ledger, claims = self.fleet.ledger, self._claims()
+        for pool in ledger.pools.values():
+            gpus = self._gpus[pool.table.geometry.model]
+            reached = {gpu.uuid for gpu in gpus}
+            for uuid in [ledger.devices[number] for number in sorted(pool.gpus)]:
+                if uuid not in reached:
+                    self._set_aside(uuid, frozenset(), "it is not there, or cannot be reached")
+            for gpu in list(gpus):
+                number = self._number(gpu.uuid)
+                ours = frozenset() if number is None else leftover.get(number, frozenset()) | self._left(number)
+                parts += self._looked_at(pool, gpu, number, ours, claims.get(gpu.uuid, set()))
             if gpus:
                 self.notes += self._unlike_tables(pool.table.geometry, gpus[0])
         for part in parts:
-            self._apply(part)
+            try:
+                self._apply(part)
+            except InputError as error:
+                self._set_aside(part.gpu.uuid, frozenset(part.destroy + part.create), str(error))
+                continue
+            self._swept(part.number)
             created = self._told_again(part)
             self.notes += [f"{line}: it was not there, and was created" for line in created]
             self.notes += [f"GPU {part.gpu.index}: {one} was being given back, and is gone now" for one in part.destroy]
-            for one in self._wanted(part.number) - set(part.create):
-                self.adapter.claim(part.gpu.uuid, one, TENANT)
 
-    def _compared(self, pool: Pool, number: int | None, gpu: Identity, ours: frozenset[Instance]) -> _Part | None:
+    def _claims(self) -> dict[str, set[tuple[str, int]]]:
+        """Places of the instances that the fleet made, by GPU."""
+        found: dict[str, set[tuple[str, int]]] = {}
+        for one in self.adapter.tenants():
+            if one.tenant == TENANT:
+                found.setdefault(one.gpu, set()).add((one.profile, one.start))
+        return found
+
+    def _looked_at(
+        self, pool: Pool, gpu: Identity, number: int | None, ours: frozenset[Instance], claims: set[tuple[str, int]]
+    ) -> list[_Part]:
+        """What one GPU lacks and has left over; one that does not answer is set aside."""
+        try:
+            part = self._compared(number, gpu, ours, claims)
+        except DeviceError as error:
+            if number is None:
+                assert pool.limit is not None
+                pool.limit -= 1
+                self._gpus[pool.table.geometry.model].remove(gpu)
+                self.notes.append(f"GPU {gpu.index} is left out: {error}")
+            else:
+                self._set_aside(gpu.uuid, ours, str(error))
+            return []
+        return [] if part is None else [part]
+
+    def _set_aside(self, uuid: str, ours: frozenset[Instance], why: str) -> None:
+        """Place nothing on a GPU until it answers and is as the ledger says; the others go on."""
+        self._doubtful[uuid] = self._doubtful.get(uuid, frozenset()) | ours
+        number = self._number(uuid)
+        pool = None if number is None else self._pool(number)
+        if number is not None and pool is not None and number not in pool.aside:
+            pool.set_aside(number)
+            self._note(f"GPU {number} of the fleet ({uuid}) is set aside, the others go on: {why}")
+
+    def _note(self, line: str) -> None:
+        """To whoever reads the notes of the start, or watches the service."""
+        if self.fleet.carry_out is None:
+            self.notes.append(line)
+        else:
+            self._tell(line)
+
+    def _left(self, number: int) -> frozenset[Instance]:
+        """Instances that were given back while their GPU could not be reached."""
+        pool = self._pool(number)
+        places = self.fleet.ledger.left.get(number, ())
+        return frozenset() if pool is None else frozenset(_instance(pool.table.geometry, one) for one in places)
+
+    def _swept(self, number: int | None) -> None:
+        """What was left on a GPU is gone."""
+        if number is not None and number in self.fleet.ledger.left:
+            self.fleet.note({"event": "settled", "at": self.fleet.ledger.clock, "gpus": [number]})
+
+    def _compared(
+        self, number: int | None, gpu: Identity, ours: frozenset[Instance], claims: set[tuple[str, int]]
+    ) -> _Part | None:
         """What one GPU lacks and has left over; InputError for MIG off, and for what is not the fleet's."""
         where = f"GPU {gpu.index}"
         now = read_state(self.adapter.driver, gpu.index)
@@ -154,12 +249,19 @@ class FleetOnDevice:
                 f"{where}: MIG is off; turn it on (apply a spec with mig: true), or begin a fleet with a lower limit (gpu=TYPE:N)"
             )
         wanted = frozenset() if number is None else self._wanted(number)
-        foreign = [one for one in now.instances if one not in wanted | ours]
+        # By the claim: in the very place of ours somebody else may have made his own.
+        foreign = [one for one in now.instances if one not in wanted | ours or (one.profile, one.start) not in claims]
         users = read_users(self.adapter.driver, gpu.index, {})
         if foreign:
             names = ", ".join(f"{one} ({users.of[one]})" if one in users.of else str(one) for one in foreign)
+            known = [one for one in foreign if one in wanted]
+            claim = (
+                f", claim it for the fleet (`tenants claim {gpu.index} {known[0]} {TENANT}`, where a tenant holds it)"
+                if known
+                else ""
+            )
             raise InputError(
-                f"{where}: {names} is not the fleet's; destroy it, or begin a fleet with a lower limit (gpu=TYPE:N)"
+                f"{where}: {names} is not the fleet's; destroy it{claim}, or begin a fleet with a lower limit (gpu=TYPE:N)"
             )
         if users.elsewhere:
             pids = ", ".join(map(str, users.elsewhere))
@@ -178,7 +280,10 @@ class FleetOnDevice:
 
     def _unlike_tables(self, table: Geometry, gpu: Identity) -> list[str]:
         """Profiles that the fleet may choose and the driver does not have so: it will refuse them."""
-        listed = {(one.name, one.size): set(one.starts) for one in self.adapter.driver.profiles(gpu.index)}
+        try:
+            listed = {(one.name, one.size): set(one.starts) for one in self.adapter.driver.profiles(gpu.index)}
+        except DeviceError:
+            return []  # set aside, and told
         return [
             f"GPU {gpu.index}: the driver does not list {one.name} as the fleet's tables do; it may refuse some"
             for one in table.profiles
@@ -187,8 +292,15 @@ class FleetOnDevice:
 
     # Requests.
 
+    def group(self) -> AbstractContextManager[None]:
+        """As `Fleet.group`."""
+        return self.fleet.group()
+
     def acquire(self, tenant: str, profile: str, request: str = "", at: float | None = None) -> Lease:
-        """As `Fleet.acquire`; the lease names the MIG device. InputError also where the hardware refuses."""
+        """As `Fleet.acquire`; the lease names the MIG device. InputError also where the hardware refuses.
+
+        A GPU that turns out to be lost is set aside: the next request is met by another.
+        """
         self._settle()
         lease = self.fleet.acquire(tenant, profile, request, at)
         return replace(lease, device=self._named)
@@ -202,9 +314,14 @@ class FleetOnDevice:
         self._settle()
         parts = self._parts(record)
         for part in parts:
-            self._check_idle(part)
-        before = {part.number: self.adapter.uuids(part.gpu.uuid) for part in parts if part.destroy}
+            try:
+                self._check_idle(part)
+            except DeviceError as error:
+                self._set_aside(part.gpu.uuid, frozenset(), str(error))
+                raise
+        before: dict[str, Uuids] = {}
         try:
+            before = {part.gpu.uuid: self.adapter.uuids(part.gpu.uuid) for part in parts if part.destroy}
             for part in parts:
                 self._apply(part)
                 if part.asked is not None:
@@ -215,15 +332,16 @@ class FleetOnDevice:
                 raise
             raise raised from error
 
-    def _undone(self, parts: list[_Part], before: Mapping[int, Uuids], error: BaseException) -> BaseException:
+    def _undone(self, parts: list[_Part], before: Mapping[str, Uuids], error: BaseException) -> BaseException:
         """After a failure: the GPUs are brought to the ledger's state again, at once if that can be; what is to be raised."""
         for part in parts:
-            self._doubtful[part.number] = part.gpu, frozenset(part.destroy + part.create)
+            self._doubtful[part.gpu.uuid] = frozenset(part.destroy + part.create)
         renamed: list[str] = []
         # What cannot be put right now is tried again before the next request.
-        with suppress(InputError):
-            self._settle()
-            renamed = [line for part in parts for line in self._renamed(part, before.get(part.number, {}))]
+        self._settle()
+        for part in parts:
+            with suppress(InputError):
+                renamed += self._renamed(part, before.get(part.gpu.uuid, {}))
         if isinstance(error, RolledBack) and error.exit_status != RolledBack.exit_status:
             return KeyboardInterrupt()
         if isinstance(error, InputError) and renamed:
@@ -243,11 +361,12 @@ class FleetOnDevice:
             pool, number = self.fleet.ledger.pools[record["model"]], record["gpu"]
             placement, gpu = Placement(*record["placement"]), pool.gpus.get(number)
             asked = _instance(pool.table.geometry, placement)
+            machine = self._reached(record.get("device") or self.fleet.ledger.devices[number])
             if gpu is not None and placement in gpu.idle:
-                return [_Part(number, self._gpu(number, pool), asked=asked)]
+                return [_Part(number, machine, asked=asked)]
             going = [] if gpu is None else in_the_way(pool, gpu, placement)
             destroy = tuple(_instance(pool.table.geometry, one) for one in going)
-            return [_Part(number, self._gpu(number, pool), destroy, (asked,), asked=asked)]
+            return [_Part(number, machine, destroy, (asked,), asked=asked)]
         ending: dict[int, list[Instance]] = {}
         pools: dict[int, Pool] = {}
         for request in record["requests"]:
@@ -256,8 +375,15 @@ class FleetOnDevice:
             ending.setdefault(held.gpu, []).append(_instance(held.pool.table.geometry, held.placement))
         lazy = self.fleet.options.lazy
         return [
-            _Part(number, self._gpu(number, pools[number]), () if lazy else tuple(gone), ending=tuple(gone))
+            _Part(
+                number,
+                self._reached(self.fleet.ledger.devices[number]),
+                () if lazy else tuple(gone),
+                ending=tuple(gone),
+            )
             for number, gone in sorted(ending.items())
+            # On a GPU that is set aside nothing can be done now: what is left there goes when it is back.
+            if number not in pools[number].aside
         ]
 
     def _check_idle(self, part: _Part) -> None:
@@ -270,16 +396,38 @@ class FleetOnDevice:
                 raise InputError(f"GPU {part.gpu.index}: {one} is in use ({users.of[one]}); end that, then release it")
 
     def _settle(self) -> None:
-        """Bring GPUs in doubt to the ledger's state, and tell of what tenants hold that had to be created again."""
-        for number, (gpu, ours) in list(self._doubtful.items()):
-            self.adapter.recover()
-            now, wanted = read_state(self.adapter.driver, gpu.index).instances, self._wanted(number)
-            gone = tuple(one for one in now if one in ours and one not in wanted)
-            part = _Part(number, gpu, gone, tuple(sorted(wanted - set(now))))
-            self._apply(part)
-            del self._doubtful[number]
+        """Bring GPUs in doubt to the ledger's state, and tell of what tenants hold that had to be created again.
+
+        Those with which that fails stay set aside.
+        """
+        for uuid, ours in list(self._doubtful.items()):
+            number = self._number(uuid)
+            try:
+                part = self._settled(uuid, number, ours)
+            except InputError as error:
+                self._set_aside(uuid, ours, str(error))
+                continue
+            del self._doubtful[uuid]
+            self._swept(number)
+            pool = None if number is None else self._pool(number)
+            if number is not None and pool is not None and number in pool.aside:
+                pool.take_in(number)
+                self._note(f"GPU {number} of the fleet ({uuid}) is as it should be, and is used again")
             for line in self._told_again(part):
                 self._tell(f"{line}: it had gone, and was created again")
+
+    def _settled(self, uuid: str, number: int | None, ours: frozenset[Instance]) -> _Part:
+        """One GPU brought to the ledger's state; what that took."""
+        gpu = self._machine(uuid)
+        self.adapter.recover([uuid])
+        now = read_state(self.adapter.driver, gpu.index).instances
+        wanted = frozenset() if number is None else self._wanted(number)
+        ours |= frozenset() if number is None else self._left(number)
+        claims = self._claims().get(uuid, set())
+        gone = tuple(one for one in now if one in ours and one not in wanted and (one.profile, one.start) in claims)
+        part = _Part(-1 if number is None else number, gpu, gone, tuple(sorted(wanted - set(now))))
+        self._apply(part)
+        return part
 
     # What is where.
 
@@ -290,11 +438,33 @@ class FleetOnDevice:
     def _pool(self, number: int) -> Pool | None:
         return next((pool for pool in self.fleet.ledger.pools.values() if number in pool.gpus), None)
 
-    def _gpu(self, number: int, pool: Pool) -> Identity:
-        """The machine's GPU with this number in the fleet, of ``pool``, also where it is yet to be provisioned."""
-        numbers = sorted(pool.gpus)
-        at = numbers.index(number) if number in pool.gpus else len(numbers)
-        return self._gpus[pool.table.geometry.model][at]
+    def _number(self, uuid: str) -> int | None:
+        """The fleet's number of a machine's GPU; None for one that is not in it yet."""
+        devices = self.fleet.ledger.devices
+        return next((number for number, device in devices.items() if device == uuid and self._pool(number)), None)
+
+    def _machine(self, uuid: str) -> Identity:
+        """The machine's GPU of this UUID as it is numbered now."""
+        for gpu in self.adapter.driver.gpus():
+            if gpu.uuid == uuid:
+                return gpu
+        raise InputError(f"GPU {uuid} is not there, or cannot be reached; `show` says why")
+
+    def _reached(self, uuid: str) -> Identity:
+        """The same; one that is not there is set aside."""
+        try:
+            return self._machine(uuid)
+        except InputError as error:
+            self._set_aside(uuid, frozenset(), str(error))
+            raise
+
+    def _next_device(self, model: str) -> str:
+        """The first GPU of a type that the fleet does not have yet."""
+        taken = {*self.fleet.ledger.devices.values(), *self._doubtful}
+        for gpu in self._gpus[model]:
+            if gpu.uuid not in taken:
+                return gpu.uuid
+        raise InputError(f"no further {model} of this machine can be reached; `show` says why")
 
     def _wanted(self, number: int) -> frozenset[Instance]:
         """The instances that a GPU should have, by the ledger."""
@@ -335,10 +505,10 @@ def _instance(table: Geometry, placement: Placement) -> Instance:
 
 def _before_last(journal: str | Path) -> dict[int, frozenset[Instance]]:
     """Instances by GPU number before the journal's last event: if that was cut short, some may be left on the hardware."""
-    records, _ = read_journal(journal)
+    records = read_journal(journal).records
     # No decision is made anew, so any policy will do.
     ledger = Ledger(FleetOptions.from_json(records[0]["options"]), FirstFit(), records[0]["at"])
-    for record in records[1:-1]:
+    for record in records[:-1]:
         ledger.apply(record)
     return {
         number: frozenset(_instance(pool.table.geometry, one) for one in [*gpu.held, *gpu.idle])
@@ -350,7 +520,8 @@ def _before_last(journal: str | Path) -> dict[int, frozenset[Instance]]:
 @contextmanager
 def _alone(adapter: Adapter) -> Iterator[None]:
     """No other fleet on this device meanwhile: neither would know the other's instances."""
-    path = adapter.lock_of(f"fleet-{adapter.driver.gpus()[0].uuid}")
+    # Of real GPUs the first may be lost, or another card, at the next start; simulated machines share a folder of locks.
+    path = adapter.lock_of("fleet" if adapter.driver.kind == "nvml" else f"fleet-{adapter.driver.gpus()[0].uuid}")
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(path))

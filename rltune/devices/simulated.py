@@ -30,6 +30,7 @@ from rltune.devices.driver import (
     Telemetry,
     Versions,
 )
+from rltune.devices.driver_tables import PCI_IDS, driver_geometry, engines_left, profiles_of
 from rltune.devices.open import check_pace
 from rltune.devices.state import compute_sizes
 from rltune.devices.status import (
@@ -46,9 +47,6 @@ from rltune.nouns.errors import InputError
 from rltune.nouns.gpus import GPU_TYPES
 
 SCHEMA_VERSION = 1
-PROFILE_IDS = {"1g": 19, "1g+me": 20, "1g double": 15, "2g": 14, "3g": 9, "4g": 5, "7g": 0}
-PROFILE_IDS_OF_FOUR = {"1g": 14, "1g+me": 21, "2g": 5, "2g+me": 6, "4g": 0}
-"""Kind -> profile id as the drivers of A100 and A30 list them."""
 SPACE = uuid.UUID("7f1bb7b5-6e0a-4c0e-9f0e-7a1d5d6f2c11")
 """Namespace of simulated MIG UUIDs: the same instance has the same one again."""
 GIB = 1024**3
@@ -150,7 +148,10 @@ class SimulatedDriver:
 
     def gpus(self) -> tuple[Identity, ...]:
         with self._call("nvmlDeviceGetHandleByIndex") as (gpus, _):
-            return tuple(Identity(i, g.uuid, f"simulated {g.model}", None, None) for i, g in enumerate(gpus))
+            return tuple(
+                Identity(i, g.uuid, f"simulated {g.model}", f"00000000:{7 + 8 * i:02X}:00.0", PCI_IDS[g.model])
+                for i, g in enumerate(gpus)
+            )
 
     def mig_mode(self, gpu: int) -> MigMode:
         with self._call("nvmlDeviceGetMigMode", gpu) as (found, _):
@@ -174,7 +175,7 @@ class SimulatedDriver:
 
     def instances(self, gpu: int) -> tuple[GpuInstance, ...]:
         with self._call("nvmlDeviceGetGpuInstances", gpu) as (found, _):
-            table = geometry(found.model)
+            table = driver_geometry(found.model)
             listed = [
                 GpuInstance(
                     number,
@@ -190,7 +191,7 @@ class SimulatedDriver:
     def create_gpu_instance(self, gpu: int, profile: str, start: int | None) -> int:
         name = "nvmlDeviceCreateGpuInstance" + ("" if start is None else "WithPlacement")
         with self._call(name, gpu, change=True) as (found, refuse):
-            table = geometry(found.model)
+            table = driver_geometry(found.model)
             names = [one.name for one in table.profiles]
             if not found.mig or profile not in names:
                 raise refuse(NOT_SUPPORTED)
@@ -199,6 +200,8 @@ class SimulatedDriver:
                 raise refuse(INVALID_ARGUMENT)
             here = tuple(Placement(one.profile, one.start) for one in found.instances.values())
             free = [p for p in table.can_create(here, [index]) if start in (None, p.start)]
+            if not engines_left(table, [one.profile for one in found.instances.values()], index):
+                free = []
             if not free:
                 raise refuse(INSUFFICIENT_RESOURCES)
             number = next(n for n in range(1, table.slices + 2) if n not in found.instances)
@@ -210,7 +213,7 @@ class SimulatedDriver:
     def create_compute_instance(self, gpu: int, gpu_instance: int, compute: int) -> int:
         with self._call("nvmlGpuInstanceCreateComputeInstance", gpu, change=True) as (found, refuse):
             one = self._instance(found, gpu_instance, refuse)
-            total = geometry(found.model).profiles[one.profile].compute
+            total = driver_geometry(found.model).profiles[one.profile].compute
             if compute not in compute_sizes(total):
                 raise refuse(NOT_SUPPORTED)
             if sum(one.compute.values()) + compute > total:
@@ -235,7 +238,7 @@ class SimulatedDriver:
             if one.compute:
                 raise refuse(IN_USE)
             del found.instances[gpu_instance]
-            seconds = geometry(found.model).profiles[one.profile].destroy_s
+            seconds = driver_geometry(found.model).profiles[one.profile].destroy_s
         self._take(seconds)
 
     def mig_uuids(self, gpu: int) -> dict[tuple[int, int], str]:
@@ -248,7 +251,7 @@ class SimulatedDriver:
 
     def telemetry(self, gpu: int) -> Telemetry:
         with self._call("nvmlDeviceGetUtilizationRates", gpu, change=True) as (found, _):
-            table, power = geometry(found.model), GPU_TYPES[found.model]
+            table, power = driver_geometry(found.model), GPU_TYPES[found.model]
             share = _busy_share(found, self._processes(found), table)
             idle, busy = power.idle_w, power.busy_w
             watts = None if idle is None or busy is None else idle + share * (busy - idle)
@@ -287,16 +290,6 @@ class SimulatedDriver:
     def _take(self, seconds: float) -> None:
         if self.pace:
             time.sleep(self.pace * seconds)
-
-
-def profiles_of(model: str) -> tuple[DeviceProfile, ...]:
-    """What a driver would list for a type of `rltune.nouns.mig_profiles`, ids of 7 slices by A100's, of 4 by A30's."""
-    table = geometry(model)
-    ids = PROFILE_IDS if table.slices == 8 else PROFILE_IDS_OF_FOUR
-    return tuple(
-        DeviceProfile(p.name, ids[p.kind], p.compute, p.size, p.starts, p.most, int(p.memory_gb * 1024))
-        for p in table.profiles
-    )
 
 
 def _uuids(gpu: _Gpu) -> dict[tuple[int, int], str]:

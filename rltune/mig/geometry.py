@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
+from rltune.nouns.checked import shown
 from rltune.nouns.errors import InputError
 from rltune.nouns.mig_profiles import (
     COMPUTE,
@@ -94,7 +95,7 @@ class Geometry:
         index = self._by_name.get(" ".join(name.lower().split()))
         if index is None:
             known = ", ".join(f"{p.kind} ({p.name})" for p in self.profiles)
-            raise InputError(f"profile {name!r} does not exist on {self.model}; it has {known}")
+            raise InputError(f"profile {shown(name)} does not exist on {self.model}; it has {known}")
         return index
 
     def mask(self, placement: Placement) -> int:

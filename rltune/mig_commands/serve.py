@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rltune.mig.online.events import read_events
 from rltune.mig.online.fleet import Fleet
 from rltune.mig.online.journal import torn_head
-from rltune.mig.online.lines import Service, serve
+from rltune.mig.online.lines import Arriving, Service, serve
 from rltune.mig.online.options import FleetOptions, Growth, Quota
 from rltune.mig.online.replay import replay
 from rltune.nouns.checked import checked, model_of
@@ -120,7 +120,7 @@ def serve_lines(cfg: dict[str, Any], lines: Iterable[str] | None = None, out: Te
             sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
         if out is None and isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
-        serve(service, sys.stdin if lines is None else lines, sys.stdout if out is None else out)
+        serve(service, Arriving(sys.stdin) if lines is None else lines, sys.stdout if out is None else out)
 
 
 def _fleet(cfg: Mapping[str, Any]) -> Fleet:

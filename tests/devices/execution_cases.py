@@ -14,6 +14,8 @@ from rltune.devices.simulated import SimulatedDriver
 from rltune.mig.batch.plan import Instance, Plan, Run
 from rltune.mig.geometry import Placement, geometry
 
+PATIENCE_S = 600.0
+"""Whatever waits in a test waits so long: only a hang reaches it, never a loaded machine."""
 A30 = geometry("a30")
 EARLY = Options(sample_s=0.05, grace_s=0.2)
 

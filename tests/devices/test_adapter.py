@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from execution_cases import PATIENCE_S
 from trials import Machine
 
 from rltune.devices.adapter import Adapter, RolledBack, Unsettled
@@ -401,7 +402,7 @@ def test_threads_never_wait_for_each_other_for_ever(simulated):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE_S)
     assert not any(thread.is_alive() for thread in threads)
     assert [simulated.states()[gpu.uuid].instances for gpu in plan.gpus] == [(one,) for one in names]
 
@@ -433,7 +434,7 @@ def test_what_is_under_way_elsewhere_is_not_settled(simulated):
 
 def test_another_adapter_is_waited_for_if_asked(simulated):
     """Two cron jobs at the same minute: one would fail for nothing."""
-    simulated._wait_s = 5.0
+    simulated._wait_s = PATIENCE_S
     plan = simulated.plan(spec(["7g.80gb"]))
     entered = threading.Event()
 
@@ -455,12 +456,16 @@ def test_an_interrupt_in_the_middle_is_undone(machine):
     machine.make([["7g.80gb"]])
     before = machine.found()
     plan = machine.adapter.plan(spec(["1g.10gb"] * 7))
-    machine.nvml.set_fault("delay", 9, delay_ms=150, call="nvmlGpuInstanceGetInfo")
-    timer = threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
+    create = machine.driver.create_gpu_instance
+
+    def interrupted(gpu, profile, start):
+        if start == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return create(gpu, profile, start)
+
+    machine.driver.create_gpu_instance = interrupted
     with pytest.raises(RolledBack, match=r"interrupted.*everything is as it was before") as error:
         machine.adapter.apply(plan)
-    timer.join()
     assert error.value.exit_status == 130 and machine.found() == before
 
 

@@ -10,6 +10,7 @@ import pytest
 from nvml_cases import Fake, refused
 
 from rltune.devices import status
+from rltune.devices.driver_tables import driver_geometry
 from rltune.devices.nvml import NvmlDriver
 from rltune.devices.profile_names import profile_name
 from rltune.devices.status import DeviceError
@@ -22,8 +23,10 @@ def test_geometry(fake_nvml: Fake, model: str) -> None:
     """Plans made on our tables would be refused by a driver that lists other profiles, starts, sizes or maxima."""
     fake_nvml([model])
     listed = NvmlDriver().profiles(0)
-    assert differences(from_driver(model, (Listed(p.name, p.starts, p.size, p.most) for p in listed))) == []
-    assert {(p.name, p.compute) for p in listed} == {(p.name, p.compute) for p in geometry(model).profiles}
+    driver = from_driver(model, (Listed(p.name, p.starts, p.size, p.most) for p in listed))
+    assert differences(driver, driver_geometry(model)) == []
+    assert not [line for line in differences(driver) if "the driver has no" in line or "has size" in line]
+    assert {(p.name, p.compute) for p in listed} == {(p.name, p.compute) for p in driver_geometry(model).profiles}
 
 
 @pytest.mark.parametrize(("model", "count"), [("A100-80GB", 19), ("A30", 5)])

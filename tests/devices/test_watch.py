@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from execution_cases import PATIENCE_S
 from stub_driver import TOLD, StubDriver, one_gpu_instance
 
 from rltune.device_commands import watch
@@ -223,7 +224,7 @@ def endless(out: Path) -> subprocess.Popen[str]:
     """A watch without end that has written two parts."""
     here = str(Path(__file__).parent)
     process = subprocess.Popen([sys.executable, "-c", ENDLESS, here, str(out)], stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not out.with_name(f"{out.name}.part-0002").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
@@ -246,7 +247,7 @@ def test_told_to_end_it_ends_properly(tmp_path: Path, number: signal.Signals) ->
     out = tmp_path / "s.parquet"
     process = endless(out)
     process.send_signal(number)
-    printed = process.communicate(timeout=60)[0].splitlines()
+    printed = process.communicate(timeout=PATIENCE_S)[0].splitlines()
     assert process.returncode == 0 and printed[-1] == str(out)
     assert f" {pq.read_table(out).num_rows} rows; " in printed[-2]
     assert [path.name for path in tmp_path.iterdir()] == ["s.parquet"]

@@ -33,7 +33,7 @@ class Audit:
         checks = {"fleet": self._fleet, "acquire": self._acquire, "release": self._release, "migrate": self._migrate}
         if record["event"] in checks:
             checks[record["event"]](record)
-        elif record["event"] != "deprovision":
+        elif record["event"] not in ("deprovision", "bind", "settled"):
             self._fault(f"unknown event {record['event']!r}")
         for number in record.get("gone", ()):
             if any(place[0] == number for place in self.holds.values()):
@@ -48,6 +48,15 @@ class Audit:
         for model, count in options["initial"].items():
             for _ in range(count):
                 self.models[len(self.models)] = geometry(model)
+        if "state" in record:
+            self._shortened(record["state"])
+
+    def _shortened(self, state: dict[str, Any]) -> None:
+        """A journal that was shortened begins with what there was then."""
+        self.models = {number: geometry(model) for model, number, *_ in state["gpus"]}
+        for model, number, _, held, _ in state["gpus"]:
+            for profile, start, tenant, request in held:
+                self._put((tenant, request), geometry(model).model, number, (profile, start))
 
     def _acquire(self, record: dict[str, Any]) -> None:
         key, number = (record["tenant"], record["request"]), record["gpu"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,19 +14,24 @@ import numpy as np
 
 from rltune.mig.configurations import configuration_number
 from rltune.mig.geometry import Placement
-from rltune.mig.online.journal import Journal, Record, read_journal
-from rltune.mig.online.ledger import Ledger, Totals
+from rltune.mig.online.journal import Found, Journal, Record, read_journal
+from rltune.mig.online.ledger import Held, Ledger, Totals
 from rltune.mig.online.migration import Move, make_room, relocation
 from rltune.mig.online.options import ANYONE, FleetOptions, Quota, make_policy
 from rltune.mig.online.policies import Policy, Scorer
 from rltune.mig.online.pool import Key, Pool
 from rltune.mig.online.value import Learned, Weights
+from rltune.nouns.checked import shown
 from rltune.nouns.errors import InputError
 
 TIE = 1e-9
 """Scores closer than this are equal: states that mirror each other differ by rounding only."""
-DAMAGED = (LookupError, ValueError, AttributeError, TypeError, OverflowError, StopIteration)
+DAMAGED = (LookupError, ValueError, AttributeError, TypeError, OverflowError, StopIteration, AssertionError)
 """What a damaged record raises."""
+SHORTEN_AFTER = 20_000
+"""Events after which the journal is replaced by the state: a second or so of a restart."""
+LONGEST_NAME = 255
+"""Characters of a tenant's or a request's name."""
 Wanted = list[tuple[Pool, int]]
 """The pools that have a profile, with its index in each."""
 
@@ -69,7 +75,8 @@ class Fleet:
     of the one that the options name; ``at`` the caller's clock now, in seconds.
 
     ``carry_out``, if set, is called with each event when it is in the journal and before it takes effect; if it raises, the
-    event is taken back, and nothing has changed.
+    event is taken back, and nothing has changed. ``next_device``, if set, names the machine's GPU that a GPU of a type that is
+    about to be provisioned stands for.
     """
 
     def __init__(
@@ -83,7 +90,10 @@ class Fleet:
         self.ledger = Ledger(options, policy or make_policy(options), _seconds(at))
         self.notes: list[str] = []
         self.carry_out: Callable[[Record], None] | None = None
+        self.next_device: Callable[[str], str] | None = None
         self._journal: Journal | None = None
+        self._grouped = False
+        self._own_policy = policy is not None
         if journal is not None:
             self._journal = Journal(journal)
             try:
@@ -109,35 +119,67 @@ class Fleet:
         # Locked before it is read: no other process may add events that would then be missed.
         locked = Journal(journal)
         try:
-            fleet = Fleet._replayed(journal, policy)
+            found = read_journal(journal)
+            fleet = Fleet._replayed(journal, found, policy)
+            locked.go_on(found)
         except BaseException:
             locked.close()
             raise
         fleet._journal = locked
+        fleet._shorten()
         return fleet
 
     @staticmethod
-    def _replayed(journal: str | Path, policy: Policy | None) -> Fleet:
-        records, note = read_journal(journal)
+    def _replayed(journal: str | Path, found: Found, policy: Policy | None) -> Fleet:
+        head = found.records[0]
         try:
-            options = FleetOptions.from_json(records[0]["options"])
-            weights, at = records[0]["weights"], _seconds(records[0]["at"])
+            options = FleetOptions.from_json(head["options"])
+            weights, at = head["weights"], _seconds(head["at"])
         except DAMAGED as error:
             raise InputError(f"{journal}, line 1: no fleet's options ({error!r}); restore it from a copy") from None
         except InputError as error:
             raise InputError(f"{journal}, line 1: {error}") from None
+        own = policy is not None
         if policy is None and weights is not None:
             policy = make_policy(options, Weights.from_json(weights, f"{journal}, line 1"))
         fleet = Fleet(options, policy=policy, at=at)
-        for number, record in enumerate(records[1:], start=2):
+        fleet._own_policy = own
+        for number, record in enumerate(found.records, start=1):
             try:
                 fleet.ledger.apply(record)
             except DAMAGED as error:
                 raise InputError(
                     f"{journal}, line {number}: does not follow from the lines before ({error!r}); restore it from a copy"
                 ) from None
-        fleet.notes += [note] if note else []
+            if number in found.faults:
+                raise InputError(f"{journal}, line {number}: {found.faults[number]}; restore the journal from a copy")
+        fleet.notes += [found.note] if found.note else []
         return fleet
+
+    def _shorten(self) -> None:
+        """After many events, put the state in the place of all lines: a restart then takes milliseconds again."""
+        # What a policy of the caller's own has learned is not ours to write down.
+        if self._journal is None or self._own_policy or self._journal.lines < SHORTEN_AFTER:
+            return
+        try:
+            self._journal.replace({**self._head(), "state": self.ledger.snapshot()})
+        except InputError as error:
+            self.notes.append(str(error))
+
+    @contextmanager
+    def group(self) -> Iterator[None]:
+        """Events inside are brought to disk together when it is left: to be answered after that, and not before.
+
+        InputError if that fails; then none of them may be answered.
+        """
+        self._grouped = True
+        try:
+            yield
+        finally:
+            self._grouped = False
+            if self._journal is not None:
+                self._journal.sync()
+                self._shorten()
 
     def close(self) -> None:
         """Close the journal."""
@@ -185,6 +227,8 @@ class Fleet:
             "moves": [move.as_json() for move in moves],
             "gone": self._unneeded(now, used=used),
         }
+        if provisioned and self.next_device is not None:
+            record["device"] = self.next_device(slot.pool.table.geometry.model)
         before = (self.totals.create_s + self.totals.destroy_s, self.totals.reused)
         self._commit(record)
         return self._lease(record, slot, before)
@@ -212,15 +256,26 @@ class Fleet:
         """
         held = self.ledger.tenants.get(tenant, {})
         if not held:
-            raise InputError(f"tenant {tenant!r} holds nothing: never acquired, or released already")
+            raise InputError(f"tenant {shown(tenant)} holds nothing: never acquired, or released already")
         if request is not None and request not in held:
             known = ", ".join(repr(name) for name in sorted(held))
-            raise InputError(f"tenant {tenant!r} holds no request {request!r}; it holds {known}")
+            raise InputError(f"tenant {tenant!r} holds no request {shown(request)}; it holds {known}")
         requests = tuple(sorted(held)) if request is None else (request,)
-        record = {"event": "release", "at": self._now(at), "tenant": tenant, "requests": list(requests)}
+        record: Record = {"event": "release", "at": self._now(at), "tenant": tenant, "requests": list(requests)}
+        left = self._left_behind(held[name] for name in requests)
+        if left:
+            record["left"] = left
         touched, leaving = {held[name].gpu for name in requests}, {(tenant, name) for name in requests}
         self._commit({**record, "gone": self._unneeded(self._now(at), touched, leaving)})
         return requests
+
+    def _left_behind(self, leaving: Iterable[Held]) -> dict[int, list[list[int]]]:
+        """Instances that stay on GPUs set aside: they are destroyed when those are back."""
+        left: dict[int, list[list[int]]] = {}
+        for one in leaving:
+            if one.gpu in one.pool.aside and not self.options.lazy:
+                left.setdefault(one.gpu, []).append(list(one.placement))
+        return left
 
     def migrate(self, tenant: str, request: str = "", at: float | None = None) -> tuple[int, Placement]:
         """Move an instance to the best other slot there is; where it is now. InputError if there is none.
@@ -288,6 +343,10 @@ class Fleet:
         return found
 
     def _admit(self, tenant: str, request: str, wanted: Wanted) -> None:
+        if max(len(tenant), len(request)) > LONGEST_NAME:
+            raise InputError(
+                f"tenant {shown(tenant)}, request {shown(request)}: names have at most {LONGEST_NAME} characters"
+            )
         if not tenant or tenant.split() != [tenant] or (request and request.split() != [request]):
             raise InputError(f"tenant {tenant!r}, request {request!r}: names are words without spaces")
         if not encodable(tenant + request):
@@ -358,13 +417,35 @@ class Fleet:
     def _commit(self, record: Record) -> None:
         if self._journal is not None:
             self._journal.append(record)
+            if not self._grouped:
+                self._sync()
         if self.carry_out is not None:
             try:
                 self.carry_out(record)
             except BaseException:
                 if self._journal is not None:
                     self._journal.take_back()
+                    if not self._grouped:
+                        self._journal.sync()
                 raise
+        self.ledger.apply(record)
+        if not self._grouped:
+            self._shorten()
+
+    def _sync(self) -> None:
+        """Before it is known to be on disk an event has not been accepted."""
+        assert self._journal is not None
+        try:
+            self._journal.sync()
+        except InputError as error:
+            raise InputError(f"{error}; nothing changed") from None
+
+    def note(self, record: Record) -> None:
+        """Write an event that changes no lease: which GPUs of a machine are whose, what was left on one and is gone."""
+        if self._journal is not None:
+            self._journal.append(record)
+            if not self._grouped:
+                self._sync()
         self.ledger.apply(record)
 
 

@@ -63,6 +63,11 @@ class Ledger:
             kinds |= set(table.kinds)
         self.demand = Demand(tuple(kinds), options.half_life)
         self._weights = dual_weights(tuple(pool.table.geometry for pool in self.pools.values()))
+        self.devices: dict[int, str] = {}
+        """Number of a GPU -> UUID of the machine's GPU that it is, where the fleet is on a machine's GPUs."""
+        self.left: dict[int, set[Placement]] = {}
+        """Instances that were given back, and could not be destroyed since their GPU could not be reached."""
+        self._begins = True
         self.live = np.zeros(len(VALUED))
         self.needed = 0.0
         for model, count in options.initial.items():
@@ -92,11 +97,20 @@ class Ledger:
         if isinstance(at, bool) or not math.isfinite(at) or at < self.clock:
             raise ValueError(f"at={at!r} after {self.clock}")
         self.clock = at
-        if record["event"] == "acquire":
+        if record["event"] == "fleet":
+            self._begun(record)
+        elif record["event"] == "acquire":
             self._acquired(record)
         elif record["event"] == "release":
             for request in record["requests"]:
                 self._vacate((record["tenant"], request), self.options.lazy)
+            for number, places in record.get("left", {}).items():
+                self.left.setdefault(int(number), set()).update(Placement(*place) for place in places)
+        elif record["event"] == "bind":
+            self.devices |= {int(number): str(uuid) for number, uuid in record["devices"].items()}
+        elif record["event"] == "settled":
+            for number in record["gpus"]:
+                del self.left[number]
         elif record["event"] == "migrate":
             self._moved(record["moves"])
             self.totals.asked_migrations += len(record["moves"])
@@ -104,6 +118,14 @@ class Ledger:
             raise ValueError(f"unknown event {record['event']!r}")
         for number in record.get("gone", ()):
             self._give_back(number)
+        self._begins = False
+
+    def _begun(self, record: Record) -> None:
+        """The first line of a journal: nothing, or the state of a fleet that has been shortened to it."""
+        if not self._begins:
+            raise ValueError("a second beginning")
+        if "state" in record:
+            self._load(record["state"])
 
     def _acquired(self, record: Record) -> None:
         learning = isinstance(self.policy, Learned) and self.policy.learn
@@ -115,6 +137,8 @@ class Ledger:
             raise ValueError(f"{key} holds an instance already, or GPU {record['gpu']} is not the next")
         if record["provisioned"]:
             self._provision(pool, record["gpu"])
+            if "device" in record:
+                self.devices[record["gpu"]] = str(record["device"])
         self._moved(record["moves"])
         self.totals.migrations += len(record["moves"])
         self._occupy(pool, pool.gpus[record["gpu"]], placement, key)
@@ -215,7 +239,54 @@ class Ledger:
             "demand": self.demand.weight.tolist(),
             "totals": asdict(self.totals),
             "learned": learned and [learned.weight.tolist(), learned.offset],
+            "devices": self.devices,
+            "left": {number: sorted(places) for number, places in sorted(self.left.items())},
         }
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that `_load` needs to go on exactly so, in plain values."""
+        learned = self.policy if isinstance(self.policy, Learned) else None
+        return {
+            "next_gpu": self.next_gpu,
+            "gpus": [
+                [model, gpu.number, gpu.empty_since, [[*p, *key] for p, key in gpu.held.items()], sorted(gpu.idle)]
+                for model, pool in self.pools.items()
+                for gpu in pool.gpus.values()
+            ],
+            "order": list(self.held),
+            "needed": self.needed,
+            "demand": self.demand.weight.tolist(),
+            "totals": asdict(self.totals),
+            "learned": learned and [learned.weight.tolist(), learned.offset],
+            "devices": self.devices,
+            "left": {number: sorted(places) for number, places in self.left.items()},
+        }
+
+    def _load(self, state: dict[str, Any]) -> None:
+        for pool in self.pools.values():
+            pool.clear()
+        found: dict[Key, Held] = {}
+        for model, number, empty_since, held, idle in state["gpus"]:
+            pool = self.pools[model]
+            gpu = pool.add(number, empty_since)
+            for profile, start, tenant, request in held:
+                placement = Placement(profile, start)
+                gpu.held[placement] = (tenant, request)
+                pool.change(gpu, pool.table.beside(gpu.state, placement))
+                self.live[_kind(pool, profile)] += 1
+                found[tenant, request] = Held(pool, number, placement)
+            for place in idle:
+                pool.keep_idle(gpu, Placement(*place))
+        self.held = {(tenant, request): found[tenant, request] for tenant, request in state["order"]}
+        for (tenant, request), one in self.held.items():
+            self.tenants.setdefault(tenant, {})[request] = one
+        self.next_gpu, self.needed = state["next_gpu"], state["needed"]
+        self.demand.weight[:] = state["demand"]
+        self.totals = Totals(**state["totals"])
+        self.devices = {int(number): uuid for number, uuid in state["devices"].items()}
+        self.left = {int(number): {Placement(*place) for place in places} for number, places in state["left"].items()}
+        if state["learned"] is not None and isinstance(self.policy, Learned):
+            self.policy.weight[:], self.policy.offset = state["learned"]
 
     def usage(self, tenant: str) -> Counter[str]:
         """``instances`` and compute ``slices`` that a tenant holds."""

@@ -33,12 +33,30 @@ class Pool:
 
     def __init__(self, table: StateTable, limit: int | None) -> None:
         self.table, self.limit = table, limit
-        self.counts = np.zeros(len(table.states), np.int64)
-        self.lowest = np.full(len(table.states), NONE, np.int64)
+        self.clear()
+
+    def clear(self) -> None:
+        """No GPUs."""
+        self.counts = np.zeros(len(self.table.states), np.int64)
+        self.lowest = np.full(len(self.table.states), NONE, np.int64)
         self.gpus: dict[int, Gpu] = {}
         self.members: dict[int, set[int]] = {}
         self._heaps: dict[int, list[int]] = {}
         self.idle_at: dict[Placement, set[int]] = {}
+        self.aside: set[int] = set()
+        """Numbers of GPUs that nothing is to be placed on: as far as choices go, they are not there."""
+
+    def set_aside(self, number: int) -> None:
+        """Place nothing on a GPU until it is `take_in`; what is on it stays."""
+        if number not in self.aside:
+            self._leave(self.gpus[number])
+            self.aside.add(number)
+
+    def take_in(self, number: int) -> None:
+        """Place on it again."""
+        if number in self.aside:
+            self.aside.discard(number)
+            self._enter(self.gpus[number])
 
     def add(self, number: int, clock: float) -> Gpu:
         """A new, empty GPU."""
@@ -49,6 +67,7 @@ class Pool:
     def remove(self, number: int) -> None:
         """An empty GPU goes."""
         self._leave(self.gpus.pop(number))
+        self.aside.discard(number)
 
     def change(self, gpu: Gpu, state: int) -> None:
         """A GPU's state has changed."""
@@ -75,11 +94,15 @@ class Pool:
         return (min(ready), True) if ready else (int(self.lowest[state]), False)
 
     def _enter(self, gpu: Gpu) -> None:
+        if gpu.number in self.aside:
+            return
         self.members.setdefault(gpu.state, set()).add(gpu.number)
         heapq.heappush(self._heaps.setdefault(gpu.state, []), gpu.number)
         self._recount(gpu.state)
 
     def _leave(self, gpu: Gpu) -> None:
+        if gpu.number in self.aside:
+            return
         self.members[gpu.state].discard(gpu.number)
         self._recount(gpu.state)
 

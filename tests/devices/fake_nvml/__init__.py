@@ -55,7 +55,10 @@ class Process(Structure):
 
 class Gpu(Structure):
     _fields_ = [
-        *((name, c_uint32) for name in ("model", "current", "pending", "activation", "lost", "unused")),
+        *(
+            (name, c_uint32)
+            for name in ("model", "current", "pending", "activation", "lost", "serial", "resets", "unused")
+        ),
         ("instances", Instance * 8),
         ("mig", Mig * 8),
         ("processes", Process * 32),
@@ -156,7 +159,8 @@ class FakeNvml:
             ctypes.memset(ctypes.byref(state), 0, ctypes.sizeof(State))
             state.gpus, state.root, state.old_uuid = len(self.models), root, old_uuid
             modes = [mig] * len(self.models) if isinstance(mig, bool) else mig
-            for gpu, model, mode in zip(state.gpu, self.models, modes, strict=False):
+            for serial, (gpu, model, mode) in enumerate(zip(state.gpu, self.models, modes, strict=False)):
+                gpu.serial = serial
                 gpu.model = loaded().fake_nvml_model(model.encode())
                 if gpu.model == NO_INSTANCE:
                     raise ValueError(f"no model {model}")
@@ -203,20 +207,41 @@ class FakeNvml:
             state.calls = 0
             ctypes.memset(ctypes.byref(state.faults), 0, ctypes.sizeof(state.faults))
 
-    def lose(self, gpu: int) -> None:
-        """The GPU falls off the bus: every call about it answers GPU_IS_LOST."""
+    def lose(self, gpu: int, lost: bool = True) -> None:
+        """The GPU falls off the bus: every call about it answers GPU_IS_LOST; or it is back."""
         with self.state() as state:
-            state.gpu[gpu].lost = 1
+            state.gpu[gpu].lost = lost
 
     def reset_gpu(self, gpu: int) -> None:
         """What a reset of the GPU does: the pending mode is on, instances and processes are gone."""
         with self.state() as state:
             one = state.gpu[gpu]
             one.current = one.pending
+            one.resets += 1
             for part in (one.instances, one.mig, one.processes):
                 ctypes.memset(ctypes.byref(part), 0, ctypes.sizeof(part))
 
+    def swap(self, one: int, other: int) -> None:
+        """Two cards change places, as after a reboot or in another slot: each keeps its UUID and what is on it."""
+        with self.state() as state:
+            kept = bytes(state.gpu[one])
+            size = ctypes.sizeof(Gpu)
+            ctypes.memmove(ctypes.byref(state.gpu[one]), ctypes.byref(state.gpu[other]), size)
+            ctypes.memmove(ctypes.byref(state.gpu[other]), kept, size)
+
     # What there is
+
+    def made(self) -> dict[tuple[int, int], tuple[str, int, tuple[int, ...]]]:
+        """Every instance by its card and its creation, which no other instance shares, with its compute instances' creations."""
+        with self.state() as state:
+            return {
+                (gpu.serial, one.generation): (
+                    one.profile.decode(), one.start, tuple(ci.generation for ci in one.compute if ci.live)
+                )
+                for gpu in state.gpu[: state.gpus]
+                for one in gpu.instances
+                if one.live
+            }  # fmt: skip
 
     def mode(self, gpu: int) -> tuple[bool, bool]:
         """MIG mode now and pending."""

@@ -71,7 +71,7 @@ static unsigned mask(unsigned start, unsigned size) { return ((1u << size) - 1) 
 static unsigned taken(const struct gpu *gpu, const struct profile *row, unsigned *more)
 {
     const struct profile *table = model_of(gpu)->table;
-    unsigned slices = 0;
+    unsigned slices = 0, engines = row->engines;
     *more = row->most;
     for (const struct instance *gi = gpu->instances; gi < gpu->instances + INSTANCES; gi++) {
         if (!gi->live)
@@ -81,7 +81,10 @@ static unsigned taken(const struct gpu *gpu, const struct profile *row, unsigned
             --*more;
         if (table[gi->row].media && row->media)
             *more = 0;
+        engines += table[gi->row].engines;
     }
+    if (engines > 4)
+        *more = 0;
     return slices;
 }
 

@@ -120,13 +120,13 @@ NVML(nvmlDeviceGetUUID, (handle h, char *uuid, unsigned length), (h, uuid, lengt
     NEED(!device(h)->lost, GPU_IS_LOST);
     char said[96], gpu[48];
     struct mig *mig = mig_device(h);
-    snprintf(gpu, sizeof gpu, "%08x-1111-4222-8333-%012x", 0xFA4E0000u + gpu_of(h), gpu_of(h));
+    snprintf(gpu, sizeof gpu, "%08x-1111-4222-8333-%012x", 0xFA4E0000u + device(h)->serial, device(h)->serial);
     if (!mig)
         snprintf(said, sizeof said, "GPU-%s", gpu);
     else if (S->old_uuid)
         snprintf(said, sizeof said, "MIG-GPU-%s/%u/%u", gpu, mig->gi, mig->ci);
     else
-        snprintf(said, sizeof said, "MIG-%08x-1111-5222-8333-%06x%06x", 0xFA4E0000u + gpu_of(h), mig->gi, mig->ci);
+        snprintf(said, sizeof said, "MIG-%08x-1111-5222-8333-%06x%06x", 0xFA4E0000u + device(h)->serial, mig->gi, mig->ci);
     return text(uuid, length, said);
 }
 
@@ -179,7 +179,7 @@ NVML(nvmlDeviceGetTotalEnergyConsumption, (handle h, uint64_t *millijoules), (h,
 {
     NEED_GPU(gpu, h);
     NEED(millijoules, INVALID_ARGUMENT);
-    *millijoules = 123456789012u;
+    *millijoules = 123456789012u >> gpu->resets; /* it begins anew with a reset */
     return SUCCESS;
 }
 

@@ -11,7 +11,8 @@ struct instance { uint32_t live, id, row, start, size, generation; char profile[
 struct mig { uint32_t live, gi, ci, generation; };
 struct process { uint32_t live, pid, gi, ci, lists, unused; uint64_t memory; };
 struct gpu {
-    uint32_t model, current, pending, activation, lost, unused;
+    uint32_t model, current, pending, activation, lost, serial; /* serial: of the card, from which UUIDs follow */
+    uint32_t resets, unused;
     struct instance instances[INSTANCES];
     struct mig mig[INSTANCES];
     struct process processes[PROCESSES];
