@@ -20,13 +20,14 @@ IDEAS = {
     "one pass in order, starting what fits": ("def start_what_fits(", "def start_in_order(sim, stops"),
     "sorting the queue": ("def sort_by_key(", "def sort_queue(sim, order)"),
     "the heap of running jobs": ("def next_in_order(",),
-    "a state of the simulation": ("class Sim(NamedTuple)", "class Fleet(NamedTuple)", "class Batch(NamedTuple)"),
+    "a state of the simulation (who holds what)": ("    alloc_len: ",),
     "taking in the events of an instant": (
-        "def take_in(",
+        "def take_in(sim",
+        "def take_in(fleet",
         'def advance(sim):\n    """Go to the next instant with an event',
     ),
 }
-"""An idea, and how its definitions begin; `Batch` of today holds addresses and repeats no state."""
+"""An idea, and how its definitions begin."""
 
 
 def parameters(function: ast.FunctionDef) -> int:

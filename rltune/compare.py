@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from rltune.config.declare import defaults
+from rltune.nouns.documents import read_yaml
 from rltune.nouns.errors import InputError
 from rltune.nouns.metrics import reduction
 from rltune.nouns.renamed import translated
@@ -133,9 +133,9 @@ def read_run(path: Path) -> Run:
     if summary.get("command") != "simulate":
         raise InputError(f"{path}: a run of {summary.get('command')!r}; only those of simulate can be compared")
     try:
-        config = yaml.safe_load((path / "config.yaml").read_text())
+        config = read_yaml(path / "config.yaml", "a run of simulate").value
         jobs = pd.read_parquet(path / "jobs.parquet", columns=["job_id", "submit_s", "finished", *COMPARED])
-    except (yaml.YAMLError, OSError, ValueError, KeyError) as error:
+    except (InputError, OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: damaged ({str(error).splitlines()[0]}); run the simulation again") from None
     if not isinstance(config, Mapping):
         raise InputError(f"{path / 'config.yaml'}: damaged (no options in it); run the simulation again")
@@ -149,7 +149,7 @@ def read_run(path: Path) -> Run:
 def _json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, OSError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error}); run the simulation again") from None
 
 

@@ -110,6 +110,7 @@ def check_all(declared: type, plain: dict[str, Any]) -> None:
 
 def spelled(word: str, declared: type) -> str:
     """A word of the command line as Hydra wants it."""
+    word = _quoted(word)
     # `trace` is not in the defaults list (every trace is an addition to it), so Hydra wants +trace=; we accept both.
     if word.startswith("trace="):
         return f"+{word}"
@@ -121,6 +122,20 @@ def spelled(word: str, declared: type) -> str:
         return f"++{word.lstrip('+')}"
     # With a + they were typed when there was no declaration of them.
     return word.lstrip("+") if in_part else word
+
+
+def _quoted(word: str) -> str:
+    """The value in quotes where it is the name of a file or folder that Hydra's grammar would take apart."""
+    name, equals, value = word.partition("=")
+    if not equals or PLAIN_PATH.fullmatch(value) or not os.path.lexists(value):
+        return word
+    # Before a quote backslashes count double; ${ would be taken for another option's value.
+    guarded = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
+    return f"{name}='{guarded.replace('${', chr(92) + '${')}'"
+
+
+PLAIN_PATH = re.compile(r"[\w./:%+@-]*", re.ASCII)
+"""Values that Hydra takes as they are."""
 
 
 def help_of(declared: type, footer: str) -> Iterator[str]:
@@ -170,6 +185,10 @@ def _one_line(error: BaseException, declared: type | None) -> str:
     )
     if key and declared is not None:
         return str(_unknown(key.group(1), declared))
+    if re.search(r"mismatched input|extraneous input|no viable alternative|token recognition error|NoViableAlt", text):
+        return (
+            f"{text.partition(' See https')[0]}; a value with = # , ( or é in it needs quotes of both: 'name=\"value\"'"
+        )
     choice = re.search(r"Could not (?:find|load) '([^']+)'", text)
     if choice:
         group, _, name = choice.group(1).rpartition("/")

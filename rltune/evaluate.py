@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from rltune.config.commands import Evaluate
+from rltune.config.commands import Evaluate, simulation_options
 from rltune.entry import run_main
 from rltune.experiment.evaluation import Case, evaluate_into, heuristic_cases
 from rltune.experiment.provenance import check_unseen
@@ -27,8 +27,9 @@ def main(cfg: dict[str, Any]) -> str:
     cases = cases_of(cfg)
     tune(1)
     policies = [load_policy(path) for path in _listed(cfg["checkpoint"])]
-    experiment = make_experiment(cfg)
-    remarks = _check_policies(experiment, policies)
+    options, remarks = options_of(cfg, policies)
+    experiment = make_experiment(cfg, options)
+    remarks += _check_policies(experiment, policies)
     name = cfg["name"] or f"evaluate-{experiment.trace.name}-{experiment.protocol['name']}-{datetime.now():%m%d-%H%M%S}"
     with RunDirectory(cfg["runs"], str(name)) as run:
         say(f"trace     {experiment.trace.label}: {len(experiment.stretches['test'].jobs):,} test jobs")
@@ -77,6 +78,22 @@ def cases_of(cfg: dict[str, Any]) -> list[Case]:
             raise InputError(f"{option}=[]; one value or a list of some is needed")
     policy = "all" if cfg["policy"] == "all" else _listed(cfg["policy"])
     return heuristic_cases(policy, _listed(cfg["backfill"]), _listed(cfg["runtimes"]))
+
+
+def options_of(cfg: dict[str, Any], policies: Sequence[LearnedPolicy]) -> tuple[dict[str, Any], list[str]]:
+    """Options of the simulation: those given, else those that the policies were trained with; and remarks."""
+    given, trained = simulation_options(cfg), [dict(policy.rules.options) for policy in policies]
+    if not trained or all(each == given for each in trained):
+        return given, []
+    told = ", ".join(f"{name}={value}" for name, value in trained[0].items()) or "none"
+    if given:
+        remark = f"the policy was trained with other options ({told}), not these: a transfer"
+        say(f"note: {remark}")
+        return given, [remark]
+    if any(each != trained[0] for each in trained):
+        raise InputError("checkpoint: the policies were trained with different options; give seeds of one")
+    say(f"options   {told} (as trained)")
+    return trained[0], []
 
 
 def _listed(value: Any) -> list[Any]:

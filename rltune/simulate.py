@@ -20,14 +20,13 @@ import yaml
 
 from rltune import api
 from rltune.allocators.fragmentation import demand_of
-from rltune.config.commands import Simulate
-from rltune.config.declare import defaults
+from rltune.config.commands import Simulate, simulation_options
 from rltune.config.traces import trace_node
 from rltune.entry import run_main
 from rltune.experiment.setup import cluster_of
 from rltune.nouns.cluster import Cluster
+from rltune.nouns.documents import cell
 from rltune.nouns.errors import InputError
-from rltune.nouns.throughput import Throughput
 from rltune.policies.knowledge import forecast_error
 from rltune.policies.preemptive import PREEMPTIVE_ALIASES
 from rltune.report.console import progress_bar, say
@@ -36,12 +35,10 @@ from rltune.report.figures import timeline_figure
 from rltune.report.simulation import simulation_table
 from rltune.rl.rules import run_times
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
-from rltune.simulator.options import Options
 from rltune.simulator.result import Result
 from rltune.simulator.run import describe_oversized, find_oversized
 from rltune.traces import Trace, from_config, split
-from rltune.traces.capacity import read_capacity
-from rltune.traces.heterogeneity import load_throughput
+from rltune.traces.capacity import with_capacity
 
 STEPS_S = (60.0, 300.0, 600.0, 1800.0, 3600.0, 10_800.0, 21_600.0, 86_400.0)
 STEPS_SHOWN = 2000
@@ -112,12 +109,6 @@ def check_options(cfg: Mapping[str, Any]) -> None:
         )
 
 
-def changed_options(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the simulation that are not at their defaults; with others it needs the detailed loop."""
-    usual = defaults(Options)
-    return {name: value for name, value in cfg["options"].items() if value != usual[name]}
-
-
 def exports(cfg: Mapping[str, Any]) -> list[Any]:
     """What to export: one kind or a list of them."""
     return list(cfg["export"]) if isinstance(cfg["export"], list) else [cfg["export"]]
@@ -136,12 +127,7 @@ def stretch_of(trace: Trace, begin: Any, end: Any, limit: int | None) -> Trace:
 
 def run_once(cfg: Mapping[str, Any], whole: Trace, trace: Trace, cluster: Cluster, oversized: str) -> Result:
     """The simulation that the options ask for; predictions know the whole past of the trace."""
-    options = changed_options(cfg)
-    if isinstance(options.get("capacity"), str):
-        options["capacity"] = read_capacity(options["capacity"], trace, cluster)
-    throughput = throughput_of(cfg["throughput"])
-    if throughput is not None:
-        options["speed"] = throughput
+    options = with_capacity(simulation_options(cfg), trace, cluster)
     runtimes: Any = cfg["runtimes"]
     if runtimes == "predicted":
         runtimes = run_times(trace, runtimes, whole)
@@ -164,14 +150,14 @@ def run_once(cfg: Mapping[str, Any], whole: Trace, trace: Trace, cluster: Cluste
 
 def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> list[str]:
     """Remarks on what was asked for and cannot change anything here."""
-    jobs, policy, options = trace.jobs, PREEMPTIVE_ALIASES.get(cfg["policy"], cfg["policy"]), changed_options(cfg)
+    jobs, policy, options = trace.jobs, PREEMPTIVE_ALIASES.get(cfg["policy"], cfg["policy"]), simulation_options(cfg)
     remarks = []
     lacking = {"fair_user": (jobs.user.codes >= 0).any(), "fair_vc": (jobs.vc.codes >= 0).any()}
     lacking["priority"] = jobs.priority.min() != jobs.priority.max()
     if not lacking.get(policy, True):
         what = "different priorities" if policy == "priority" else policy.removeprefix("fair_") + "s"
         remarks.append(f"policy={policy}: the trace has no {what}, so this is fifo")
-    if throughput_of(cfg["throughput"]) is not None and all(pool.gpu_type == "any" for pool in cluster.pools):
+    if "speed" in options and all(pool.gpu_type == "any" for pool in cluster.pools):
         remarks.append("throughput: all pools are of GPU type any, so no job runs faster or slower than recorded")
     if any(pool.cpus is None for pool in cluster.pools) and (jobs.cpus > 0).any():
         remarks.append("CPUs asked for bind only on pools that declare cpus")
@@ -189,15 +175,6 @@ def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> li
         "suspend_s": suspends, "resume_s": suspends or fails, "migrate_s": suspends or fails,
     }  # fmt: skip
     return remarks + [f"options.{name} has no effect here" for name in options if not acts.get(name, True)]
-
-
-def throughput_of(node: Mapping[str, Any]) -> Throughput | None:
-    """Speeds by GPU type; None: equal ones."""
-    if node["name"] == "none":
-        return None
-    if node["name"] != "published":
-        return load_throughput(**node)
-    return Throughput.published(**{key: value for key, value in node.items() if key != "name" and value is not None})
 
 
 def allocator_of(node: Mapping[str, Any], trace: Trace, cluster: Cluster) -> Any:
@@ -223,7 +200,7 @@ def default_name(trace: Trace, cluster: Cluster, cfg: Mapping[str, Any]) -> str:
 def described(cfg: Mapping[str, Any], oversized: str) -> dict[str, Any]:
     """What was simulated, as the summary tells it."""
     names = ("policy", "backfill", "runtimes", "seed", "begin", "end", "limit")
-    told = {name: cfg[name] for name in names} | {"options": changed_options(cfg)}
+    told = {name: cfg[name] for name in names} | {"options": simulation_options(cfg)}
     return told | {"allocator": cfg["allocator"]["name"], "oversized": oversized}
 
 
@@ -238,7 +215,7 @@ def write_files(run: RunDirectory, result: Result, trace: Trace, cfg: Mapping[st
     for column in GROUPED:
         table = result.by(column)
         if len(table) > 1:
-            table.to_csv(run.file(f"by_{column}.csv"))
+            table.rename(index=cell).to_csv(run.file(f"by_{column}.csv"))
     pools = {pool.name: pool.gpu_type for pool in result.cluster.pools}
     for kind in dict.fromkeys(exports(cfg)):
         export(kind, result.schedule, result.attempts, pools, run.file)

@@ -17,14 +17,13 @@ from rltune.experiment.evaluation import evaluate_into, heuristic_cases, report_
 from rltune.experiment.provenance import check_same, check_unseen, describe
 from rltune.experiment.setup import Experiment, make_experiment, resolve_rules, spread
 from rltune.nouns.errors import InputError
-from rltune.policies.orders import order
 from rltune.report.console import say, training_progress
 from rltune.report.figures import learning_curve
 from rltune.rl.env import JoinedEnv, VectorSchedulingEnv
 from rltune.rl.network import NetworkConfig
 from rltune.rl.policy_file import PARENT, LearnedPolicy, load_policy, save_policy
 from rltune.rl.rllib import start_ray
-from rltune.rl.rules import Rules
+from rltune.rl.rules import Rules, needs_run_time
 from rltune.rl.runtime import tune
 from rltune.rl.training import Curve, Judged, Outcome, Validator, build, load_weights, start_of, train_epochs
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
@@ -89,7 +88,7 @@ def default_name(experiment: Experiment, rules: Rules, cfg: dict[str, Any]) -> s
 def check_options(cfg: dict[str, Any]) -> None:
     """Refuse what the declarations cannot: an order that there is none of, two ways to go on at once."""
     if cfg["baseline"] != "auto":
-        order(cfg["baseline"])
+        needs_run_time(cfg["baseline"])
     if cfg["resume"] and cfg["checkpoint"]:
         raise InputError("resume=... goes on with a run, checkpoint=... fine-tunes its policy anew; give one of them")
 
@@ -116,7 +115,7 @@ def _check_parent(experiment: Experiment, parent: LearnedPolicy, cfg: dict[str, 
         "allocator": experiment.allocator_name,
         "baseline": cfg["baseline"] if cfg["baseline"] != "auto" else parent.rules.baseline,
     }
-    given |= {f"protocol.{name}": protocol[name] for name in ("window", "warmup")}
+    given |= {f"protocol.{name}": protocol[name] for name in ("window", "warmup")} | {"options": experiment.options}
     for name, value in given.items():
         had = getattr(parent.rules, name.removeprefix("protocol."))
         if had != value:

@@ -26,13 +26,13 @@ FRAGMENTATION, SECONDS = 0, 1
 
 
 @kernel
-def search_columns(search, cluster, room, spare, idle, reserved, classes, items, allowed, measure, weights):
+def search_columns(search, given, allowed):
     """Fill ``search`` with all patterns of all classes, or as many as it has rows for: the number of rows.
 
     ``allowed`` (n_classes, n_items): 1 where the item is to be tried on the class; a class without any is left out.
-    ``weights`` (n_levels, 2): of fragmentation and seconds, most important level first.
-    Classes for which no row is left are left out like patterns.
+    Classes for which no row is left are left out like patterns. No pattern has more parts than all jobs together.
     """
+    cluster, classes, items = given.free.cluster, given.classes, given.items
     search.seen[:] = -1
     search.cheapest[:] = -1
     search.n[USED], search.n[FULL], search.n[EACH] = 0, 0, 0
@@ -44,83 +44,91 @@ def search_columns(search, cluster, room, spare, idle, reserved, classes, items,
         if wanted and search.n[USED] == len(search.root):
             search.n[FULL] = 1
         elif wanted:
-            load_root(search, search.n[USED], cluster, room, spare, idle, reserved, classes, c, measure)
+            load_root(search, search.n[USED], given, c)
     row = 0
     while row < search.n[USED]:
         p = search.cluster.node_pool[row]
-        for item in range(max(items.lo[p], search.item[row]), items.hi[p]):
+        end = items.hi[p] if search.depth[row] < items.parts[p] else 0
+        for item in range(max(items.lo[p], search.item[row]), end):
             before = search.run[row] if item == search.item[row] else 0
             if (
                 before < items.most[item]
                 and allowed[search.root[row], item] == 1
-                and room_beside(search, items, row, item, reserved)
+                and room_beside(search, given, row, item)
             ):
-                place_everywhere(search, row, item, reserved, items, measure, weights)
+                place_everywhere(search, given, row, item)
         row += 1
     return search.n[USED]
 
 
 @kernel
-def single_costs(search, cluster, room, spare, idle, reserved, classes, items, measure, weights, cost):
+def single_costs(search, given, cost):
     """Fill ``cost`` (n_classes, n_items): what one part of the item alone adds at the most important level; inf: does not fit."""
+    items, weights = given.items, given.weights
     search.n[FULL], search.n[EACH] = 0, 1
-    for c in range(len(classes.first)):
-        load_root(search, 0, cluster, room, spare, idle, reserved, classes, c, measure)
+    for c in range(len(given.classes.first)):
+        load_root(search, 0, given, c)
         p = search.cluster.node_pool[0]
         for item in range(items.lo[p], items.hi[p]):
             # What a running job holds is tried where it is, and nowhere else.
             if items.grant[item] >= 0:
                 continue
             search.n[USED] = 1
-            if room_beside(search, items, 0, item, reserved):
-                place_everywhere(search, 0, item, reserved, items, measure, weights)
+            if room_beside(search, given, 0, item):
+                place_everywhere(search, given, 0, item)
             for row in range(1, search.n[USED]):
                 rise = weights[0, FRAGMENTATION] * (search.cost[row] - search.cost[0])
                 cost[c, item] = min(cost[c, item], rise + weights[0, SECONDS] * search.seconds[row])
 
 
 @inner
-def room_beside(search, items, row, item, reserved):
-    """Whether CPU and memory suffice, now and, for a late part, beside the reservation."""
-    cpus, memory = items.demand.cpus[item], items.demand.memory[item]
-    if search.room.cpus[row] < cpus or search.room.memory[row] < memory:
-        return False
-    return not (reserved and items.late[item] and (search.spare.cpus[row] < cpus or search.spare.memory[row] < memory))
+def is_late(given, item):
+    """Whether a part has to fit beside the reservation too."""
+    return given.free.reserved and given.items.late[item] == 1
 
 
 @inner
-def place_everywhere(search, row, item, reserved, items, measure, weights):
+def room_beside(search, given, row, item):
+    """Whether CPU and memory suffice, now and, for a late part, beside the reservation."""
+    cpus, memory = given.items.demand.cpus[item], given.items.demand.memory[item]
+    if search.room.cpus[row] < cpus or search.room.memory[row] < memory:
+        return False
+    return not (is_late(given, item) and (search.spare.cpus[row] < cpus or search.spare.memory[row] < memory))
+
+
+@inner
+def place_everywhere(search, given, row, item):
     """A child of ``row`` for each distinct way to place one more ``item``."""
-    demand, late = items.demand, reserved and items.late[item] == 1
+    items, demand = given.items, given.items.demand
     cap = search.cluster.pool_cap[search.cluster.node_pool[row]]
     if items.grant[item] >= 0:
         # Held parts do not overlap and come first: its GPUs are still as they were.
-        push(search, row, item, items.grant[item], reserved, items, measure, weights)
+        push(search, given, row, item, items.grant[item])
     elif demand.profile[item] >= 0:
         for gpu in range(cap):
-            if not seen_before(search, row, gpu, reserved):
-                place_slices(search, row, item, gpu, late, reserved, items, measure, weights)
+            if not seen_before(search, row, gpu, given.free.reserved):
+                place_slices(search, given, row, item, gpu)
     elif demand.milli[item] == 0:
-        push(search, row, item, np.int64(0), reserved, items, measure, weights)
+        push(search, given, row, item, np.int64(0))
     elif demand.milli[item] == WHOLE:
-        place_whole(search, row, item, cap, late, reserved, items, measure, weights)
+        place_whole(search, given, row, item, cap)
     else:
         for gpu in range(cap):
             fits = search.room.milli[row, gpu] >= demand.milli[item]
-            if late:
+            if is_late(given, item):
                 fits = fits and search.spare.milli[row, gpu] >= demand.milli[item]
-            if fits and not seen_before(search, row, gpu, reserved):
-                push(search, row, item, np.int64(1) << gpu, reserved, items, measure, weights)
+            if fits and not seen_before(search, row, gpu, given.free.reserved):
+                push(search, given, row, item, np.int64(1) << gpu)
 
 
 @inner
-def place_whole(search, row, item, cap, late, reserved, items, measure, weights):
+def place_whole(search, given, row, item, cap):
     """A child for each set of wholly free GPUs that is not just like another.
 
     They mostly are alike, and there is one set. Where idle instances or the reservation tell kinds of them apart, the sets
     are all ways to take so many of each kind, in the order of an odometer.
     """
-    wanted, kinds, free = items.demand.gpus[item], 0, 0
+    wanted, kinds, free, late = given.items.demand.gpus[item], 0, 0, is_late(given, item)
     first, count, chosen = search.kind_first, search.kind_count, search.kind_chosen
     for gpu in range(cap):
         search.kind[gpu] = -1
@@ -128,7 +136,7 @@ def place_whole(search, row, item, cap, late, reserved, items, measure, weights)
             continue
         free += 1
         k = 0
-        while k < kinds and not same_gpu(search, row, first[k], gpu, reserved):
+        while k < kinds and not same_gpu(search, row, first[k], gpu, given.free.reserved):
             k += 1
         if k == kinds:
             first[k], count[k] = gpu, 0
@@ -139,7 +147,7 @@ def place_whole(search, row, item, cap, late, reserved, items, measure, weights)
         return
     fill_from(count, chosen, 0, kinds, wanted)
     while True:
-        push(search, row, item, set_of_gpus(search, cap), reserved, items, measure, weights)
+        push(search, given, row, item, set_of_gpus(search, cap))
         # The last kind that can give one to those behind it.
         k, behind, room = kinds - 1, 0, 0
         while k >= 0 and (chosen[k] == 0 or room == 0):
@@ -175,9 +183,9 @@ def set_of_gpus(search, cap):
 
 
 @inner
-def place_slices(search, row, item, gpu, late, reserved, items, measure, weights):
+def place_slices(search, given, row, item, gpu):
     """A child for each legal free start of a MIG slice on one GPU."""
-    room, spare, profile = search.room, search.spare, items.demand.profile[item]
+    room, spare, profile, late = search.room, search.spare, given.items.demand.profile[item], is_late(given, item)
     kind = search.cluster.pool_mig[search.cluster.node_pool[row]]
     if kind < 0 or STARTS[profile, kind] == 0:
         return
@@ -189,29 +197,29 @@ def place_slices(search, row, item, gpu, late, reserved, items, measure, weights
         mask = ((1 << SIZE[profile, kind]) - 1) << start
         free = STARTS[profile, kind] >> start & 1 == 1 and room.slices[row, gpu] & mask == 0
         if free and not (late and spare.slices[row, gpu] & mask != 0):
-            grant = (np.int64(1) << gpu) | (np.int64(start) << START_BIT)
-            push(search, row, item, grant, reserved, items, measure, weights)
+            push(search, given, row, item, (np.int64(1) << gpu) | (np.int64(start) << START_BIT))
 
 
 @inner
-def push(search, parent, item, grant, reserved, items, measure, weights):
+def push(search, given, parent, item, grant):
     """One more row: ``parent`` with ``item`` placed at ``grant``; nothing where an earlier row is the same and no dearer."""
     row = search.n[USED]
     if row == len(search.root):
         search.n[FULL] = 1
         return
-    book(search, parent, row, item, grant, reserved, items)
+    book(search, given, parent, row, item, grant)
     search.root[row], search.parent[row] = search.root[parent], parent
     search.item[row], search.grant[row] = item, grant
     search.run[row] = search.run[parent] + 1 if search.item[parent] == item else 1
-    search.code[row] = search.code[parent] + items.code[item]
-    search.state[row] = state_of(search, row, reserved)
+    search.depth[row] = search.depth[parent] + 1
+    search.code[row] = search.code[parent] + given.items.code[item]
+    search.state[row] = state_of(search, row, given.free.reserved)
     if search.n[EACH] == 0 and is_known(search, row):
         return
-    search.cost[row] = node_cost(search.cluster, search.room, measure, row)
+    search.cost[row] = node_cost(search.cluster, search.room, given.measure, row)
     search.n[USED] = row + 1
     if search.n[EACH] == 0:
-        keep_cheapest(search, row, weights)
+        keep_cheapest(search, row, given.weights)
 
 
 @inner

@@ -103,7 +103,7 @@ def matrix_of(problem: Problem) -> Matrix:
         (kinds + way_item, n + way, -way_times.astype(np.float64)),
         (kinds + col_item, n + ways + col, col_times.astype(np.float64)),
         (nodes_row[problem.column_class], n + ways + np.arange(columns), np.ones(columns)),
-        (group_row[problem.group[counted]], counted, problem.amount[counted]),
+        (group_row[problem.group[counted]], n + counted, problem.amount[counted]),
         (first_order + earlier, earlier + 1, np.ones(orders)),
         (first_order + earlier, earlier, -np.ones(orders)),
     ]

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.allocators.columns import list_parts, search_columns, single_costs
-from rltune.allocators.formulation import Formulation, Instance, formulate
+from rltune.allocators.formulation import Formulation, Instance, Place, Plan, formulate
 from rltune.allocators.highs import Session
 from rltune.allocators.lower_bound import least_costs
 from rltune.allocators.measure import Measure
-from rltune.allocators.plan_terms import Place, Plan, best_of, less, plan_terms, score, single_pools
+from rltune.allocators.plan_terms import best_of, less, plan_terms, score, single_pools
 from rltune.allocators.problem import (
     EPS,
     ERROR,
@@ -33,9 +33,8 @@ from rltune.allocators.problem import (
     Solved,
 )  # fmt: skip
 from rltune.allocators.realise import Answer, patterns_in_use, realise
-from rltune.allocators.rows import FULL, Search, build_search
+from rltune.allocators.rows import FULL, Given, Search, build_search
 from rltune.allocators.states import Classes, classes_of
-from rltune.core.resources.room import amounts
 from rltune.core.resources.slices import START_BIT
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ class JointSolver:
             self._answers.clear()
             self._measure = measure
         made = formulate(instance, self.spread)
-        placed = (sum(len(place[0]) for place in plan if place is not None) for plan in known.values())
+        placed = (sum(len(place.nodes) for place in plan if place is not None) for plan in known.values())
         search = self._space(instance, max(int(made.parts.sum()), *placed))
         self.stats.splits_left_out += made.left_out
         # Gangs hold places on several GPUs at once: where running jobs are decided on, a unit is a node.
@@ -192,17 +191,7 @@ class JointSolver:
             caps = cluster.pool_cap[pool[node[cut]]]
             gpus = np.arange(caps.sum()) - np.repeat(np.cumsum(caps) - caps, caps)
             node, gpu = np.concatenate([node[~cut], np.repeat(node[cut], caps)]), np.concatenate([gpu[~cut], gpus])
-        spare = room if instance.spare is None else instance.spare
-        return classes_of(
-            cluster,
-            room,
-            spare,
-            instance.idle_instances(),
-            node.astype(np.int64),
-            gpu,
-            reserved=instance.spare is not None,
-            apart=held if made.kept else None,
-        )
+        return classes_of(instance.free(), node.astype(np.int64), gpu, held if made.kept else None)
 
     def _answer(
         self, instance: Instance, made: Formulation, classes: Classes, measure: Measure, search: Search,
@@ -217,8 +206,9 @@ class JointSolver:
             self.stats.cache_hits += 1
             self._answers.move_to_end(key)
             return self._answers[key], ""
-        allowed, whole = self._allowed(instance, made, classes, measure, search)
-        problem, rows = self._problem(instance, made, classes, allowed, measure, search)
+        given = Given(instance.free(), classes, made.items, measure, self._weights())
+        allowed, whole = self._allowed(instance, made, given, search)
+        problem, rows = self._problem(instance, made, given, allowed, search)
         complete = whole and search.n[FULL] == 0 and made.left_out == 0
         self.stats.truncated += int(search.n[FULL] == 1)
         least = least_costs(made, problem, measure, levels, complete=complete)
@@ -240,12 +230,11 @@ class JointSolver:
                 self._answers.popitem(last=False)
         return answer, reason
 
-    def _allowed(
-        self, instance: Instance, made: Formulation, classes: Classes, measure: Measure, search: Search
-    ) -> tuple[Any, bool]:
+    def _allowed(self, instance: Instance, made: Formulation, given: Given, search: Search) -> tuple[Any, bool]:
         """(n_classes, n_items) where each item is tried, and whether that is everywhere."""
-        allowed, whole = self._tried(instance, made, classes, measure, search)
+        allowed, whole = self._tried(instance, made, given, search)
         if made.kept:
+            classes = given.classes
             of_node = np.full(len(instance.cluster.node_pool), -1)
             of_node[classes.node] = classes.of
             allowed[:, made.items.grant >= 0] = 0
@@ -255,22 +244,16 @@ class JointSolver:
                 allowed[of_node[node], item] = 1
         return allowed, whole
 
-    def _tried(
-        self, instance: Instance, made: Formulation, classes: Classes, measure: Measure, search: Search
-    ) -> tuple[Any, bool]:
+    def _tried(self, instance: Instance, made: Formulation, given: Given, search: Search) -> tuple[Any, bool]:
         """The same, of parts that nobody holds."""
-        n, items = len(classes.first), len(made.items.most)
+        n, items = len(given.classes.first), len(made.items.most)
         if instance.near is not None:
             self.stats.restricted += 1
-            return _allowed_near(instance.near, made, classes), False
+            return _allowed_near(instance.near, made, given.classes), False
         if n * max(1, items) <= self.rows // 2 or n <= self.near:
             return np.ones((n, items), np.int8), True
         cost = np.full((n, items), np.inf)
-        spare, reserved = instance.later_room()
-        single_costs(
-            search, instance.cluster, instance.room, spare, instance.idle_instances(), reserved, classes, made.items,
-            measure, self._weights(), cost,
-        )  # fmt: skip
+        single_costs(search, given, cost)
         allowed = np.isfinite(cost)
         if allowed.sum() <= self.rows // 2:
             return allowed.astype(np.int8), True
@@ -281,14 +264,10 @@ class JointSolver:
         return (chosen & allowed).astype(np.int8), False
 
     def _problem(
-        self, instance: Instance, made: Formulation, classes: Classes, allowed: Any, measure: Measure, search: Search
+        self, instance: Instance, made: Formulation, given: Given, allowed: Any, search: Search
     ) -> tuple[Problem, Ints]:
         """Columns by search, and the model's data; also the search's row of each column."""
-        spare, reserved = instance.later_room()
-        used = search_columns(
-            search, instance.cluster, instance.room, spare, instance.idle_instances(), reserved, classes, made.items,
-            allowed, measure, self._weights(),
-        )  # fmt: skip
+        classes, used = given.classes, search_columns(search, given, allowed)
         rows = np.flatnonzero(search.best[:used] == 1)
         root = search.root[rows]
         parts = np.zeros((3, 0), np.int64)
@@ -301,8 +280,6 @@ class JointSolver:
         ways = made.ways
         listed = [(w, i, n) for w, way in enumerate(ways) for i, n in way.parts]
         way_parts = np.array(listed, np.int64).reshape(-1, 3).T
-        n = len(instance.jobs)
-        none = np.full(n, -1, np.int64)
         problem = Problem(
             value=instance.value,
             kind=np.array(made.kind, np.int64),
@@ -316,8 +293,8 @@ class JointSolver:
             reconfiguration=search.seconds[rows].copy(),
             count=np.minimum(classes.size, made.parts[pool]),
             n_items=len(made.items.most),
-            group=none if instance.group is None else instance.group,
-            amount=amounts(instance.demand, instance.jobs),
+            group=np.array([way.group for way in ways], np.int64),
+            amount=np.array([way.amount for way in ways], np.float64),
             left=np.zeros(0) if instance.left is None else instance.left,
             prefix=instance.prefix,
             all_start=instance.all_start,

@@ -43,7 +43,7 @@ WIDEST_VALUE_RANGE = 1e6
 
 def default_weights() -> dict[str, float]:
     """Weight of each cost of the objective, see docs/allocator.md."""
-    return {"interruption": 0.1, "fragmentation": 1.0, "slowdown": 1.0, "locality": 0.1, "reconfiguration": 0.1}
+    return {"interruption": 0.1, "fragmentation": 1.0, "slowdown": 10.0, "locality": 0.1, "reconfiguration": 0.1}
 
 
 @dataclass(slots=True)
@@ -67,9 +67,10 @@ class MilpAllocator:
         decay: value of a job relative to the one before it. Up to 0.5 (with worth=order, mode not weighted) an earlier job is
             never given up for any number of later ones (the policy decides who, the model where); towards 1, as many start
             as possible.
-        weights: what one unit of each cost weighs: a GPU of expected fragmentation; a GPU of a job times its extra run time
-            (0.5 = half as long again) on slower GPUs; each node of a gang beyond the first; a second of MIG
-            reconfiguration; a GPU-second that suspending, resuming and moving a running job will take (interruption).
+        weights: what one unit of each cost weighs: a GPU of expected fragmentation; the extra run time of a job on slower
+            GPUs (0.5 = half as long again), with its extra GPU-time where way_rule=efficient (10: chosen on July and August
+            of Helios, on GPUs of unlike speeds); each node of a gang beyond the first; a second of MIG reconfiguration; a
+            GPU-second that suspending, resuming and moving a running job will take (interruption).
         time_limit_s: solver time of one decision; 0 = always the best greedy plan.
         rows: patterns of parts searched in one decision; where states of nodes are too many for that, each part is tried on
             the `near` cheapest states only, and the report's bound says what that may have cost.

@@ -6,7 +6,7 @@
     place[k]     sum_w X[w]  ==  sum_j s[j]                      every started job of kind k goes one way
     fill[i]      sum_q parts[q, i] z[q]  ==  sum_w parts[w, i] X[w]      every part of item i is in some pattern
     nodes[c]     sum_(q of c) z[q]  <=  count[c]                 no more patterns than nodes in that state
-    quota[g]     sum_(j of g) amount[j] s[j]  <=  left[g]
+    quota[g]     sum_(w of g) amount[w] X[w]  <=  left[g]
     order[j]     s[j + 1]  <=  s[j]                              only where a prefix of the queue may start
     s binary; X, z integer >= 0
 
@@ -96,7 +96,7 @@ def pyomo_model(problem: Problem, level: Level) -> Any:
     m.quota = pyo.Constraint(
         [g for g in groups if (problem.group == g).any()],
         rule=lambda m, g: (
-            sum(float(problem.amount[j]) * m.s[j] for j in np.flatnonzero(problem.group == g).tolist())
+            sum(float(problem.amount[w]) * m.X[w] for w in np.flatnonzero(problem.group == g).tolist())
             <= float(problem.left[g])
         ),
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.formulation import Formulation, Instance
+from rltune.allocators.formulation import Formulation, Instance, Plan
 from rltune.allocators.measure import Measure, node_cost
 from rltune.allocators.problem import EPS, TERMS, Level
 from rltune.allocators.rows import Search, load_unit, remake_on
@@ -19,10 +20,14 @@ from rltune.nouns.cluster import GRID
 from rltune.nouns.jobs import WHOLE
 
 Ints = npt.NDArray[np.int64]
-Place = tuple[tuple[int, ...], tuple[int, ...]]
-"""(nodes, grants): node indices ascending; a grant names the node's GPUs and a MIG start (`rltune.core.resources.places.Place`)."""
-Plan = Sequence[Place | None]
-"""A place for each job of an instance, None = does not start."""
+
+
+class Parts(NamedTuple):
+    """The parts of a plan, (n_parts,) each: ``demand`` as if each were a job, ``node``, ``grant``."""
+
+    demand: Demand
+    node: Ints
+    grant: Ints
 
 
 def score(terms: Mapping[str, float], levels: Sequence[Level]) -> tuple[float, ...]:
@@ -35,49 +40,42 @@ def score(terms: Mapping[str, float], levels: Sequence[Level]) -> tuple[float, .
 
 def plan_terms(instance: Instance, plan: Plan, measure: Measure, search: Search, single: Ints) -> dict[str, float]:
     """Every term of the objective for a plan, from its places."""
-    jobs: list[int] = []
+    asks: list[int] = []
     nodes: list[int] = []
     grants: list[int] = []
     value = slowdown = locality = interruption = 0.0
-    gpus = instance.demand.gpus[instance.jobs] * instance.demand.milli[instance.jobs] / WHOLE
     for k, place in enumerate(plan):
         if place is None:
             continue
-        jobs += [int(instance.jobs[k])] * len(place[0])
-        nodes += place[0]
-        grants += place[1]
+        asks += [int(instance.jobs[k]) if place.ask < 0 else place.ask] * len(place.nodes)
+        nodes += place.nodes
+        grants += place.grants
         value += float(instance.value[k])
-        locality += len(place[0]) - 1
+        locality += len(place.nodes) - 1
         if instance.slow is not None:
-            pool = instance.cluster.node_pool[place[0][0]]
-            mine = instance.pools[instance.lo[k] : instance.hi[k]]
-            slowdown += float(gpus[k] * instance.slow[instance.lo[k] + int(np.argmax(mine == pool))])
+            slowdown += float(instance.slow[instance.choice(k, place)])
         if instance.holders is not None and (here := instance.holders.place[k]) is not None:
             # Counted from the suspension of all: who runs on is spared it, who moves pays that.
-            moves = tuple(map(tuple, place)) != here
-            interruption += float(instance.holders.move[k] * moves - instance.holders.suspend[k])
-    idle = instance.idle_instances()
-    answer, parts = np.zeros(2), parts_demand(instance, jobs, nodes, grants)
-    plan_cost(
-        search, instance.cluster, instance.room, idle, single, parts, np.arange(len(jobs)),
-        np.array(nodes, np.int64), np.array(grants, np.int64), measure, answer,
-    )  # fmt: skip
+            interruption += float(instance.holders.move[k] * (place != here) - instance.holders.suspend[k])
+    answer, parts = np.zeros(2), parts_of(instance.demand, asks, nodes, grants)
+    plan_cost(search, instance.cluster, instance.room, instance.idle_instances(), single, parts, measure, answer)
     costs = (float(answer[0]), slowdown, float(locality), float(answer[1]), interruption)
     return dict(zip(TERMS, (value, *costs), strict=True))
 
 
 @kernel
-def plan_cost(search, cluster, room, idle, classes_by_gpu, demand, job, node, grant, measure, answer):
-    """What the parts ``job, node, grant`` (n_parts,) of a plan add: ``answer`` = (fragmentation, seconds).
+def plan_cost(search, cluster, room, idle, by_gpu, parts, measure, answer):
+    """What the ``parts`` of a plan add: ``answer`` = (fragmentation, seconds).
 
-    ``classes_by_gpu`` (n_pools,): 1 where fragmentation is counted GPU by GPU. Rows of ``search`` are the touched
+    ``by_gpu`` (n_pools,): 1 where fragmentation is counted GPU by GPU. Rows of ``search`` are the touched
     nodes (or GPUs) before and after; there must be two for each part.
     """
+    demand, node, grant = parts.demand, parts.node, parts.grant
     answer[0], answer[1] = 0.0, 0.0
     used = 0
-    for k in range(len(job)):
+    for k in range(len(node)):
         p = cluster.node_pool[node[k]]
-        gpu = lowest(grant[k] & INDICES) if classes_by_gpu[p] else -1
+        gpu = lowest(grant[k] & INDICES) if by_gpu[p] else -1
         row = -1
         for other in range(used):
             # ``parent`` and ``item`` of these rows are the node and GPU they stand for.
@@ -97,26 +95,26 @@ def plan_cost(search, cluster, room, idle, classes_by_gpu, demand, job, node, gr
         if kind >= 0:
             for at in range(search.idle.shape[1]):
                 if here >> at & 1 == 1:
-                    remake_on(search, row, at, here >> START_BIT, demand.profile[job[k]], kind)
+                    remake_on(search, row, at, here >> START_BIT, demand.profile[k], kind)
         search.at[0], search.at[1] = row, here
-        take(search.cluster, search.room, demand, job[k], Held(search.at[:1], search.at[1:], 0, 1), -1)
+        take(search.cluster, search.room, demand, k, Held(search.at[:1], search.at[1:], 0, 1), -1)
     for row in range(used):
         answer[0] += node_cost(search.cluster, search.room, measure, row) - search.cost[row]
         answer[1] += search.seconds[row]
 
 
-def parts_demand(instance: Instance, jobs: list[int], nodes: list[int], grants: list[int]) -> Demand:
-    """The demand of each part of a plan, as if it were a job."""
-    demand, rows = instance.demand, np.array(jobs, np.int64)
+def parts_of(demand: Demand, asks: list[int], nodes: list[int], grants: list[int]) -> Parts:
+    """The parts of a plan, by the row of the demand that each is of."""
+    rows, node, grant = (np.array(column, np.int64) for column in (asks, nodes, grants))
     whole = (demand.milli[rows] == WHOLE) & (demand.profile[rows] < 0)
-    part = np.where(whole, np.bitwise_count(np.array(grants, np.int64) & INDICES), demand.gpus[rows]).astype(np.int64)
+    part = np.where(whole, np.bitwise_count(grant & INDICES), demand.gpus[rows]).astype(np.int64)
     cpus, memory = (
         np.where(
             part == demand.gpus[rows], amount, np.floor(amount * part / np.maximum(1, demand.gpus[rows]) * GRID) / GRID
         )
         for amount in (demand.cpus[rows], demand.memory[rows])
     )
-    return Demand(part, demand.milli[rows], cpus, memory, demand.profile[rows])
+    return Parts(Demand(part, demand.milli[rows], cpus, memory, demand.profile[rows]), node, grant)
 
 
 def single_pools(instance: Instance, made: Formulation) -> Ints:

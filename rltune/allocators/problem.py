@@ -19,10 +19,11 @@ Level = dict[str, float]
 class Problem:
     """The model's data; names as in docs/allocator.md.
 
-    ``value, kind, amount, group`` (n_jobs,); ``way_kind, slowdown, locality`` (n_ways,); ``way_parts``: triplets
-    (way, item, how many); ``column_class, fragmentation, reconfiguration`` (n_columns,); ``column_parts``: triplets
-    (column, item, how many); ``count`` (n_classes,); ``left`` (n_groups,); ``n_items``. ``suspend`` (n_jobs,), ``move``
-    (n_ways,): GPU-seconds lost where a running job is suspended, and where it goes that way; empty: nobody runs.
+    ``value, kind`` (n_jobs,); ``way_kind, slowdown, locality`` (n_ways,), ``group, amount`` (n_ways,): quota that a job
+    going that way counts towards, -1 none, and GPUs that it counts for; ``way_parts``: triplets (way, item, how many);
+    ``column_class, fragmentation, reconfiguration`` (n_columns,); ``column_parts``: triplets (column, item, how many);
+    ``count`` (n_classes,); ``left`` (n_groups,); ``n_items``. ``suspend`` (n_jobs,), ``move`` (n_ways,): GPU-seconds lost
+    where a running job is suspended, and where it goes that way; empty: nobody runs.
     """
 
     value: Floats

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.formulation import Formulation, Instance
-from rltune.allocators.plan_terms import Place
+from rltune.allocators.formulation import Formulation, Instance, Place
 from rltune.allocators.problem import Solved
 from rltune.allocators.rows import Search
 from rltune.allocators.states import Classes
@@ -63,12 +62,13 @@ def realise(instance: Instance, made: Formulation, classes: Classes, answer: Ans
             found.append(None)
             continue
         taken: dict[int, int] = defaultdict(int)
-        for item, times in made.ways[ways[kind].pop()].parts:
+        way = made.ways[ways[kind].pop()]
+        for item, times in way.parts:
             for _ in range(times):
                 node, grant = spots[item].pop()
                 taken[node] |= grant
         nodes, grants = zip(*sorted(taken.items()), strict=True)
-        found.append((nodes, grants))
+        found.append(Place(nodes, grants, instance.ask(k, way.choice)))
     return found
 
 

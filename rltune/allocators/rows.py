@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.measure import node_cost
-from rltune.allocators.states import mixed
+from rltune.allocators.measure import Measure, node_cost
+from rltune.allocators.states import Classes, Free, mixed
 from rltune.compiled import inner
 from rltune.core.resources.instances import layout_for
 from rltune.core.resources.places import Demand, Room, take
@@ -31,8 +31,9 @@ class Items(NamedTuple):
     """What may be placed on one unit: a whole job, or a part of a gang; those of pool p are ``lo[p]:hi[p]``.
 
     ``demand`` (n_items,): of one part; ``late``: 1 where the job may end after the reservation begins, and must fit
-    beside it; ``most``: parts that all jobs together could place; ``code``: random number of the item; ``grant``: of a
-    part that a running job holds, by the sorted position of the GPUs of its class; -1: any that fits.
+    beside it; ``most``: parts that all jobs together could place; ``parts`` (n_pools,): the same of all items together;
+    ``code``: random number of the item; ``grant``: of a part that a running job holds, by the sorted position of the GPUs
+    of its class; -1: any that fits.
     """
 
     demand: Demand
@@ -40,15 +41,26 @@ class Items(NamedTuple):
     hi: Ints
     late: Ints
     most: Ints
+    parts: Ints
     code: Ints
     grant: Ints
+
+
+class Given(NamedTuple):
+    """What a search is about; ``weights`` (n_levels, 2): of fragmentation and seconds, most important level first."""
+
+    free: Free
+    classes: Classes
+    items: Items
+    measure: Measure
+    weights: Floats
 
 
 class Search(NamedTuple):
     """Rows of the search; ``room, spare, idle`` and ``cluster.node_pool`` have one entry a row.
 
     ``root``: class; ``parent``; ``item, grant``: the last part and its GPUs by sorted position; ``run``: how often that
-    item so far; ``code``: of its parts, ``state``: of its GPUs; ``cost``: fragmentation of the unit, GPUs;
+    item so far, ``depth``: parts in all; ``code``: of its parts, ``state``: of its GPUs; ``cost``: fragmentation of the unit, GPUs;
     ``seconds``: of reconfiguration; ``best``: 1 where no row has the same parts for less.
     ``seen, cheapest``: hash tables; ``at, kind*``: work space.
     """
@@ -62,6 +74,7 @@ class Search(NamedTuple):
     item: Ints
     grant: Ints
     run: Ints
+    depth: Ints
     code: Ints
     state: Ints
     cost: Floats
@@ -96,30 +109,31 @@ def build_search(cluster: ClusterArrays, room: Room, rows: int) -> Search:
     slots = 1 << (2 * rows).bit_length()
     return Search(
         cluster=cluster._replace(node_pool=ints()), room=blank(), spare=blank(), idle=np.zeros((rows, widest), np.int64),
-        root=ints(), parent=ints(), item=ints(), grant=ints(), run=ints(), code=ints(), state=ints(), cost=np.zeros(rows),
+        root=ints(), parent=ints(), item=ints(), grant=ints(), run=ints(), depth=ints(), code=ints(), state=ints(), cost=np.zeros(rows),
         seconds=np.zeros(rows), best=np.zeros(rows, np.int8), seen=ints(slots), cheapest=ints(slots), at=ints(2), n=ints(3),
         kind=ints(widest), kind_first=ints(widest), kind_count=ints(widest), kind_chosen=ints(widest), kind_used=ints(widest),
     )  # fmt: skip
 
 
 @inner
-def load_root(search, row, cluster, room, spare, idle, reserved, classes, c, measure):
+def load_root(search, row, given, c):
     """Class c as it is, its GPUs in sorted order, into a row."""
+    free, classes = given.free, given.classes
     u = classes.first[c]
     node = classes.node[u]
-    p = cluster.node_pool[node]
-    gpus = 1 if classes.gpu[u] >= 0 else cluster.pool_cap[p]
+    p = free.cluster.node_pool[node]
+    gpus = 1 if classes.gpu[u] >= 0 else free.cluster.pool_cap[p]
     search.cluster.node_pool[row] = p
-    search.root[row], search.parent[row], search.item[row], search.run[row] = c, -1, -1, 0
+    search.root[row], search.parent[row], search.item[row], search.run[row], search.depth[row] = c, -1, -1, 0, 0
     search.code[row], search.state[row], search.seconds[row], search.best[row] = 0, 0, 0.0, 0
-    load_row(search.room, row, room, node, classes.perm, u, gpus)
-    if reserved:
-        load_row(search.spare, row, spare, node, classes.perm, u, gpus)
+    load_row(search.room, row, free.room, node, classes.perm, u, gpus)
+    if free.reserved:
+        load_row(search.spare, row, free.spare, node, classes.perm, u, gpus)
     for at in range(search.idle.shape[1]):
         search.idle[row, at] = 0
     for at in range(gpus):
-        search.idle[row, at] = idle[node, classes.perm[u, at]]
-    search.cost[row] = node_cost(search.cluster, search.room, measure, row)
+        search.idle[row, at] = free.idle[node, classes.perm[u, at]]
+    search.cost[row] = node_cost(search.cluster, search.room, given.measure, row)
     search.n[USED] = row + 1
 
 
@@ -186,8 +200,9 @@ def seen_before(search, row, gpu, reserved):
 
 
 @inner
-def book(search, parent, row, item, grant, reserved, items):
+def book(search, given, parent, row, item, grant):
     """The parent's state with the part placed, into ``row``."""
+    items = given.items
     search.cluster.node_pool[row] = search.cluster.node_pool[parent]
     copy_row(search.room, parent, row)
     for at in range(search.idle.shape[1]):
@@ -200,7 +215,7 @@ def book(search, parent, row, item, grant, reserved, items):
                 remake_on(search, row, gpu, grant >> START_BIT, items.demand.profile[item], kind)
     search.at[0], search.at[1] = row, grant
     take(search.cluster, search.room, items.demand, item, Held(search.at[:1], search.at[1:], 0, 1), -1)
-    if reserved:
+    if given.free.reserved:
         copy_row(search.spare, parent, row)
         if items.late[item]:
             take(search.cluster, search.spare, items.demand, item, Held(search.at[:1], search.at[1:], 0, 1), -1)

@@ -20,6 +20,17 @@ from rltune.nouns.cluster import GRID, ClusterArrays
 Ints = npt.NDArray[np.int64]
 
 
+class Free(NamedTuple):
+    """What is free: ``room`` now, ``spare`` beside the reservation if there is one (``reserved``); ``idle`` (n_nodes, widest): idle MIG
+    instances (`rltune.nouns.mig_layout`)."""
+
+    cluster: ClusterArrays
+    room: Room
+    spare: Room
+    idle: Ints
+    reserved: bool
+
+
 class Classes(NamedTuple):
     """``node, gpu`` (n_units,): the unit, gpu -1 = the whole node; ``of`` (n_units,): its class; ``perm`` (n_units, widest).
 
@@ -35,22 +46,19 @@ class Classes(NamedTuple):
     size: Ints
 
 
-def classes_of(
-    cluster: ClusterArrays, room: Room, spare: Room, idle: Ints, node: Ints, gpu: Ints, *, reserved: bool,
-    apart: Ints | None = None,
-) -> Classes:  # fmt: skip
-    """Group the units (``node, gpu``), see `Classes`. ``idle``: see `rltune.nouns.mig_layout`; ``spare`` counts if ``reserved``.
+def classes_of(free: Free, node: Ints, gpu: Ints, apart: Ints | None = None) -> Classes:
+    """Group the units (``node, gpu``), see `Classes`.
 
     ``apart``: nodes that are each a class alone, since running jobs are to be told apart there.
     """
-    n, widest = len(node), room.milli.shape[1]
-    key, perm = np.zeros((n, widest, 2), np.int64), np.zeros((n, widest), np.int8)
-    of, first, count = (np.zeros(n, np.int64) for _ in range(3))
+    n, widest = len(node), free.room.milli.shape[1]
+    of, first, size = (np.zeros(n, np.int64) for _ in range(3))
     table = np.full(1 << max(4, (2 * n).bit_length()), -1, np.int64)
-    m = classify(cluster, room, spare, idle, reserved, node, gpu, key, perm, of, first, count, table)
+    found = Classes(node, gpu, of, np.zeros((n, widest), np.int8), np.zeros((n, widest, 2), np.int64), first, size)
+    m = classify(free, found, table)
     if apart is not None:
-        m = _set_apart(np.flatnonzero(np.isin(node, apart)), of, first, count, m)
-    return Classes(node, gpu, of, perm, key, first[:m], count[:m])
+        m = _set_apart(np.flatnonzero(np.isin(node, apart)), of, first, size, m)
+    return found._replace(first=first[:m], size=size[:m])
 
 
 def _set_apart(units: Ints, of: Ints, first: Ints, count: Ints, m: int) -> int:
@@ -68,44 +76,43 @@ def _set_apart(units: Ints, of: Ints, first: Ints, count: Ints, m: int) -> int:
 
 
 @kernel
-def classify(cluster, room, spare, idle, reserved, unit_node, unit_gpu, key, perm, of, first, count, table):
-    """Fill ``key, perm, of, first, count``: the number of classes. ``table``: hash table, a power of two of -1."""
+def classify(free, units, table):
+    """Fill all but ``node, gpu`` of ``units``, a `Classes`: the number of classes. ``table``: hash table, a power of two of -1."""
+    cluster, key, perm = free.cluster, units.key, units.perm
     classes = 0
-    for u in range(len(unit_node)):
-        node = unit_node[u]
+    for u in range(len(units.node)):
+        node = units.node[u]
         begin, end = 0, cluster.pool_cap[cluster.node_pool[node]]
-        if unit_gpu[u] >= 0:
-            begin, end = unit_gpu[u], unit_gpu[u] + 1
+        if units.gpu[u] >= 0:
+            begin, end = units.gpu[u], units.gpu[u] + 1
         m = 0
         for g in range(begin, end):
-            a, b = gpu_key(room, spare, idle, reserved, node, g)
+            a, b = gpu_key(free, node, g)
             at = m
             while at > 0 and (key[u, at - 1, 0] < a or (key[u, at - 1, 0] == a and key[u, at - 1, 1] < b)):
                 key[u, at, 0], key[u, at, 1], perm[u, at] = key[u, at - 1, 0], key[u, at - 1, 1], perm[u, at - 1]
                 at -= 1
             key[u, at, 0], key[u, at, 1], perm[u, at] = a, b, g
             m += 1
-        slot = _hash(cluster, room, spare, reserved, node, key, u, m) & (len(table) - 1)
-        while table[slot] >= 0 and not _equal(
-            cluster, room, spare, reserved, unit_node, unit_gpu, key, u, first[table[slot]], m
-        ):
+        slot = _hash(free, units, u, m) & (len(table) - 1)
+        while table[slot] >= 0 and not _equal(free, units, u, units.first[table[slot]], m):
             slot = (slot + 1) & (len(table) - 1)
         if table[slot] < 0:
             table[slot] = classes
-            first[classes], count[classes] = u, 0
+            units.first[classes], units.size[classes] = u, 0
             classes += 1
-        of[u] = table[slot]
-        count[of[u]] += 1
+        units.of[u] = table[slot]
+        units.size[units.of[u]] += 1
     return classes
 
 
 @inner
-def gpu_key(room, spare, idle, reserved, node, g):
+def gpu_key(free, node, g):
     """Two integers that say all about one GPU: what is free of it now and beside the reservation; its idle instances."""
-    a = (np.int64(room.milli[node, g]) << 8) | np.int64(room.slices[node, g])
-    if reserved:
-        a = (a << 19) | (np.int64(spare.milli[node, g]) << 8) | np.int64(spare.slices[node, g])
-    return a, idle[node, g]
+    a = (np.int64(free.room.milli[node, g]) << 8) | np.int64(free.room.slices[node, g])
+    if free.reserved:
+        a = (a << 19) | (np.int64(free.spare.milli[node, g]) << 8) | np.int64(free.spare.slices[node, g])
+    return a, free.idle[node, g]
 
 
 @inner
@@ -122,27 +129,27 @@ def _amount(x):
 
 
 @inner
-def _hash(cluster, room, spare, reserved, node, key, u, m):
-    h = mixed(
-        mixed(mixed(np.int64(0x51ED27), cluster.node_pool[node]), _amount(room.cpus[node])), _amount(room.memory[node])
-    )
-    if reserved:
-        h = mixed(mixed(h, _amount(spare.cpus[node])), _amount(spare.memory[node]))
+def _hash(free, units, u, m):
+    node, room = units.node[u], free.room
+    h = mixed(np.int64(0x51ED27), free.cluster.node_pool[node])
+    h = mixed(mixed(h, _amount(room.cpus[node])), _amount(room.memory[node]))
+    if free.reserved:
+        h = mixed(mixed(h, _amount(free.spare.cpus[node])), _amount(free.spare.memory[node]))
     for at in range(m):
-        h = mixed(mixed(h, key[u, at, 0]), key[u, at, 1])
+        h = mixed(mixed(h, units.key[u, at, 0]), units.key[u, at, 1])
     return h
 
 
 @inner
-def _equal(cluster, room, spare, reserved, unit_node, unit_gpu, key, u, v, m):
-    i, j = unit_node[u], unit_node[v]
-    if cluster.node_pool[i] != cluster.node_pool[j] or (unit_gpu[u] < 0) != (unit_gpu[v] < 0):
+def _equal(free, units, u, v, m):
+    i, j, room, spare = units.node[u], units.node[v], free.room, free.spare
+    if free.cluster.node_pool[i] != free.cluster.node_pool[j] or (units.gpu[u] < 0) != (units.gpu[v] < 0):
         return False
     if room.cpus[i] != room.cpus[j] or room.memory[i] != room.memory[j]:
         return False
-    if reserved and (spare.cpus[i] != spare.cpus[j] or spare.memory[i] != spare.memory[j]):
+    if free.reserved and (spare.cpus[i] != spare.cpus[j] or spare.memory[i] != spare.memory[j]):
         return False
     for at in range(m):
-        if key[u, at, 0] != key[v, at, 0] or key[u, at, 1] != key[v, at, 1]:
+        if units.key[u, at, 0] != units.key[v, at, 0] or units.key[u, at, 1] != units.key[v, at, 1]:
             return False
     return True

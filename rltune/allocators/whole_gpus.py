@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from rltune.allocators.formulation import Place
 from rltune.allocators.greedy import GreedyAllocator, place_one, space_of
-from rltune.allocators.plan_terms import Place
 from rltune.core.resources.counts import book, fit_alone, scratch
 from rltune.core.resources.places import Demand, Room
 from rltune.nouns.cluster import ClusterArrays
@@ -145,10 +145,10 @@ def grants_of(free: IntArray, places: Sequence[Placement | None]) -> list[Place 
             begin = next_gpu.get(node, 0)
             next_gpu[node] = begin + gpus
             grants.append(((1 << gpus) - 1) << begin)
-        found.append((place[0], tuple(grants)))
+        found.append(Place(place[0], tuple(grants)))
     return found
 
 
 def counts_of(place: Place) -> Placement:
     """(nodes, how many GPUs on each)."""
-    return place[0], tuple(grant.bit_count() for grant in place[1])
+    return place.nodes, tuple(grant.bit_count() for grant in place.grants)

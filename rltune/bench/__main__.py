@@ -39,12 +39,13 @@ from rltune.core.reference import Ref, ref
 from rltune.core.resources.counts import BEST_FIT
 from rltune.core.state import BACKFILLS, Plain, build_lean
 from rltune.mig.online import FleetOptions, Growth
+from rltune.nouns.cluster import Cluster, Pool
 from rltune.policies.orders import order, static_rank
 from rltune.report.console import say
 from rltune.rl.env import VectorSchedulingEnv, spaces
 from rltune.rl.joint import JointPlacement
 from rltune.rl.network import NetworkConfig
-from rltune.rl.rules import Rules, make_setup
+from rltune.rl.rules import Rules, Setup, make_setup
 from rltune.rl.runtime import tune
 from rltune.rundir import peak_rss_mb
 from rltune.traces import Trace
@@ -340,9 +341,14 @@ def bench_environment(trace: Trace) -> list[dict[str, Any]]:
         random_steps(env, 20)
         rate = float(np.median([random_steps(env, 300, seed) for seed in range(5)]))
         rows.append(row(name, rate, "steps/s", aim, trace.label, f"{ENVS} episodes, {RLTUNE_VISIBLE} visible jobs"))
-    rows.append(bench_full_environment(trace))
     rules = Rules(backfill="skip", baseline="fifo", visible=RLTUNE_VISIBLE, allocator="milp")
-    setup = make_setup(trace, cluster, rules)
+    name, aim = WITH_MILP
+    rows.append(milp_row(name, aim, trace.label, make_setup(trace, cluster, rules)))
+    return rows + bench_full_environment(trace)
+
+
+def milp_row(name: str, aim: float, trace: str, setup: Setup) -> dict[str, Any]:
+    """Environment steps where the MILP places what is started, each time from an empty cache."""
     random_steps(VectorSchedulingEnv(setup, ENVS, joint=JointPlacement(MilpAllocator())), 5)
     rates = []
     for seed in range(3):
@@ -351,16 +357,14 @@ def bench_environment(trace: Trace) -> list[dict[str, Any]]:
     stats = joint.stats
     note = (
         f"median of 3 from an empty cache; the last: {stats['calls']} joint decisions, {stats['solves']} solved, "
-        f"{stats['cache_hits']} cached"
+        f"{stats['cache_hits']} cached, fallbacks {stats['fallbacks'] or 0}"
     )
-    name, aim = WITH_MILP
-    rows.append(row(name, float(np.median(rates)), "steps/s", aim, trace.label, note))
-    return rows
+    return row(name, float(np.median(rates)), "steps/s", aim, trace, note)
 
 
 def not_measured(why: str) -> list[dict[str, Any]]:
     """The rows of ``bench_environment`` without values, where its trace is missing."""
-    aims = [(name, aim) for _, name, aim in ENVIRONMENTS] + [WITH_MILP, FULL_ENVIRONMENT]
+    aims = [(name, aim) for _, name, aim in ENVIRONMENTS] + [WITH_MILP, FULL_ENVIRONMENT, SUSPENDING, FULL_WITH_MILP]
     return [row(name, None, "steps/s", aim, "rltune_helios", f"not measured: {why}") for name, aim in aims]
 
 
@@ -394,19 +398,30 @@ def bench_core() -> list[dict[str, Any]]:
 
 
 FULL_ENVIRONMENT = ("env_full_steps_per_s", 5e4)
+FULL_WITH_MILP = ("env_full_milp_steps_per_s", 5e3)
+SUSPENDING = ("env_full_suspending_steps_per_s", None)
+UNLIKE = Cluster("helios_unlike", (Pool("v100", 9, 8, "V100"), Pool("p100", 8, 8, "P100")))
+"""As many GPUs as RLTune's Helios cluster, of two types, open to all: jobs may choose."""
+FULL_OPTIONS: dict[str, Any] = {
+    "speed": {"name": "published"}, "node_mtbf_s": 2e6, "gpu_mtbf_s": 2e7, "checkpoint_s": 3600.0, "resume_s": 60.0,
+}  # fmt: skip
 
 
-def bench_full_environment(trace: Trace) -> dict[str, Any]:
-    """The environment on the full build: the same windows with failures, CPU and overheads simulated."""
-    cluster = rltune.load_cluster("rltune_helios")
-    options = {"node_mtbf_s": 2e6, "gpu_mtbf_s": 2e7, "resume_s": 60.0}
-    rules = Rules(backfill="skip", baseline="fifo", visible=RLTUNE_VISIBLE, options=options)
-    env = VectorSchedulingEnv(make_setup(trace, cluster, rules), ENVS)
-    random_steps(env, 20)
-    rate = float(np.median([random_steps(env, 300, seed) for seed in range(5)]))
-    note = f"{ENVS} episodes, {RLTUNE_VISIBLE} visible jobs, {', '.join(options)}"
-    name, aim = FULL_ENVIRONMENT
-    return row(name, rate, "steps/s", aim, trace.label, note)
+def bench_full_environment(trace: Trace) -> list[dict[str, Any]]:
+    """The environment on the full build: the same windows on unlike GPU types, with failures, checkpoints and overheads."""
+
+    def setup_of(baseline: str, allocator: str = "best_fit") -> Setup:
+        rules = Rules("wait", "skip", baseline, allocator, visible=RLTUNE_VISIBLE, options=FULL_OPTIONS)
+        return make_setup(trace, UNLIKE, rules)
+
+    rows = []
+    for baseline, (name, aim) in (("fifo", FULL_ENVIRONMENT), ("las", SUSPENDING)):
+        env = VectorSchedulingEnv(setup_of(baseline), ENVS)
+        random_steps(env, 20)
+        rate = float(np.median([random_steps(env, 300, seed) for seed in range(5)]))
+        told = f"{ENVS} episodes, {RLTUNE_VISIBLE} visible jobs, baseline {baseline}, {UNLIKE.name}; {', '.join(FULL_OPTIONS)}"
+        rows.append(row(name, rate, "steps/s", aim, trace.label, told))
+    return [*rows, milp_row(*FULL_WITH_MILP, trace.label, setup_of("fifo", "milp"))]
 
 
 class NullEnv(VectorEnv):
@@ -506,7 +521,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=EXPERIMENTS / "bench.json")
     parser.add_argument(
         "--only",
-        choices=("allocator", "environment", "ppo", "mig", "devices", "first_use", "core"),
+        choices=("simulator", "allocator", "environment", "ppo", "mig", "devices", "first_use", "core"),
         help="measure this part; the other rows of the record stay",
     )
     parser.add_argument("--iterations", type=int, default=6, help="PPO epochs of each side")
@@ -522,6 +537,7 @@ def main(argv: list[str] | None = None) -> int:
     helios = rltune.load_trace("helios")
     say(f"trace: {helios.label}; machine: {machine()}")
     parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "simulator": lambda: bench_simulator(helios) + bench_scaling(),
         "allocator": bench_allocator, "environment": environment_rows,
         "ppo": lambda: bench_ppo(helios, arguments.iterations), "mig": bench_mig,
         "devices": bench_devices, "first_use": bench_first_use, "core": bench_core,

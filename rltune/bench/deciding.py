@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.formulation import Instance
+from rltune.allocators.formulation import Instance, Place
 from rltune.allocators.highs import Session
 from rltune.allocators.joint import JointSolver
 from rltune.allocators.measure import Measure
 from rltune.allocators.milp import MilpAllocator
 from rltune.allocators.model import PyomoSession
-from rltune.allocators.plan_terms import Place
 from rltune.allocators.problem import Level, Problem
 from rltune.core.resources.fragments import task_types
 from rltune.core.resources.places import Demand, Room, copy_room, demand_of, find, idle_room, place_scratch, take
@@ -141,7 +140,7 @@ def shared_gpus(
             )  # fmt: skip
             if m:
                 take(arrays, trial, demand, row, Held(work.node, work.grant, 0, m), -1)
-                found.append((tuple(work.node[:m].tolist()), tuple(work.grant[:m].tolist())))
+                found.append(Place(tuple(work.node[:m].tolist()), tuple(work.grant[:m].tolist())))
             else:
                 found.append(None)
         return found

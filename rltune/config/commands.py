@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from rltune.config.declare import default_of, group, option, part
+from rltune.config.declare import default_of, defaults, group, option, part
 from rltune.config.learning import VISIBLE, NetworkConfig
 from rltune.core.state import BACKFILLS
 from rltune.nouns.metrics import SCORE_METRIC
 from rltune.policies.knowledge import RUNTIMES, SIMULATED
 from rltune.simulator.options import Options
 from rltune.simulator.run import OVERSIZED, TRAINED, simulate_jobs
+
+
+def simulation_options(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the simulation that are not at their defaults, as plain values; with any of them it needs the full build."""
+    usual = defaults(Options)
+    changed = {name: value for name, value in cfg["options"].items() if value != usual[name]}
+    return changed if cfg["throughput"]["name"] == "none" else changed | {"speed": dict(cfg["throughput"])}
+
 
 TIMED = ("exact", "predicted")
 """What heuristics that need run times may know of them in an evaluation."""
@@ -27,11 +35,17 @@ class Common:
         None, "trace=helios (or rltune_helios, philly, alibaba, synthetic, file trace.path=jobs.csv, ...)"
     )
     cluster: str = group("auto", "machines; auto: the trace's own")
+    throughput: str = group("none", "speeds by GPU type")
     oversized: str = option("refuse", "jobs that no idle pool can hold; drop: counted as unfinished", choices=OVERSIZED)
     seed: int = option(0, least=0)
     name: Any = option(None, "of the run directory; null: made of the options")
     runs: str = option("runs", "where run directories go")
     progress: bool = option(True, "a progress bar on standard error")
+    options: Any = part(
+        Options,
+        "what goes beyond the order: costs, quanta, failures, sizes over time; of evaluate: as its checkpoint was trained",
+        without=("speed", "seed", "past_jobs"),
+    )
 
 
 @dataclass
@@ -57,7 +71,11 @@ class Train(Scored):
     backfill: str = option(
         "easy", "which jobs may start when the first does not fit; easy: those that do not delay its reservation", choices=tuple(TRAINED)
     )  # fmt: skip
-    baseline: str = option("auto", "the order that the agent corrects; auto: the best one before the test stretch")
+    baseline: str = option(
+        "auto",
+        "the policy that the agent corrects: an order, or one that suspends (srsf, las, gittins, ...); auto: the best "
+        "order before the test stretch",
+    )
     runtimes: str = option("exact", "what is known of run times", choices=RUNTIMES)
     epochs: int = option(100, least=1)
     windows_per_epoch: int = option(32, "environment steps an epoch = windows_per_epoch x protocol.window", least=1)
@@ -103,7 +121,6 @@ class Simulate(Common):
     """python -m rltune.simulate trace=philly policy=sjf allocator=best_fit backfill=easy ..."""
 
     allocator: str = group("best_fit", "what chooses the nodes")
-    throughput: str = group("none", "speeds by GPU type")
     policy: str = option(
         default_of(simulate_jobs, "policy"),
         "an order (fifo, sjf, f1, ...) or srtf, srsf, las, las_levels, gittins, priority, round_robin, "
@@ -125,11 +142,6 @@ class Simulate(Common):
     )
     limit: int | None = option(None, "only this number of jobs, the first of the stretch", least=1)
     nodes: int | None = option(None, "scale the cluster to this number of nodes", least=1)
-    options: Any = part(
-        Options,
-        "what goes beyond the order: costs, quanta, failures, sizes over time",
-        without=("speed", "seed", "past_jobs"),
-    )
     step_s: float | None = option(
         None,
         "seconds of a step in timeline.parquet; null: the shortest of a list with at most 2,000 steps",

@@ -5,6 +5,9 @@ strict: none, but the head is chosen anew at every instant, so that a later job 
 goes first (the simulators of Helios, SC 2021, and Lucid, ASPLOS 2023). skip: every job that fits, in order.
 easy: every job that does not delay the head's reservation (EASY backfilling, Lifka, JSSPP 1995), which counts nodes
 and not only GPUs. conservative: `rltune.core.conservative`.
+
+A pass reads the queue, in order, and what is free; it writes the queue without the jobs that start, ``waiting`` and
+``misfit`` of classes, ``spare`` and ``shadow`` under easy, and by `start_job` all that a run begins with.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ def start_when_it_fits(sim, job):
     """Advance event by event until ``job`` of the queue fits, and start it; False if it never can (blocking)."""
     m = find(sim, sim.space, job)
     while m == 0:
+        # Nothing runs that could make room: no later event will help.
         if sim.counts[RUNNING] == 0 or not step_single_event(sim):
             drop_at(sim, position_of(sim, job))
             return False
@@ -58,6 +62,7 @@ def start_in_order(sim):
         start_job(sim, job, m)
         sim.waiting[sim.jobs.cls[job]] -= 1
         at += 1
+    # The first ``at`` have started: the others move to the front.
     close_gap(sim, 0, at)
 
 
@@ -83,8 +88,10 @@ def start_what_fits(sim):
                 sim.waiting[c] -= 1
                 left -= 1
                 continue
+            # Free resources only shrink during a pass: no other job of its class need be tried.
             block_class(sim, job, PRESENT)
             left -= sim.waiting[c]
+        # It stays, in its place behind those that stay before it.
         sim.queue[kept] = job
         kept += 1
     close_gap(sim, kept, i)
@@ -109,6 +116,7 @@ def start_easy(sim):
         left -= 1
         i += 1
     kept, head, shadow_time, reserved = 0, -1, np.inf, False
+    # The head: the first that does not fit, so that none of its class does; it moves to the front of the queue.
     if left > 0:
         head = sim.queue[i]
         block_class(sim, head, PRESENT)
@@ -135,6 +143,7 @@ def start_easy(sim):
                 if backfill(sim, job, shadow_time):
                     sim.waiting[c] -= 1
                     continue
+                # It fits, and is left waiting for the head's sake: not to be counted again when its class is blocked.
                 sim.passed[c] += 1
         sim.queue[kept] = job
         kept += 1
@@ -150,10 +159,12 @@ def backfill(sim, job, shadow_time):
     """
     m = find_ending_by(sim, job, shadow_time)
     if m > 0:
+        # It will be gone: any places do, those that the head does not need first.
         prefer_unreserved(sim, sim.space, sim.spare, job, m)
     else:
         if class_blocked(sim, job, BESIDE):
             return False
+        # It will still run then: only what is free now and spare beside the head.
         m = find(sim, sim.shadow, job)
         if m == 0:
             block_class(sim, job, BESIDE)
@@ -170,6 +181,7 @@ def reserve(sim, head):
 
     Returns the shadow time; infinity (nothing reserved) if the head cannot run even when all have ended.
     """
+    # From what is free now, running jobs let theirs go in the order of their expected ends, until the head fits.
     copy_free(sim, sim.space, sim.spare)
     running, now = sim.counts[RUNNING], sim.clock[NOW]
     sim.frontier[0] = 0

@@ -32,41 +32,32 @@ WAY_RULES = (FASTEST, EFFICIENT)
 
 
 class Choices(NamedTuple):
-    """Class c may be given ``pool[ptr[c]:ptr[c + 1]]``, first to try first (fastest, unless `Taking` says otherwise).
+    """What the jobs of a class may be given: ``pool[ptr[c]:ptr[c + 1]]``, first to try first."""
 
-    ``rate``: its speed there relative to the recorded hardware; ``way``: row of the demands that it asks for there (full
-    build; lean: 0); ``stop[i]``: end of the stretch of pools with the speed and the demand of number i, which compete.
-    """
-
-    ptr: Ints
-    pool: Ints
-    rate: Floats
-    stop: Ints
-    way: Ints
+    ptr: Ints  # (n_classes + 1,)
+    pool: Ints  # (n_choices,)
+    rate: Floats  # (n_choices,) speed there relative to the recorded hardware
+    stop: Ints  # (n_choices,) end of the stretch of pools of one speed and demand, which compete
+    way: Ints  # (n_choices,) row of the demands that is asked for there (lean: 0)
 
 
 class Taking(NamedTuple):
-    """How a way is chosen: ``rule`` of `WAY_RULES`; ways slower than ``least`` times a job's fastest are left out.
-
-    ``alike``: of the ways keep those with the demand of the first, for a decision that knows one demand a job.
-    """
+    """How a way is chosen: ``rule`` of `WAY_RULES`; ways slower than ``least`` times a job's fastest are left out."""
 
     rule: str = FASTEST
     least: float = 0.0
-    alike: bool = False
 
 
 class Offered(NamedTuple):
     """``cls`` (n_jobs,) class of each job, its ``choices``, the ``demand`` (n_ways,) that ways refer to.
 
-    ``slower, others``: jobs that lost ways by `Taking.least` and by `Taking.alike`.
+    ``slower``: jobs that lost ways by `Taking.least`.
     """
 
     cls: Int32s
     choices: Choices
     demand: Demand
     slower: int
-    others: int
 
 
 Ask = tuple[int, int, float, float, int]
@@ -107,15 +98,13 @@ def offer(
     first, kind = distinct_rows([base.cls, *columns])
     many = np.bincount(kind, minlength=len(first))
     rows: dict[Ask, int] = {}
-    ptr, entries, stops, slower, others = [0], list[Entry](), list[int](), 0, 0
+    ptr, entries, stops, slower = [0], list[Entry](), list[int](), 0
     for row, jobs_of_class in zip(first.tolist(), many.tolist(), strict=True):
         own = _request(base, asked, row, speed)
         found = own if not several[row] else _listed(jobs, cluster, asked, row, speed, own)
         fastest = max((x[2] for x in found), default=0.0)
         kept = _ordered([x for x in found if x[2] >= taking.least * fastest], taking.rule)
         slower += jobs_of_class * (len(kept) < len(found))
-        if taking.alike and any(x[1] != kept[0][1] for x in kept):
-            kept, others = [x for x in kept if x[1] == kept[0][1]], others + jobs_of_class
         stops.extend(_stops(kept, len(entries)))
         entries.extend(kept)
         ptr.append(len(entries))
@@ -125,7 +114,7 @@ def offer(
         np.array(ptr, np.int64), np.array([x[0] for x in entries], np.int64), np.array([x[2] for x in entries], np.float64),
         np.array(stops, np.int64), np.array([rows[x[1]] for x in entries], np.int64),
     )  # fmt: skip
-    return Offered(kind.astype(np.int32), choices, _table(list(rows)), slower, others)
+    return Offered(kind.astype(np.int32), choices, _table(list(rows)), slower)
 
 
 def _request(base: Eligibility, asked: Demand, row: int, speed: Floats | None) -> list[Entry]:

@@ -5,6 +5,9 @@ The plan is made anew whenever something could start, from what is believed then
 promise is not kept for certain, not even with exact run times under fifo: a job may find its GPUs elsewhere than in an
 earlier plan, and take those of one behind it (seen in 4 of 133,000 small random workloads). A job that has outlived its
 estimate is expected to end a second from now.
+
+Reads the queue, running jobs by expected end, and what is free; writes the profile, the queue without the jobs that start,
+and by `start_job` all that a run begins with.
 """
 
 from __future__ import annotations
@@ -33,30 +36,26 @@ OVERDUE_S = 1.0
 
 
 class Profile(NamedTuple):
-    """Free resources over time: ``rooms`` (breakpoints,), addresses of `Nodes` in ``stack``, from ``time`` (breakpoints,) on.
+    """Free resources over time, at breakpoints, and the reservations of one plan.
 
-    Laid out only as far as some reservation begins: behind that, resources only grow as jobs end. ``until, job,
-    way, part`` (n_jobs + 1,): reservations, whose places ``node, grant``, held for that row of the demand, are free again by
-    then; ``met``: work space;
-    ``tried, found, length`` (n_classes,): before ``tried`` no job of the class fits even for an instant, and before
-    ``found`` none that takes ``length`` or longer (room only shrinks while one plan is made); ``counts``: see below.
+    Laid out only as far as some reservation begins: behind that, resources only grow as jobs end.
     """
 
-    time: npt.NDArray[np.float64]
-    rooms: npt.NDArray[np.int64]
-    stack: Nodes
-    tables: npt.NDArray[np.int64]
-    met: Nodes
-    until: npt.NDArray[np.float64]
-    job: npt.NDArray[np.int64]
-    way: npt.NDArray[np.int64]
-    part: npt.NDArray[np.int64]
-    node: npt.NDArray[np.int64]
-    grant: npt.NDArray[np.int64]
-    tried: npt.NDArray[np.float64]
-    found: npt.NDArray[np.float64]
-    length: npt.NDArray[np.float64]
-    counts: npt.NDArray[np.int64]
+    time: npt.NDArray[np.float64]  # (breakpoints,) seconds from which what is free there holds
+    rooms: npt.NDArray[np.int64]  # (breakpoints,) addresses of `Nodes` in ``stack``
+    stack: Nodes  # free resources, one more axis in front: (breakpoints, ...)
+    tables: npt.NDArray[np.int64]  # memory behind ``rooms``
+    met: Nodes  # work space: what is free at several breakpoints
+    until: npt.NDArray[np.float64]  # (reservations,) seconds at which a reservation's places are free again
+    job: npt.NDArray[np.int64]  # (reservations,) whose it is
+    way: npt.NDArray[np.int64]  # (reservations,) row of the demand it holds
+    part: npt.NDArray[np.int64]  # (reservations + 1,) where its places begin in ``node, grant``
+    node: npt.NDArray[np.int64]  # (places,) nodes of all reservations
+    grant: npt.NDArray[np.int64]  # (places,) GPUs there, as of `rltune.core.resources.slices`
+    tried: npt.NDArray[np.float64]  # (n_classes,) before then no job of the class fits even for an instant
+    found: npt.NDArray[np.float64]  # (n_classes,) before then none that takes ``length`` or longer
+    length: npt.NDArray[np.float64]  # (n_classes,) seconds; room only shrinks while one plan is made
+    counts: npt.NDArray[np.int64]  # (5,) see below
 
 
 # Slots of ``Profile.counts``: breakpoints in use; running jobs, and how many of them have been let go;
@@ -138,6 +137,7 @@ def start_conservative(sim):
                 block_class(sim, job, PRESENT)
                 # Those of its class that fitted before have been counted already.
                 left -= sim.waiting[c] - sim.passed[c]
+        # Each job in order holds the earliest places that all before it leave; who holds them from now on starts.
         first, m, until = earliest(sim, profile, job)
         if first >= 0:
             hold(sim, profile, job, m, first, until)
@@ -205,6 +205,7 @@ def extend(sim, profile):
     if size == len(profile.time):
         profile.counts[RAN_OUT] += 1
         return False
+    # What is free at the last breakpoint, and what running jobs and reservations that end by then let go.
     room = room_at(profile, size)
     copy_nodes(room_at(profile, size - 1), room)
     while k < profile.counts[RUNS] and believed_end(sim, profile, k) <= instant:
@@ -227,8 +228,9 @@ def extend(sim, profile):
 def earliest(sim, profile, job):
     """Where a reservation begins: breakpoint, its m places (in ``sim.place``), and its end; (-1, 0, 0) if nowhere."""
     c, length = sim.jobs.cls[job], sim.jobs.known[job] - sim.detail.done[job]
-    # Overheads of a resumed job depend on its places, so its length says nothing about others.
-    fresh = sim.detail.runs[job] == 0
+    # Where overheads depend on the places, a job's length says nothing about others.
+    fresh = length_says_all(sim, job)
+    # What earlier jobs of the class have shown not to fit need not be tried again.
     begin = profile.tried[c]
     if fresh and length >= profile.length[c]:
         begin = max(begin, profile.found[c])
@@ -278,9 +280,15 @@ def first_misfit(sim, profile, job, first):
 
 @inner
 def runs_alike(sim, job):
-    """Whether the job takes as long wherever it is placed: one speed, and nothing to restore."""
+    """Whether the job takes as long wherever it is placed: one speed, nothing to restore or to reconfigure."""
     lo, hi = sim.choices.ptr[sim.jobs.cls[job]], sim.choices.ptr[sim.jobs.cls[job] + 1]
-    return sim.detail.runs[job] == 0 and sim.choices.stop[lo] == hi
+    return length_says_all(sim, job) and sim.choices.stop[lo] == hi
+
+
+@inner
+def length_says_all(sim, job):
+    """Whether no overhead depends on the places: a job that has not run, where no MIG instances have to change."""
+    return sim.detail.runs[job] == 0 and sim.space.room.layout.shape[1] == 0
 
 
 @inner
@@ -328,6 +336,7 @@ def settle_levels(sim, met):
 @inner
 def hold(sim, profile, job, m, first, until):
     """Take the places in ``sim.place`` from breakpoint ``first`` on until ``until``."""
+    # It holds them up to a breakpoint at its end, which is made; beyond the last they are let go by `extend`.
     last = profile.counts[SIZE]
     if until <= profile.time[last - 1]:
         last = split(profile, until)

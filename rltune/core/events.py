@@ -3,6 +3,9 @@
 Time is in seconds. At one instant runs end first, then nodes change, then jobs arrive in the order of the table: the same
 input gives the same schedule. `next_time` and `take_in` are apart, so that a table of jobs, a step of training and a live
 clock can each drive them.
+
+Reads submissions, the heap of running jobs and the next changes of nodes; writes the clock, the counters, the queue, and
+through `end_next` and `take_changes` all that ends of runs and failures change.
 """
 
 from __future__ import annotations

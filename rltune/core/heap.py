@@ -63,6 +63,7 @@ def remove(heap, place, size, key, tie, job):
     last = heap[size - 1]
     if last == job:
         return
+    # The last of the heap takes its place, and from there moves up or down.
     heap[at] = last
     place[last] = at
     rise(heap, place, key, tie, at)
@@ -76,6 +77,7 @@ def next_in_order(heap, size, key, tie, frontier, open_size):
     ``frontier`` (as ``heap``) holds ``open_size`` indices whose parents have been visited; start with index 0
     alone. It is a heap itself, so k steps cost k log k.
     """
+    # Take the first of the frontier out: its last sinks from the top.
     top = frontier[0]
     open_size -= 1
     moved = frontier[open_size]
@@ -91,6 +93,7 @@ def next_in_order(heap, size, key, tie, frontier, open_size):
         frontier[at] = frontier[child]
         at = child
     frontier[at] = moved
+    # The children of what was visited join it: none of them can come before their parent.
     for child in range(2 * top + 1, min(2 * top + 3, size)):
         at = open_size
         open_size += 1

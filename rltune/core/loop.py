@@ -9,7 +9,7 @@ from rltune.core.backfilling import start_easy, start_in_order, start_what_fits,
 from rltune.core.conservative import anything_fits, start_conservative
 from rltune.core.events import next_time, reset, step_single_event, take_in, work_left
 from rltune.core.faults import seed_failures
-from rltune.core.preemption import new_round, next_patience, preempt, refresh_index
+from rltune.core.preemption import may_suspend_now, new_round, next_patience, preempt, refresh_index
 from rltune.core.priorities import key_of
 from rltune.core.queue import begin_pass, sort_by_key, sort_queue
 from rltune.core.resources.verbs import fits
@@ -56,16 +56,31 @@ def run(sim):
     while True:
         if log_is_full(sim):
             return LOG_FULL
-        instant, tick = next_time(sim), next_turn(sim)
-        if min(instant, tick) == np.inf or not worth_going_on(sim):
+        if not go_on(sim):
             return FINISHED_ALL
-        if tick < instant:
-            sim.clock[NOW] = tick
-            sim.counts[EVENTS] += 1
-        else:
-            take_in(sim, instant)
-        if decide(sim, tick <= instant):
+        if decide(sim):
             return DECIDE
+
+
+@inner
+def go_on(sim):
+    """To the next instant at which something happens or jobs may be suspended; False: there is none, or it is in vain."""
+    instant, tick = next_time(sim), next_turn(sim)
+    if min(instant, tick) == np.inf or not worth_going_on(sim):
+        return False
+    if tick < instant:
+        sim.clock[NOW] = tick
+        sim.counts[EVENTS] += 1
+    else:
+        take_in(sim, instant)
+    open_turn(sim, tick <= instant)
+    return True
+
+
+@inner
+def something_comes(sim):
+    """Whether there will be another instant."""
+    return min(next_time(sim), next_turn(sim)) < np.inf
 
 
 @inner
@@ -111,12 +126,31 @@ def _begin_detail_full(sim):
 
 
 @verb
-def decide(sim, ticks):
-    """Let jobs start at this instant; ``ticks``: a quantum ends now. Whether starts are to be decided outside."""
+def open_turn(sim, ticks):
+    """Before jobs start at this instant: new rounds and keys; ``ticks``: a quantum ends now."""
+
+
+@open_turn.when(is_lean)
+def _open_turn_lean(sim, ticks):
+    pass
+
+
+@open_turn.when(is_full)
+def _open_turn_full(sim, ticks):
+    if ticks:
+        new_round(sim)
+    sim.counts[TICKED] = 1 if ticks else 0
+    if sim.counts[QUEUED] > 0 and sim.params.index_learns and is_stale(sim.detail.attained):
+        refresh_index(sim)
+
+
+@verb
+def decide(sim):
+    """Let jobs start at this instant. Whether starts are to be decided outside."""
 
 
 @decide.when(is_lean)
-def _decide_lean(sim, ticks):
+def _decide_lean(sim):
     if sim.counts[QUEUED] == 0:
         return False
     if sim.params.outside == ALWAYS:
@@ -126,15 +160,10 @@ def _decide_lean(sim, ticks):
 
 
 @decide.when(is_full)
-def _decide_full(sim, ticks):
+def _decide_full(sim):
     params = sim.params
-    if ticks:
-        new_round(sim)
-    sim.counts[TICKED] = 1 if ticks else 0
     if sim.counts[QUEUED] == 0:
         return False
-    if params.index_learns and is_stale(sim.detail.attained):
-        refresh_index(sim)
     if params.outside == INSIDE:
         start_now(sim)
         return False
@@ -156,7 +185,7 @@ def _start_now_lean(sim):
 def _start_now_full(sim):
     params = sim.params
     if params.on_event or params.on_tick:
-        preempt(sim, params.on_event or sim.counts[TICKED] == 1)
+        preempt(sim, may_suspend_now(sim))
     elif params.backfill == CONSERVATIVE:
         start_conservative(sim)
     else:
@@ -171,14 +200,6 @@ def work_out_keys(sim):
         sim.key[sim.queue[k]] = key_of(sim, sim.queue[k])
     for k in range(sim.counts[RUNNING]):
         sim.key[sim.active[k]] = key_of(sim, sim.active[k])
-
-
-@kernel
-def sort_by_rank(sim):
-    """Bring the queue into its static order, where keys were given from outside."""
-    for k in range(sim.counts[QUEUED]):
-        sim.key[sim.queue[k]] = float(sim.jobs.rank[sim.queue[k]])
-    sort_by_key(sim, sim.queue, sim.counts[QUEUED])
 
 
 @kernel

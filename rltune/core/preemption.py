@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rltune.compiled import inner
+from rltune.compiled import inner, verb
 from rltune.core.backfilling import start_what_fits
 from rltune.core.priorities import LOTTERY, ROUND_ROBIN, clearly_ahead, has_waited_enough, key_of, progress
 from rltune.core.queue import (
@@ -32,10 +32,15 @@ from rltune.core.state import (
     RUNNING,
     SUSPENDED,
     TAGS,
+    TICKED,
     WAITING,
+    is_full,
+    is_lean,
 )
 from rltune.policies.attained import count_in, gather_ended, work_out_index
 
+# Values of ``Detail.marked``: stays; tried for the job at hand; needed for it; spoken for (`rltune.simulator.suspending`).
+STAYS, OFFERED, NEEDED, GONE = range(4)
 ALIKE_GPUS = 4
 """Running jobs of up to so many GPUs, half the usual node, are alike to one that wants the place of one of them."""
 
@@ -101,6 +106,32 @@ def sort_running(sim):
     return n
 
 
+@verb
+def may_suspend_now(sim):
+    """Whether running jobs may be suspended at this instant."""
+
+
+@may_suspend_now.when(is_lean)
+def _may_suspend_now_lean(sim):
+    return False
+
+
+@may_suspend_now.when(is_full)
+def _may_suspend_now_full(sim):
+    params = sim.params
+    return params.on_event or (params.on_tick and sim.counts[TICKED] == 1)
+
+
+@inner
+def can_make_room(sim, job, running):
+    """Whether `make_room` would; ``sim.shadow`` is what is free now."""
+    at, enough = offer_behind(sim, job, running)
+    for back in range(at, running):
+        if sim.detail.marked[sim.detail.order[back]] == OFFERED:
+            sim.detail.marked[sim.detail.order[back]] = STAYS
+    return enough
+
+
 @inner
 def make_room(sim, job, running):
     """Suspend as few of the running jobs behind ``job`` as let it start.
@@ -115,6 +146,48 @@ def make_room(sim, job, running):
         if alone >= 0:
             stop_run(sim, alone, SUSPENDED)
             return True, 0 if class_blocked(sim, alone, PRESENT) else 1
+    at = choose_victims(sim, job, running)
+    if at < 0:
+        return False, 0
+    again = 0
+    for back in range(at, running):
+        victim = order[back]
+        if marked[victim] == NEEDED:
+            marked[victim] = STAYS
+            stop_run(sim, victim, SUSPENDED)
+            if not class_blocked(sim, victim, PRESENT):
+                again += 1
+    return True, again
+
+
+@inner
+def choose_victims(sim, job, running):
+    """Mark as needed as few of the running jobs behind ``job`` as let it fit in ``sim.shadow``: from which place in the order on.
+
+    -1: all of them are too few. Those already marked are not among them.
+    """
+    order, marked = sim.detail.order, sim.detail.marked
+    at, enough = offer_behind(sim, job, running)
+    # In order, let each keep its place that the job can do without.
+    for back in range(at, running):
+        victim = order[back]
+        if marked[victim] == OFFERED:
+            marked[victim] = STAYS
+            if enough:
+                book_held(sim, sim.shadow, victim, -1)
+                if not fits(sim, sim.shadow, job):
+                    book_held(sim, sim.shadow, victim, 1)
+                    marked[victim] = NEEDED
+    return at if enough else -1
+
+
+@inner
+def offer_behind(sim, job, running):
+    """Mark as offered, and give back in ``sim.shadow``, running jobs behind ``job`` until it fits there.
+
+    From which place in the order on, and whether it fits then. Those already marked are not among them.
+    """
+    order, marked = sim.detail.order, sim.detail.marked
     at, enough = running, False
     # From the last in order on, until the job would fit.
     while at > 0 and not enough:
@@ -122,42 +195,28 @@ def make_room(sim, job, running):
         if not sim.key[victim] > sim.key[job]:
             break
         at -= 1
-        marked[victim] = 0
-        if can_be_suspended(sim, job, victim):
-            marked[victim] = 1
+        if marked[victim] == STAYS and can_be_suspended(sim, job, victim):
+            marked[victim] = OFFERED
             book_held(sim, sim.shadow, victim, 1)
             enough = fits(sim, sim.shadow, job)
-    if not enough:
-        return False, 0
-    # In order, let each keep its place that the job can do without.
-    again = 0
-    for back in range(at, running):
-        victim = order[back]
-        if marked[victim] == 1:
-            book_held(sim, sim.shadow, victim, -1)
-            if not fits(sim, sim.shadow, job):
-                book_held(sim, sim.shadow, victim, 1)
-                stop_run(sim, victim, SUSPENDED)
-                if not class_blocked(sim, victim, PRESENT):
-                    again += 1
-            marked[victim] = 0
-    return True, again
+    return at, enough
 
 
 @inner
 def narrowest_alone(sim, job, running):
     """The narrowest running job that alone makes room for ``job``, of those the last in order; -1: none does.
 
+    Those already marked are not asked.
     ``sim.shadow`` is what is free now, and is that again afterwards.
     """
-    order, best, width = sim.detail.order, -1, 1 << 62
+    order, marked, best, width = sim.detail.order, sim.detail.marked, -1, 1 << 62
     for back in range(running - 1, -1, -1):
         victim = order[back]
         if not sim.key[victim] > sim.key[job]:
             break
         # Wider ones need not be tried: most are passed over here.
         its = max(ALIKE_GPUS, sim.jobs.gpus[victim])
-        if its >= width or not can_be_suspended(sim, job, victim):
+        if its >= width or marked[victim] != STAYS or not can_be_suspended(sim, job, victim):
             continue
         book_held(sim, sim.shadow, victim, 1)
         if fits(sim, sim.shadow, job):

@@ -152,13 +152,24 @@ def clearly_ahead(sim, job, victim):
     Its key must be below the other's by the factor ``displace`` and by what resuming the other will cost: GPU-seconds,
     as the keys are (srtf: seconds). The second keeps jobs with keys near 0 from taking turns. Factor 1: any gap will do.
     """
-    params = sim.params
-    if params.displace == 1.0:
+    if sim.params.displace == 1.0:
         return sim.key[victim] > sim.key[job]
-    cost = params.suspend + params.resume
-    if params.order != SRTF:
-        cost *= size_of(sim, victim)
-    return sim.key[victim] > params.displace * sim.key[job] + cost
+    return sim.key[victim] > sim.params.displace * sim.key[job] + resumption(sim, victim)
+
+
+@inner
+def resumption(sim, victim):
+    """What resuming a running job will cost, in the unit of keys."""
+    cost = sim.params.suspend + sim.params.resume
+    return cost if sim.params.order == SRTF else cost * size_of(sim, victim)
+
+
+@inner
+def standing(sim, job):
+    """Where a running job stands among waiting ones: behind just those, by their keys, that are clearly ahead of it."""
+    if sim.params.displace == 1.0:
+        return sim.key[job]
+    return (sim.key[job] - resumption(sim, job)) / sim.params.displace
 
 
 @inner

@@ -1,4 +1,8 @@
-"""The queue of waiting jobs, always in order: putting in, taking out, sorting where keys move."""
+"""The queue of waiting jobs, always in order: putting in, taking out, sorting where keys move.
+
+Reads ``jobs.cls``, ranks and keys; writes ``queue, merged, waiting, misfit, key`` and the counters of the queue, and the line of
+waiting jobs (``before, behind, since``) of the full build.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ def enqueue(sim, job):
     at = sim.counts[QUEUED]
     # Mostly a job goes behind all others, or near the end.
     if at > 0 and precedes(sim, job, sim.queue[at - 1]):
+        # Else behind all that precede it: by halving, since the queue is in order.
         lo, hi = 0, at
         while lo < hi:
             mid = (lo + hi) >> 1
@@ -100,6 +105,7 @@ def sort_queue(sim):
 def sort_by_key(sim, jobs, n):
     """Bring ``jobs[:n]`` into the order of their keys; cheap when they nearly are."""
     budget = MOVES_LITTLE * n
+    # Insertion sort; where it turns out long, what is left is merged, which bounds the cost by n log n.
     for k in range(1, n):
         job = jobs[k]
         at = k
@@ -119,6 +125,7 @@ def merge_sort(sim, jobs, n):
     width = 1
     while width < n:
         for lo in range(0, n, 2 * width):
+            # Two neighbouring runs, each in order; of equals those of the first go first (stable).
             mid, hi = min(lo + width, n), min(lo + 2 * width, n)
             i, j = lo, mid
             for k in range(lo, hi):

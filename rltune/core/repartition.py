@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rltune.compiled import inner, kernel, verb
-from rltune.core.resources.instances import MODE, layout_for
+from rltune.core.resources.instances import MODE, idle_part, layout_for
 from rltune.core.resources.slices import START_BIT
 from rltune.core.resources.verbs import way_found
 from rltune.core.state import NOW, RECONFIGURED, RECONFIGURING, is_full, is_lean
@@ -68,6 +68,15 @@ def change_layout(sim, node, gpu, after, seconds):
 def repartition(sim, node, gpu, after, seconds):
     """The same, decided outside, ahead of need."""
     change_layout(sim, node, gpu, after, seconds)
+
+
+@kernel
+def idle_instances(cluster, room, idle):
+    """``idle`` (n_nodes, widest): the instances of each GPU that no job holds in ``room``."""
+    for node in range(idle.shape[0]):
+        kind = cluster.pool_mig[cluster.node_pool[node]]
+        for gpu in range(idle.shape[1]):
+            idle[node, gpu] = idle_part(room.layout[node, gpu], room.slices[node, gpu], kind) if kind >= 0 else 0
 
 
 @inner

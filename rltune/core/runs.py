@@ -237,6 +237,43 @@ def stop_run(sim, job, outcome):
 
 
 @inner
+def withdraw(sim, job):
+    """As if the run of ``job`` that has begun at this very instant had not, until `begin_elsewhere` (full build)."""
+    detail = sim.detail
+    release(sim, job)
+    sim.counts[HELD] -= sim.alloc_len[job]
+    charge(sim, job, -1.0)
+    detail.status[job] = WAITING
+    detail.runs[job] -= 1
+    if detail.runs[job] == 0:
+        sim.start[job] = np.nan
+    else:
+        recall_place(sim, job)
+
+
+@inner
+def begin_elsewhere(sim, job, m):
+    """A run that was withdrawn begins on the m places in ``sim.place``, in its turn (full build)."""
+    started = sim.counts[STARTED]
+    sim.counts[STARTED] = sim.turn[job]
+    start_job(sim, job, m)
+    sim.counts[STARTED] = started
+
+
+@inner
+def recall_place(sim, job):
+    """The job's places are those of its last run that has ended: to begin there again costs no migration."""
+    log, at, base = sim.detail.log, sim.counts[LOGGED] - 1, sim.jobs.part[job]
+    while log.job[at] != job:
+        at -= 1
+    m = log.ptr[at + 1] - log.ptr[at]
+    for i in range(m):
+        sim.alloc_node[base + i] = log.node[log.ptr[at] + i]
+        sim.alloc_grant[base + i] = log.grant[log.ptr[at] + i]
+    sim.alloc_len[job] = m
+
+
+@inner
 def useful_of(sim, job, outcome):
     """Seconds of its run time that the present run has done and that are kept."""
     detail, params = sim.detail, sim.params

@@ -71,69 +71,54 @@ FAIL, REPAIR, DRAIN, REOPEN = range(4)
 
 
 class Jobs(NamedTuple):
-    """The workload; arrays (n_jobs,), sorted by ``submit``.
+    """The workload, sorted by submission; nothing in it changes but what is learned online."""
 
-    ``run``: true run time in seconds on the recorded hardware; ``known``: what the scheduler believes of it (NaN:
-    nothing; filled in at arrival where it is learned online); ``gpus``: asked for; ``cls``: class of equal demand, pools
-    and speeds; ``rank``: position in a static order, ties already broken; ``part`` (n_jobs + 1,): where the job's slots
-    in ``Sim.alloc_*`` begin.
-    """
-
-    submit: Floats
-    run: Floats
-    known: Floats
-    gpus: Int32s
-    cls: Int32s
-    rank: Int32s
-    part: Int32s
+    submit: Floats  # (n_jobs,) seconds
+    run: Floats  # (n_jobs,) true run time on the recorded hardware, seconds
+    known: Floats  # (n_jobs,) what the scheduler believes of it; NaN: nothing; learned online: written at arrival
+    gpus: Int32s  # (n_jobs,) GPUs asked for
+    cls: Int32s  # (n_jobs,) class of equal demand, pools and speeds
+    rank: Int32s  # (n_jobs,) position in a static order, ties already broken
+    part: Int32s  # (n_jobs + 1,) where the job's slots in ``Sim.alloc_*`` begin
 
 
 class Plain(NamedTuple):
-    """Scalars of the lean build: codes of the order, of backfilling, of the placement rule, and of who decides."""
+    """Scalars of the lean build."""
 
-    order: int
-    backfill: int
-    rule: int
-    outside: int = 0
+    order: int  # code of `rltune.policies.dynamic`
+    backfill: int  # BLOCKING to CONSERVATIVE
+    rule: int  # code of `rltune.core.resources.counts.RULES`
+    outside: int = 0  # who decides: INSIDE, WHEN_ANY_FITS, ALWAYS
 
 
 class Parameters(NamedTuple):
-    """Scalars of the full build; times in seconds, infinity = never.
+    """Scalars of the full build; times in seconds, infinity = never."""
 
-    ``order``: code of `rltune.core.priorities`; ``on_event, on_tick``: whether jobs may be suspended when something
-    happens, and when a quantum ends; ``outside``: whether starts are decided outside the kernels;
-    ``retries``: failures a job survives; ``reservations``: of conservative backfill, -1 = all; ``learns``: run times are
-    learned from jobs that end; ``displace``: how many times a waiting job's key must go into a running one's, ``patience``:
-    seconds it waits before it suspends others; ``overrun``: least total run time of a job over what it has run;
-    ``index_learns``: whether the Gittins index goes on learning; ``mig_mode``: to turn MIG mode of a GPU on or off;
-    ``mig_longest``: longest that changing MIG instances may keep a job from beginning, 0: slices appear in no time.
-    """
-
-    order: int
-    backfill: int
-    rule: int
-    on_event: bool
-    on_tick: bool
-    outside: int
-    quantum: float
-    suspend: float
-    resume: float
-    migrate: float
-    checkpoint: float
-    node_mtbf: float
-    node_repair: float
-    gpu_mtbf: float
-    retries: int
-    half_life: float
-    reservations: int
-    learns: bool
-    seed: int
-    displace: float
-    patience: float
-    overrun: float
-    index_learns: bool
-    mig_mode: float
-    mig_longest: float
+    order: int  # code of `rltune.core.priorities`
+    backfill: int  # BLOCKING to CONSERVATIVE
+    rule: int  # code of `rltune.core.resources.scores.SHARING_RULES`
+    on_event: bool  # jobs may be suspended whenever something happens
+    on_tick: bool  # jobs may be suspended when a quantum ends
+    outside: int  # who decides: INSIDE, WHEN_ANY_FITS, ALWAYS
+    quantum: float  # length of a time slice
+    suspend: float  # saving a job's state; like the next two charged when it resumes
+    resume: float  # restoring it
+    migrate: float  # moving it, where its nodes are others
+    checkpoint: float  # between checkpoints: what a failure costs at most
+    node_mtbf: float  # mean time between failures of a node, exponential
+    node_repair: float  # mean time to its repair, exponential
+    gpu_mtbf: float  # mean time between failures of a job, for each GPU it holds
+    retries: int  # failures that a job survives
+    half_life: float  # of the usage that fair share charges
+    reservations: int  # of conservative backfill; -1: all
+    learns: bool  # run times are learned from jobs that end
+    seed: int  # of failures, lottery, random placement
+    displace: float  # how many times a waiting job's key must go into a running one's to suspend it
+    patience: float  # how long a job waits before it suspends others
+    overrun: float  # least total run time that is believed, over what the job has run
+    index_learns: bool  # the Gittins index goes on learning
+    mig_mode: float  # to turn MIG mode of a GPU on or off
+    mig_longest: float  # longest that changing MIG instances keeps a job from beginning; 0: slices appear in no time
 
 
 class Lean(NamedTuple):
@@ -143,87 +128,73 @@ class Lean(NamedTuple):
 
 
 class Log(NamedTuple):
-    """Ended runs, as `rltune.simulator.runs.Runs`; ``counts[LOGGED]`` of them. Grows between calls of the kernel.
+    """Ended runs, as `rltune.simulator.runs.Runs`: ``counts[LOGGED]`` of them. Replaced by a longer one when it is full."""
 
-    ``way``: row of the demand that the run held.
-    """
-
-    job: Int32s
-    start: Floats
-    end: Floats
-    useful: Floats
-    outcome: Int8s
-    way: Int32s
-    ptr: Ints
-    node: Int32s
-    grant: Ints
+    job: Int32s  # (most runs,) row in the job table
+    start: Floats  # (most runs,) seconds
+    end: Floats  # (most runs,) seconds
+    useful: Floats  # (most runs,) seconds of its run time that it did and that were kept
+    outcome: Int8s  # (most runs,) FINISHED to GIVEN_UP
+    way: Int32s  # (most runs,) row of the demand that it held
+    ptr: Ints  # (most runs + 1,) where its places begin
+    node: Int32s  # (most places,)
+    grant: Ints  # (most places,) as of `rltune.core.resources.slices`
 
 
 class Detail(NamedTuple):
-    """What the full build has besides.
+    """What the full build has besides. Times in seconds."""
 
-    Per way to run (n_ways,), as `rltune.core.choices.Choices.way` names them: ``demand``; ``size``: GPUs held, shares as
-    fractions, a MIG slice as one; ``amount``: thousandths of GPUs that count towards a quota, a slice by its memory.
-    Per job (n_jobs,): ``way``: the choice that it holds or held last, its first until it has run; ``priority``;
-    ``weight``: tickets, shares; ``flow``: user or virtual cluster that fair share charges; ``group``: quota that it counts
-    towards, -1 none, ``quota`` (n_quotas,): thousandths of GPUs of each; ``groups`` (levels, n_jobs) and ``mean``: of
-    `rltune.policies.learn`; ``status``;
-    ``done``: seconds of its run time done and kept; ``since, ready``: start of the present run, or of waiting, and when
-    restoring ends;
-    ``rate``: its speed; ``fails``: whether the run ends by a failure; ``service``: GPU-seconds and ``held``: seconds of
-    ended runs; ``runs, failures``: counts; ``final``: completion; ``tag``: see `rltune.core.priorities`; ``marked``: work
-    space. ``order`` (n_jobs,): work space of sorting.
-    Per flow: ``used`` GPU-seconds, decayed, ``using`` GPUs, as of ``used_at``. Per node: ``change``: when the seeded
-    process next fails or repairs it, ``broken``, ``breaks``: how often, ``node_heap, node_at``: by next change.
-    Per GPU: ``changed`` (n_nodes, widest or 0): when the last change of its MIG instances ends.
-    ``listed_*``: listed events by time. ``thresholds``: of las, GPU-seconds; ``attained``: of the Gittins index.
-    ``before, behind`` (n_jobs,): neighbours in the line of waiting jobs by since when they wait, + 1 (0: none; -1: not in
-    line). ``profile``: of conservative backfill.
-    """
-
-    demand: Demand
-    size: Floats
-    way: Ints
-    priority: Floats
-    weight: Floats
-    flow: Ints
-    group: Ints
-    amount: Ints
-    quota: Ints
-    groups: Ints
-    mean: Floats
-    status: Int8s
-    done: Floats
-    since: Floats
-    ready: Floats
-    rate: Floats
-    fails: Int8s
-    service: Floats
-    held: Floats
-    runs: Ints
-    failures: Ints
-    final: Floats
-    tag: Floats
-    marked: Int8s
-    order: Int32s
-    used: Floats
-    using: Floats
-    used_at: Floats
-    change: Floats
-    broken: Int8s
-    breaks: Ints
-    changed: Floats
-    node_heap: Ints
-    node_at: Ints
-    listed_at: Floats
-    listed_node: Ints
-    listed_kind: Ints
-    thresholds: Floats
-    attained: Attained
-    before: Int32s
-    behind: Int32s
+    # Ways to run, as ``Choices.way`` names them.
+    demand: Demand  # what each asks for, (n_ways,) arrays
+    size: Floats  # (n_ways,) GPUs held: shares as fractions, a MIG slice as one
+    amount: Ints  # (n_ways,) thousandths of GPUs that count towards a quota, a slice by its memory
+    # Jobs: what is given.
+    priority: Floats  # (n_jobs,) larger is more important
+    weight: Floats  # (n_jobs,) tickets of the lottery, shares of weighted fair queueing
+    flow: Ints  # (n_jobs,) user or virtual cluster that fair share charges
+    group: Ints  # (n_jobs,) quota that it counts towards; -1: none
+    quota: Ints  # (n_quotas,) thousandths of GPUs
+    groups: Ints  # (levels, n_jobs) groups of like jobs, of `rltune.policies.learn`
+    mean: Floats  # (n_groups,) running mean of log(1 + run time in seconds) learned of each
+    # Jobs: what becomes of them.
+    way: Ints  # (n_jobs,) the choice that it holds or held last; its first until it has run
+    status: Int8s  # (n_jobs,) FUTURE to ABANDONED
+    done: Floats  # (n_jobs,) seconds of its run time done and kept in ended runs
+    since: Floats  # (n_jobs,) start of the present run, or of waiting
+    ready: Floats  # (n_jobs,) when restoring and reconfiguring end and work begins
+    rate: Floats  # (n_jobs,) speed of the present run relative to the recorded hardware
+    fails: Int8s  # (n_jobs,) whether the present run ends by a failure
+    service: Floats  # (n_jobs,) GPU-seconds of ended runs
+    held: Floats  # (n_jobs,) seconds of ended runs
+    runs: Ints  # (n_jobs,) begun so far
+    failures: Ints  # (n_jobs,) so far
+    final: Floats  # (n_jobs,) completion; NaN: not completed
+    tag: Floats  # (n_jobs,) of fair queueing and round robin, see `rltune.core.priorities`
+    before: (
+        Int32s  # (n_jobs,) neighbour in the line of waiting jobs by since when they wait, + 1; 0: none, -1: not in line
+    )
+    behind: Int32s  # (n_jobs,) the same on the other side
+    marked: Int8s  # (n_jobs,) work space of suspension
+    order: Int32s  # (n_jobs,) work space of sorting
+    # Flows of fair share.
+    used: Floats  # (n_flows,) GPU-seconds, decayed, as of ``used_at``
+    using: Floats  # (n_flows,) GPUs held
+    used_at: Floats  # (n_flows,)
+    # Nodes and GPUs.
+    change: Floats  # (n_nodes,) when the seeded process next fails or repairs the node
+    broken: Int8s  # (n_nodes,) whether that process has it down
+    breaks: Ints  # (n_nodes,) how often it failed
+    changed: Floats  # (n_nodes, widest or 0) when the last change of a GPU's MIG instances ends
+    node_heap: Ints  # (n_nodes,) nodes by ``change``
+    node_at: Ints  # (n_nodes,) their places there
+    listed_at: Floats  # (n_listed,) times of listed events
+    listed_node: Ints  # (n_listed,)
+    listed_kind: Ints  # (n_listed,) FAIL to REOPEN
+    # Of policies and backfilling.
+    thresholds: Floats  # (n_levels,) of las, GPU-seconds; empty: continuous
+    attained: Attained  # of the Gittins index
     log: Log
-    profile: Any
+    profile: Any  # of conservative backfill, `rltune.core.conservative.Profile`
 
 
 PER_JOB = (
@@ -234,50 +205,42 @@ PER_JOB = (
 
 
 class Sim(NamedTuple):
-    """All that changes, and what it refers to.
-
-    ``space``: free resources now; ``spare``: what a reservation leaves at its time; ``shadow``: free now and beside the
-    reservation; ``place``: work space of finding places, and its answer.
-    ``queue`` (n_jobs,): the first ``counts[QUEUED]`` are waiting, in order; ``merged`` (n_jobs,): work space of sorting;
-    ``waiting`` (n_classes,): how many of each class, ``passed``: how many of them the present pass has left waiting though
-    they fit, ``misfit`` (2, n_classes): the last pass in which the class did not fit (now; beside the reservation).
-    ``active``: heap of the first ``counts[RUNNING]`` running jobs by ``end``, ``expected``: the same by ``believed`` end,
-    ``active_at, expected_at`` (n_jobs,) their places there, ``frontier``: work space of walking one in order.
-    ``start`` (n_jobs,): first start, ``end``: of the present run, ``believed``: the same as the scheduler believes,
-    seconds, NaN until known; ``turn``: order of starting; ``key``: position in the order of this instant.
-    ``alloc_node, alloc_grant``: job j's places from ``jobs.part[j]``, ``alloc_len[j]`` nodes; a grant is a number of GPUs
-    (lean) or names them (full). ``clock``: seconds; ``counts``: see the slots above.
-    """
+    """All that changes, and what it refers to. ``space`` and all that holds resources: `Space` (lean), `Nodes` (full)."""
 
     cluster: ClusterArrays
     jobs: Jobs
-    choices: Choices
-    space: Any
-    spare: Any
-    shadow: Any
-    place: Any
-    queue: Int32s
-    merged: Int32s
-    waiting: Ints
-    passed: Ints
-    misfit: Ints
-    active: Int32s
-    active_at: Int32s
-    expected: Int32s
-    expected_at: Int32s
-    frontier: Int32s
-    start: Floats
-    end: Floats
-    believed: Floats
-    turn: Int32s
-    key: Floats
-    alloc_node: Int32s
-    alloc_grant: Any
-    alloc_len: Int32s
-    clock: Floats
-    counts: Ints
-    params: Any
-    detail: Any
+    choices: Choices  # what each class may be given, first to try first
+    # Resources.
+    space: Any  # free now
+    spare: Any  # what a reservation leaves at its time
+    shadow: Any  # free now and beside the reservation
+    place: Any  # work space of finding places, and its answer
+    # Waiting jobs.
+    queue: Int32s  # (n_jobs,) the first ``counts[QUEUED]``, in order
+    merged: Int32s  # (n_jobs,) work space of sorting
+    waiting: Ints  # (n_classes,) waiting jobs of each class
+    passed: Ints  # (n_classes,) how many of them the present pass has left waiting though they fit
+    misfit: Ints  # (2, n_classes) last pass in which the class did not fit: now; beside the reservation
+    # Running jobs.
+    active: Int32s  # (most running,) heap of the first ``counts[RUNNING]`` by ``end``
+    active_at: Int32s  # (n_jobs,) places there
+    expected: Int32s  # (most running,) the same by ``believed``
+    expected_at: Int32s  # (n_jobs,)
+    frontier: Int32s  # (most running + 1,) work space of walking a heap in order
+    # Jobs.
+    start: Floats  # (n_jobs,) first start, seconds; NaN: none yet
+    end: Floats  # (n_jobs,) end of the present run, seconds
+    believed: Floats  # (n_jobs,) the same as the scheduler believes; infinity: not known
+    turn: Int32s  # (n_jobs,) order of starting
+    key: Floats  # (n_jobs,) position in the order of this instant
+    alloc_node: Int32s  # (places,) job j's from ``jobs.part[j]``, ``alloc_len[j]`` of them
+    alloc_grant: Any  # (places,) GPUs there: how many (lean), or which (full, `rltune.core.resources.slices`)
+    alloc_len: Int32s  # (n_jobs,)
+    # The whole.
+    clock: Floats  # (CLOCKS,) seconds, see the slots above
+    counts: Ints  # (COUNTERS,) see the slots above
+    params: Any  # `Plain` (lean), `Parameters` (full)
+    detail: Any  # `Lean`, `Detail`: chooses the build
 
 
 def part_class(kind: Any, name: str) -> Any:
@@ -460,11 +423,19 @@ def empty_log(runs: int, places: int) -> Log:
     )  # fmt: skip
 
 
+def larger_log(log: Log) -> Log:
+    """The same runs, and room for as many more; of one state or, with a leading axis, of many."""
+
+    def longer(name: str) -> Any:
+        old = getattr(log, name)
+        more = log.node.shape[-1] if name in ("node", "grant") else log.job.shape[-1]
+        made = np.zeros((*old.shape[:-1], old.shape[-1] + more), old.dtype)
+        made[..., : old.shape[-1]] = old
+        return made
+
+    return Log(*map(longer, Log._fields))
+
+
 def with_larger_log(sim: Sim) -> Sim:
     """The same state, with twice the room for runs."""
-    log: Log = sim.detail.log
-    larger = empty_log(2 * len(log.job), 2 * len(log.node))
-    for name in Log._fields:
-        old = getattr(log, name)
-        getattr(larger, name)[: len(old)] = old
-    return sim._replace(detail=sim.detail._replace(log=larger))
+    return sim._replace(detail=sim.detail._replace(log=larger_log(sim.detail.log)))

@@ -1,7 +1,8 @@
 """A simulated schedule on simulated GPUs: every MIG slice that a job held is created and destroyed, in virtual time.
 
-The simulator books memory slices and charges no time for changing them. Here a device with the rules of the driver is asked
-instead: what it refuses no GPU would have done; what creation and destruction take says how much the simulator leaves out.
+A device with the rules of the driver is asked for every slice that the simulator booked: what it refuses no GPU would have
+done. Each run creates its instance and destroys it, which is the most that changing instances can take: the simulator keeps
+idle instances and charges the changes that a run needs to that run (`mig_reconfiguration`; then they are part of ``run_s``).
 The MIG mode is on throughout: that a GPU changes between slices and whole jobs, which may take a reset, is not counted.
 """
 

@@ -27,7 +27,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, model_vali
 from rltune.devices.driver import Identity
 from rltune.devices.state import INSIDE, PROFILE, GpuState, Instance, States, compute_slices
 from rltune.nouns.checked import Checked, Says, checked, shown
-from rltune.nouns.documents import Document, read_yaml
+from rltune.nouns.documents import Document, parse_yaml, read_yaml
 from rltune.nouns.errors import InputError
 
 VERSION = 1
@@ -222,11 +222,28 @@ class PartedFile(Checked):
 def read_spec(path: str | Path, config: str | None = None) -> Spec:
     """A spec of either format; ``config`` names one of mig-parted's configurations. InputError names place and remedy."""
     document = read_yaml(path, "a spec in YAML or JSON")
+    document = _out_of_configmap(document)
     if isinstance(document.value, dict) and "mig-configs" in document.value:
         return _parted(document, config)
     if config is not None:
         raise InputError(f"{path}: --config {config} is for mig-parted's format; this file has one state only")
     return _spec(document)
+
+
+def _out_of_configmap(document: Document) -> Document:
+    """The file that a ConfigMap of the GPU operator holds; any other document as it is."""
+    value = document.value
+    if not isinstance(value, dict) or value.get("kind") != "ConfigMap":
+        return document
+    files = value.get("data")
+    if not isinstance(files, dict) or len(files) != 1 or not isinstance(next(iter(files.values())), str):
+        held = ", ".join(map(str, files)) if isinstance(files, dict) and files else "none"
+        raise InputError(
+            f"{document.place}: a ConfigMap with the files {held}; give the one meant, e.g. what is in data.config.yaml"
+        )
+    name, text = next(iter(files.items()))
+    # Lines within it count from its own first.
+    return parse_yaml(f"{document.place} (data.{name})", text.encode())
 
 
 def spec_of(value: Mapping[str, Any], path: str = "spec") -> Spec:

@@ -23,10 +23,12 @@ from rltune.report.figures import box_plot, cdf
 from rltune.report.tables import comparison_table, forecast_text, markdown_table
 from rltune.rl.network import JobNetwork
 from rltune.rl.policy_file import BASELINE, PARENT, LearnedPolicy
-from rltune.rl.rules import Rules, run_times
+from rltune.rl.rules import Rules, needs_run_time, run_times
 from rltune.rundir import RunDirectory
+from rltune.simulator.full import preemptive_policy
 from rltune.simulator.result import DAY_S, Result
-from rltune.simulator.run import TRAINED, find_oversized, simulate_jobs
+from rltune.simulator.run import TRAINED, find_oversized, needs_detail, simulate_jobs
+from rltune.traces.capacity import with_capacity
 
 METRICS = ("wait_s", "jct_s", "bsld", "slowdown")
 COMPARED = ("wait_s", "jct_s", "bsld")
@@ -108,11 +110,15 @@ def _evaluate_size(
 ) -> dict[str, Any]:
     starts, length = test_windows(experiment, windows)
     metric = SCORE_METRIC[learned[0].rules.score if learned else score]
+    cases = with_baselines(cases, learned)
     dropped, warning = oversized_count(experiment, cluster)
     if dropped:
         say(f"warning: {warning} [dropped and counted as unfinished]")
     if len(find_oversized(experiment.stretches["test"].jobs, cluster)) == len(experiment.stretches["test"].jobs):
         raise InputError(warning)
+    cases, left_out = possible_cases(experiment, cluster, cases)
+    for remark in left_out:
+        say(f"note: {remark}")
     plays = plays_of(experiment, learned)
     with progress_bar(f"evaluating on {cluster.nodes} nodes", len(cases) + len(plays), progress) as update:
         rows = heuristic_rows(experiment, cluster, cases, starts, length, update)
@@ -128,7 +134,7 @@ def _evaluate_size(
     }
     block["comparisons"] = comparisons(rows)
     block["seeds"] = [over_seeds(group, metric) for group in seed_groups(rows)]
-    block["notes"] = notes(rows, block["seeds"], metric)
+    block["notes"] = left_out + notes(rows, block["seeds"], metric)
     if any(row.runtimes == "predicted" for row in rows):
         stretch = experiment.stretches["test"]
         block["forecast"] = forecast_error(stretch.jobs, run_times(stretch, "predicted", experiment.trace))
@@ -178,15 +184,54 @@ def heuristic_cases(
     backfill: Sequence[str] = tuple(TRAINED),
     runtimes: Sequence[str] = TIMED,
 ) -> list[Case]:
-    """(order, backfill, runtimes) of every row; what needs no run times appears once, as runtimes unknown."""
-    named = list(ORDERS.values()) if policy == "all" else [order(name) for name in policy]
-    chosen = list({each.name: each for each in named}.values())
+    """(policy, backfill, runtimes) of every row; what needs no run times appears once, as runtimes unknown."""
+    named = list(ORDERS) if policy == "all" else [policy_named(name) for name in policy]
     cases = []
     for way in dict.fromkeys(backfill):
-        for one in chosen:
-            needs = one.needs_run_time or way == "easy"
-            cases += [Case(one.name, way, known) for known in (dict.fromkeys(runtimes) if needs else ("unknown",))]
+        for one in dict.fromkeys(named):
+            needs = needs_run_time(one) or way == "easy"
+            cases += [Case(one, way, known) for known in (dict.fromkeys(runtimes) if needs else ("unknown",))]
     return cases
+
+
+def policy_named(name: str) -> str:
+    """The name of an order, or of a policy of the full build, that may also be called ``name``."""
+    special = preemptive_policy(name)
+    return order(name).name if special is None else special.name
+
+
+def with_baselines(cases: Sequence[Case], learned: Sequence[LearnedPolicy]) -> list[Case]:
+    """Beside policies whose baseline is no order (it suspends) that baseline too, since an untrained policy is it."""
+    own = [each.rules for each in learned if preemptive_policy(each.rules.baseline) is not None]
+    more = [
+        Case(policy_named(r.baseline), r.backfill, r.runtimes if needs_run_time(r.baseline) else "unknown") for r in own
+    ]
+    return list(dict.fromkeys([*cases, *more]))
+
+
+def possible_cases(experiment: Experiment, cluster: Cluster, cases: Sequence[Case]) -> tuple[list[Case], list[str]]:
+    """The rows that can be simulated under the experiment's options, and what is told of the others."""
+    jobs, options, left_out = experiment.stretches["test"].jobs, experiment.options, dict[str, str]()
+    detailed = needs_detail(jobs, cluster, "fifo", "skip", greedy_rule(experiment), "exact", options)
+    kept = []
+    for case in cases:
+        if case.backfill == "blocking" and (detailed or preemptive_policy(case.policy) is not None):
+            reason = detailed or f"policy={case.policy}"
+            left_out.setdefault(
+                "blocking", f"the reference protocol knows whole GPUs without interruptions only ({reason})"
+            )
+        elif case.backfill == "easy" and suspends(case.policy, options.get("preemptive")):
+            left_out.setdefault("easy, of policies that suspend,", "they hold no GPUs back for a reservation")
+        else:
+            kept.append(case)
+    return kept, [f"rows with backfill={name} are left out: {why}" for name, why in left_out.items()]
+
+
+def suspends(policy: str, preemptive: bool | None) -> bool:
+    """Whether running jobs may be suspended under a policy by name; ``preemptive``: the option."""
+    special = preemptive_policy(policy)
+    as_is = special is not None and (special.on_event or special.on_tick)
+    return as_is if preemptive is None else preemptive
 
 
 def heuristic_rows(
@@ -202,6 +247,7 @@ def heuristic_rows(
     known = {each: run_times(stretch, each, experiment.trace) for each in RUNTIMES}
     allocator = greedy_rule(experiment)
     cost = experiment.cost(cluster)
+    options = with_capacity(experiment.options, stretch, cluster)
     rows = []
     for policy, backfill, runtimes in cases:
         results = [
@@ -214,6 +260,7 @@ def heuristic_rows(
                 runtimes=known[runtimes][start : start + length],
                 oversized=experiment.oversized,
                 cost=cost,
+                **options,
             )
             for start in starts
         ]
@@ -253,7 +300,7 @@ def plays_of(experiment: Experiment, policies: Sequence[LearnedPolicy]) -> list[
     for allocator in allocators:
         placed = "+milp" if allocator == "milp" else ""
         for policy, suffix in zip(policies, suffixes, strict=True):
-            rules = replace(policy.rules, allocator=allocator, warmup=0, reward="score")
+            rules = replace(policy.rules, allocator=allocator, warmup=0, reward="score", options=experiment.options)
             name = f"{LEARNED}-{rules.backfill}-{rules.runtimes}{suffix}{placed}"
             plays[name] = Play(name, policy.network, rules, policy.origin)
             if placed:
@@ -302,7 +349,7 @@ def simulate_learned(
             runtimes=known[start : start + length],
             oversized=experiment.oversized,
             cost=experiment.cost(cluster),
-            **rules.options,
+            **with_capacity(rules.options, stretch, cluster),
         )
         for start in starts
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -13,7 +13,9 @@ import numpy as np
 from rltune.allocators.fragmentation import Demand, FloatArray, cost_table, demand_of
 from rltune.allocators.greedy import rule_code
 from rltune.config import changed_cluster, load_cluster, named
+from rltune.config.commands import simulation_options
 from rltune.config.traces import STRETCHES, trace_node
+from rltune.core.resources.scores import SHARING_RULES
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import JobTable
@@ -27,6 +29,7 @@ from rltune.simulator.run import (
     simulate_jobs,
 )
 from rltune.traces import Trace, from_config
+from rltune.traces.capacity import with_capacity
 from rltune.traces.split import split
 
 AUTO_ORDER_WINDOWS = 128
@@ -44,6 +47,8 @@ class Experiment:
     protocol: dict[str, Any]
     allocator: dict[str, Any]
     oversized: str
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of the simulation: those that are not at their defaults, as plain values."""
 
     @property
     def node_counts(self) -> list[int | None]:
@@ -111,8 +116,11 @@ def joint_placement(allocator: Any) -> Any:
     return JointPlacement(allocator)
 
 
-def make_experiment(cfg: Mapping[str, Any]) -> Experiment:
-    """Resolve a composed configuration. Raises InputError naming the option and what is accepted."""
+def make_experiment(cfg: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> Experiment:
+    """Resolve a composed configuration. Raises InputError naming the option and what is accepted.
+
+    ``options``: of the simulation, instead of the configured ones.
+    """
     node = trace_node(cfg.get("trace"))
     trace = from_config(node)
     ranges: dict[str, Any] = {name: node.get(name) for name in STRETCHES}
@@ -137,10 +145,11 @@ def make_experiment(cfg: Mapping[str, Any]) -> Experiment:
         protocol=protocol,
         allocator=dict(cfg["allocator"]),
         oversized=oversized,
+        options=simulation_options(cfg) if options is None else dict(options),
     )
     if made.allocator_name == "milp":
         made.milp(made.cluster)
-    else:
+    elif made.allocator_name not in SHARING_RULES:
         rule_code(made.allocator_name)
     for nodes in made.node_counts:
         known = np.zeros(len(trace.jobs))
@@ -190,6 +199,7 @@ def resolve_rules(experiment: Experiment, cfg: Mapping[str, Any], *, visible: in
         window=int(protocol["window"]),
         warmup=int(protocol["warmup"]),
         reward=reward,
+        options=experiment.options,
     )
     return replace(rules, baseline=best_order(experiment, rules)) if auto else rules
 
@@ -205,7 +215,7 @@ def best_order(experiment: Experiment, rules: Rules) -> str:
     cases = _judged(experiment, rules)
     clusters = [experiment.sized(nodes) for nodes in experiment.node_counts]
     values = {
-        order.name: [_order_cost(cases, cluster, rules, order.name) for cluster in clusters]
+        order.name: [_order_cost(experiment, cases, cluster, rules, order.name) for cluster in clusters]
         for order in ORDERS.values()
         if not order.code and not (order.needs_run_time and rules.runtimes == "unknown")
     }
@@ -227,9 +237,11 @@ def _judged(experiment: Experiment, rules: Rules) -> list[tuple[JobTable, FloatA
     return cases
 
 
-def _order_cost(cases: Sequence[tuple[JobTable, FloatArray]], cluster: Cluster, rules: Rules, order: str) -> float:
+def _order_cost(
+    experiment: Experiment, cases: Sequence[tuple[JobTable, FloatArray]], cluster: Cluster, rules: Rules, order: str
+) -> float:
     """Mean cost a job (for utilization: minus its mean over windows) of one order on one cluster."""
-    costs = []
+    costs, options = [], with_capacity(experiment.options, experiment.trace, cluster)
     for jobs, known in cases:
         result = simulate_jobs(
             jobs,
@@ -239,6 +251,7 @@ def _order_cost(cases: Sequence[tuple[JobTable, FloatArray]], cluster: Cluster, 
             allocator="best_fit",
             runtimes=known,
             oversized="drop",
+            **options,
         )
         utilization = rules.score == "utilization"
         costs.append([-result.utilization()] if utilization else result.scores()[SCORE_METRIC[rules.score]])

@@ -18,6 +18,7 @@ import pandas as pd
 
 from rltune.mig.batch.tasks import Tasks
 from rltune.mig.geometry import geometry
+from rltune.nouns.documents import cell
 from rltune.nouns.errors import InputError
 
 FILE = Path("mig_profiles") / "mig_relative_throughput.csv"
@@ -132,7 +133,7 @@ def write_tasks(path: str | Path, tasks: Tasks) -> None:
             for model in models:
                 known = {p.name: s for p, s in zip(geometry(model).profiles, tasks.seconds[model][row], strict=True)}
                 cells = ["" if not np.isfinite(known.get(name, np.inf)) else repr(float(known[name])) for name in used]
-                writer.writerow([task, *([model] if len(models) > 1 else []), *cells])
+                writer.writerow([cell(task), *([model] if len(models) > 1 else []), *cells])
 
 
 def _used(tasks: Tasks) -> list[str]:

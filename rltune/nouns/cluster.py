@@ -19,6 +19,8 @@ from rltune.nouns.jobs import WHOLE, JobTable
 from rltune.nouns.mig_profiles import PROFILES, STARTS, TYPES
 
 MAX_GPUS_PER_NODE = 32
+MOST_NODES = 1_000_000
+"""Of a cluster: a hundred times the largest known; each takes some hundred bytes in a simulation."""
 GRID = 2.0**20
 """CPU cores and GB are counted in units of 1 / GRID: sums of such numbers are exact, in any order."""
 
@@ -57,13 +59,17 @@ class Pool:
     """
 
     name: Name
-    nodes: Annotated[Whole, Field(ge=1), Says("at least 1 is needed, a whole number")]
+    nodes: Annotated[
+        Whole, Field(ge=1, le=MOST_NODES), Says(f"at least 1 is needed, at most {MOST_NODES:,}, a whole number")
+    ]
     gpus_per_node: Annotated[
         Whole, Field(ge=0, le=MAX_GPUS_PER_NODE), Says(f"1 to {MAX_GPUS_PER_NODE} are possible, a whole number")
     ]
     gpu_type: str = "any"
     vc: Name | None = None
-    first_node_id: Annotated[Whole, Field(ge=0), Says("at least 0 is needed, a whole number")] = 0
+    first_node_id: Annotated[
+        Whole, Field(ge=0, le=10**15), Says("at least 0 is needed, at most 10^15, a whole number")
+    ] = 0
     max_gpus_per_job: Annotated[Whole | None, Field(ge=1), Says("at least 1 is needed (or null: no limit)")] = None
     cpus: Amount | None = None
     memory_gb: Amount | None = None
@@ -137,6 +143,8 @@ class Cluster:
         names = [pool.name for pool in self.pools]
         if len(set(names)) < len(names):
             raise InputError(f"cluster {self.name}: pool names are not unique: {', '.join(names)}")
+        if self.nodes > MOST_NODES:
+            raise InputError(f"cluster {self.name}: {self.nodes:,} nodes; at most {MOST_NODES:,} are possible")
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any], name: str = "custom") -> Cluster:
@@ -166,6 +174,8 @@ class Cluster:
         """The same pools scaled to ``nodes`` in all, in proportion (largest remainder, at least one a pool)."""
         if not _is_whole(nodes):
             raise InputError(f"cluster {self.name}: nodes={nodes!r} is no whole number; give one of at least 1")
+        if nodes > MOST_NODES:
+            raise InputError(f"cluster {self.name}: nodes={nodes}; at most {MOST_NODES:,} are possible")
         if nodes < len(self.pools):
             raise InputError(
                 f"cluster {self.name}: nodes={nodes}, but it has {len(self.pools)} pools of at least one node"
@@ -211,7 +221,12 @@ class Cluster:
             and _parts_fit(num_gpus, pool, cpus, memory_gb)
             and (
                 mig is None
-                or (pool.mig and mig in PROFILES and STARTS[PROFILES.index(mig), TYPES.index(pool.gpu_type)])
+                or (
+                    num_gpus <= 1
+                    and pool.mig
+                    and mig in PROFILES
+                    and STARTS[PROFILES.index(mig), TYPES.index(pool.gpu_type)]
+                )
             )
         )
 

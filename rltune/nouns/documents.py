@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+import zlib
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import yaml
 from yaml.composer import Composer
@@ -24,6 +26,13 @@ DEEPEST = 32
 """Mappings and lists within each other; a spec has five. Deeper ones overflow the reader's stack."""
 LONGEST_NUMBER = 100
 """Characters. Python reads numbers of thousands of digits in quadratic time, and cannot write them."""
+
+MOST_UNPACKED = 4 * 2**30
+"""Bytes that a packed file may hold where it is read as a whole."""
+MOST_TIMES, FREE = 200, 64 * 2**20
+"""A gzip of more than `FREE` bytes unpacked may not be so many times its size: logs pack to a tenth, a bomb to a thousandth."""
+GUARDED = ("=", "+", "-", "@", "\t", "\r", "#")
+"""Spreadsheets run a cell that begins so, and a row that begins with # is a comment; an apostrophe before it makes it text."""
 
 
 class Document(NamedTuple):
@@ -42,6 +51,54 @@ def read_bytes(path: str | Path, what: str) -> bytes:
     except OSError as error:
         why = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise InputError(f"{path}: cannot be read ({why}); give {what}") from None
+
+
+class Gunzip(gzip.GzipFile):
+    """A gzip that is read piece by piece, and refused where it unpacks to absurd sizes; ``size`` is that of the packed file."""
+
+    def __init__(self, file: BinaryIO, size: int, name: str, most: int | None = None) -> None:
+        super().__init__(fileobj=file, mode="rb")
+        self._named, self._out = name, 0
+        self._limit = max(FREE, MOST_TIMES * size) if most is None else min(most, max(FREE, MOST_TIMES * size))
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self._counted(super().read(size))
+
+    def read1(self, size: int = -1) -> bytes:
+        return self._counted(super().read1(size))
+
+    def _counted(self, piece: bytes) -> bytes:
+        self._out += len(piece)
+        if self._out > self._limit:
+            raise InputError(
+                f"{self._named}: unpacks to more than {self._limit // 2**20:,} MiB, which no log of its size does; check that it "
+                "is the right file, or unpack it yourself"
+            )
+        return piece
+
+
+def gunzip(packed: bytes, name: str) -> bytes:
+    """What a gzip holds; InputError where it is damaged, or unpacks to absurd sizes."""
+    pieces = []
+    try:
+        with Gunzip(io.BytesIO(packed), len(packed), name, MOST_UNPACKED) as file:
+            while piece := file.read(2**20):
+                pieces.append(piece)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{name}: damaged gzip ({' '.join(str(error).split())}); fetch it again") from None
+    return b"".join(pieces)
+
+
+def cell(text: Any) -> Any:
+    """A text as a cell that no spreadsheet takes for a formula; `uncell` gives the text back."""
+    guarded = isinstance(text, str) and text.lstrip("'").startswith(GUARDED)
+    return f"'{text}" if guarded else text
+
+
+def uncell(text: Any) -> Any:
+    """The text that `cell` guarded."""
+    guarded = isinstance(text, str) and text.startswith("'") and text.lstrip("'").startswith(GUARDED)
+    return text[1:] if guarded else text
 
 
 def text_of(path: str | Path, data: bytes) -> str:

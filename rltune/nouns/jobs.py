@@ -20,8 +20,8 @@ WHOLE = 1000
 """Thousandths of a whole GPU."""
 LARGEST_EXACT = 2.0**53
 """Floats below stand for one integer each."""
-LATEST_S = 1e15
-"""Seconds beyond this (30 million years) cannot be told apart to the second with the shares of one."""
+LATEST_S = 1e11
+"""Seconds beyond this (3,169 years) are none: milliseconds since 1970 are 1e12."""
 ID = np.dtypes.StringDType()
 """Type of job ids: 16 bytes a name, where an object takes 60."""
 CLOCK = ("datetime64", "datetime", "date", "timedelta64", "timedelta", "time")
@@ -48,7 +48,7 @@ class Category:
         if values is None:
             return cls.absent(n)
         text = _whole_numbers(pd.Series(values, dtype=object))
-        gone = text.isna() | text.astype(str).isin(["", "-1", "nan", "None", "<NA>"])
+        gone = text.isna() | text.astype(str).isin(["", "-1"])
         codes, names = pd.factorize(text.astype(str).where(~gone, None), sort=True)
         return cls(codes.astype(np.int32), tuple(str(name) for name in names))
 
@@ -153,7 +153,10 @@ class JobTable:
         for column in ("cpus", "memory_gb"):
             _refuse(number[column] < 0, column, "is negative", "use 0 where none is asked for", source, place, ids)
         for column in ("submit_s", "duration_s"):
-            _refuse(number[column] > LATEST_S, column, f"is above {LATEST_S:g}", "use seconds", source, place, ids)
+            what = f"is above {LATEST_S:g} (milliseconds?)"
+            _refuse(number[column] > LATEST_S, column, what, "use seconds", source, place, ids)
+        remedy = "leave it empty where it is not known"
+        _refuse(number["wait_s"] < 0, "wait_s", "is negative", remedy, source, place, ids)
         _refuse(number["requested_s"] < 0, "requested_s", "is negative", "use seconds >= 0", source, place, ids)
         gpus = number["num_gpus"]
         bad = (gpus < 1) | (gpus != np.floor(gpus)) | (gpus > 1_000_000)

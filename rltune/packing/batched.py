@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rltune.allocators.formulation import Instance
+from rltune.allocators.formulation import Instance, Place
 from rltune.allocators.joint import JointSolver
 from rltune.allocators.measure import Measure
-from rltune.allocators.plan_terms import Place
 from rltune.core.resources.fragments import MEASURES
 from rltune.core.resources.gradient import changed
 from rltune.core.resources.places import Demand, Room, find, take
@@ -137,7 +136,7 @@ class _Windows:
             if m == 0:
                 places.append(None)
                 continue
-            place = tuple(work.node[:m].tolist()), tuple(work.grant[:m].tolist())
+            place = Place(tuple(work.node[:m].tolist()), tuple(work.grant[:m].tolist()))
             self.book(row, place, -1)
             places.append(place)
         for row, taken in zip(rows.tolist(), places, strict=True):
@@ -147,10 +146,10 @@ class _Windows:
 
     def book(self, row: int, place: Place, sign: int) -> None:
         """Take (-1) or give back (+1), and let every rule forget the nodes."""
-        nodes, grants = np.array(place[0], np.int64), np.array(place[1], np.int64)
+        nodes, grants = np.array(place.nodes, np.int64), np.array(place.grants, np.int64)
         take(self.cluster, self.room, self.demand, row, Held(nodes, grants, 0, len(nodes)), sign)
         for work in self.rules.values():
-            for node in place[0]:
+            for node in place.nodes:
                 changed(self.cluster, self.room, work, node)
 
     def _find(self, row: int, rule: str) -> int:

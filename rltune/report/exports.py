@@ -10,6 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from rltune.nouns.documents import cell
+
 EXPORTS = ("csv", "parquet", "chrome")
 US = 1e6
 """Microseconds of a second, the unit of the Chrome trace event format."""
@@ -25,6 +27,7 @@ def export(
         flat = schedule.assign(
             **{column: [";".join(map(str, v)) for v in schedule[column]] for column in ("nodes", "gpus")}
         )
+        flat = flat.apply(lambda column: column.map(cell) if column.dtype == object else column)
         flat.to_csv(file("schedule.csv"), index=False)
     elif kind == "parquet":
         schedule.to_parquet(file("schedule.parquet"), index=False)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from rltune.core.choices import FASTEST
 from rltune.core.state import Detail
 from rltune.nouns.errors import InputError
 from rltune.rl.kernels import (
@@ -27,8 +28,8 @@ from rltune.rl.kernels import (
     reset_row,
     step_rows,
 )
-from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
-from rltune.rl.rows import CLOSED, FRESH, OVER, Training
+from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES, Seen
+from rltune.rl.rows import CLOSED, FRESH, FULL, OVER, Training
 from rltune.rl.rules import Setup
 from rltune.simulator.full import result_of
 from rltune.simulator.result import Result
@@ -63,7 +64,7 @@ class VectorSchedulingEnv(VectorEnv):
         joint: Any = None,
         autoreset: bool = True,
     ) -> None:
-        """``joint``: places the jobs of one instant together (`rltune.rl.joint`); required for allocator=milp.
+        """``joint``: places the jobs of one instant together (`rltune.rl.joint.JointPlacement`); required for allocator=milp.
 
         ``autoreset=False``: a finished episode stays as it is until the next ``reset`` (its actions are ignored).
         """
@@ -72,7 +73,9 @@ class VectorSchedulingEnv(VectorEnv):
             raise InputError(
                 "allocator=milp needs its joint placement (rltune.rl.joint.JointPlacement); pass joint=..."
             )
-        self.setup, self.num_envs, self.joint, self.autoreset = setup, num_envs, joint, autoreset
+        self.setup, self.num_envs, self.autoreset = setup, num_envs, autoreset
+        way_rule = str(rules.options.get("way_rule", FASTEST))
+        self.joint = None if joint is None else joint.on(setup.trace.jobs, setup.cluster, setup.table, way_rule)
         if not autoreset:
             self.metadata = self.metadata | {"autoreset_mode": AutoresetMode.DISABLED}
         self.single_observation_space, self.single_action_space = spaces(rules.visible)
@@ -82,6 +85,7 @@ class VectorSchedulingEnv(VectorEnv):
         self._jobs = np.zeros((num_envs, rules.visible, len(JOB_FEATURES)), np.float32)
         self._cluster = np.zeros((num_envs, len(CLUSTER_FEATURES)), np.float32)
         self._mask = np.zeros((num_envs, rules.visible + 1), np.int8)
+        self._seen = Seen(self._mask, self._jobs, self._cluster)
         self._rewards = np.zeros(num_envs)
         self._over = np.zeros(num_envs, bool)
         self._first_job = np.zeros(num_envs, np.int64)
@@ -94,11 +98,16 @@ class VectorSchedulingEnv(VectorEnv):
         if self.setup.rules.score == "utilization":
             return 1.0
         starts = np.linspace(self.setup.low, self.setup.high - 1, FLOOR_WINDOWS).astype(np.int64)
-        batch, rules, totals = self.training.batch, self.setup.rules, []
-        for start in starts:
-            begin(batch, 0, start, rules.warmup)
-            totals.append(baseline_total(batch, 0, rules.score_code))
-        return float(np.mean(totals)) + 1e-3
+        return float(np.mean([self._baseline_of(start) for start in starts])) + 1e-3
+
+    def _baseline_of(self, first_job: int) -> float:
+        """Mean cost of a job by the baseline in the window that begins there; row 0 is used for it."""
+        training, rules = self.training, self.setup.rules
+        while not begin(training.batch, 0, first_job, rules.warmup) or np.isnan(
+            total := baseline_total(training.batch, 0, rules.score_code)
+        ):
+            training.grow()
+        return float(total)
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
@@ -123,7 +132,8 @@ class VectorSchedulingEnv(VectorEnv):
         self._illegal[i] = 0
         rules = self.setup.rules
         episode = (first_job, rules.warmup, rules.score_code, rules.reward == "relative", self._floor)
-        reset_row(self.training.batch, i, episode, rules.visible, self._mask, self._jobs, self._cluster)
+        while not reset_row(self.training.batch, i, episode, rules.visible, self._seen):
+            self.training.grow()
 
     def step(self, actions: npt.ArrayLike) -> tuple[Any, Any, Any, Any, Any]:
         acts = self._legalised(np.asarray(actions, np.int64))
@@ -132,15 +142,18 @@ class VectorSchedulingEnv(VectorEnv):
         self._rewards[:] = 0.0
         batch, mark = self.training.batch, self.training.value.episode.mark
         visible, score = self.setup.rules.visible, self.setup.rules.score_code
-        seen = (self._mask, self._jobs, self._cluster)
+        seen = self._seen
         if self.joint is None:
-            step_rows(batch, acts, active, score, visible, *seen, self._rewards)
+            step_rows(batch, acts, active, score, visible, seen, self._rewards)
         else:
             apply_rows(batch, acts, active, score, visible, self._mask)
-            together = active & (mark[:, CLOSED] == 1) & (mark[:, FRESH] > 1)
+            together = active & (mark[:, CLOSED] == 1) & (mark[:, FRESH] >= self.joint.fewest)
             for i in np.flatnonzero(together):
                 self.joint.place(self.training, int(i), bool(acts[i] == visible))
-            close_rows(batch, active, score, visible, *seen, self._rewards)
+            close_rows(batch, active, score, visible, seen, self._rewards)
+        while (unfinished := active & (mark[:, FULL] == 1)).any():
+            self.training.grow()
+            close_rows(self.training.batch, unfinished, score, visible, seen, self._rewards)
         for i in np.flatnonzero(resetting):
             self._begin(int(i), None)
         ended = (mark[:, OVER] == 1) & active

@@ -1,13 +1,6 @@
-"""Compiled episodes: which actions are legal, what an action does, what it earns.
+"""Compiled episodes: what an action does, what it earns.
 
-Action a < V picks the a-th visible job, action V waits for the next event. Visible
-are the first V legal jobs of the whole queue in the baseline order; room that is left
-shows the first jobs that are not legal. So the first legal job of however long a
-queue can always be picked. Legal is, by backfilling:
-
-* blocking: every job; one that does not fit is waited for (the reference protocol).
-* skip: jobs that fit now.
-* easy: jobs that fit now and do not delay the reservation of the first job, in baseline order, that does not.
+Action a < V picks the a-th visible job (`rltune.rl.legal`), action V waits for the next event.
 """
 
 from __future__ import annotations
@@ -15,11 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from rltune.compiled import inner, kernel, verb
-from rltune.core.backfilling import reserve, start_easy, start_what_fits, start_when_it_fits
-from rltune.core.events import advance, can_ever_run, next_time, reset, step_single_event, work_left
-from rltune.core.loop import begin_detail, worth_going_on
-from rltune.core.priorities import progress
-from rltune.core.queue import remove_at
+from rltune.core.backfilling import reserve, start_what_fits, start_when_it_fits
+from rltune.core.events import can_ever_run, next_time, reset, step_single_event, work_left
+from rltune.core.loop import begin_detail, go_on, start_now
+from rltune.core.queue import remove_at, sort_queue
 from rltune.core.resources.verbs import (
     book_held,
     copy_free,
@@ -29,33 +21,36 @@ from rltune.core.resources.verbs import (
     prefer_unreserved,
     take_found,
 )
-from rltune.core.runs import find_ending_by, fits_ending_by, start_job
+from rltune.core.runs import find_ending_by, log_is_full, start_job
 from rltune.core.state import (
     ARRIVED,
     BLOCKING,
     EASY,
-    FINISHED,
-    GIVEN_UP,
     LOGGED,
     NOW,
-    ON_GPUS,
     QUEUED,
+    RECONFIGURED,
+    RECONFIGURING,
     RUNNING,
     is_full,
     is_lean,
 )
-from rltune.nouns.metrics import BOUND_S
+from rltune.rl.legal import begin_instant, first_misfit, make_way, mark_legal
 from rltune.rl.observe import observe
 from rltune.rl.rows import (
     CLOSED,
     DECISIONS,
     FIRST,
     FRESH,
+    FULL,
     HEAD,
     LAST_END,
+    LOOK,
     OVER,
     PAIRED,
     READ,
+    REMADE,
+    REMADE_S,
     RESERVED,
     SCALE,
     SCORED,
@@ -69,54 +64,38 @@ from rltune.rl.rows import (
     load,
     row_at,
 )
-
-BSLD, WAIT, JCT, UTILIZATION, SLOWDOWN = range(5)
-SCORE_CODES = {"bsld": BSLD, "wait": WAIT, "jct": JCT, "utilization": UTILIZATION, "slowdown": SLOWDOWN}
-
-
-@kernel
-def job_cost(score, wait, run):
-    """What a job that waited and then ran adds to the score; for utilization nothing."""
-    return cost_of(score, wait, wait + run, run)
-
-
-@inner
-def cost_of(score, wait, jct, run):
-    """The same where completion is not wait plus run time: seconds without GPUs, from submission to end, and of work."""
-    if score == WAIT:
-        return wait
-    if score == JCT:
-        return jct
-    if score == BSLD:
-        return max(1.0, jct / max(run, BOUND_S))
-    if score == SLOWDOWN:
-        return jct / max(run, 1.0)
-    return 0.0
-
+from rltune.rl.scoring import UTILIZATION, WAIT, baseline_so_far, count_run, note_start, score_total, settle_ended
 
 # --- an episode's beginning ---------------------------------------------------------------
 
 
 @inner
 def baseline_pass(sim):
-    """Start jobs as the baseline does: by the queue's order, under easy around a reservation, else all that fit."""
-    if sim.params.backfill == EASY:
-        start_easy(sim)
-    else:
+    """Start jobs as the baseline does; under blocking all that fit."""
+    if sim.params.backfill == BLOCKING:
+        sort_queue(sim)
         start_what_fits(sim)
+    else:
+        start_now(sim)
 
 
 @kernel
 def begin(batch, i, first_job, warmup):
-    """Load an episode into row i, run its first ``warmup`` jobs by the baseline, stop at the first decision."""
+    """Load an episode into row i, run its first ``warmup`` jobs by the baseline, stop at the first decision.
+
+    False: the log has no room for their runs (`rltune.rl.rows.Training.grow`).
+    """
     row = row_at(batch, i)
     load(row.sim, batch.table, first_job)
     reset(row.sim)
     begin_detail(row.sim)
     while row.sim.counts[ARRIVED] < warmup:
-        advance(row.sim)
+        if log_is_full(row.sim):
+            return False
+        go_on(row.sim)
         baseline_pass(row.sim)
     open_episode(row)
+    return True
 
 
 @kernel
@@ -134,170 +113,57 @@ def open_episode(row):
             last = sim.jobs.submit[job]
     episode.mark[:] = 0
     episode.tally[:] = 0.0
+    episode.fitting[:] = 0
+    episode.misfit[:] = 0
+    episode.hopeless[:] = 0
+    episode.barred[:] = 0
+    episode.passed[:] = 0
+    begin_instant(row)
     episode.mark[SCORED] = max(scored, 1)
-    episode.mark[READ] = logged(sim)
     episode.tally[SCALE] = 1.0
-    episode.tally[WORK] = work
     episode.tally[FIRST] = sim.jobs.submit[0]
     episode.tally[LAST_END] = last
-    for k in range(sim.counts[RUNNING]):
-        episode.tally[LAST_END] = max(episode.tally[LAST_END], sim.end[sim.active[k]])
+    open_accounts(row, work)
 
 
 @verb
-def logged(sim):
-    """Runs that have ended."""
+def open_accounts(row, work):
+    """What has run before the episode; ``work``: GPU-seconds that all jobs ask for."""
 
 
-@logged.when(is_lean)
-def _logged_lean(sim):
-    return 0
+@open_accounts.when(is_lean_row)
+def _open_accounts_lean(row, work):
+    sim, tally = row.sim, row.episode.tally
+    tally[WORK] = work
+    for k in range(sim.counts[RUNNING]):
+        tally[LAST_END] = max(tally[LAST_END], sim.end[sim.active[k]])
 
 
-@logged.when(is_full)
-def _logged_full(sim):
-    return sim.counts[LOGGED]
+@open_accounts.when(is_full_row)
+def _open_accounts_full(row, work):
+    for k in range(row.sim.counts[LOGGED]):
+        count_run(row, k)
+    row.episode.mark[READ] = row.sim.counts[LOGGED]
 
 
 @kernel
 def baseline_total(batch, i, score):
     """Mean cost of row i, finished by the baseline order (skip under blocking); spends the row: ``begin`` it again.
 
-    Leaves in ``base`` when the baseline starts every scored job.
+    Leaves in ``base`` when the baseline starts every scored job. NaN: the log has no room (`rltune.rl.rows.Training.grow`).
     """
     row = row_at(batch, i)
     sim, episode = row.sim, row.episode
     while True:
         baseline_pass(sim)
-        if not worth_going_on(sim) or not advance(sim):
+        if log_is_full(sim):
+            return np.nan
+        if not go_on(sim):
             break
     for job in range(len(sim.jobs.submit)):
         episode.base[job] = sim.start[job] if episode.scored[job] == 1 else np.nan
     settle_ended(row, score)
     return episode.tally[SETTLED] / episode.mark[SCORED]
-
-
-# --- the score ----------------------------------------------------------------------------
-
-
-@inner
-def baseline_so_far(row, score):
-    """What ``score_total`` would say of the baseline order at the row's clock; of its whole schedule once it is over."""
-    jobs, episode = row.sim.jobs, row.episode
-    now = np.inf if episode.mark[OVER] == 1 else row.sim.clock[NOW]
-    total = 0.0
-    for job in range(len(jobs.submit)):
-        submit = jobs.submit[job]
-        if submit > now:
-            break
-        begun = episode.base[job]
-        if not np.isnan(begun):
-            total += job_cost(score, min(now, begun) - submit, jobs.run[job])
-    return -total / episode.mark[SCORED]
-
-
-@inner
-def score_total(row, score):
-    """Score of the row so far, larger is better: minus the mean cost of scored jobs, or the utilisation in reach."""
-    sim, episode = row.sim, row.episode
-    if score == UTILIZATION:
-        gpus = 0
-        for p in range(len(sim.cluster.pool_cap)):
-            gpus += sim.cluster.pool_cap[p] * (sim.cluster.pool_hi[p] - sim.cluster.pool_lo[p])
-        return episode.tally[WORK] / (max(episode.tally[LAST_END] - episode.tally[FIRST], 1.0) * gpus)
-    # Settles what has ended, so it goes first.
-    pending = cost_pending(row, score)
-    total = episode.tally[SETTLED] + pending
-    return -total / episode.mark[SCORED]
-
-
-@verb
-def cost_pending(row, score):
-    """The part of the cost that is already certain of jobs whose cost is not settled yet."""
-
-
-@cost_pending.when(is_lean_row)
-def _cost_pending_lean(row, score):
-    sim, total = row.sim, 0.0
-    for k in range(sim.counts[QUEUED]):
-        job = sim.queue[k]
-        total += job_cost(score, sim.clock[NOW] - sim.jobs.submit[job], sim.jobs.run[job])
-    return total
-
-
-@cost_pending.when(is_full_row)
-def _cost_pending_full(row, score):
-    settle_ended(row, score)
-    sim, total = row.sim, 0.0
-    for k in range(sim.counts[QUEUED]):
-        total += cost_so_far(row, sim.queue[k], score)
-    for k in range(sim.counts[RUNNING]):
-        total += cost_so_far(row, sim.active[k], score)
-    return total
-
-
-@inner
-def cost_so_far(row, job, score):
-    """Cost of a job that has arrived and not ended, as if what is left of its work took its recorded time."""
-    sim, detail = row.sim, row.sim.detail
-    if row.episode.scored[job] == 0:
-        return 0.0
-    waited = sim.clock[NOW] - sim.jobs.submit[job] - detail.held[job]
-    if detail.status[job] == ON_GPUS:
-        waited -= sim.clock[NOW] - detail.since[job]
-    left = sim.jobs.run[job] - progress(sim, job)
-    return cost_of(score, waited, sim.clock[NOW] - sim.jobs.submit[job] + left, sim.jobs.run[job])
-
-
-@verb
-def settle_ended(row, score):
-    """Book the final cost of jobs that have ended since the last call."""
-
-
-@settle_ended.when(is_lean_row)
-def _settle_ended_lean(row, score):
-    # A lean run cannot be interrupted, so a job's cost is certain at its start; here all have started by the baseline.
-    sim = row.sim
-    for job in range(len(sim.jobs.submit)):
-        if row.episode.scored[job] == 1 and not np.isnan(sim.start[job]):
-            settle_start(row, job, score)
-
-
-@settle_ended.when(is_full_row)
-def _settle_ended_full(row, score):
-    sim, episode, log = row.sim, row.episode, row.sim.detail.log
-    for k in range(episode.mark[READ], sim.counts[LOGGED]):
-        job = log.job[k]
-        if episode.scored[job] == 1 and log.outcome[k] in (FINISHED, GIVEN_UP):
-            jct = log.end[k] - sim.jobs.submit[job]
-            episode.tally[SETTLED] += cost_of(score, jct - sim.detail.held[job], jct, sim.jobs.run[job])
-    episode.mark[READ] = sim.counts[LOGGED]
-
-
-@inner
-def note_start(row, job, score):
-    """A job has just been started by the agent."""
-    sim, episode = row.sim, row.episode
-    settle_start(row, job, score)
-    episode.tally[LAST_END] = max(episode.tally[LAST_END], sim.end[job])
-    episode.fresh[episode.mark[FRESH]] = job
-    episode.mark[FRESH] += 1
-
-
-@verb
-def settle_start(row, job, score):
-    """Book the final cost of a job that starts, where that is certain then."""
-
-
-@settle_start.when(is_lean_row)
-def _settle_start_lean(row, job, score):
-    sim = row.sim
-    row.episode.tally[SETTLED] += job_cost(score, sim.start[job] - sim.jobs.submit[job], sim.jobs.run[job])
-
-
-@settle_start.when(is_full_row)
-def _settle_start_full(row, job, score):
-    pass
 
 
 # --- actions ------------------------------------------------------------------------------
@@ -318,10 +184,45 @@ def apply(row, action, score, visible):
         if start_when_it_fits(sim, job):
             note_start(row, job, score)
         return
+    make_way(row, action, position)
     m = placement(row, job, position)
+    if episode.mark[FRESH] == 0:
+        keep_instances(row)
     start_job(sim, job, m)
     remove_at(sim, position)
     note_start(row, job, score)
+
+
+@verb
+def keep_instances(row):
+    """Write down the MIG instances before the first start of an instant, which may have to be undone."""
+
+
+@keep_instances.when(is_lean_row)
+def _keep_instances_lean(row):
+    pass
+
+
+@keep_instances.when(is_full_row)
+def _keep_instances_full(row):
+    sim, episode = row.sim, row.episode
+    episode.mark[REMADE], episode.tally[REMADE_S] = sim.counts[RECONFIGURED], sim.clock[RECONFIGURING]
+    copy_instances(sim.space.room.layout, sim.detail.changed, episode.layout, episode.changed)
+
+
+@inner
+def copy_instances(layout, changed, layout_to, changed_to):
+    for node in range(layout.shape[0]):
+        for gpu in range(layout.shape[1]):
+            layout_to[node, gpu], changed_to[node, gpu] = layout[node, gpu], changed[node, gpu]
+
+
+@inner
+def restore_instances(row):
+    """MIG instances as they were before the first start of this instant (full build)."""
+    sim, episode = row.sim, row.episode
+    sim.counts[RECONFIGURED], sim.clock[RECONFIGURING] = episode.mark[REMADE], episode.tally[REMADE_S]
+    copy_instances(episode.layout, episode.changed, sim.space.room.layout, sim.detail.changed)
 
 
 @kernel
@@ -344,73 +245,6 @@ def placement(row, job, position):
     return m
 
 
-@inner
-def keep_reservation(row, head):
-    """Reserve for the queue's position ``head`` unless it holds a reservation of this instant already; its time."""
-    sim, episode = row.sim, row.episode
-    job = sim.queue[head]
-    if episode.mark[RESERVED] != job + 1:
-        episode.tally[SHADOW] = reserve(sim, job)
-        episode.mark[RESERVED] = job + 1
-    narrow(sim)
-    return episode.tally[SHADOW]
-
-
-@inner
-def reserved_position(sim):
-    """Position of the first queued job that does not fit now; the queue's length if all fit."""
-    n = sim.counts[QUEUED]
-    for k in range(n):
-        if not fits(sim, sim.space, sim.queue[k]):
-            return k
-    return n
-
-
-@inner
-def mark_legal(row, visible, mask):
-    """Choose the visible jobs and fill ``mask`` (V + 1,).
-
-    Returns the number of visible jobs that may be picked and the shadow time; leaves
-    ``slot`` (queue positions of the visible jobs) and the marks HEAD and SHOWN.
-    """
-    sim, episode = row.sim, row.episode
-    queued = sim.counts[QUEUED]
-    mask[visible] = 1 if next_time(sim) < np.inf else 0
-    head = queued
-    shadow_time = np.inf
-    if sim.params.backfill == EASY:
-        head = reserved_position(sim)
-        if head < queued:
-            shadow_time = keep_reservation(row, head)
-    episode.mark[HEAD] = head
-    legal, others = 0, 0
-    for k in range(queued):
-        if legal == visible:
-            break
-        if is_legal(sim, k, head, shadow_time):
-            episode.slot[legal] = k
-            legal += 1
-        elif others < visible:
-            episode.passed[others] = k
-            others += 1
-    shown = min(legal + others, visible)
-    for a in range(legal, shown):
-        episode.slot[a] = episode.passed[a - legal]
-    for a in range(visible):
-        mask[a] = 1 if a < legal else 0
-    episode.mark[SHOWN] = shown
-    return legal, shadow_time
-
-
-@inner
-def is_legal(sim, position, head, shadow_time):
-    """Whether the job at this position of the queue may be picked now."""
-    if sim.params.backfill == BLOCKING:
-        return True
-    job = sim.queue[position]
-    return fits(sim, sim.space, job) if position <= head else fits_ending_by(sim, job, shadow_time)
-
-
 @verb
 def nothing_to_decide(sim):
     """Whether no decision will come any more."""
@@ -429,18 +263,23 @@ def _nothing_to_decide_full(sim):
 
 @inner
 def to_decision(row, visible, mask, wait):
-    """Advance to the next decision (at least one event if ``wait``); returns the shadow time. Sets mark OVER."""
+    """Advance to the next decision (at least one event if ``wait``); returns the shadow time. Sets mark OVER.
+
+    Sets mark FULL, and stops on the way, where the log has no room for further runs.
+    """
     sim, episode = row.sim, row.episode
     while True:
         going = True
         if wait:
-            episode.mark[FRESH] = 0
-            episode.mark[RESERVED] = 0
+            if log_is_full(sim):
+                episode.mark[FULL] = 1
+                return np.inf
+            begin_instant(row)
             if sim.params.backfill == BLOCKING:
                 if sim.counts[QUEUED] == 0 or next_time(sim) < np.inf:
                     step_single_event(sim)
             else:
-                going = worth_going_on(sim) and advance(sim)
+                going = go_on(sim)
         if not going or nothing_to_decide(sim):
             episode.mark[OVER] = 1
             episode.mark[SHOWN] = 0
@@ -458,25 +297,32 @@ def to_decision(row, visible, mask, wait):
 
 
 @kernel
-def reset_row(batch, i, episode, view, mask, jobs, cluster):
+def reset_row(batch, i, episode, visible, seen):
     """Begin an episode in row i and observe it.
 
     ``episode``: first job, jobs of warm-up, score, whether rewards are relative, their floor. Relative rewards are the
     gain on the baseline order in the same time, in units of its cost plus floor. What arrivals cost whoever schedules
     cancels out: most of the variance of a return (input-dependent baselines: Mao et al., ICLR 2019). In the full build,
-    where a start does not settle a job's cost, they are in those units but not paired.
+    where a start does not settle a job's cost, they are in those units but not paired. False: the log has no room for
+    the runs of an episode (`rltune.rl.rows.Training.grow`).
     """
     first_job, warmup, score, relative, floor = episode
-    row, visible = row_at(batch, i), view
+    row = row_at(batch, i)
     scale = 1.0
     if relative:
-        begin(batch, i, first_job, warmup)
-        scale = 1.0 / (baseline_total(batch, i, score) + floor)
-    begin(batch, i, first_job, warmup)
+        total = baseline_total(batch, i, score) if begin(batch, i, first_job, warmup) else np.nan
+        if np.isnan(total):
+            return False
+        scale = 1.0 / (total + floor)
+    if not begin(batch, i, first_job, warmup):
+        return False
     row.episode.tally[SCALE] = scale
     row.episode.mark[PAIRED] = 1 if relative and score != UTILIZATION and starts_settle(row.sim) else 0
-    shadow_time = to_decision(row, visible, mask[i], row.sim.counts[QUEUED] == 0)
-    observe(row, shadow_time, visible, mask[i], jobs[i], cluster[i])
+    shadow_time = to_decision(row, visible, seen.mask[i], row.sim.counts[QUEUED] == 0)
+    if row.episode.mark[FULL] == 1:
+        return False
+    observe(row, shadow_time, visible, seen.mask[i], seen.jobs[i], seen.cluster[i])
+    return True
 
 
 @verb
@@ -496,9 +342,15 @@ def _starts_settle_full(sim):
 
 @inner
 def close_row(row, score, visible, mask, jobs, cluster):
-    """After an action: go to the next decision, observe it; the reward of the step."""
+    """After an action: go to the next decision, observe it; the reward of the step.
+
+    Where mark FULL is set there is none yet: call it again when the log has room.
+    """
     episode = row.episode
+    episode.mark[FULL] = 0
     shadow_time = to_decision(row, visible, mask, episode.mark[CLOSED] == 1)
+    if episode.mark[FULL] == 1:
+        return 0.0
     observe(row, shadow_time, visible, mask, jobs, cluster)
     total = score_total(row, score)
     if episode.mark[PAIRED] == 1:
@@ -522,21 +374,22 @@ def apply_rows(batch, actions, active, score, visible, mask):
 
 
 @kernel
-def close_rows(batch, active, score, visible, mask, jobs, cluster, rewards):
+def close_rows(batch, active, score, visible, seen, rewards):
     """Bring every active row to its next decision; rewards (n_envs,)."""
     for i in range(len(active)):
         if active[i]:
-            rewards[i] = close_row(row_at(batch, i), score, visible, mask[i], jobs[i], cluster[i])
+            row = row_at(batch, i)
+            rewards[i] = close_row(row, score, visible, seen.mask[i], seen.jobs[i], seen.cluster[i])
 
 
 @kernel
-def step_rows(batch, actions, active, score, visible, mask, jobs, cluster, rewards):
+def step_rows(batch, actions, active, score, visible, seen, rewards):
     """``apply`` and ``close_row`` for every active row: a whole step where placements are greedy."""
     for i in range(len(actions)):
         if active[i]:
             row = row_at(batch, i)
             apply(row, actions[i], score, visible)
-            rewards[i] = close_row(row, score, visible, mask[i], jobs[i], cluster[i])
+            rewards[i] = close_row(row, score, visible, seen.mask[i], seen.jobs[i], seen.cluster[i])
 
 
 # --- for a learned policy in a simulation ---------------------------------------------------
@@ -546,6 +399,12 @@ def step_rows(batch, actions, active, score, visible, mask, jobs, cluster, rewar
 def open_episode_of(batch):
     """`open_episode` for the only row."""
     open_episode(row_at(batch, 0))
+
+
+@kernel
+def begin_instant_of(batch):
+    """`begin_instant` for the only row."""
+    begin_instant(row_at(batch, 0))
 
 
 @kernel
@@ -606,12 +465,18 @@ def lift_fresh(batch, i, k):
     book_held(row.sim, row.sim.space, row.episode.fresh[k], 1)
 
 
-@kernel
-def first_misfit(batch, i):
+@inner
+def job_to_reserve_for(row):
     """The first queued job that does not fit now, by its row in the episode; -1 if all fit."""
-    sim = row_at(batch, i).sim
-    head = reserved_position(sim)
-    return sim.queue[head] if head < sim.counts[QUEUED] else -1
+    row.episode.mark[LOOK] += 1
+    head = first_misfit(row)
+    return row.sim.queue[head] if head < row.sim.counts[QUEUED] else -1
+
+
+@kernel
+def misfit_of(batch, i):
+    """The same for row i."""
+    return job_to_reserve_for(row_at(batch, i))
 
 
 @kernel

@@ -5,14 +5,17 @@ Nothing here may show more of run times than the scheduler knows (`Jobs.known`).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+import numpy.typing as npt
 
 from rltune.compiled import inner, kernel, verb
 from rltune.core.priorities import size_of
-from rltune.core.resources.verbs import fits
 from rltune.core.state import BLOCKING, NOW, QUEUED, RUNNING, is_full, is_lean
 from rltune.nouns.jobs import WHOLE
 from rltune.nouns.metrics import BOUND_S
+from rltune.rl.legal import fits_here
 from rltune.rl.rows import HEAD, SHOWN
 
 JOB_FEATURES = (
@@ -47,6 +50,14 @@ SLOWDOWN_SCALE = 1 / np.log(1e5)
 QUEUE_SCALE = 1 / np.log1p(10_000.0)
 
 
+class Seen(NamedTuple):
+    """Observations of all rows."""
+
+    mask: npt.NDArray[np.int8]  # (n_envs, V + 1) 1: the action is legal
+    jobs: npt.NDArray[np.float32]  # (n_envs, V, 12) in [0, 1]
+    cluster: npt.NDArray[np.float32]  # (n_envs, 8) in [0, 1]
+
+
 @inner
 def observe(row, shadow_time, visible, mask, jobs, cluster):
     """Write one row of the observation: ``jobs`` (V, 12) and ``cluster`` (8,), all in [0, 1]."""
@@ -59,15 +70,16 @@ def observe(row, shadow_time, visible, mask, jobs, cluster):
         nodes = sim.cluster.pool_hi[p] - sim.cluster.pool_lo[p]
         size += nodes * cap
         partly += nodes - index.level[p, cap] - index.level[p, 0]
-    free = free_share(sim)
+    # A cluster may be of CPUs alone.
+    size, free = max(size, 1), free_share(sim)
     startable = 0
     for a in range(shown):
         position = episode.slot[a]
         # Under blocking every job may be picked, whether or not it can start at once.
         blocking = sim.params.backfill == BLOCKING
-        can_start = fits(sim, sim.space, sim.queue[position]) if blocking else mask[a] == 1
+        can_start = fits_here(row, sim.queue[position]) if blocking else mask[a] == 1
         startable += 1 if can_start else 0
-        job_features(sim, position, free, size, head, shadow_time, can_start, jobs[a])
+        job_features(row, position, free, size, shadow_time, can_start, jobs[a])
     for a in range(shown, visible):
         for f in range(jobs.shape[1]):
             jobs[a, f] = 0.0
@@ -170,15 +182,17 @@ def until_expected_completion(sim):
 
 
 @inner
-def job_features(sim, position, free, size, head, shadow_time, can_start, out):
+def job_features(row, position, free, size, shadow_time, can_start, out):
     """The features of JOB_FEATURES for one visible job; unknown run times are 0."""
+    sim, head = row.sim, row.episode.mark[HEAD]
     job, now = sim.queue[position], sim.clock[NOW]
     gpus = gpus_of(sim, job)
     wait = now - sim.jobs.submit[job]
     known = believed_left(sim, job)
     unknown = np.isnan(known)
     run = 0.0 if unknown else known
-    here = can_start or fits(sim, sim.space, job)
+    # A job that can start and does not fit suspends others.
+    here = fits_here(row, job)
     out[0] = clip(np.log1p(wait) * WAIT_SCALE)
     out[1] = clip(np.log1p(run) * RUN_SCALE)
     out[2] = clip(np.log1p(run * gpus) * AREA_SCALE)

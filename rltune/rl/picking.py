@@ -12,24 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from rltune.core.loop import sort_by_rank
 from rltune.core.reference import Ref, ref
-from rltune.core.state import ALWAYS, BLOCKING, NOW, QUEUED, STARTED, Detail, Sim
+from rltune.core.state import ALWAYS, BLOCKING, NOW, QUEUED, STARTED, Sim
 from rltune.nouns.errors import InputError
-from rltune.nouns.jobs import JobTable
-from rltune.policies.orders import order, static_rank
-from rltune.rl.kernels import WAIT, look, open_episode_of, pick, step_blocking
+from rltune.rl.kernels import begin_instant_of, look, open_episode_of, pick, step_blocking
 from rltune.rl.network import JobNetwork
 from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
-from rltune.rl.rows import CLOSED, FRESH, OVER, RESERVED, Batch, Row, new_episode
-from rltune.simulator.joint import anyone_fits, sort_given
+from rltune.rl.rows import CLOSED, FRESH, OVER, Batch, Row, new_episode
+from rltune.rl.scoring import WAIT
 
 
 class OneRow:
     """A simulation's state as the only row of a batch, so that kernels and the joint placement of training serve it."""
 
     def __init__(self, sim: Sim, visible: int) -> None:
-        self.value = Row(sim, new_episode(len(sim.jobs.submit), visible))
+        self.value = Row(sim, new_episode(sim, visible))
         self._first = ref(self.value)
         self.batch: Ref = ref(Batch(self.value, np.array([self._first.address]), sim))
 
@@ -50,8 +47,7 @@ class OneRow:
 class Picking:
     """A network bound to one simulation; a `rltune.simulator.decisions.Decision`.
 
-    ``joint``: places the jobs of one instant together (`rltune.rl.joint.JointPlacement`); None: where they were placed
-    when picked.
+    ``joint``: places the jobs of one instant together (`rltune.rl.joint`); None: where they were placed when picked.
     """
 
     network: JobNetwork
@@ -77,12 +73,12 @@ class Picking:
             self.row = self.row.grown(sim)
         mark, now = self.row.value.episode.mark, float(sim.clock[NOW])
         waiting, started = int(sim.counts[QUEUED]), int(sim.counts[STARTED])
-        mark[FRESH] = mark[RESERVED] = 0
+        begin_instant_of(self.row.batch)
         while look(self.row.batch, self.visible, self._mask, self._jobs, self._cluster) > 0:
             action = self.choose()
             pick(self.row.batch, action, WAIT, self.visible, self._mask)
             if mark[CLOSED] == 1:
-                if self.joint is not None and mark[FRESH] > 1:
+                if self.joint is not None and mark[FRESH] >= self.joint.fewest:
                     self.joint.place(self.row, 0, action == self.visible)
                 if mark[CLOSED] == 1:
                     break
@@ -110,45 +106,8 @@ class Picking:
             action = self.choose()
 
 
-@dataclass
-class Ranking(Picking):
-    """A network whose scores order the queue once an instant, for an allocator that decides jointly who starts, and where.
-
-    ``joint``: `rltune.simulator.joint.Joint` (full build). Where the network would rather wait, no job starts.
-    """
-
-    def take(self, state: Ref) -> None:
-        sim: Sim = state.value
-        if sim is not self.row.value.sim:
-            self.row = self.row.grown(sim)
-        episode, started = self.row.value.episode, int(sim.counts[STARTED])
-        episode.mark[FRESH] = episode.mark[RESERVED] = 0
-        sort_by_rank(state)
-        if look(self.row.batch, self.visible, self._mask, self._jobs, self._cluster) == 0:
-            return
-        scores = self.scores()
-        if scores.argmax() < self.visible:
-            legal = np.flatnonzero(self._mask[0, :-1])
-            best = legal[np.argsort(-scores[legal], kind="stable")]
-            # Behind the jobs that may be picked the baseline order goes on.
-            sim.key[sim.queue[episode.slot[best]]] = np.arange(-len(best), 0)
-            sort_given(state)
-            if anyone_fits(state):
-                self.joint.take(state)
-        begun = int(sim.counts[STARTED]) - started
-        self.records.append(
-            {"now_s": float(sim.clock[NOW]), "queued": int(sim.counts[QUEUED]) + begun, "started": begun}
-        )
-
-
 def bind(network: JobNetwork, sim: Sim, joint: Any = None) -> Picking:
-    """The network as who decides in a simulation of ``sim``; ``joint``: who places the jobs of one instant together."""
+    """The network as who decides in a simulation of ``sim``; ``joint``: see `Picking`."""
     if sim.params.backfill != BLOCKING and sim.params.outside != ALWAYS:
         raise InputError("a learned policy decides outside the kernels; build the state with outside=ALWAYS")
-    kind = Ranking if isinstance(sim.detail, Detail) and joint is not None else Picking
-    return kind(network.eval(), OneRow(sim, network.config.visible), joint)
-
-
-def baseline_rank(baseline: str, jobs: JobTable, known_s: Any) -> Any:
-    """(n_jobs,) positions in the order that a learned policy corrects."""
-    return static_rank(order(baseline), jobs, known_s)
+    return Picking(network.eval(), OneRow(sim, network.config.visible), joint)

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rltune.core.state import Detail, Sim
-from rltune.nouns.jobs import JobTable
 from rltune.nouns.renamed import translated
-from rltune.policies.orders import order
 from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
-from rltune.rl.picking import Picking, baseline_rank, bind
+from rltune.rl.picking import Picking, bind
 from rltune.rl.rules import Rules
 from rltune.rl.weights_file import Weights, fill, read_weights, write_weights
 
@@ -32,23 +30,20 @@ class LearnedPolicy:
     origin: dict[str, Any]
 
     @property
-    def needs_run_time(self) -> bool:
-        return order(self.rules.baseline).needs_run_time
-
-    def baseline_rank(self, jobs: JobTable, known_s: Any) -> Any:
-        """(n_jobs,) positions in the order that the network corrects."""
-        return baseline_rank(self.rules.baseline, jobs, known_s)
+    def baseline(self) -> str:
+        """The policy that the network corrects."""
+        return self.rules.baseline
 
     def decision(self, sim: Sim, joint: Any = None) -> Picking:
         """The network as who decides in a simulation: a `rltune.simulator.decisions.Picker`.
 
         ``joint``: a `rltune.allocators.milp.MilpAllocator` (lean build), a `rltune.simulator.joint.Joint` (full), or None.
         """
-        if joint is not None and not isinstance(sim.detail, Detail):
+        if joint is not None:
             # The solver takes a while to import.
-            from rltune.rl.joint import JointPlacement
+            from rltune.rl.joint import JointPlacement, JointStarts
 
-            joint = JointPlacement(joint)
+            joint = JointStarts(joint) if isinstance(sim.detail, Detail) else JointPlacement(joint)
         return bind(self.network, sim, joint)
 
 

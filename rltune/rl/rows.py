@@ -26,17 +26,22 @@ from rltune.core.state import (
     ints,
     is_full,
     is_lean,
+    larger_log,
 )
 
 # Slots of ``Episode.tally`` (seconds or score units): score so far; cost of jobs whose cost is settled; units of reward;
-# last end of a run; first submission; GPU-seconds asked for; shadow time of the reservation.
-TOTAL, SETTLED, SCALE, LAST_END, FIRST, WORK, SHADOW = range(7)
-TALLIES = 7
+# last end of a run; first submission; GPU-seconds asked for (full build: held by runs that have ended); shadow time of the
+# reservation; seconds of changing MIG instances before this instant.
+TOTAL, SETTLED, SCALE, LAST_END, FIRST, WORK, SHADOW, REMADE_S = range(8)
+TALLIES = 8
 # Slots of ``Episode.mark``: jobs started at this instant; jobs that are scored; decisions; queue position of the reserved
 # job; visible jobs; reserved job + 1 (0: none); nothing more to decide at this instant; episode over; rewards are paired
-# with the baseline's; ended runs whose cost is settled.
+# with the baseline's; ended runs whose cost is settled; whether the log of runs needs more room before the episode goes on;
+# looks at the queue; passes over it; running jobs in order, + 1 (0: not sorted at this instant); whether jobs have been
+# suspended at this instant; whether only what fits may still start at it; GPUs whose MIG instances were changed before it.
 FRESH, SCORED, DECISIONS, HEAD, SHOWN, RESERVED, CLOSED, OVER, PAIRED, READ = range(10)
-MARKS = 10
+FULL, LOOK, PASS, SORTED, MADE, LEFTOVERS, REMADE = range(10, 17)
+MARKS = 17
 SHARED = ("sim.cluster", "sim.choices", "sim.place", "sim.frontier", "sim.merged", "sim.passed", "sim.space.cost",
           "sim.spare.cost", "sim.shadow.cost", "sim.space.levels.cost", "sim.spare.levels.cost", "sim.shadow.levels.cost",
           "sim.detail.demand", "sim.detail.size",
@@ -45,19 +50,30 @@ SHARED = ("sim.cluster", "sim.choices", "sim.place", "sim.frontier", "sim.merged
 
 
 class Episode(NamedTuple):
-    """Book-keeping of one episode of n_jobs jobs, V of them visible.
+    """Book-keeping of one episode of n_jobs jobs in n_classes classes, V of them visible.
 
     ``base`` (n_jobs,): when the baseline order starts each job (for paired rewards; NaN: not scored); ``scored``
     (n_jobs,): whether the job's cost counts; ``fresh`` (n_jobs,): jobs started at the present instant, the first
-    ``mark[FRESH]``; ``slot`` (V,): queue positions of the visible jobs, the first ``mark[SHOWN]``; ``passed`` (V,): work
+    ``mark[FRESH]``; ``slot`` (V,): queue positions of the visible jobs, the first ``mark[SHOWN]``; ``others`` (V,): work
     space of choosing them; ``tally`` and ``mark``: see the slots above.
+    What is known of a class is the number of the look or pass it was found in, (n_classes,) each: ``fitting, misfit``: it
+    fits, or not; ``hopeless``: for its next job no room can be made; ``barred``: it starts no more in this pass; ``passed``
+    (n_jobs,): the same of single jobs. ``layout, changed`` (n_nodes, widest or 0): MIG instances of each GPU, and when their
+    last change ends, before anything started at the present instant.
     """
 
     base: Floats
     scored: Int8s
     fresh: Int32s
     slot: Int32s
-    passed: Int32s
+    others: Int32s
+    fitting: Ints
+    misfit: Ints
+    hopeless: Ints
+    barred: Ints
+    passed: Ints
+    layout: Ints
+    changed: Floats
     tally: Floats
     mark: Ints
 
@@ -87,11 +103,15 @@ class Batch(NamedTuple):
     table: Sim
 
 
-def new_episode(n_jobs: int, visible: int) -> Episode:
+def new_episode(sim: Sim, visible: int) -> Episode:
     """Nothing decided."""
+    n_jobs, classes = len(sim.jobs.submit), len(sim.choices.ptr) - 1
+    instances = sim.space.room.layout.shape if isinstance(sim.detail, Detail) else (0, 0)
     return Episode(
         base=np.full(n_jobs, np.nan), scored=np.zeros(n_jobs, np.int8), fresh=int32s(n_jobs), slot=int32s(visible),
-        passed=int32s(visible), tally=floats(TALLIES), mark=ints(MARKS),
+        others=int32s(visible), fitting=ints(classes), misfit=ints(classes), hopeless=ints(classes), barred=ints(classes),
+        passed=ints(n_jobs), layout=np.zeros(instances, np.int64), changed=np.zeros(instances), tally=floats(TALLIES),
+        mark=ints(MARKS),
     )  # fmt: skip
 
 
@@ -104,16 +124,27 @@ class Training:
     """
 
     def __init__(self, table: Sim, n_envs: int, n_jobs: int, visible: int) -> None:
-        one = Row(cut(table, n_jobs), new_episode(n_jobs, visible))
-        self.value: Row = own(one, n_envs)
-        self._rows = Rows(self.value, n_envs, SHARED)
-        self._batch = Batch(self._rows.first.value, self._rows.addresses, table)
-        self.batch: Ref = ref(self._batch)
+        sim = cut(table, n_jobs)
+        self.table, self.n_envs = table, n_envs
+        self._spread(own(Row(sim, new_episode(sim, visible)), n_envs))
+
+    def _spread(self, value: Row) -> None:
+        self.value: Row = value
+        self._rows = Rows(value, self.n_envs, SHARED)
+        self._views: dict[int, Row] = {}
+        self.batch: Ref = ref(Batch(self._rows.first.value, self._rows.addresses, self.table))
+
+    def grow(self) -> None:
+        """Twice the room for ended runs, in every row (full build); ``value`` and ``batch`` are others then."""
+        sim = self.value.sim
+        log = larger_log(sim.detail.log)
+        self._spread(self.value._replace(sim=sim._replace(detail=sim.detail._replace(log=log))))
 
     def row(self, i: int) -> Row:
         """Row i: views, no copies."""
-        found: Row = row_of(self.value, i, SHARED)
-        return found
+        if i not in self._views:
+            self._views[i] = row_of(self.value, i, SHARED)
+        return self._views[i]
 
     def copy(self, i: int) -> Sim:
         """The state of row i, as it is now."""
@@ -162,6 +193,8 @@ def cut(table: Sim, n_jobs: int) -> Sim:
     if not isinstance(table.detail, Detail):
         return sim
     detail = table.detail._replace(**{name: shorter(getattr(table.detail, name)) for name in PER_JOB})
+    if len(detail.attained.size):
+        detail = detail._replace(attained=detail.attained._replace(size=shorter(detail.attained.size)))
     runs = n_jobs * (1 + int(min(table.params.retries, 100))) + 1
     return sim._replace(detail=detail._replace(log=empty_log(runs, runs * max(1, places // n_jobs + 1))))
 
@@ -213,3 +246,17 @@ def _load_detail_full(sim, table, begin):
         mine.group[j] = theirs.group[k]
         for level in range(mine.groups.shape[0]):
             mine.groups[level, j] = theirs.groups[level, k]
+    load_attained(mine.attained, theirs.attained, begin)
+
+
+@inner
+def load_attained(mine, theirs, begin):
+    """What the Gittins index knows before the episode."""
+    for j in range(len(mine.size)):
+        mine.size[j] = theirs.size[begin + j]
+    for row in range(theirs.cost.shape[0]):
+        for b in range(theirs.cost.shape[1]):
+            mine.cost[row, b] = theirs.cost[row, b]
+            for what in range(3):
+                mine.tally[what, row, b] = theirs.tally[what, row, b]
+    mine.counts[0], mine.counts[1] = theirs.counts[0], theirs.counts[1]

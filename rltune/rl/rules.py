@@ -19,14 +19,14 @@ from rltune.core.state import Plain, Sim, build_lean
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.metrics import check_score
-from rltune.policies.dynamic import STATIC
 from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import order, static_rank
-from rltune.rl.kernels import SCORE_CODES
-from rltune.simulator.full import build_state
+from rltune.rl.scoring import SCORE_CODES
+from rltune.simulator.full import build_state, preemptive_policy
 from rltune.simulator.options import make_options
 from rltune.simulator.run import TRAINED, check_backfill, check_detailed, needs_detail
 from rltune.traces import Trace
+from rltune.traces.capacity import with_capacity
 
 REWARDS = ("score", "relative")
 
@@ -38,15 +38,17 @@ class Rules:
     Attributes:
         score: bsld, wait, jct, utilization or slowdown; the return telescopes to it.
         backfill: blocking, skip or easy.
-        baseline: the order that the agent corrects, in which jobs become visible (and which reserves under easy).
-        allocator: best_fit, lexicographic, least_fragmentation or milp.
+        baseline: the policy that the agent corrects: jobs become visible in its order (which reserves under easy). One that
+            suspends (las, gittins, srsf, ...) lets the agent do so too: to start a job that does not fit, running jobs
+            that stand behind it in that order make room.
+        allocator: best_fit, lexicographic, least_fragmentation or milp; on the full build best_fit, fgd, ... or milp.
         runtimes: exact, predicted or unknown.
         visible: jobs the agent sees, V; it acts in {0..V}, V = wait.
         window: jobs of an episode; ``warmup`` more come first, run by the baseline (the month protocol's warm cluster).
         reward: ``score`` (return = score, negative where less is better) or ``relative`` (the gain on the baseline
             order, in units of its score of the same window plus its mean over windows; for training).
         options: of the simulation (`rltune.simulator.options.Options`): failures, overheads, quotas, speeds. With any of
-            them, or where jobs want shares, slices or CPU, episodes run on the full build of the core.
+            them, a baseline that suspends, or where jobs want shares, slices or CPU, episodes run on the full build of the core.
     """
 
     score: str = "wait"
@@ -63,12 +65,11 @@ class Rules:
     def __post_init__(self) -> None:
         check_score(self.score)
         check_backfill(self.backfill)
-        chosen = order(self.baseline)
+        timed = needs_run_time(self.baseline)
         if self.allocator != "milp" and self.allocator not in SHARING_RULES:
             rule_code(self.allocator)
-        make_options(dict(self.options))
-        if chosen.code != STATIC:
-            raise InputError(f"baseline={self.baseline} changes while jobs wait; the baseline order must be static")
+        # A file of sizes over time is read when there is a trace.
+        make_options({name: value for name, value in self.options.items() if name != "capacity"})
         if self.allocator == "milp" and self.backfill == "blocking":
             raise InputError(
                 "allocator=milp places the jobs of one instant together, backfill=blocking starts one at a time; "
@@ -81,11 +82,11 @@ class Rules:
                 f"visible={self.visible}, window={self.window}, warmup={self.warmup}; "
                 "visible and window must be at least 1, warmup at least 0"
             )
-        if self.runtimes == "unknown" and (chosen.needs_run_time or self.backfill == "easy"):
-            needing = f"baseline={self.baseline}" if chosen.needs_run_time else f"backfill={self.backfill}"
+        if self.runtimes == "unknown" and (timed or self.backfill == "easy"):
+            needing = f"baseline={self.baseline}" if timed else f"backfill={self.backfill}"
             raise InputError(
                 f"runtimes=unknown knows no run times, which {needing} needs; "
-                "use baseline=fifo or smallest with backfill=skip or blocking"
+                "use baseline=fifo, smallest or las with backfill=skip, or the first two with backfill=blocking"
             )
 
     @property
@@ -100,6 +101,12 @@ class Rules:
     @property
     def score_code(self) -> int:
         return SCORE_CODES[self.score]
+
+
+def needs_run_time(baseline: str) -> bool:
+    """Whether the policy of that name needs run times; InputError for an unknown one."""
+    special = preemptive_policy(baseline)
+    return order(baseline).needs_run_time if special is None else special.needs_run_time
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,8 @@ def make_setup(
 
     ``history``: the longer trace that ``trace`` is cut from; predictions then know
     what came before. ``cost`` (n_pools, cap + 1): fragmentation of a node (the allocator's; default: by the demand
-    of ``trace``, quadratic for the MILP). Raises InputError if the trace is shorter than an episode, or asks for less than whole GPUs.
+    of ``trace``, quadratic for the MILP). Raises InputError if the trace is shorter than an episode, or for rules that do
+    not go together.
     """
     jobs = trace.jobs
     length = rules.window + rules.warmup
@@ -144,19 +152,18 @@ def make_setup(
     if cost is None:
         measure = "quadratic" if rules.allocator == "milp" else "demand"
         cost = cost_table(arrays, measure, demand_of(jobs.num_gpus, arrays))
-    reason = needs_detail(jobs, cluster, "fifo", rules.backfill, placed(rules), rules.runtimes, dict(rules.options))
+    given = with_capacity(rules.options, trace, cluster)
+    reason = needs_detail(jobs, cluster, rules.baseline, rules.backfill, placed(rules), rules.runtimes, given)
     if reason is None:
-        params = Plain(STATIC, rules.backfill_code, rules.rule)
-        table = build_lean(jobs, cluster, known, static_rank(order(rules.baseline), jobs, known), cost, params)
+        chosen = order(rules.baseline)
+        params = Plain(chosen.code, rules.backfill_code, rules.rule)
+        table = build_lean(jobs, cluster, known, static_rank(chosen, jobs, known), cost, params)
         return Setup(trace, cluster, rules, table, 0, len(jobs) - length + 1)
-    if rules.allocator == "milp":
-        raise InputError(
-            f"{reason}: in training, allocator=milp places whole GPUs without interruptions only; use an allocator of "
-            f"{', '.join(SHARING_RULES)}"
-        )
     check_detailed(reason, rules.backfill, rules.allocator)
-    options = make_options(dict(rules.options))
-    table, jobs, notes = build_state(jobs, cluster, rules.baseline, rules.backfill, rules.allocator, known, options)
+    options = make_options(given)
+    table, jobs, notes = build_state(
+        jobs, cluster, rules.baseline, rules.backfill, rules.allocator, known, options, True
+    )
     # Options may give jobs further ways to run.
     trace = replace(trace, jobs=jobs)
     return Setup(trace, cluster, rules, table, 0, len(jobs) - length + 1, notes)

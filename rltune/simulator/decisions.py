@@ -21,7 +21,7 @@ from rltune.core.repartition import repartition
 from rltune.core.resources.slices import INDICES
 from rltune.core.state import NOW, QUEUED, RUNNING, STARTED, Detail, Sim, with_larger_log
 from rltune.nouns.cluster import ClusterArrays
-from rltune.nouns.jobs import WHOLE, JobTable
+from rltune.nouns.jobs import WHOLE
 from rltune.nouns.mig_layout import changed
 from rltune.nouns.plan import Allocator, Plan, Policy, Queue, Running, Snapshot
 from rltune.policies.orders import ranks
@@ -40,13 +40,12 @@ class Decision(Protocol):
 class Picker(Protocol):
     """A policy that picks one job after the other and looks again in between: a learned one.
 
-    It corrects a baseline order: jobs stand in the queue by ``baseline_rank`` (n_jobs,), which may need run times.
+    It corrects a ``baseline``, a policy by name: jobs stand in the queue in its order, and where it may suspend running
+    jobs, so may whoever is picked.
     """
 
     @property
-    def needs_run_time(self) -> bool: ...
-
-    def baseline_rank(self, jobs: JobTable, known_s: Any) -> Any: ...
+    def baseline(self) -> str: ...
 
     def decision(self, sim: Sim, joint: Any = None) -> Any: ...
 

@@ -12,7 +12,7 @@ import numpy as np
 from rltune.core import priorities
 from rltune.core.choices import Taking, offer
 from rltune.core.conservative import RAN_OUT, with_profile
-from rltune.core.resources.fragments import MEASURES, TaskTypes, task_types
+from rltune.core.resources.fragments import MEASURES, task_types
 from rltune.core.resources.scores import SHARING_RULES
 from rltune.core.resources.slices import INDICES, START_BIT
 from rltune.core.state import (
@@ -43,7 +43,7 @@ from rltune.policies.learn import group_table
 from rltune.policies.orders import order, static_rank
 from rltune.policies.preemptive import LAS_LEVELS_GPU_S, PREEMPTIVE, PREEMPTIVE_ALIASES, Preemptive
 from rltune.simulator.decisions import Decision, GivenKeys, Picker, Planned, drive
-from rltune.simulator.joint import REST, Joint, JointAllocator, Ordered
+from rltune.simulator.joint import GREEDY, REST, Joint, JointAllocator, Ordered
 from rltune.simulator.options import (
     Options,
     check_quotas_suffice,
@@ -84,8 +84,10 @@ def simulate_full(
         raise InputError(
             f"allocator {allocator!r} does not place jobs GPU by GPU; known are {', '.join(SHARING_RULES)}, milp"
         )
-    sim, jobs, notes = build_state(jobs, cluster, policy, backfill, allocator, known_s, options)
-    decision = _decision(jobs, cluster, sim, policy, backfill, allocator)
+    picks = isinstance(policy, Picker)
+    named: Any = policy.baseline if isinstance(policy, Picker) else policy
+    sim, jobs, notes = build_state(jobs, cluster, named, backfill, allocator, known_s, options, picks)
+    decision = _decision(jobs, cluster, sim, policy, backfill, allocator, options.way_rule)
     sim = drive(sim, decision)
     stats = getattr(allocator, "stats", None)
     return replace(
@@ -109,20 +111,23 @@ NO_NOTES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 def build_state(
     jobs: JobTable,
     cluster: Cluster,
-    policy: str | Policy | Picker,
+    policy: str | Policy,
     backfill: str,
     allocator: str | JointAllocator | Allocator,
     known_s: Floats | None,
     options: Options,
+    picks: bool = False,
 ) -> Built:
-    """The state at time zero; see `simulate_full`."""
-    online = known_s is None
-    estimate = np.full(len(jobs), np.nan) if known_s is None else known_s
-    params, rank, flow = _policy_of(jobs, policy, backfill, allocator, estimate, online, options)
+    """The state at time zero; see `simulate_full`.
+
+    ``picks``: jobs are picked one after the other, and ``policy`` names the baseline. ``allocator`` may be "milp" then.
+    """
+    online, estimate = known_s is None, believed(known_s, len(jobs))
+    params, rank, flow = _policy_of(jobs, policy, backfill, allocator, known_s, options, picks)
     speed, notes = job_speed(options, jobs, cluster)
     jobs, more = with_ways(jobs, cluster, options, speed)
     quotas = job_quotas(options, jobs, cluster)
-    taking = Taking(options.way_rule, float(options.way_least_speed), isinstance(allocator, JointAllocator))
+    taking = Taking(options.way_rule, float(options.way_least_speed))
     offered = offer(jobs, cluster, speed, None if quotas is None else quotas[0], taking)
     weighted = params.order in (priorities.LOTTERY, priorities.WFQ)
     columns = Columns(
@@ -136,7 +141,9 @@ def build_state(
         attained=attained_of(jobs, options.past_jobs) if params.order == priorities.GITTINS else nothing_attained(),
     )
     listed, thresholds = listed_events(options, cluster), np.array(las_levels(policy, options), np.float64)
-    sim = build_full(jobs, cluster, columns, params, listed, thresholds, _types(jobs, cluster, allocator))
+    rule = placed_by(allocator, picks)
+    types = task_types(jobs, cluster, rule) if rule in MEASURES else None
+    sim = build_full(jobs, cluster, columns, params, listed, thresholds, types)
     check_quotas_suffice(jobs, sim, options.quotas or ())
     if params.on_tick and sim.space.room.layout.shape[1]:
         overhead = options.overhead_s + LONGEST_CHANGE_S + options.mig_mode_s
@@ -145,20 +152,42 @@ def build_state(
     return Built(with_profile(sim, cluster), jobs, {"throughput": notes, "ways": notes_of_ways})
 
 
+def believed(known_s: Floats | None, n: int) -> Floats:
+    """(n,) run times as believed at the start: NaN where they are learned on the way."""
+    return np.full(n, np.nan) if known_s is None else known_s
+
+
+def is_joint(allocator: Any) -> bool:
+    """Whether the MILP decides on several jobs together."""
+    return isinstance(allocator, JointAllocator) or allocator == "milp"
+
+
+def placed_by(allocator: Any, picks: bool) -> str:
+    """The rule of the kernels, which also finds known plans and, where jobs are picked, a provisional place for each."""
+    if isinstance(allocator, str) and not is_joint(allocator):
+        return allocator
+    return GREEDY if picks else REST
+
+
 def _decision(
-    jobs: JobTable, cluster: Cluster, sim: Sim, policy: str | Policy | Picker, backfill: str, allocator: Any
+    jobs: JobTable,
+    cluster: Cluster,
+    sim: Sim,
+    policy: str | Policy | Picker,
+    backfill: str,
+    allocator: Any,
+    way_rule: str,
 ) -> Decision | None:
     """What decides outside the kernels; None: the kernels decide all."""
     params, suspends = sim.params, bool(sim.params.on_event or sim.params.on_tick)
+    joint = Joint.of(allocator, jobs, cluster, sim, way_rule) if isinstance(allocator, JointAllocator) else None
     if isinstance(policy, Picker):
-        joint = Joint.of(allocator, jobs, cluster, sim) if isinstance(allocator, JointAllocator) else None
         if joint is None and not isinstance(allocator, str):
             raise InputError("a learned policy starts jobs itself: use an allocator by name, or milp")
         found: Decision = policy.decision(sim, joint)
         return found
     own: Policy | None = None if isinstance(policy, str) else policy
-    if isinstance(allocator, JointAllocator):
-        joint = Joint.of(allocator, jobs, cluster, sim)
+    if joint is not None:
         return joint if own is None else Ordered(own, jobs.priority, joint)
     if isinstance(allocator, str):
         return None if own is None else GivenKeys(own, jobs.priority, suspends)
@@ -166,34 +195,25 @@ def _decision(
     return Planned(own, allocator, "blocking" if backfill == "strict" else backfill, jobs.priority, suspends)
 
 
-def _types(jobs: JobTable, cluster: Cluster, allocator: Any) -> TaskTypes | None:
-    """The workload, where places are chosen by a measure of fragmentation."""
-    rule = allocator if isinstance(allocator, str) else REST
-    return task_types(jobs, cluster, rule) if rule in MEASURES else None
-
-
 def _policy_of(
     jobs: JobTable,
-    policy: str | Policy | Picker,
+    policy: str | Policy,
     backfill: str,
     allocator: Any,
-    estimate: Floats,
-    online: bool,
+    known_s: Floats | None,
     options: Options,
+    picks: bool,
 ) -> tuple[Parameters, Any, Any]:
     """Scalars of the simulation, static rank (n_jobs,) and flow (n_jobs,)."""
     n, name = len(jobs), policy if isinstance(policy, str) else "of your own"
     special = preemptive_policy(name)
     rank, flow = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    online, estimate = known_s is None, believed(known_s, n)
     unknown = np.isnan(estimate).any() and not online
     if special is not None:
         code, on_event, on_tick, timed = CODES[special.name], special.on_event, special.on_tick, special.needs_run_time
         if special.flow is not None:
             flow = getattr(jobs, special.flow).codes.astype(np.int64) + 1
-    elif isinstance(policy, Picker):
-        code = priorities.GIVEN if isinstance(allocator, JointAllocator) else STATIC
-        on_event, on_tick, timed = False, False, policy.needs_run_time
-        rank = policy.baseline_rank(jobs, estimate)
     elif not isinstance(policy, str):
         code, on_event, on_tick, timed = priorities.GIVEN, False, False, False
         rank = np.arange(n)
@@ -215,8 +235,9 @@ def _policy_of(
         raise InputError(f"{what} needs run times; use runtimes=exact, requested, predicted or online")
     if (on_event or on_tick) and backfill != "skip":
         raise InputError(f"policy {name} suspends jobs, backfill={backfill} holds GPUs back; use backfill=skip")
-    joint = isinstance(allocator, JointAllocator)
-    inside = isinstance(policy, str) and isinstance(allocator, str)
+    # Where jobs are picked, the MILP does not weigh whom to suspend, and somebody else decides at every instant.
+    joint = isinstance(allocator, JointAllocator) and not picks
+    inside = isinstance(policy, str) and isinstance(allocator, str) and not picks
     suspends = on_event or on_tick
     outside = INSIDE if inside else WHEN_ANY_FITS if joint and isinstance(policy, str) and not suspends else ALWAYS
     last = float(jobs.submit_s[-1])
@@ -228,7 +249,7 @@ def _policy_of(
         _check_quantum(options, options.overhead_s, "suspend_s + resume_s + migrate_s")
     mig_longest = LONGEST_QUEUE_S + 2.0 * options.mig_mode_s if options.mig_reconfiguration else 0.0
     params = Parameters(
-        order=code, backfill=BACKFILLS[backfill], rule=SHARING_RULES[allocator if isinstance(allocator, str) else REST],
+        order=code, backfill=BACKFILLS[backfill], rule=SHARING_RULES[placed_by(allocator, picks)],
         on_event=bool(on_event), on_tick=bool(on_tick), outside=outside, quantum=float(options.quantum_s),
         suspend=float(options.suspend_s), resume=float(options.resume_s), migrate=float(options.migrate_s),
         checkpoint=_or_never(options.checkpoint_s), node_mtbf=_or_never(options.node_mtbf_s),
@@ -236,7 +257,7 @@ def _policy_of(
         retries=int(options.max_retries), half_life=float(options.half_life_s),
         reservations=-1 if options.reservations is None else int(options.reservations), learns=online,
         seed=int(options.seed), mig_mode=float(options.mig_mode_s), mig_longest=mig_longest,
-        **hysteresis(jobs, name, estimate, options, joint),
+        **hysteresis(jobs, name, estimate, options),
     )  # fmt: skip
     return params, rank, flow
 
@@ -258,15 +279,12 @@ def las_levels(policy: Any, options: Options) -> Sequence[float]:
     return LAS_LEVELS_GPU_S if named else ()
 
 
-def hysteresis(jobs: JobTable, policy: str, estimate: Floats, options: Options, joint: bool) -> dict[str, Any]:
-    """How far ahead a waiting job must be to suspend a running one, and how outlived estimates are corrected.
-
-    ``joint``: the MILP weighs suspensions by what they cost, instead of by a factor.
-    """
+def hysteresis(jobs: JobTable, policy: str, estimate: Floats, options: Options) -> dict[str, Any]:
+    """How far ahead a waiting job must be to suspend a running one, and how outlived estimates are corrected."""
     special = preemptive_policy(policy)
     # Of levels a job is at one or another: they are hysteresis enough.
     levelled = special is not None and CODES[special.name] == priorities.LAS and len(las_levels(policy, options)) > 0
-    scaled = special is not None and special.scaled and not levelled and not joint
+    scaled = special is not None and special.scaled and not levelled
     factor = options.displace_factor if scaled else 1.0
     learns = options.past_jobs is None if options.gittins_online is None else options.gittins_online
     return {

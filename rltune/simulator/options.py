@@ -16,6 +16,7 @@ from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import WHOLE, JobTable
 from rltune.nouns.throughput import Throughput
 from rltune.policies.preemptive import DISPLACE_FACTOR, HALF_LIFE_S, OVERRUN_FACTOR
+from rltune.traces.heterogeneity import throughput_of
 
 KINDS = {"fail": FAIL, "repair": REPAIR, "drain": DRAIN, "reopen": REOPEN}
 OPPOSITE = {REPAIR: FAIL, REOPEN: DRAIN}
@@ -59,7 +60,8 @@ class Options:
         node_events: (time, node, kind) with kind fail (its runs are lost), repair, drain (takes no new job), reopen; a
             node is numbered over all pools, and fails or drains again only after its repair or reopening.
         capacity: (time, pool, nodes): number of nodes of the pool in service from then on; others drain, highest first.
-        speed: a `rltune.nouns.throughput.Throughput`, or (n_jobs, n_pools) relative to the recorded hardware; None: 1 everywhere.
+        speed: a `rltune.nouns.throughput.Throughput`, what names a measured one (name, reference, missing; see
+            `rltune.traces.heterogeneity.throughput_of`), or (n_jobs, n_pools) relative to the recorded hardware; None: 1 everywhere.
         seed: of failures, lottery and random placement.
         quotas: virtual cluster -> GPUs that its jobs may hold at once, a share as its fraction, a MIG slice by its
             memory; a virtual cluster that is not named has none. Also as pairs. None: no quotas.
@@ -252,11 +254,12 @@ def job_speed(options: Options, jobs: JobTable, cluster: Cluster) -> tuple[Float
     """(n_jobs, n_pools) relative speeds, or None; and remarks on their source."""
     if options.speed is None:
         return None, ()
-    if isinstance(options.speed, Throughput):
-        speeds = options.speed.speeds(jobs, cluster)
+    table = throughput_of(options.speed) if isinstance(options.speed, Mapping) else options.speed
+    if isinstance(table, Throughput):
+        speeds = table.speeds(jobs, cluster)
         # Pools that a job may not use have none.
         return np.where(np.isnan(speeds.speed), 1.0, speeds.speed), tuple(speeds.notes)
-    speed, shape = _numbers("speed", options.speed), (len(jobs), len(cluster.pools))
+    speed, shape = _numbers("speed", table), (len(jobs), len(cluster.pools))
     if speed.shape != shape or not np.isfinite(speed).all() or (speed <= 0).any():
         raise InputError(
             f"speed of shape {speed.shape}; numbers above 0 for {shape[0]} jobs by {shape[1]} pools are needed"

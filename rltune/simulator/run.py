@@ -18,6 +18,7 @@ from rltune.core.state import ALWAYS, BACKFILLS, BLOCKING, CONSERVATIVE, Plain, 
 from rltune.nouns.cluster import Cluster, accepts, further_resources
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import JobTable
+from rltune.nouns.mig_profiles import PROFILES
 from rltune.nouns.plan import Allocator, FloatArray, Policy
 from rltune.nouns.renamed import refuse_old_options
 from rltune.policies.dynamic import STATIC
@@ -79,7 +80,7 @@ def simulate_jobs(
     jobs, source = (workload, "jobs") if isinstance(workload, JobTable) else (workload.jobs, workload.label)
     refuse_old_options(options, ("policy", "backfill", "runtimes"))
     detail = make_options(options)
-    check_backfill(backfill, BACKFILLS)
+    check_backfill(backfill, TRAINED if isinstance(policy, Picker) else BACKFILLS)
     if not len(jobs):
         raise InputError(f"{source}: the job table is empty; at least one job is needed")
     known = believed_run_times(jobs, runtimes)
@@ -149,8 +150,9 @@ def simulate_picking(
     if joint is None and not isinstance(allocator, str):
         raise InputError("a learned policy starts jobs itself: use an allocator by name, or milp")
     rule = LEAST_FRAGMENTATION if joint is not None else rule_code(str(allocator))
-    params = Plain(STATIC, BACKFILLS[backfill], rule, ALWAYS)
-    sim = build_lean(jobs, cluster, known, policy.baseline_rank(jobs, known), cost, params)
+    chosen = order(policy.baseline)
+    params = Plain(chosen.code, BACKFILLS[backfill], rule, ALWAYS)
+    sim = build_lean(jobs, cluster, known, static_rank(chosen, jobs, known), cost, params)
     picking = policy.decision(sim, joint)
     if backfill == "blocking":
         picking.run_blocking()
@@ -202,6 +204,7 @@ def needs_detail(
         return f"{', '.join(detailed)} given"
     if backfill not in PLAIN:
         return f"backfill={backfill}"
+    policy = policy.baseline if isinstance(policy, Picker) else policy
     if isinstance(policy, str) and preemptive_policy(policy) is not None:
         return f"policy={policy}"
     if isinstance(allocator, str) and allocator not in RULES and allocator in SHARING_RULES:
@@ -292,6 +295,17 @@ def describe_oversized(jobs: JobTable, cluster: Cluster, misfits: Any, source: s
             f"pool it may use on cluster {cluster.name}{more}; use larger nodes (MIG: pools with mig: true) or oversized=drop"
         )
     vc, gpu = jobs.vc.values()[row], jobs.gpu_type.values()[row]
+    if (slices := jobs.mig.values()[row]) is not None and jobs.num_gpus[row] > 1:
+        more = f" (and {len(misfits) - 1} more jobs)" if len(misfits) > 1 else ""
+        return (
+            f"{source}: job {jobs.job_id[row]} (row {row + 1} by submit time) wants {jobs.num_gpus[row]} MIG slices {slices}, a "
+            f"simulated job takes one{more}; give each slice a job of its own, or use oversized=drop"
+        )
+    if slices is not None and slices not in PROFILES:
+        return (
+            f"{source}: job {jobs.job_id[row]} (row {row + 1} by submit time) wants MIG profile {slices}, which is unknown; "
+            f"known are {', '.join(PROFILES)}; correct it or use oversized=drop"
+        )
     mine = [p for p in cluster.pools if (p.vc is None or p.vc == vc) and accepts(gpu, p.gpu_type)]
     widest = max((p.widest_job for p in mine), default=0)
     more = f" (and {len(misfits) - 1} more jobs)" if len(misfits) > 1 else ""

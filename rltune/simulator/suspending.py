@@ -13,52 +13,43 @@ import numpy as np
 
 from rltune.compiled import inner, kernel
 from rltune.core.backfilling import start_what_fits
-from rltune.core.preemption import sort_running
+from rltune.core.choices import Choices
+from rltune.core.preemption import GONE, NEEDED, STAYS, choose_victims, narrowest_alone, sort_running
+from rltune.core.priorities import clearly_ahead, has_waited_enough, standing
 from rltune.core.queue import begin_pass, block_class, class_blocked, sort_by_key, sort_queue
 from rltune.core.resources.nodes import Nodes, nodes_like
 from rltune.core.resources.slices import INDICES, bits
-from rltune.core.resources.verbs import book_held, choice_on, copy_free, find, fits, take_found, way_held
+from rltune.core.resources.verbs import book_held, copy_free, find, take_found, way_held
 from rltune.core.runs import start_job, stop_run
-from rltune.core.state import NOW, ON_GPUS, PRESENT, QUEUED, SUSPENDED, WAITING, Floats, Ints, floats, ints
+from rltune.core.state import NOW, ON_GPUS, PRESENT, QUEUED, SUSPENDED, Floats, Ints, floats, ints
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.jobs import WHOLE
+from rltune.simulator.candidates import Candidates, build_candidates, keep_waiting, load_place, write_place
 
 MOST_RUNNING = 16
 """Running jobs that one decision is about, at most. A node of eight of them has 256 ways to keep some, before anybody starts."""
 TRIED = 4
 """Waiting jobs for which other nodes than the pass' are looked for, and nodes offered to each."""
 # Slots of ``Trial.counts``: candidates; those of them that wait; jobs suspended in the trial that may start again in it;
-# places written down; whether the pass would have gone on.
-CANDIDATES, STARTERS, AGAIN, SPOTS, MORE = range(5)
-# Values of ``Detail.marked`` here: stays; tried for the job at hand; needed for it; suspended in the trial, or a candidate.
-STAYS, OFFERED, NEEDED, GONE = range(4)
+# whether the pass would have gone on.
+CANDIDATES, STARTERS, AGAIN, MORE = range(4)
 # Values of ``Trial.action``.
 LEAVE, START, KEEP = range(3)
 
 
 class Trial(NamedTuple):
-    """One decision in the making; ``most`` candidates at most, in order once `try_out` is over.
+    """One decision in the making; its candidates are in order once `try_out` is over.
 
-    Candidate k is ``job[k]``; ``runs[k]``: 1 where it runs now; ``made[k]``: 1 where others were suspended for it. The pass
-    puts it on ``node, grant[first[k]:first[k] + length[k]]``, nowhere if the length is 0, and so does `carry_out` where
-    ``action[k]`` is START. It may use ``pool[lo[k]:hi[k]]``, where it runs ``slow`` longer than on its fastest (0.5: half
-    as long again). ``again`` (most,): suspended in the trial, in order. ``freed`` (n_nodes,): thousandths of GPUs, ``price``
-    (n_nodes,): the same where they suffice, else infinity. ``space``: free resources of the trial, then what is free
-    when all candidates let their places go.
+    ``each`` of them; its plan is what the pass would do. ``runs[k]``: 1 where candidate k runs now; ``made[k]``: 1 where others were
+    suspended for it; ``action[k]``: what `carry_out` does with it, by the plan where it is START. ``again`` (most,): suspended in the
+    trial, in order. ``freed`` (n_nodes,): thousandths of GPUs, ``price`` (n_nodes,): the same where they suffice, else infinity.
+    ``space``: free resources of the trial, then what is free when all candidates let their places go.
     """
 
-    job: Ints
+    each: Candidates
     runs: Ints
     made: Ints
-    first: Ints
-    length: Ints
-    node: Ints
-    grant: Ints
     action: Ints
-    pool: Ints
-    lo: Ints
-    hi: Ints
-    slow: Floats
     again: Ints
     freed: Ints
     price: Floats
@@ -66,15 +57,13 @@ class Trial(NamedTuple):
     counts: Ints
 
 
-def build_trial(cluster: Cluster, starters: int, free: Nodes) -> Trial:
+def build_trial(cluster: Cluster, choices: Choices, loss: Floats, starters: int, free: Nodes) -> Trial:
     """Work space for ``starters`` waiting jobs on free resources like ``free``."""
-    most, longest = starters + MOST_RUNNING, max(pool.nodes for pool in cluster.pools)
-    ways = most * len(cluster.pools)
+    most = starters + MOST_RUNNING
     return Trial(
-        job=ints(most), runs=ints(most), made=ints(most), first=ints(most), length=ints(most), node=ints(most * longest),
-        grant=ints(most * longest), action=ints(most), pool=ints(ways), lo=ints(most), hi=ints(most), slow=floats(ways),
+        each=build_candidates(cluster, choices, loss, most), runs=ints(most), made=ints(most), action=ints(most),
         again=ints(most), freed=ints(cluster.nodes), price=floats(cluster.nodes), space=nodes_like(cluster, free),
-        counts=ints(5),
+        counts=ints(4),
     )  # fmt: skip
 
 
@@ -98,9 +87,10 @@ def try_out(sim, trial):
     running = sort_running(sim)
     copy_free(sim, sim.space, trial.space)
     trial.counts[:] = 0
+    trial.each.spots[0] = 0
     left = begin_pass(sim)
     sim.passed[:] = 0
-    most, i = len(trial.job) - MOST_RUNNING, 0
+    most, i = len(trial.each.job) - MOST_RUNNING, 0
     while left > 0 or trial.counts[AGAIN] > 0:
         # The next in order: of the queue, or of those suspended on the way.
         back = trial.counts[AGAIN] > 0 and (left <= 0 or before(sim, trial.again[0], sim.queue[i]))
@@ -111,7 +101,14 @@ def try_out(sim, trial):
         if not back and trial.counts[STARTERS] == most:
             trial.counts[MORE] = 1
             break
+        c = sim.jobs.cls[job]
         m, made = find(sim, trial.space, job), 0
+        if m == 0 and not may_displace(sim, job, back):
+            # One of its class that has waited longer may suspend others all the same.
+            if not back:
+                sim.passed[c] += 1
+                left -= 1
+            continue
         if m == 0:
             made = make_room_in(sim, trial, job, running)
             if made < 0:
@@ -119,7 +116,6 @@ def try_out(sim, trial):
                 break
             if made > 0:
                 m = find(sim, trial.space, job)
-        c = sim.jobs.cls[job]
         if m == 0:
             block_class(sim, job, PRESENT)
             left -= sim.waiting[c] - sim.passed[c]
@@ -128,13 +124,13 @@ def try_out(sim, trial):
             left -= 1
             sim.passed[c] += 1
             trial.counts[STARTERS] += 1
-        write_down(sim, trial, entry_of(trial, job, made), m)
+        write_place(sim, trial.each, entry_of(trial, job, made), m)
         take_found(sim, trial.space, job, m)
     suspended = trial.counts[CANDIDATES] - trial.counts[STARTERS]
     if suspended > 0:
         add_others(sim, trial, running)
         sort_candidates(sim, trial)
-        list_pools(sim, trial)
+        list_choices(sim, trial)
         offer_all(sim, trial)
     for k in range(running):
         sim.detail.marked[sim.detail.order[k]] = STAYS
@@ -148,49 +144,44 @@ def before(sim, a, b):
 
 
 @inner
+def may_displace(sim, job, back):
+    """Whether a job that does not fit may suspend others; ``back``: it has just been suspended itself, and has not waited at all."""
+    return sim.params.patience <= 0.0 or (not back and has_waited_enough(sim, job))
+
+
+@inner
 def make_room_in(sim, trial, job, running):
     """`rltune.core.preemption.make_room` in ``trial.space``: 1 where there is room then, 0 where not, -1: too many candidates."""
     order, marked = sim.detail.order, sim.detail.marked
     copy_free(sim, trial.space, sim.shadow)
-    at, enough = running, False
-    # From the last in order on, until the job would fit.
-    while at > 0 and not enough:
-        victim = order[at - 1]
-        if not sim.key[victim] > sim.key[job]:
-            break
-        at -= 1
-        if marked[victim] == GONE:
-            continue
-        marked[victim] = STAYS
-        if sim.detail.status[victim] == ON_GPUS and sim.detail.since[victim] < sim.clock[NOW]:
-            marked[victim] = OFFERED
-            book_held(sim, sim.shadow, victim, 1)
-            enough = fits(sim, sim.shadow, job)
-    # In order, let each keep its place that the job can do without.
+    room = MOST_RUNNING - (trial.counts[CANDIDATES] - trial.counts[STARTERS])
+    if sim.params.displace != 1.0:
+        alone = narrowest_alone(sim, job, running)
+        if alone >= 0 and room > 0:
+            let_go(sim, trial, alone)
+        if alone >= 0:
+            return 1 if room > 0 else -1
+    at = choose_victims(sim, job, running)
+    if at < 0:
+        return 0
     needed = 0
     for back in range(at, running):
-        victim = order[back]
-        if marked[victim] == OFFERED:
-            marked[victim] = STAYS
-            if enough:
-                book_held(sim, sim.shadow, victim, -1)
-                if not fits(sim, sim.shadow, job):
-                    book_held(sim, sim.shadow, victim, 1)
-                    marked[victim] = NEEDED
-                    needed += 1
-    fitting = trial.counts[CANDIDATES] - trial.counts[STARTERS] + needed <= MOST_RUNNING
+        needed += 1 if marked[order[back]] == NEEDED else 0
     for back in range(at, running):
-        victim = order[back]
-        if marked[victim] == NEEDED:
-            marked[victim] = GONE if fitting else STAYS
-            if fitting:
-                book_held(sim, trial.space, victim, 1)
-                entry_of(trial, victim, 0)
-                put_again(sim, trial, victim)
-                trial.runs[trial.counts[CANDIDATES] - 1] = 1
-    if enough and not fitting:
-        return -1
-    return 1 if enough else 0
+        if marked[order[back]] == NEEDED:
+            marked[order[back]] = STAYS
+            if needed <= room:
+                let_go(sim, trial, order[back])
+    return 1 if needed <= room else -1
+
+
+@inner
+def let_go(sim, trial, victim):
+    """Suspend a job in the trial."""
+    sim.detail.marked[victim] = GONE
+    book_held(sim, trial.space, victim, 1)
+    trial.runs[entry_of(trial, victim, 0)] = 1
+    put_again(sim, trial, victim)
 
 
 @inner
@@ -217,23 +208,14 @@ def take_again(trial):
 @inner
 def entry_of(trial, job, made):
     """The candidate's number; a new one, without places, if the job is none yet."""
+    each = trial.each
     for k in range(trial.counts[CANDIDATES]):
-        if trial.job[k] == job:
+        if each.job[k] == job:
             return k
     k = trial.counts[CANDIDATES]
-    trial.job[k], trial.runs[k], trial.made[k], trial.first[k], trial.length[k] = job, 0, made, 0, 0
+    each.job[k], each.first[k], each.length[k], each.chosen[k], trial.runs[k], trial.made[k] = job, 0, 0, 0, 0, made
     trial.counts[CANDIDATES] += 1
     return k
-
-
-@inner
-def write_down(sim, trial, k, m):
-    """The m places in ``sim.place`` are those of candidate k."""
-    base = trial.counts[SPOTS]
-    for i in range(m):
-        trial.node[base + i], trial.grant[base + i] = sim.place.found.node[i], sim.place.found.grant[i]
-    trial.first[k], trial.length[k] = base, m
-    trial.counts[SPOTS] += m
 
 
 # --- who else could make room -----------------------------------------------------------
@@ -254,12 +236,12 @@ def add_others(sim, trial, running):
     for k in range(trial.counts[CANDIDATES]):
         if trial.made[k] == 1 and tried < TRIED:
             tried += 1
-            price_nodes(sim, trial, trial.job[k], running)
+            price_nodes(sim, trial, trial.each.job[k], running)
             for _ in range(TRIED):
                 node = cheapest(trial)
                 if node < 0:
                     break
-                add_node(sim, trial, trial.job[k], running, node)
+                add_node(sim, trial, trial.each.job[k], running, node)
                 trial.price[node] = np.inf
 
 
@@ -291,30 +273,31 @@ def price_nodes(sim, trial, job, running):
     """``trial.price``: thousandths of GPUs to be suspended, last in order first, until so many are free as ``job`` wants there."""
     trial.freed[:] = 0
     trial.price[:] = np.inf
-    c, asked = sim.jobs.cls[job], sim.detail.amount[way_held(sim, job)]
+    c = sim.jobs.cls[job]
     for back in range(running - 1, -1, -1):
         victim = sim.detail.order[back]
         if not sim.key[victim] > sim.key[job]:
             break
-        if not may_go(sim, victim):
+        if not (clearly_ahead(sim, job, victim) and may_go(sim, victim)):
             continue
         base = sim.jobs.part[victim]
         for at in range(base, base + sim.alloc_len[victim]):
             node = sim.alloc_node[at]
+            pool = sim.cluster.node_pool[node]
             trial.freed[node] += thousandths(sim, victim, at)
-            wanted = min(asked, WHOLE * sim.cluster.pool_cap[sim.cluster.node_pool[node]])
-            enough = trial.price[node] == np.inf and sim.space.room.loose[node] + trial.freed[node] >= wanted
-            if enough and may_use(sim, c, sim.cluster.node_pool[node]):
+            wanted = min(least_wanted(sim, c, pool), WHOLE * sim.cluster.pool_cap[pool])
+            if trial.price[node] == np.inf and sim.space.room.loose[node] + trial.freed[node] >= wanted:
                 trial.price[node] = trial.freed[node]
 
 
 @inner
-def may_use(sim, c, pool):
-    """Whether jobs of class c may use the pool."""
+def least_wanted(sim, c, pool):
+    """Thousandths of GPUs of the smallest way of a class in the pool; no way: more than any node has."""
+    least = np.int64(1) << 40
     for q in range(sim.choices.ptr[c], sim.choices.ptr[c + 1]):
         if sim.choices.pool[q] == pool:
-            return True
-    return False
+            least = min(least, sim.detail.amount[sim.choices.way[q]])
+    return least
 
 
 @inner
@@ -341,7 +324,7 @@ def add_node(sim, trial, job, running, node):
         for at in range(base, base + sim.alloc_len[victim]):
             if sim.alloc_node[at] == node:
                 here += thousandths(sim, victim, at)
-        if here > 0 and may_go(sim, victim):
+        if here > 0 and clearly_ahead(sim, job, victim) and may_go(sim, victim):
             paid += here
             add(sim, trial, victim)
 
@@ -357,13 +340,13 @@ def add(sim, trial, victim):
 
 @inner
 def hold_on(sim, trial, k):
-    """What candidate k holds now is where the pass has it."""
-    job, at = trial.job[k], trial.counts[SPOTS]
-    base, m = sim.jobs.part[job], sim.alloc_len[job]
+    """What candidate k holds now is where the plan has it."""
+    each, job = trial.each, trial.each.job[k]
+    at, base, m = each.spots[0], sim.jobs.part[job], sim.alloc_len[job]
     for i in range(m):
-        trial.node[at + i], trial.grant[at + i] = sim.alloc_node[base + i], sim.alloc_grant[base + i]
-    trial.first[k], trial.length[k] = at, m
-    trial.counts[SPOTS] += m
+        each.node[at + i], each.grant[at + i] = sim.alloc_node[base + i], sim.alloc_grant[base + i]
+    each.first[k], each.length[k], each.chosen[k] = at, m, sim.detail.way[job]
+    each.spots[0] += m
 
 
 # --- candidates -------------------------------------------------------------------------
@@ -371,35 +354,36 @@ def hold_on(sim, trial, k):
 
 @inner
 def sort_candidates(sim, trial):
-    """Bring the candidates into the order of this instant."""
+    """Bring the candidates into the order of this instant, running ones behind those only that are clearly ahead of them."""
+    each = trial.each
     for k in range(1, trial.counts[CANDIDATES]):
         at = k
-        while at > 0 and before(sim, trial.job[at], trial.job[at - 1]):
-            swap(trial.job, at)
-            swap(trial.runs, at)
-            swap(trial.made, at)
-            swap(trial.first, at)
-            swap(trial.length, at)
+        while at > 0 and stands_before(sim, trial, at, at - 1):
+            for column in (each.job, each.first, each.length, each.chosen, trial.runs, trial.made):
+                column[at], column[at - 1] = column[at - 1], column[at]
             at -= 1
 
 
 @inner
-def swap(column, at):
-    column[at], column[at - 1] = column[at - 1], column[at]
+def stands_before(sim, trial, a, b):
+    """Whether candidate a comes before candidate b."""
+    i, j = trial.each.job[a], trial.each.job[b]
+    x = standing(sim, i) if trial.runs[a] == 1 else sim.key[i]
+    y = standing(sim, j) if trial.runs[b] == 1 else sim.key[j]
+    return x < y or (x == y and i < j)
 
 
 @inner
-def list_pools(sim, trial):
-    """Pools of every candidate, and how much longer it runs there than on its fastest."""
-    at = 0
+def list_choices(sim, trial):
+    """What every candidate may be given."""
+    each, at = trial.each, 0
     for k in range(trial.counts[CANDIDATES]):
-        c = sim.jobs.cls[trial.job[k]]
-        trial.lo[k] = at
+        c = sim.jobs.cls[each.job[k]]
+        each.lo[k] = at
         for q in range(sim.choices.ptr[c], sim.choices.ptr[c + 1]):
-            trial.pool[at] = sim.choices.pool[q]
-            trial.slow[at] = sim.choices.rate[sim.choices.ptr[c]] / sim.choices.rate[q] - 1.0
+            each.choice[at] = q
             at += 1
-        trial.hi[k] = at
+        each.hi[k] = at
 
 
 @inner
@@ -408,21 +392,21 @@ def offer_all(sim, trial):
     copy_free(sim, sim.space, trial.space)
     for k in range(trial.counts[CANDIDATES]):
         if trial.runs[k] == 1:
-            book_held(sim, trial.space, trial.job[k], 1)
+            book_held(sim, trial.space, trial.each.job[k], 1)
 
 
 @kernel
 def keep_all(sim, trial):
     """The plan that suspends nobody: running candidates stay, waiting ones start in order where there is room."""
     copy_free(sim, sim.space, sim.shadow)
-    trial.counts[SPOTS] = 0
+    trial.each.spots[0] = 0
     for k in range(trial.counts[CANDIDATES]):
-        job = trial.job[k]
+        job = trial.each.job[k]
         if trial.runs[k] == 1:
             hold_on(sim, trial, k)
             continue
         m = find(sim, sim.shadow, job)
-        write_down(sim, trial, k, m)
+        write_place(sim, trial.each, k, m)
         if m > 0:
             take_found(sim, sim.shadow, job, m)
 
@@ -436,22 +420,13 @@ def carry_out(sim, trial):
     n = trial.counts[CANDIDATES]
     for k in range(n):
         if trial.runs[k] == 1 and trial.action[k] != KEEP:
-            stop_run(sim, trial.job[k], SUSPENDED)
+            stop_run(sim, trial.each.job[k], SUSPENDED)
     for k in range(n):
         if trial.action[k] == START:
-            job, base = trial.job[k], trial.first[k]
-            for i in range(trial.length[k]):
-                sim.place.found.node[i], sim.place.found.grant[i] = trial.node[base + i], trial.grant[base + i]
-            sim.place.way[0] = choice_on(sim, job, sim.place.found.node[0])
+            job = trial.each.job[k]
             sim.waiting[sim.jobs.cls[job]] -= 1
-            start_job(sim, job, trial.length[k])
-    kept = 0
-    for k in range(sim.counts[QUEUED]):
-        job = sim.queue[k]
-        if sim.detail.status[job] == WAITING:
-            sim.queue[kept] = job
-            kept += 1
-    sim.counts[QUEUED] = kept
+            start_job(sim, job, load_place(sim, trial.each, k))
+    keep_waiting(sim)
 
 
 @kernel

@@ -45,14 +45,8 @@ def with_ways(
 
 def ways_left_out(offered: Offered) -> tuple[str, ...]:
     """What was not offered of the jobs' ways."""
-    left_out = (
-        (offered.slower, "jobs lose ways that are slower than way_least_speed allows"),
-        (
-            offered.others,
-            "jobs keep only the ways that ask for what their first does: allocator milp decides on one demand a job",
-        ),
-    )
-    return tuple(f"{count} {what}" for count, what in left_out if count)
+    count = offered.slower
+    return (f"{count} jobs lose ways that are slower than way_least_speed allows",) if count else ()
 
 
 def slice_speeds() -> dict[str, dict[str, float]]:

@@ -85,7 +85,7 @@ def read_tasks(table: Table, beside: Mapping[str, Path] | None = None) -> Readin
     start_s = start_s[forward]
     owner = alibaba_tables.owners(jobs, start_s, beside)
     instances = jobs.numbers("inst_num")
-    requests, request_notes = _requests(instances, number["plan_gpu"][rows])
+    asked, request_notes = requests(instances, number["plan_gpu"][rows])
     columns = {
         "job_id": jobs.frame["job_name"] + "/" + jobs.frame["task_name"] + "/" + pd.Series(jobs.lines).astype(str),
         "submit_s": owner.submit_s - owner.submit_s.min(),
@@ -94,14 +94,14 @@ def read_tasks(table: Table, beside: Mapping[str, Path] | None = None) -> Readin
         "cpus": instances * np.nan_to_num(number["plan_cpu"][rows]) / 100,
         "memory_gb": instances * np.nan_to_num(number["plan_mem"][rows]),
         "status": jobs.frame["status"].to_numpy(),
-        **requests,
+        **asked,
         **owner.columns,
     }
     told = (left_out, *notes, *request_notes, *(owner.notes or (START_NOTE,)))
     return Reading(columns, jobs.lines, None, told, tuple(path.name for path in beside.values()))
 
 
-def _requests(instances: np.ndarray, plan_gpu: np.ndarray) -> tuple[dict[str, Any], list[str]]:
+def requests(instances: np.ndarray, plan_gpu: np.ndarray) -> tuple[dict[str, Any], list[str]]:
     """num_gpus and gpu_milli (n_tasks,) and what must be told.
 
     A task of one instance keeps its share of one GPU. A gang of instances that each ask for a share gets a whole

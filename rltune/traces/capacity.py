@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,3 +60,10 @@ def read_capacity(path: str | Path, trace: Trace, cluster: Cluster) -> list[tupl
             f"{file.name}: no column names a pool or VC of cluster {cluster.name}; give a cluster with pools of those VCs"
         )
     return out
+
+
+def with_capacity(options: Mapping[str, Any], trace: Trace, cluster: Cluster) -> dict[str, Any]:
+    """Options of a simulation with the sizes over time read from the file that they name, if they do."""
+    if not isinstance(options.get("capacity"), str):
+        return dict(options)
+    return {**options, "capacity": read_capacity(options["capacity"], trace, cluster)}

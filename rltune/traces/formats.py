@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import JobTable
 from rltune.traces import (
+    acme,
     alibaba,
+    alibaba_spot,
     alibaba_tables,
     google,
     google_requests,
@@ -52,6 +55,8 @@ CSV_FORMATS = (
     CsvFormat("Sia/Pollux philly.csv", _has(philly.SIA_COLUMNS), philly.read_sia),
     CsvFormat("Alibaba pai_tasks.csv", _has(alibaba.SAMPLE_COLUMNS), alibaba.read_sample),
     CsvFormat("Alibaba openb pod list", _has(openb.POD_COLUMNS), openb.read_pods),
+    CsvFormat("AcmeTrace trace_seren.csv, trace_kalos.csv", _has(acme.COLUMNS), acme.read_jobs),
+    CsvFormat("Alibaba v2026-spot-gpu job_info_df.csv", _has(alibaba_spot.COLUMNS), alibaba_spot.read_jobs),
     CsvFormat("Google 2019 collection_events", _has(google.COLLECTION_COLUMNS), google.read_collections),
     CsvFormat("RLTune (19 or 20 columns)", rltune_csv.matches, rltune_csv.read),
 )
@@ -80,8 +85,7 @@ def read_file(path: Path) -> Reading | Trace:
         return parquet.read(content, file)
     text = decode(content, file)
     if text.lstrip().startswith(("[", "{")):
-        document = parse_json(text, file)
-        return kubernetes.read(document, file) if kubernetes.matches(document) else philly.read_log(document, file)
+        return _read_json(text, file)
     if slurm.matches(text):
         return slurm.read(text, file)
     if swf.matches(text):
@@ -96,10 +100,58 @@ def read_file(path: Path) -> Reading | Trace:
     header = tuple(name.lower() for name in fields)
     for known in CSV_FORMATS:
         if known.matches(header):
-            return known.read(parse_csv(text, file))
+            return _read_csv(known, parse_csv(text, file))
+    raise _unknown(text, file, fields)
+
+
+def _read_csv(known: CsvFormat, table: Table) -> Reading:
+    if not known.matches(table.header):
+        raise InputError(f"{table.file}: row 1: the quotes of the column names do not come in pairs; mend them")
+    found = known.read(table)
+    if not table.comments:
+        return found
+    return replace(found, notes=(*found.notes, f"{table.comments} comment lines (#) between the rows passed over"))
+
+
+def _read_json(text: str, file: str) -> Reading:
+    try:
+        document = parse_json(text, file)
+    except InputError:
+        if kubernetes.is_lines(text):
+            told = f"{file}: Kubernetes objects one after the other, not a list of pods; {kubernetes.REMEDY}"
+            raise InputError(told) from None
+        raise
+    if kubernetes.matches(document):
+        return kubernetes.read(document, file)
+    if wrong := kubernetes.near_miss(document):
+        raise InputError(f"{file}: {wrong}")
+    return philly.read_log(document, file)
+
+
+def _unknown(text: str, file: str, fields: tuple[str, ...]) -> InputError:
+    if wrong := slurm.near_miss(text) or kubernetes.near_miss_of_text(text):
+        return InputError(f"{file}: {wrong}")
     found = one_line(", ".join(fields))
     accepted = "; ".join([*(known.name for known in CSV_FORMATS), *OTHER_FORMATS])
-    raise InputError(f"{file}: no known format; found columns {found}; accepted are {accepted}")
+    return InputError(
+        f"{file}: no known format; found columns {found}{plain.near_miss(fields)}; accepted are {accepted}"
+    )
+
+
+def without_negative_waits(found: Reading) -> Reading:
+    """Waits below 0 as unknown, and counted: the log's clock was set back, or its columns are of different clocks."""
+    if found.columns.get("wait_s") is None:
+        return found
+    waits = pd.to_numeric(pd.Series(np.asarray(found.columns["wait_s"])), errors="coerce")
+    negative = (waits < 0).to_numpy()
+    if not negative.any():
+        return found
+    told = (
+        f"{int(negative.sum())} jobs start before they were submitted: their waits are taken as unknown (times of a night in "
+        "which the clock was set back? Write them with a UTC offset)"
+    )
+    kept = pd.Series(np.asarray(found.columns["wait_s"])).mask(negative, np.nan).to_numpy()
+    return replace(found, columns=found.columns | {"wait_s": kept}, notes=(*found.notes, told))
 
 
 def read_trace(
@@ -118,6 +170,7 @@ def read_trace(
         return replace(found, files=(path.name,))
     if change is not None:
         found = change(found)
+    found = without_negative_waits(found)
     jobs = JobTable.from_columns(found.columns, source=path.name, rows=found.rows)
     notes = found.notes
     submit_s = np.asarray(found.columns["submit_s"], dtype=np.float64)

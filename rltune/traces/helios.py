@@ -18,6 +18,8 @@ LOG_COLUMNS = (
     "submit_time", "start_time", "end_time", "duration", "queue",
 )  # fmt: skip
 """Header of ``cluster_log.csv`` (README of S-Lab-System-Group/HeliosData)."""
+NEVER = ("None", "Unknown", "nan", "NaT")
+"""What stands in the place of a start that never was."""
 COPY_COLUMNS = (
     "job_id", "log_row", "arrival_s", "submit_time", "gpu_num", "duration_s", "duration_censored",
 )  # fmt: skip
@@ -36,9 +38,12 @@ def read_log(table: Table) -> Reading:
     notes = []
     if not on_gpus.all():
         notes.append(f"{int((~on_gpus).sum())} jobs without a GPU left out")
-    jobs = table.keep(on_gpus)
+    ran = ~table.frame["start_time"].isin(NEVER).to_numpy() & table.frame["start_time"].notna().to_numpy()
+    if (on_gpus & ~ran).any():
+        notes.append(f"{int((on_gpus & ~ran).sum())} jobs that never ran left out")
+    jobs = table.keep(on_gpus & ran)
     if len(jobs) == 0:
-        raise InputError(f"{table.file}: no job asks for a GPU; at least one is needed")
+        raise InputError(f"{table.file}: no GPU job that ran; at least one is needed")
     submit_s, origin = seconds_from_first(jobs.clock("submit_time"))
     frame = jobs.frame
     columns = {

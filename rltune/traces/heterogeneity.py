@@ -10,8 +10,9 @@ rtx are types no cluster here has, and azure is left out: it is unidentified, an
 from __future__ import annotations
 
 import ast
-import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ import pandas as pd
 from rltune.nouns.errors import InputError
 from rltune.nouns.throughput import Throughput
 from rltune.traces.folder import need, traces_folder
-from rltune.traces.table import decode, read_bytes
+from rltune.traces.table import decode, parse_json, read_bytes
 
 GAVEL_TYPES = {"K80": "k80", "P100": "p100", "V100": "v100"}
 SIA_TYPES = {"T4": "placements-aws", "A100": "placements-dgx"}
@@ -52,6 +53,15 @@ def load_throughput(
     return Throughput(name, types, classes, scales, rate, reference or ("T4" if name == "sia" else "V100"), missing)
 
 
+def throughput_of(node: Mapping[str, Any]) -> Throughput | None:
+    """Speeds by GPU type from the options of a table: ``name`` (none: equal speeds), ``reference``, ``missing``."""
+    if node["name"] == "none":
+        return None
+    if node["name"] != "published":
+        return load_throughput(**node)
+    return Throughput.published(**{key: value for key, value in node.items() if key != "name" and value is not None})
+
+
 Rates = dict[tuple[str, int, int, str], float]
 """(class, GPUs, 1 if spread over nodes, GPU type) -> throughput."""
 
@@ -60,7 +70,7 @@ def _gavel(path: Path) -> tuple[tuple[str, ...], Rates]:
     """Steps/s; 0 or no number means that the job did not run there, which is no measurement."""
     rates: Rates = {}
     try:
-        tables = json.loads(decode(read_bytes(path), path.name))
+        tables = parse_json(decode(read_bytes(path), path.name), path.name)
         for gpu, column in GAVEL_TYPES.items():
             for spread, suffix in enumerate(("", "_unconsolidated")):
                 for key, row in tables[column + suffix].items():

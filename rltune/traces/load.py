@@ -49,6 +49,8 @@ ALIBABA_FILES = (
     "alibaba/pai_task_table.csv",
     "alibaba/pai_task_table.csv.gz",
 )
+MOST_JOBS = 50_000_000
+"""Of a generator: sixty times the largest published trace, some GB of memory."""
 SUFFIXES = (".csv", ".csv.gz", ".json", ".json.gz", ".parquet")
 """A word that ends so is a path."""
 
@@ -72,6 +74,8 @@ def load_trace(name_or_path: str | Path, *, folder: str | Path | None = None, se
         if options:
             raise InputError(f"trace {word}: unknown option {', '.join(options)}; a file has none")
         return read_trace(Path(word), name=Path(word).name, source="user")
+    if isinstance(jobs := options.get("jobs"), int) and jobs > MOST_JOBS:
+        raise InputError(f"trace {word}: jobs={jobs}; at most {MOST_JOBS:,} can be drawn")
     accepted = inspect.signature(load).parameters
     unknown = sorted(set(options) - set(accepted))
     if unknown:

@@ -6,6 +6,7 @@ import io
 import json
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +21,8 @@ from rltune.traces.writing import replace_file
 MAGIC = b"PAR1"
 METADATA_KEY = b"rltune.trace"
 SCHEMA_VERSION = 1
+MOST_ROWS = 50_000_000
+"""Sixty times the largest published trace; a file of a kilobyte can claim more."""
 
 
 def write(trace: Trace, path: str | Path) -> Path:
@@ -42,6 +45,9 @@ def write(trace: Trace, path: str | Path) -> Path:
 def read(content: bytes, file: str) -> Trace | Reading:
     """A trace written by ``write``, or Google's jobs of 2011; InputError if damaged, foreign or changed since."""
     try:
+        rows = pq.read_metadata(io.BytesIO(content)).num_rows
+        if rows > MOST_ROWS:
+            raise InputError(f"{file}: {rows:,} rows; at most {MOST_ROWS:,} can be read, cut the file")
         table = pq.read_table(io.BytesIO(content))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{file}: damaged Parquet file ({one_line(error)}); write it again") from None
@@ -54,13 +60,35 @@ def read(content: bytes, file: str) -> Trace | Reading:
             f"{file}: a Parquet file that rltune did not write (columns {columns}); "
             "make it with `python -m rltune.traces convert`"
         )
-    about = json.loads(stored)
-    if about["schema_version"] != SCHEMA_VERSION:
+    about = _about(stored, file)
+    if about.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
-            f"{file}: schema version {about['schema_version']}, known is {SCHEMA_VERSION}; convert it again"
+            f"{file}: schema version {about.get('schema_version')}, known is {SCHEMA_VERSION}; convert it again"
         )
     jobs = JobTable.from_columns({c: table[c].to_pandas() for c in table.column_names}, source=file)
-    trace = Trace.of(
+    try:
+        trace = _trace(jobs, about)
+        stored_hash = about["sha256"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{file}: what it says of its origin is damaged ({one_line(repr(error))}); convert it again"
+        ) from None
+    if trace.sha256 != stored_hash:
+        raise InputError(f"{file}: the jobs do not match the stored sha256; write the file again")
+    return trace
+
+
+def _about(stored: bytes, file: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(stored))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{file}: what it says of its origin is damaged ({one_line(error)}); convert it again"
+        ) from None
+
+
+def _trace(jobs: JobTable, about: dict[str, Any]) -> Trace:
+    return Trace.of(
         jobs,
         name=about["name"],
         source=about["source"],
@@ -69,6 +97,3 @@ def read(content: bytes, file: str) -> Trace | Reading:
         label=about["label"],
         notes=tuple(about["notes"]),
     )
-    if trace.sha256 != about["sha256"]:
-        raise InputError(f"{file}: the jobs do not match the stored sha256; write the file again")
-    return trace

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rltune.nouns.errors import InputError
-from rltune.traces.table import Reading, Table, seconds_from_first
+from rltune.traces.table import Reading, Table, one_line, seconds_from_first
 
 LOG_KEYS = ("status", "vc", "jobid", "attempts", "submitted_time", "user")
 JOBS_COLUMNS = (
@@ -118,8 +118,11 @@ def _job(entry: Mapping[str, Any], record: int, file: str, counts: Counter[str])
         counts["jobs without an attempt left out"] += 1
         return None
     place = f"{file}: record {record} (job {entry['jobid']})"
+    submit = _clock(entry["submitted_time"], place)
     try:
-        spans = [(_clock(a.get("start_time"), place), _clock(a.get("end_time"), place)) for a in attempts]
+        spans = _in_order(
+            submit, [(_clock(a.get("start_time"), place), _clock(a.get("end_time"), place)) for a in attempts]
+        )
         num_gpus = next((n for n in map(_gpus, attempts) if n), 0)
     except (AttributeError, KeyError, TypeError):
         raise InputError(
@@ -132,11 +135,10 @@ def _job(entry: Mapping[str, Any], record: int, file: str, counts: Counter[str])
     if not finished:
         counts["jobs without a finished attempt left out"] += 1
         return None
-    if len(finished) < len(spans):
-        counts["jobs with an attempt of unknown start or end, which counts as no run time"] += 1
-    submit = _clock(entry["submitted_time"], place)
     if submit is None:
         raise InputError(f"{place}: submitted_time is missing; correct or remove the record")
+    if len(finished) < len(spans):
+        counts["jobs with an attempt of unknown start or end, which counts as no run time"] += 1
     start = spans[0][0]
     return _Job(
         record=record,
@@ -146,6 +148,25 @@ def _job(entry: Mapping[str, Any], record: int, file: str, counts: Counter[str])
         duration_s=sum((end - start).total_seconds() for start, end in finished),
         num_gpus=num_gpus,
     )
+
+
+Span = tuple[datetime | None, datetime | None]
+
+
+def _in_order(submit: datetime | None, spans: Sequence[Span]) -> list[Span]:
+    """Starts and ends, an hour on where only that keeps their order: of 1 to 2 o'clock the log does not tell which."""
+    last, found = submit, []
+    for span in spans:
+        moved = []
+        for time in span:
+            twice = time is not None and CLOCK_CHANGE - timedelta(hours=1) <= time < CLOCK_CHANGE
+            time = (
+                time + timedelta(hours=1) if time is not None and twice and last is not None and time < last else time
+            )
+            last = time or last
+            moved.append(time)
+        found.append((moved[0], moved[1]))
+    return found
 
 
 def _gpus(attempt: Mapping[str, Any]) -> int:
@@ -159,5 +180,5 @@ def _clock(text: Any, place: str) -> datetime | None:
     try:
         clock = datetime.fromisoformat(text)
     except (TypeError, ValueError):
-        raise InputError(f"{place}: {text!r} is no time; use YYYY-MM-DD HH:MM:SS") from None
+        raise InputError(f"{place}: {one_line(repr(text))} is no time; use YYYY-MM-DD HH:MM:SS") from None
     return clock + timedelta(hours=1) if clock >= CLOCK_CHANGE else clock

@@ -22,6 +22,7 @@ FIELDS = (
 )  # fmt: skip
 STATUSES = {0: "FAILED", 1: "COMPLETED", 2: "PARTIAL", 3: "LAST_PARTIAL", 4: "FAILED_PARTIAL", 5: "CANCELLED"}
 PARTIAL = (2, 3, 4)
+CANCELLED = 5
 """Parts of a job that also stands in the log as a whole."""
 HEADER = re.compile(r"^;\s*(\w+):\s*(.*)$")
 PROCESSOR_NOTE = "the log counts processors; each stands for one GPU here"
@@ -49,6 +50,8 @@ def read(text: str, file: str) -> Reading:
             counts["parts of checkpointed jobs left out (the whole job stands beside them)"] += 1
         elif row[FIELDS.index("run")] < 0:
             counts["jobs that never ran left out"] += 1
+        elif row[FIELDS.index("status")] == CANCELLED and row[FIELDS.index("run")] == 0:
+            counts["jobs cancelled before they ran left out"] += 1
         elif max(row[FIELDS.index("allocated")], row[FIELDS.index("requested")]) < 1:
             counts["jobs of an unknown number of processors left out"] += 1
         else:

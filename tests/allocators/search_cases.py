@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rltune.allocators.formulation import Holders, Instance
+from rltune.allocators.formulation import Holders, Instance, Place
 from rltune.allocators.measure import Measure, nodes_cost
 from rltune.core.resources.places import Demand, Room, idle_room, take
 from rltune.core.resources.room import Held
@@ -77,10 +77,9 @@ def nodes_of(case: Case) -> tuple[Node, ...]:
     return tuple(found)
 
 
-def on_node(case: Case, node: Node, k: int, size: int, late: bool) -> Iterator[tuple[Node, int, float]]:
-    """(node after, grant, seconds of reconfiguration) for each way to put ``size`` GPUs of job k (its share, its slice) there."""
+def on_node(case: Case, node: Node, job: int, size: int, late: bool) -> Iterator[tuple[Node, int, float]]:
+    """(node after, grant, seconds of reconfiguration) for each way to put ``size`` GPUs (a share, a slice) of a demand there."""
     i = case.instance
-    job = int(i.jobs[k])
     total, milli, profile = int(i.demand.gpus[job]), int(i.demand.milli[job]), int(i.demand.profile[job])
     grid = 2.0**20
     cpus = i.demand.cpus[job] if size == total else np.floor(i.demand.cpus[job] * size / total * grid) / grid
@@ -134,15 +133,17 @@ def on_node(case: Case, node: Node, k: int, size: int, late: bool) -> Iterator[t
             yield with_gpus(taken), sum(1 << g for g in chosen), sum(cleared(node.gpus[g]) for g in chosen)
 
 
-Spot = tuple[tuple[int, ...], tuple[int, ...]]
+def asked(i: Instance, k: int, at: int) -> int:
+    """Row of the demand of job k by its choice number ``at``."""
+    return int(i.jobs[k] if i.asks is None else i.asks[at])
 
 
-def placements(case: Case, nodes: tuple[Node, ...], k: int) -> Iterator[tuple[tuple[Node, ...], Spot, float, int]]:
-    """(nodes after, (nodes, grants), seconds, index of the pool) for every way to start job k."""
+def placements(case: Case, nodes: tuple[Node, ...], k: int) -> Iterator[tuple[tuple[Node, ...], Place, float, int]]:
+    """(nodes after, place, seconds, number of the choice) for every way to start job k."""
     i = case.instance
-    job = int(i.jobs[k])
-    gpus, alone = int(i.demand.gpus[job]), i.demand.milli[job] < 1000 or i.demand.profile[job] >= 0
     for at in range(int(i.lo[k]), int(i.hi[k])):
+        job = asked(i, k, at)
+        gpus, alone = int(i.demand.gpus[job]), i.demand.milli[job] < 1000 or i.demand.profile[job] >= 0
         p, late = int(i.pools[at]), i.late is not None and bool(i.late[at])
         here = [n for n, node in enumerate(nodes) if node.pool == p]
         fewest = 1 if alone else -(-gpus // int(i.cluster.pool_cap[p])) if i.cluster.pool_cap[p] else 99
@@ -151,12 +152,13 @@ def placements(case: Case, nodes: tuple[Node, ...], k: int) -> Iterator[tuple[tu
                 for sizes in product(range(1, gpus + 1), repeat=m) if not alone else [(gpus,)]:
                     if sum(sizes) != gpus:
                         continue
-                    ways = [list(on_node(case, nodes[n], k, size, late)) for n, size in zip(used, sizes, strict=True)]
+                    ways = [list(on_node(case, nodes[n], job, size, late)) for n, size in zip(used, sizes, strict=True)]
                     for way in product(*ways):
                         after = list(nodes)
                         for n, (node, _, _) in zip(used, way, strict=True):
                             after[n] = node
-                        yield tuple(after), (used, tuple(w[1] for w in way)), sum(w[2] for w in way), at
+                        spot = Place(used, tuple(w[1] for w in way), -1 if i.asks is None else job)
+                        yield tuple(after), spot, sum(w[2] for w in way), at
 
 
 def fragmentation(case: Case, nodes: tuple[Node, ...], measure: Measure) -> float:
@@ -176,7 +178,6 @@ def best_by_search(case: Case, measure: Measure, levels: tuple[Weights, ...]) ->
     i = case.instance
     start = nodes_of(case)
     before = fragmentation(case, start, measure)
-    amount = [amount_of(i, k) for k in range(len(i.jobs))]
     memo: dict[Any, float] = {}
 
     def final(nodes: tuple[Node, ...], terms: dict[str, float]) -> tuple[float, ...]:
@@ -190,7 +191,9 @@ def best_by_search(case: Case, measure: Measure, levels: tuple[Weights, ...]) ->
     seen: set[Any] = set()
 
     def go(k: int, nodes: tuple[Node, ...], terms: dict[str, float], left: tuple[float, ...]) -> None:
-        key = (k, tuple(sorted(map(str, nodes))), tuple(round(v, 9) for v in terms.values()), left)
+        # Where jobs run, which of two equal nodes is taken matters: one of them may be theirs.
+        states = tuple(map(str, nodes)) if i.holders is not None else tuple(sorted(map(str, nodes)))
+        key = (k, states, tuple(round(v, 9) for v in terms.values()), left)
         if key in seen:
             return
         seen.add(key)
@@ -204,18 +207,18 @@ def best_by_search(case: Case, measure: Measure, levels: tuple[Weights, ...]) ->
         else:
             go(len(i.jobs), nodes, terms, left)
         g = -1 if i.group is None else int(i.group[k])
-        if g >= 0 and amount[k] > left[g] + 1e-9:
-            return
         for after, spot, seconds, at in placements(case, nodes, k):
-            gpus = float(i.demand.gpus[i.jobs[k]] * i.demand.milli[i.jobs[k]]) / 1000
-            slow = 0.0 if i.slow is None else gpus * float(i.slow[at])
+            amount = amount_of(i, asked(i, k, at))
+            if g >= 0 and amount > left[g] + 1e-9:
+                continue
+            slow = 0.0 if i.slow is None else float(i.slow[at])
             more = {
                 "value": terms["value"] + float(i.value[k]), "slowdown": terms["slowdown"] + slow,
-                "locality": terms["locality"] + len(spot[0]) - 1,
+                "locality": terms["locality"] + len(spot.nodes) - 1,
                 "reconfiguration": terms["reconfiguration"] + seconds,
                 "interruption": terms["interruption"] + interruption(i, k, spot),
             }  # fmt: skip
-            rest = left if g < 0 else (*left[:g], left[g] - amount[k], *left[g + 1 :])
+            rest = left if g < 0 else (*left[:g], left[g] - amount, *left[g + 1 :])
             go(k + 1, after, more, rest)
 
     zero = {"value": 0.0, "slowdown": 0.0, "locality": 0.0, "reconfiguration": 0.0, "interruption": 0.0}
@@ -224,15 +227,15 @@ def best_by_search(case: Case, measure: Measure, levels: tuple[Weights, ...]) ->
     return best[0]
 
 
-def interruption(i: Instance, k: int, spot: Spot) -> float:
+def interruption(i: Instance, k: int, spot: Place) -> float:
     """GPU-seconds that job k, at these places, loses beyond its suspension."""
     if i.holders is None or i.holders.place[k] is None:
         return 0.0
     return float(i.holders.move[k] * (spot != i.holders.place[k]) - i.holders.suspend[k])
 
 
-def amount_of(i: Instance, k: int) -> float:
-    job = int(i.jobs[k])
+def amount_of(i: Instance, job: int) -> float:
+    """GPUs that a demand counts for in a quota."""
     if i.demand.profile[job] >= 0:
         shares = [SIZE[i.demand.profile[job], t] / SIZE[:, t].max() for t in range(len(TYPES))]
         return float(max(shares))
@@ -254,15 +257,14 @@ def replayed(case: Case, places: Any) -> tuple[tuple[Node, ...], dict[str, float
         found = [x for x in placements(case, nodes, k) if x[1] == place]
         assert found, f"job {k} cannot be placed at {place}"
         nodes, _, seconds, at = found[0]
-        gpus = float(i.demand.gpus[i.jobs[k]] * i.demand.milli[i.jobs[k]]) / 1000
         terms["value"] += float(i.value[k])
-        terms["slowdown"] += 0.0 if i.slow is None else gpus * float(i.slow[at])
-        terms["locality"] += len(place[0]) - 1
+        terms["slowdown"] += 0.0 if i.slow is None else float(i.slow[at])
+        terms["locality"] += len(place.nodes) - 1
         terms["reconfiguration"] += seconds
         terms["interruption"] += interruption(i, k, place)
         if i.group is not None and i.group[k] >= 0:
             assert left is not None
-            left[i.group[k]] -= amount_of(i, k)
+            left[i.group[k]] -= amount_of(i, asked(i, k, at))
             assert left[i.group[k]] > -1e-9
     return nodes, terms
 
@@ -305,7 +307,26 @@ def random_case(rng: np.random.Generator, kind: str) -> Case:
         idle=idle if mig else None, group=rng.integers(-1, 2, n) if quota else None,
         left=np.array([1.0, 2.5]) if quota else None, prefix=bool(rng.random() < 0.15),
     )  # fmt: skip
+    if rng.random() < 0.4:
+        instance = with_choices(rng, instance, _demand(rng, 3, kind, names, int(arrays.pool_cap.max())))
     return Case(cluster, instance, int(rng.random() < 0.2))
+
+
+def with_choices(rng: np.random.Generator, i: Instance, more: Demand) -> Instance:
+    """The same jobs, which may ask for other things of ``more`` instead, in any pool; the first choice need not be their own."""
+    n, pools = len(i.jobs), len(i.cluster.pool_cap)
+    own = [[(int(p), k) for p in i.pools[i.lo[k] : i.hi[k]]] for k in range(n)]
+    other = [(p, n + row) for p in range(pools) for row in range(len(more.gpus))]
+    lists = [one + [other[x] for x in rng.permutation(len(other))[: rng.integers(0, 3)]] for one in own]
+    lists = [[one[x] for x in rng.permutation(len(one))] for one in lists]
+    ends = np.cumsum([len(one) for one in lists]).astype(np.int64)
+    flat = [choice for one in lists for choice in one]
+    return replace(
+        i, demand=Demand(*(np.concatenate(pair) for pair in zip(i.demand, more, strict=True))),
+        pools=np.array([p for p, _ in flat]), asks=np.array([row for _, row in flat]), lo=ends - [len(one) for one in lists], hi=ends,
+        slow=np.round(rng.choice([0, 0.25, 0.5, 1.0], len(flat)), 2) if rng.random() < 0.7 else None,
+        late=None if i.late is None else rng.integers(0, 2, len(flat)),
+    )  # fmt: skip
 
 
 def running_case(rng: np.random.Generator, kind: str) -> Case:
@@ -317,17 +338,21 @@ def running_case(rng: np.random.Generator, kind: str) -> Case:
     left = None if i.left is None else i.left.copy()
     for k in rng.permutation(n).tolist():
         group = -1 if i.group is None else int(i.group[k])
-        if rng.random() < 0.4 or (left is not None and group >= 0 and left[group] < amount_of(i, k)):
-            continue
-        ways = list(placements(case, nodes, k))
+        ways = [] if rng.random() < 0.4 else within_quota(i, k, list(placements(case, nodes, k)), left)
         if ways:
-            nodes, places[k], _, _ = ways[int(rng.integers(len(ways)))]
+            nodes, places[k], _, at = ways[int(rng.integers(len(ways)))]
             if left is not None and group >= 0:
-                left[group] -= amount_of(i, k)
+                left[group] -= amount_of(i, asked(i, k, at))
     runs = np.array([place is not None for place in places])
     suspend = runs * np.round(rng.uniform(0.0, 4.0, n), 1)
     holders = Holders(places, suspend=suspend, move=runs * np.round(suspend + rng.choice([0.0, 0.5, 2.0], n), 1))
     return replace(case, instance=replace(i, holders=holders, idle=left_behind(case, nodes, places)))
+
+
+def within_quota(i: Instance, k: int, ways: list[Any], left: Any) -> list[Any]:
+    """Those of the ways to start job k that leave its quota at 0 or above."""
+    group = -1 if i.group is None else int(i.group[k])
+    return [way for way in ways if left is None or group < 0 or amount_of(i, asked(i, k, way[3])) <= left[group]]
 
 
 def left_behind(case: Case, nodes: tuple[Node, ...], places: list[Any]) -> Any:
@@ -341,9 +366,9 @@ def left_behind(case: Case, nodes: tuple[Node, ...], places: list[Any]) -> Any:
             for start, kind in gpu.idle:
                 idle[n, g] |= (1 + kind) << 4 * start
     for k, place in enumerate(places):
-        profile = int(i.demand.profile[i.jobs[k]])
-        if place is not None and profile >= 0:
-            (node,), (grant,) = place
+        profile = -1 if place is None else int(i.demand.profile[i.jobs[k] if place.ask < 0 else place.ask])
+        if profile >= 0:
+            (node,), (grant,), _ = place
             gpu, mig = (grant & 0xFFFFFFFF).bit_length() - 1, int(i.cluster.pool_mig[i.cluster.node_pool[node]])
             idle[node, gpu] = with_instance(int(idle[node, gpu]), profile, mig, grant >> 32)
     return idle

@@ -6,9 +6,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from search_cases import Case, amount_of, best_by_search, fragmentation, nodes_of, placements, random_case, replayed
+from search_cases import (
+    Case,
+    amount_of,
+    asked,
+    best_by_search,
+    fragmentation,
+    nodes_of,
+    placements,
+    random_case,
+    replayed,
+    within_quota,
+)
 
-from rltune.allocators.formulation import Instance
+from rltune.allocators.formulation import Instance, Place
 from rltune.allocators.fragmentation import quadratic_cost
 from rltune.allocators.joint import JointSolver
 from rltune.allocators.measure import Measure
@@ -53,15 +64,13 @@ def random_plan(rng: np.random.Generator, case: Case) -> list[Any]:
     nodes, plan, left = nodes_of(case), [], None if case.instance.left is None else case.instance.left.copy()
     for k in range(len(case.instance.jobs)):
         ways = list(placements(case, nodes, k)) if rng.random() < 0.7 else []
+        ways = within_quota(case.instance, k, ways, left)
         group = -1 if case.instance.group is None else int(case.instance.group[k])
-        if left is not None and group >= 0 and ways:
-            if amount_of(case.instance, k) > left[group]:
-                ways = []
-            else:
-                left[group] -= amount_of(case.instance, k)
         if not ways and case.instance.prefix:
             return plan + [None] * (len(case.instance.jobs) - k)
         after = ways[int(rng.integers(len(ways)))] if ways else None
+        if after is not None and left is not None and group >= 0:
+            left[group] -= amount_of(case.instance, asked(case.instance, k, after[3]))
         plan.append(None if after is None else after[1])
         nodes = nodes if after is None else after[0]
     return plan
@@ -75,7 +84,9 @@ def check_against_search(seed: int, kind: str, cases: int) -> None:
         case = random_case(rng, kind)
         mode = str(rng.choice([*MODES]))
         measure = measure_of(rng, case, kind)
-        solver = solvers.setdefault((mode, case.spread), JointSolver(MODES[mode], time_limit_s=60, spread=case.spread))
+        solver = solvers.setdefault(
+            (mode, case.spread), JointSolver(MODES[mode], time_limit_s=60, rows=1 << 15, spread=case.spread)
+        )
         nothing = [None] * len(case.instance.jobs)
         best = best_by_search(case, measure, MODES[mode])
         found = solver.decide(case.instance, measure, {"nothing": nothing}).places
@@ -134,7 +145,7 @@ def test_wide_nodes_whose_gpus_differ_lose_no_pattern() -> None:
     solver = JointSolver(MODES["starts_first"])
     measure = Measure(quadratic_cost(cluster.arrays()), no_types())
     decision = solver.decide(instance, measure, {"nothing": [None, None]})
-    assert decision.places == [((0,), (0xFF00,)), ((0,), (0x00FF,))]
+    assert decision.places == [Place((0,), (0xFF00,)), Place((0,), (0x00FF,))]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from search_cases import best_by_search, fragmentation, nodes_of, replayed, running_case
 from test_joint import COSTS, KINDS, measure_of
 
-from rltune.allocators.formulation import Holders, Instance
+from rltune.allocators.formulation import Holders, Instance, Place
 from rltune.allocators.fragmentation import quadratic_cost
 from rltune.allocators.joint import JointSolver
 from rltune.allocators.measure import Measure
@@ -32,7 +32,11 @@ def check_against_search(seed: int, kind: str, cases: int) -> None:
     rng, kept = np.random.default_rng(seed), 0
     for _ in range(cases):
         case, mode = running_case(rng, kind), str(rng.choice([*MODES]))
-        measure, solver, levels = measure_of(rng, case, kind), JointSolver(MODES[mode], time_limit_s=60), MODES[mode]
+        measure, solver, levels = (
+            measure_of(rng, case, kind),
+            JointSolver(MODES[mode], time_limit_s=60, rows=1 << 15),
+            MODES[mode],
+        )
         holders = case.instance.holders
         assert holders is not None
         nothing, stay = [None] * len(case.instance.jobs), list(holders.place)
@@ -70,7 +74,7 @@ def swap(waiting: int, running: list[Any], closed: int = -1, **charged: Any) -> 
     cluster = Cluster.from_spec({"name": "two", "pools": [{"nodes": 2, "gpus_per_node": 4}]})
     n, gpus = 1 + len(running), np.array([waiting, *(job[0] for job in running)])
     demand = Demand(gpus, np.full(n, 1000), np.zeros(n), np.zeros(n), np.full(n, -1))
-    places = [None, *(((job[1],), (job[2],)) for job in running)]
+    places = [None, *(Place((job[1],), (job[2],)) for job in running)]
     cost = np.array([0.0, *(60.0 * job[0] for job in running)])
     allocator, room = MilpAllocator(**charged), idle_room(cluster)
     room.closed[closed] = int(closed >= 0)
@@ -103,11 +107,11 @@ def test_the_fewest_jobs_are_suspended_then_the_fewest_gpu_seconds() -> None:
 def test_on_a_closed_node_jobs_stay_and_none_comes() -> None:
     """A draining node would lose its jobs, or get new ones."""
     held, found = swap(2, [(2, 0, 0b0011), (1, 1, 0b0001), (3, 1, 0b1110)], closed=0)
-    assert found[0] is not None and found[0][0] == (1,)
+    assert found[0] is not None and found[0].nodes == (1,)
     assert found[1] == held[1] and found[2:] == [held[2], None]
     # It may go: then its node stays empty.
     _, found = swap(4, [(2, 0, 0b0011), (4, 1, 0b1111)], closed=0)
-    assert found[0] == ((1,), (0b1111,)) and found[2] is None
+    assert found[0] == Place((1,), (0b1111,)) and found[2] is None
 
 
 def test_where_a_start_is_not_worth_its_cost_everybody_stays() -> None:

@@ -13,6 +13,22 @@ import pytest
 from entry_cases import QUICK, ROWS, Command, no_nan, refused, write
 
 
+def test_an_evaluation_with_options_of_the_simulation(here: Path, command: Command) -> None:
+    """Rows that cannot be simulated would stop the others, or vanish without a word; options would be ignored."""
+    write(here / "jobs.csv", ROWS)
+    quick = [option for option in QUICK if not option.startswith(("policy", "backfill"))]
+    rows = ("policy=[fifo,las]", "backfill=[blocking,skip,easy]", "runtimes=exact", "options.gpu_mtbf_s=3000")
+    status, out, err = command("evaluate", "+trace=file", "trace.path=jobs.csv", *quick, *rows)
+    assert status == 0, err
+    summary = json.loads((here / out.splitlines()[-1] / "summary.json").read_text())
+    assert set(summary["policies"]) == {"fifo-skip", "las-skip", "fifo-easy-exact"}
+    assert [note.partition(" are left out")[0] for note in summary["notes"][:2]] == [
+        "rows with backfill=blocking", "rows with backfill=easy, of policies that suspend,",
+    ]  # fmt: skip
+    told = command("evaluate", "+trace=file", "trace.path=jobs.csv", *quick, "policy=[lass]")
+    refused(told, here / "nowhere", "policy 'lass' is unknown")
+
+
 def test_a_good_run_leaves_what_the_house_page_lists(here: Path) -> None:
     """Other tools would not find the run, its files or the keys they read."""
     write(here / "jobs.csv", ROWS)

@@ -335,7 +335,7 @@ def test_runs_of_before_are_compared_by_todays_names(simulate: Callable[..., Tol
 def test_comparisons_that_say_nothing_are_refused(
     simulate: Callable[..., Told], here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Runs of different jobs would be subtracted from one another."""
+    """Runs of different jobs would be subtracted from one another, or a hostile file of options hang the comparison."""
     one = made(simulate(*QUICK, "name=one"))
     other = made(simulate(*QUICK, "name=other", "limit=100"))
     (here / "empty").mkdir()
@@ -347,6 +347,14 @@ def test_comparisons_that_say_nothing_are_refused(
     for name in ("config.yaml", "summary.json"):
         (here / "torn" / name).write_bytes((one / name).read_bytes())
     (here / "torn" / "jobs.parquet").write_text("no parquet")
+    hostile = {"deep": "a: " + "[" * 100_000, "aliases": "a0: &a0 {x: 1}\n" + "".join(
+        f"a{k}: &a{k} {{{', '.join(f'k{n}: *a{k - 1}' for n in range(10))}}}\n" for k in range(1, 10)
+    )}  # fmt: skip
+    for name, text in hostile.items():
+        (here / name).mkdir()
+        for file in ("summary.json", "jobs.parquet"):
+            (here / name / file).write_bytes((one / file).read_bytes())
+        (here / name / "config.yaml").write_text(text)
     for paths, said in {
         (str(one), str(other)): "are not those of",
         (str(one),): "1 simulation; at least 2 are needed",
@@ -355,6 +363,8 @@ def test_comparisons_that_say_nothing_are_refused(
         (str(one), "empty"): "empty: no simulation in it",
         (str(one), "wrong"): "only those of simulate can be compared",
         (str(one), "torn"): "torn: damaged",
+        (str(one), "deep"): "nested more than 32 deep",
+        (str(one), "aliases"): "aliases written out",
     }.items():
         capfd.readouterr()
         assert comparing.main(list(paths)) == 2

@@ -121,7 +121,13 @@ def test_untidy_files(tmp_path):
     (tmp_path / "z.csv.gz").write_bytes(packed)
     (tmp_path / "long.csv").write_text(f"event,tenant,profile\nacquire,{'u' * 200_000},1g\n")
     (tmp_path / "deep.json").write_text("[" * 200_000)
-    for name, told in (("z.csv.gz", "cannot be read"), ("long.csv", "not CSV"), ("deep.json", "not JSON")):
+    (tmp_path / "bomb.csv.gz").write_bytes(gzip.compress(b"\n" * 2**27, compresslevel=1))
+    (tmp_path / "twice.csv").write_text("event,tenant,tenant,profile\nacquire,u,v,1g\n")
+    (tmp_path / "wide.csv").write_text("event,tenant,profile\nacquire,u,1g,2g\n")
+    for name, told in (
+        ("z.csv.gz", "damaged gzip"), ("long.csv", "not CSV"), ("deep.json", "not JSON"), ("bomb.csv.gz", "unpacks to more"),
+        ("twice.csv", "column 'tenant' stands twice"), ("wide.csv", "line 2: more cells"),
+    ):  # fmt: skip
         with pytest.raises(InputError, match=told):
             read_events(tmp_path / name)
     (tmp_path / "w.json").write_text('{"workloads": {"3": []}}')

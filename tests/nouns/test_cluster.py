@@ -197,3 +197,19 @@ def test_jobs_go_only_to_pools_with_cpu_and_memory_for_them() -> None:
     ]
     assert further_resources(jobs, cluster) == "1 jobs need no GPU"
     assert further_resources(jobs.take(slice(0, 3)), Cluster("d", (Pool("a", 1, 8),))) is None
+
+
+@pytest.mark.parametrize(
+    ("pools", "told"),
+    [
+        ([{"nodes": 10**9, "gpus_per_node": 8}], "at most 1,000,000, a whole number"),
+        ([{"nodes": 600_000, "gpus_per_node": 8}] * 2, "1,200,000 nodes; at most 1,000,000"),
+        ([{"nodes": 1, "gpus_per_node": 8, "first_node_id": 10**30}], "at most 10.15, a whole number"),
+    ],
+)
+def test_absurd_sizes_are_refused(pools: list[dict[str, int]], told: str) -> None:
+    """A zero too many would take all memory instead of one line."""
+    with pytest.raises(InputError, match=told):
+        Cluster.from_spec({"pools": pools})
+    with pytest.raises(InputError, match="at most 1,000,000"):
+        Cluster.from_spec({"pools": [{"nodes": 1, "gpus_per_node": 8}]}).with_nodes(10**9)

@@ -260,7 +260,7 @@ def test_files_of_superseded_versions_do_not_pile_up(tmp_path: Path) -> None:
 
 
 BOUNDED_SLOWDOWN = """
-from rltune.rl.kernels import BSLD, job_cost
+from rltune.rl.scoring import BSLD, job_cost
 print(job_cost(BSLD, 99.0, 1.0), sum(job_cost.stats.cache_hits.values()))
 """
 

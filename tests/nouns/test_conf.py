@@ -18,8 +18,7 @@ from rltune.config.mig import MigBatch, MigServe, MigTrain
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import JobTable
-from rltune.simulate import throughput_of
-from rltune.traces.heterogeneity import FILES
+from rltune.traces.heterogeneity import FILES, throughput_of
 
 TINY = JobTable.from_columns({"submit_s": [0, 0, 1], "duration_s": [5, 5, 5], "num_gpus": [1, 3, 2]})
 

@@ -17,7 +17,6 @@ import numpy as np
 from hypothesis import strategies as st
 
 import rltune
-from rltune.allocators.milp import MilpAllocator
 from rltune.core.resources.places import idle_room
 from rltune.core.rng import NODE_FAILURE, NODE_REPAIR, exponential
 from rltune.core.state import FINISHED, GIVEN_UP, JOB_FAILURE, SUSPENDED
@@ -322,17 +321,6 @@ def pools_of(seen: Seen, job: int, way: Way) -> list[int]:
     return out
 
 
-def demands_of(seen: Seen, job: int) -> list[list[Way]]:
-    """The possible ways of a job, apart by demand where the allocator decides on one demand a job: it offers one of these."""
-    ways = [way for way in ways_of(seen, job) if pools_of(seen, job, way)]
-    if not isinstance(seen.options.get("allocator"), MilpAllocator):
-        return [ways]
-    apart: dict[Any, list[Way]] = {}
-    for way in ways:
-        apart.setdefault((way.gpus, way.milli, way.mig), []).append(way)
-    return list(apart.values()) or [[]]
-
-
 def widest_of(jobs: JobTable, vc: str) -> float:
     """GPUs of the widest job of a virtual cluster; those that list ways may be asked for four."""
     mine = jobs.vc.values() == vc
@@ -365,13 +353,9 @@ def way_of_run(seen: Seen, r: int) -> list[Way]:
 
 
 def enough_open(seen: Seen, job: int, away: list[int]) -> bool:
-    """Whether, of whichever demand the job was offered, the nodes that stay open could hold it when idle."""
-    return all(_any_open(seen, job, ways, away) for ways in demands_of(seen, job))
-
-
-def _any_open(seen: Seen, job: int, ways: list[Way], away: list[int]) -> bool:
+    """Whether the nodes that stay open could hold the job, in one of its ways, when idle."""
     arrays = seen.cluster.arrays()
-    for way in ways:
+    for way in ways_of(seen, job):
         for p in pools_of(seen, job, way):
             nodes = [n for n in range(arrays.pool_lo[p], arrays.pool_hi[p]) if n not in away]
             if len(nodes) >= -(-way.gpus // max(1, int(arrays.pool_cap[p]))):
@@ -531,13 +515,13 @@ def check_nobody_waits_in_vain(seen: Seen) -> None:
             over = any(runs.outcome[r] in ends and runs.end_s[r] <= instant for r in attempts)
             if instant >= last or over or any(runs.start_s[r] <= instant < runs.end_s[r] for r in attempts):
                 continue
-            assert not all(_has_room(seen, int(job), ways, room) for ways in demands_of(seen, int(job)))
+            assert not has_room(seen, int(job), room)
 
 
-def _has_room(seen: Seen, job: int, ways: list[Way], room: Any) -> bool:
-    """Whether a pool has the whole GPUs of one of these ways free on the fewest nodes."""
+def has_room(seen: Seen, job: int, room: Any) -> bool:
+    """Whether a pool has the whole GPUs of one of the job's ways free on the fewest nodes."""
     arrays = seen.cluster.arrays()
-    for way in ways:
+    for way in ways_of(seen, job):
         for p in pools_of(seen, job, way) if way.milli == WHOLE and way.mig is None else []:
             fewest = -(-way.gpus // max(1, int(arrays.pool_cap[p])))
             best = np.sort(room[arrays.pool_lo[p] : arrays.pool_hi[p]])[::-1][:fewest]

@@ -509,7 +509,6 @@ def test_milp_schedules_are_valid_and_paid_right(backfill: str) -> None:
         ({"score": "speed"}, "score='speed' is unknown"),
         ({"backfill": "conservative"}, "backfill='conservative' is unknown"),
         ({"baseline": "sfj"}, "policy 'sfj' is unknown"),
-        ({"baseline": "wfp3"}, "baseline=wfp3 changes while jobs wait"),
         ({"allocator": "worst"}, "allocator 'worst' is unknown"),
         ({"runtimes": "unknown"}, "runtimes=unknown knows no run times"),
         ({"runtimes": "unknown", "baseline": "fifo", "backfill": "easy"}, "runtimes=unknown knows no run times"),

@@ -91,7 +91,7 @@ def test_unknown_run_times_stay_unknown() -> None:
 
 def test_what_training_does_not_have_is_told() -> None:
     """An option would be ignored, or fail with a trace of ours."""
-    with pytest.raises(InputError, match="allocator=milp places whole GPUs"):
-        make_setup(mixed(), CLUSTER, Rules(allocator="milp", backfill="skip", baseline="fifo", window=40))
+    with pytest.raises(InputError, match="allocator=lexicographic knows whole GPUs only"):
+        make_setup(mixed(), CLUSTER, Rules(allocator="lexicographic", backfill="skip", baseline="fifo", window=40))
     with pytest.raises(InputError, match="unknown"):
         Rules(options={"node_mtbf": 3})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -111,6 +112,48 @@ def test_fine_tuning_starts_from_the_given_policy(first_run: Path) -> None:
     tuned = load_policy(first_run.parent / "tuned" / "checkpoint" / "average.safetensors").network.state_dict()
     given = parent.network.state_dict()
     assert all(torch.equal(given[name], tuned[name]) for name in given)
+
+
+FULL = (
+    "baseline=las", "backfill=skip", "allocator=milp", "throughput=published", "cluster.pools.0.gpu_type=P100",
+    "options.resume_s=60", "options.node_mtbf_s=200000",
+)  # fmt: skip
+
+
+def test_what_the_full_build_simulates_is_trained_on_and_evaluated(tmp_path: Path) -> None:
+    """Failures, costs and unlike speeds would be options of `simulate` alone, or a policy be judged on another system."""
+    own = [option for option in SMALL if not option.startswith(("allocator", "evaluate", "epochs"))]
+    done = train("+trace=synthetic", *own, *FULL, "epochs=1", "evaluate=false", "name=full", runs=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rules = load_policy(tmp_path / "full").rules
+    assert (rules.options["resume_s"], rules.options["node_mtbf_s"]) == (60, 200000)
+    assert rules.options["speed"]["name"] == "published" and rules.baseline == "las"
+    keep = ("trace.", "nodes", "protocol.", "progress", "oversized")
+    same = [option for option in own if option.startswith(keep)]
+    command = [
+        sys.executable,
+        "-m",
+        "rltune.evaluate",
+        "+trace=synthetic",
+        *same,
+        FULL[4],
+        f"checkpoint={tmp_path / 'full'}",
+    ]
+    told = subprocess.run(
+        [*command, "windows=4", "policy=[fifo]", "name=judged", f"runs={tmp_path}"], capture_output=True, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=280, check=False,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    assert "(as trained)" in told.stderr
+    summary = json.loads((tmp_path / "judged" / "summary.json").read_text())
+    policies = summary["policies"]
+    assert {"las-skip", "learned-skip-exact", "learned-skip-exact+milp", "las-skip-exact+milp", "fifo-skip"} <= set(
+        policies
+    )
+    assert not any("blocking" in name for name in policies)
+    if policies["learned-skip-exact"]["kept"] == "baseline order":
+        assert policies["learned-skip-exact"]["jct_s"] == policies["las-skip"]["jct_s"]
+    assert policies["learned-skip-exact+milp"]["allocator_stats"]["calls"] > 0
 
 
 @pytest.mark.slow

@@ -148,6 +148,27 @@ def test_a_reserved_job_starts_when_it_was_promised(seed: int, quotas: dict[str,
     assert not late
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("quotas", [None, {"x": 14.0, "y": 12.5}])
+@pytest.mark.parametrize("way_rule", ["fastest", "efficient"])
+def test_a_promise_holds_whatever_way_other_jobs_take(
+    seed: int, quotas: dict[str, float] | None, way_rule: str
+) -> None:
+    """A job would take a slower or a wider way into the reservation, or more of the reserved job's quota than was counted on."""
+    jobs, cluster = mixed(150, seed)
+    frame = jobs.to_frame()
+    single = (frame.num_gpus == 1) & (frame.gpu_milli == 1000) & frame.mig.isna()
+    ways = np.where(single, "request | 3g.20gb@0.6 | 0.5xV100@0.4 | 2xV100@1.7", None)
+    jobs = JobTable.from_columns(frame.assign(ways=[x or None for x in ways.tolist()]).to_dict("list"))
+    result, made = promises(
+        jobs, cluster, quotas=quotas, allocator=MilpAllocator(head=8), max_retries=3, way_rule=way_rule
+    )
+    assert len(made) > 10 and result.finished.all() and result.summary()["allocator"]["improved"] > 0
+    assert not [(job, shadow) for job, shadow in made if result.start_s[job] > shadow + 1e-6]
+    if quotas:
+        check_quotas(mock.Mock(jobs=jobs, result=result), quotas)
+
+
 # --- quotas -----------------------------------------------------------------------------------
 
 

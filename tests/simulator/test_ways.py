@@ -182,25 +182,46 @@ def test_a_start_without_a_way_takes_the_first_that_is_free() -> None:
     assert runs(result) == [("j0", 0, 500, "3g.20gb", 0.5), ("j1", 1, 201, "3g.20gb", 0.5)]
 
 
-def test_the_milp_decides_among_the_ways_of_one_demand_and_says_so() -> None:
-    """It would place a slice as a whole GPU, or leave ways out without a word."""
-    jobs = table((0, 100, "request | 3g.20gb@0.5"), (0, 100, "3g.20gb | request@1.5"), (1, 50, None))
-    result = simulate(jobs, gpus(each=2), allocator="milp")
-    assert result.finished.all() and [r[3] for r in runs(result)] == [None, None, None]
-    assert result.extra["ways"] == [
-        "2 jobs keep only the ways that ask for what their first does: allocator milp decides on one demand a job"
-    ]
+def test_the_milp_cuts_a_gpu_so_that_one_more_starts() -> None:
+    """Each job would take its fastest way, and the third wait for a GPU that the first two could share."""
+    both = "request | 3g.20gb@0.5"
+    jobs = table((0, 100, both), (0, 100, both), (0, 50, None))
+    greedy, joint = (simulate(jobs, gpus(each=2), allocator=each) for each in ("best_fit", "milp"))
+    assert greedy.start_s.tolist() == [0, 0, 100] and joint.start_s.tolist() == [0, 0, 0]
+    assert sorted(runs(joint)) == [
+        ("j0", 0, 200, "3g.20gb", 0.5), ("j1", 0, 200, "3g.20gb", 0.5), ("j2", 0, 50, None, 1),
+    ]  # fmt: skip
+    assert "ways" not in joint.extra
+    # Where all start anyway, each takes the way that is best by the rule.
+    assert [r[3] for r in runs(simulate(jobs.take([0, 1]), gpus(each=2), allocator="milp"))] == [None, None]
+    saving = simulate(jobs.take([0]), gpus(each=2), allocator="milp", way_rule="efficient")
+    # Half as fast on half a GPU is no less work for it.
+    assert [r[3] for r in runs(saving)] == [None]
 
 
-def test_the_milp_suspends_a_job_of_several_ways_and_moves_it() -> None:
-    """Jobs of one demand share its row: by their own number they would be taken for jobs of other demands."""
+def test_the_milp_chooses_a_way_that_does_not_delay_the_reserved_job() -> None:
+    """A job would run into the reservation on its fastest way, or wait though another of its ways fits beside it."""
+    cluster = Cluster("c", (Pool("new", 1, 2, "V100"), Pool("old", 1, 2, "P100")))
+    jobs = table(
+        (0, 100, "1xV100"), (1, 50, "2xV100"), (2, 99, "1xV100 | 1xP100@0.5"), (2, 90, "1xV100 | 2xP100@0.9"),
+        num_gpus=[1, 2, 1, 1],
+    )  # fmt: skip
+    result = simulate(jobs, cluster, backfill="easy", allocator="milp")
+    places = {r.job_id: (r.pool, r.start_s, r.end_s) for r in result.attempts.itertuples()}
+    assert places["j1"] == ("new", 100, 150)
+    assert places["j2"] == ("old", 2, 200) and places["j3"] == ("new", 2, 92)
+
+
+def test_the_milp_suspends_jobs_of_several_ways_and_moves_them() -> None:
+    """Work would be lost or done twice where a job goes on in another way, or the way it holds be taken for its first."""
     rows = [(k, 2000 + k if k < 4 else 20 + k, "request | 3g.20gb@0.5") for k in range(12)]
     jobs = table(*rows, num_gpus=[1, 2, 1, 1] * 3)
     cluster = Cluster("c", (Pool("p", 2, 2, MIG, mig=True), Pool("q", 1, 2, "V100")))
     result = simulate(jobs, cluster, policy="srtf", allocator="milp", resume_s=1.0)
     assert result.finished.all() and len(result.runs) > 12
-    assert (result.runs.profile < 0).all()
-    assert (result.runs.held_gpus() == jobs.num_gpus[result.runs.job]).all()
+    assert len({r.mig for r in result.attempts.itertuples() if isinstance(r.mig, str)}) == 1
+    cut = result.runs.profile >= 0
+    assert (result.runs.held_gpus()[~cut] == jobs.num_gpus[result.runs.job[~cut]]).all()
     done = [result.runs.useful_s[result.runs.job == k].sum() for k in range(12)]
     assert done == pytest.approx(jobs.duration_s)
 

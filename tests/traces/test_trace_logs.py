@@ -17,7 +17,7 @@ from rltune.nouns.errors import InputError
 from rltune.traces import load_trace
 from rltune.traces.formats import read_trace
 from rltune.traces.openb import read_openb_nodes, read_openb_requests
-from rltune.traces.slurm import gpus_of
+from rltune.traces.slurm_tres import gpus_of
 
 SWF = """; Version: 2.2
 ; Computer: a cluster
@@ -88,7 +88,7 @@ def test_slurm_accounting(tmp_path: Path) -> None:
     assert (jobs.cpus[0], jobs.memory_gb[0]) == (8, 64)
     assert jobs.vc.values().tolist() == ["gpu", "gpu"]
     assert trace.notes[:4] == (
-        "1 jobs without a GPU left out", "1 jobs that never ran left out", "1 jobs that have not ended left out",
+        "1 jobs without a GPU left out", "1 jobs cancelled while pending left out", "1 jobs that have not ended left out",
         "1 lines of job steps belong to their jobs",
     )  # fmt: skip
 
@@ -167,7 +167,10 @@ def test_kubernetes_pods(tmp_path: Path) -> None:
     ("change", "said"),
     [
         (lambda p: p.pop("spec"), "record 1 is no pod"),
-        (lambda p: p["metadata"].update(creationTimestamp="noon"), "record 1 .pod team/one.: 'noon' is no time"),
+        (
+            lambda p: p["metadata"].update(creationTimestamp="noon"),
+            "record 1 .pod team/one.: creationTimestamp is 'noon', which is no time",
+        ),
         (
             lambda p: p["spec"]["containers"][0]["resources"]["limits"].update({"nvidia.com/gpu": "two"}),
             "no Kubernetes",

@@ -27,29 +27,24 @@ RULES = {"lexicographic": LEXICOGRAPHIC, "best_fit": BEST_FIT, "least_fragmentat
 
 
 class Space(NamedTuple):
-    """Free capacity: ``free`` (n_nodes,) GPUs; ``level`` (n_pools, cap + 1): nodes by free count; ``total`` (n_pools,).
+    """Free whole GPUs by node, and an index of nodes by them: the lowest with f free is found without a walk."""
 
-    ``at`` (cap + 1, words): which nodes have f free GPUs, as bits of 32 nodes a word, so that the lowest one is
-    found without walking over the cluster. ``cost`` (n_pools, cap + 1): fragmentation cost of a node with f free GPUs
-    (see `rltune.allocators.fragmentation`); read by LEAST_FRAGMENTATION only.
-    """
-
-    free: npt.NDArray[np.int64]
-    level: npt.NDArray[np.int64]
-    total: npt.NDArray[np.int64]
-    at: npt.NDArray[np.int64]
-    cost: npt.NDArray[np.float64]
+    free: npt.NDArray[np.int64]  # (n_nodes,) free GPUs
+    level: npt.NDArray[np.int64]  # (n_pools, cap + 1) nodes with f free GPUs
+    total: npt.NDArray[np.int64]  # (n_pools,) free GPUs
+    at: npt.NDArray[np.int64]  # (cap + 1, words) which nodes have f free GPUs, as bits, 32 nodes a word
+    cost: npt.NDArray[np.float64]  # (n_pools, cap + 1) of a node with f free GPUs; read by LEAST_FRAGMENTATION
 
 
 class Scratch(NamedTuple):
-    """Work space of ``find``: its answer is (``node``, ``gpus``)[:m]; the rest are candidates."""
+    """Work space of ``find``; its answer is (``node``, ``gpus``)[:m]."""
 
-    node: npt.NDArray[np.int64]
-    gpus: npt.NDArray[np.int64]
-    try_node: npt.NDArray[np.int64]
-    try_gpus: npt.NDArray[np.int64]
-    take: npt.NDArray[np.int64]
-    left: npt.NDArray[np.int64]
+    node: npt.NDArray[np.int64]  # (widest pool,) nodes taken
+    gpus: npt.NDArray[np.int64]  # (widest pool,) GPUs on each
+    try_node: npt.NDArray[np.int64]  # (widest pool,) a candidate
+    try_gpus: npt.NDArray[np.int64]  # (widest pool,)
+    take: npt.NDArray[np.int64]  # (most GPUs a node + 1,) nodes to take at each level
+    left: npt.NDArray[np.int64]  # (most GPUs a node + 1,)
 
 
 def empty_space(cluster: ClusterArrays, cost: npt.NDArray[np.float64] | None = None) -> Space:

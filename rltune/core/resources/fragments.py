@@ -43,18 +43,13 @@ SLICES = SIZE.max(axis=0)
 
 
 class TaskTypes(NamedTuple):
-    """Distinct requests of a workload, and how fragments are measured for it.
+    """Distinct requests of a workload, and how fragments are measured for it."""
 
-    ``demand`` (n_types,) each; ``share`` (n_types,): of the jobs, sums to 1; ``allowed`` (n_types, n_pools): 1 where
-    the type may use the pool; ``gap`` (WHOLE + 1,): loss by so many free thousandths on one GPU, in thousandths of GPUs
-    (STRANDING only); ``measure``: a code of `MEASURES`.
-    """
-
-    demand: Demand
-    share: npt.NDArray[np.float64]
-    allowed: npt.NDArray[np.int8]
-    gap: npt.NDArray[np.float64]
-    measure: int
+    demand: Demand  # (n_types,) arrays
+    share: npt.NDArray[np.float64]  # (n_types,) of the jobs; sums to 1
+    allowed: npt.NDArray[np.int8]  # (n_types, n_pools) 1: the type may use the pool
+    gap: npt.NDArray[np.float64]  # (WHOLE + 1,) GPU thousandths lost by so many free thousandths on one GPU (STRANDING)
+    measure: int  # a code of `MEASURES`
 
 
 def task_types(jobs: JobTable, cluster: Cluster, measure: str = "fgd") -> TaskTypes:

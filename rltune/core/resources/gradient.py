@@ -22,19 +22,14 @@ EXACT = 1024.0
 
 
 class Memo(NamedTuple):
-    """Rises already worked out, for one room that changes only where ``changed`` is called.
+    """Rises already worked out, for one room that changes only where ``changed`` is called. Length 0: none are kept."""
 
-    ``kind`` (n_jobs,): type of each job; ``stamp, rise, grant`` (n_types, n_nodes): version of the node for which the
-    rise (infinite: it does not fit) and its grant hold; ``version, before`` (n_nodes,): of the node now, and its fragments.
-    All of length 0: nothing is remembered.
-    """
-
-    kind: npt.NDArray[np.int64]
-    stamp: npt.NDArray[np.int64]
-    rise: npt.NDArray[np.float64]
-    grant: npt.NDArray[np.int64]
-    version: npt.NDArray[np.int64]
-    before: npt.NDArray[np.float64]
+    kind: npt.NDArray[np.int64]  # (n_jobs,) type of each job
+    stamp: npt.NDArray[np.int64]  # (n_types, n_nodes) version of the node for which the next two hold
+    rise: npt.NDArray[np.float64]  # (n_types, n_nodes) of the measure; infinity: it does not fit
+    grant: npt.NDArray[np.int64]  # (n_types, n_nodes) GPUs where it rises least
+    version: npt.NDArray[np.int64]  # (n_nodes,) of the node now
+    before: npt.NDArray[np.float64]  # (n_nodes,) its fragments now
 
 
 def memo(kind: npt.NDArray[np.int64], types: int, nodes: int) -> Memo:

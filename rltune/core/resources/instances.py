@@ -45,6 +45,17 @@ def cleared(layout, begin, size, gpu_type):
 
 
 @inner
+def idle_part(layout, taken, gpu_type):
+    """The instances of a layout on none of the memory slices ``taken`` (bits), alone."""
+    left = 0
+    for start in range(STARTS_MOST):
+        kind = kind_at(layout, start)
+        if kind >= 0 and taken >> start & ((1 << SIZE_OF_KIND[kind, gpu_type]) - 1) == 0:
+            left |= (kind + 1) << (BITS * start)
+    return left
+
+
+@inner
 def with_slice(layout, profile, start, gpu_type, mode_s):
     """The layout with an instance of this profile there, and the seconds until it is; ``mode_s``: to turn MIG mode on."""
     if stands(layout, profile, start, gpu_type):

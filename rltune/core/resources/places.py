@@ -49,21 +49,16 @@ __all__ = (
 
 
 class Place(NamedTuple):
-    """Work space of ``find``; its answer is (``node``, ``grant``)[:m], by ascending node.
+    """Work space of ``find``; its answer is (``node``, ``grant``)[:m], by ascending node."""
 
-    ``node, grant`` (longest,): bits 0..31 of a grant name the node's GPUs, bits 32..35 the first memory slice of
-    a MIG profile. ``usable, fitting`` (n_nodes,), ``level, want`` (widest + 1,): candidates.
-    ``types``: the workload, for FGD and STRANDING; ``memo``: what they know already, empty unless `fill` keeps it.
-    """
-
-    node: npt.NDArray[np.int64]
-    grant: npt.NDArray[np.int64]
-    usable: npt.NDArray[np.int64]
-    fitting: npt.NDArray[np.int64]
-    level: npt.NDArray[np.int64]
-    want: npt.NDArray[np.int64]
-    types: TaskTypes
-    memo: Memo
+    node: npt.NDArray[np.int64]  # (longest pool,)
+    grant: npt.NDArray[np.int64]  # (longest pool,) GPUs there, as of `rltune.core.resources.slices`
+    usable: npt.NDArray[np.int64]  # (n_nodes,) whole GPUs that a gang could use there
+    fitting: npt.NDArray[np.int64]  # (n_nodes,) nodes to draw from (RANDOM)
+    level: npt.NDArray[np.int64]  # (widest + 1,) nodes by usable GPUs
+    want: npt.NDArray[np.int64]  # (widest + 1,) nodes to take at each level
+    types: TaskTypes  # the workload, for FGD and STRANDING
+    memo: Memo  # rises known already; empty unless `rltune.packing.online.fill` keeps it
 
 
 def place_scratch(cluster: Cluster, types: TaskTypes | None = None) -> Place:

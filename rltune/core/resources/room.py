@@ -20,49 +20,40 @@ from rltune.nouns.mig_profiles import PROFILES, SIZE
 
 
 class Room(NamedTuple):
-    """Free resources. Only ``closed`` may be changed by others than ``take``.
+    """Free resources of the nodes. Only ``closed`` and ``layout`` may be changed by others than ``take``."""
 
-    Attributes:
-        milli: (n_nodes, widest) free thousandths of each GPU; 0 where cut by MIG and beyond the node's own GPUs.
-        slices: (n_nodes, widest) bitmask of the memory slices taken on a GPU cut by MIG; 0: not cut.
-        layout: (n_nodes, widest) MIG instances that stand on each GPU, in use or idle (`rltune.core.resources.instances`), as
-            of now; (n_nodes, 0) where slices appear in no time, or are not asked for.
-        whole: (n_nodes,) wholly free GPUs.
-        loose: (n_nodes,) sum of ``milli``.
-        largest: (n_nodes,) greatest of ``milli``.
-        cpus, memory: (n_nodes,) free cores and GB; infinity where the pool declares none.
-        closed: (n_nodes,) > 0: takes no new job (failed or draining).
-        pods: (n_nodes, widest + 2) jobs (parts of gangs) on the node: with a share, with 1, 2, ... whole GPUs, with a slice.
-        scale: (3,) cores, GB and thousandths of GPUs of the largest node with them (1 where none is declared).
-        turn: (n_nodes,) of equally good nodes the one of least turn is taken: 0, 1, ... unless changed at the start.
-    """
-
-    milli: npt.NDArray[np.int32]
-    slices: npt.NDArray[np.int32]
-    layout: npt.NDArray[np.int64]
-    whole: npt.NDArray[np.int64]
-    loose: npt.NDArray[np.int64]
-    largest: npt.NDArray[np.int64]
-    cpus: npt.NDArray[np.float64]
-    memory: npt.NDArray[np.float64]
-    closed: npt.NDArray[np.int64]
-    pods: npt.NDArray[np.int32]
-    scale: npt.NDArray[np.float64]
-    turn: npt.NDArray[np.int64]
+    milli: npt.NDArray[
+        np.int32
+    ]  # (n_nodes, widest) free thousandths of each GPU; 0 where cut by MIG, and beyond the node's own
+    slices: npt.NDArray[np.int32]  # (n_nodes, widest) memory slices taken on a GPU cut by MIG, as bits; 0: not cut
+    layout: npt.NDArray[
+        np.int64
+    ]  # (n_nodes, widest) MIG instances now, in use or idle (`instances`); (n_nodes, 0): not kept
+    whole: npt.NDArray[np.int64]  # (n_nodes,) wholly free GPUs
+    loose: npt.NDArray[np.int64]  # (n_nodes,) sum of ``milli``
+    largest: npt.NDArray[np.int64]  # (n_nodes,) greatest of ``milli``
+    cpus: npt.NDArray[np.float64]  # (n_nodes,) free cores; infinity where the pool declares none
+    memory: npt.NDArray[np.float64]  # (n_nodes,) free GB, the same
+    closed: npt.NDArray[np.int64]  # (n_nodes,) > 0: takes no new job (failed or draining)
+    pods: npt.NDArray[
+        np.int32
+    ]  # (n_nodes, widest + 2) jobs on the node: with a share, with 1, 2, ... whole GPUs, with a slice
+    scale: npt.NDArray[
+        np.float64
+    ]  # (3,) cores, GB, thousandths of GPUs of the largest node with them; 1: none declared
+    turn: npt.NDArray[
+        np.int64
+    ]  # (n_nodes,) of equally good nodes that of least turn is taken: 0, 1, ... unless set at the start
 
 
 class Demand(NamedTuple):
-    """What jobs ask for, (n_jobs,) each: ``cpus`` and ``memory`` (GB) of the whole job, on the grid.
+    """What jobs, or ways to run, ask for."""
 
-    ``milli``: 1000 whole GPUs, less a share of one, 0 none; ``profile``: -1, or index into
-    `rltune.nouns.mig_profiles.PROFILES`.
-    """
-
-    gpus: npt.NDArray[np.int64]
-    milli: npt.NDArray[np.int64]
-    cpus: npt.NDArray[np.float64]
-    memory: npt.NDArray[np.float64]
-    profile: npt.NDArray[np.int64]
+    gpus: npt.NDArray[np.int64]  # (n,)
+    milli: npt.NDArray[np.int64]  # (n,) thousandths of each: 1000 whole GPUs, less a share of one, 0 none
+    cpus: npt.NDArray[np.float64]  # (n,) cores of the whole job, on the grid
+    memory: npt.NDArray[np.float64]  # (n,) GB of the whole job, on the grid
+    profile: npt.NDArray[np.int64]  # (n,) index into `rltune.nouns.mig_profiles.PROFILES`; -1: no slice
 
 
 class Among(NamedTuple):
@@ -107,25 +98,22 @@ def idle_room(cluster: Cluster, keeps_instances: bool = False) -> Room:
 
 
 def demand_of(jobs: JobTable, cluster: Cluster) -> Demand:
-    """The jobs' requests; InputError for a MIG profile that no GPU type has, or of several GPUs."""
+    """The jobs' requests; InputError for a share of a MIG slice.
+
+    Jobs of several slices, or of a profile that no GPU type has, have no pool (`Cluster.eligible_pools`), so they never start.
+    """
     n = len(jobs)
     profile = np.full(n, -1, np.int64)
     for code, name in enumerate(jobs.mig.names):
         rows = np.flatnonzero(jobs.mig.codes == code)
-        if not len(rows):
-            continue
-        if name not in PROFILES:
+        shared = rows[jobs.gpu_milli[rows] != WHOLE]
+        if len(shared):
             raise InputError(
-                f"job {jobs.job_id[rows[0]]} (row {rows[0] + 1} by submit time): MIG profile {name!r} is unknown; "
-                f"known are {', '.join(PROFILES)}"
+                f"job {jobs.job_id[shared[0]]} (row {shared[0] + 1} by submit time): {jobs.gpu_milli[shared[0]]} thousandths "
+                f"with MIG profile {name}; a slice goes without a share"
             )
-        several = rows[(jobs.num_gpus[rows] != 1) | (jobs.gpu_milli[rows] != WHOLE)]
-        if len(several):
-            raise InputError(
-                f"job {jobs.job_id[several[0]]} (row {several[0] + 1} by submit time): {jobs.num_gpus[several[0]]} GPUs of "
-                f"{jobs.gpu_milli[several[0]]} thousandths with MIG profile {name}; a slice goes with num_gpus 1 and no share"
-            )
-        profile[rows] = PROFILES.index(name)
+        if name in PROFILES:
+            profile[rows] = PROFILES.index(name)
     return Demand(
         gpus=jobs.num_gpus.astype(np.int64),
         milli=jobs.gpu_milli.astype(np.int64),

@@ -102,15 +102,6 @@ def way_held(sim, job):
     return sim.choices.way[sim.detail.way[job]]
 
 
-@inner
-def choice_on(sim, job, node):
-    """The first of the job's choices on the pool of ``node`` (full build): the only one where its ways ask for the same."""
-    at = sim.choices.ptr[sim.jobs.cls[job]]
-    while sim.choices.pool[at] != sim.cluster.node_pool[node]:
-        at += 1
-    return at
-
-
 @verb
 def take_found(sim, space, job, m):
     """Take the m places in ``sim.place`` for ``job`` in ``space``."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.mig.geometry import Geometry, geometry
-from rltune.nouns.documents import parse_csv, read_bytes, text_of
+from rltune.nouns.documents import parse_csv, read_bytes, text_of, uncell
 from rltune.nouns.errors import InputError
 
 OWN_COLUMNS = ("task", "model", "memory_gb", "batch", "arrival_s")
@@ -142,7 +142,7 @@ def _row(
     used: Mapping[str, Mapping[str, int]],
     tables: Mapping[str, Geometry],
 ) -> _Row:
-    task = cells["task"]
+    task = uncell(cells["task"])
     if not task:
         raise InputError(f"{where}: the task has no name; give one")
     try:

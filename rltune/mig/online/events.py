@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from rltune.nouns.documents import gunzip
 from rltune.nouns.errors import InputError
 
 ACCEPTED = 'accepted are ["acquire", tenant, profile] and ["release", tenant]'
@@ -40,8 +39,8 @@ def read_events(path: str | Path, workload: str | None = None, sequence: int = 0
     path = Path(path)
     try:
         content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        text = (gunzip(content, str(path)) if path.suffix == ".gz" else content).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
     name = path.name.removesuffix(".gz")
     if name.endswith(".csv"):
@@ -62,6 +61,12 @@ def _from_csv(path: Path, text: str) -> list[Event]:
         rows = [(row, reader.line_num) for row in reader]
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
+    twice = [name for k, name in enumerate(reader.fieldnames) if name in reader.fieldnames[:k]]
+    if twice:
+        raise InputError(f"{path}, line 1: column {twice[0]!r} stands twice; name each once")
+    long = next((line for row, line in rows if None in row), None)
+    if long is not None:
+        raise InputError(f"{path}, line {long}: more cells than the header has columns; check the commas")
     missing = [name for name in COLUMNS if name not in reader.fieldnames]
     if missing:
         raise InputError(
