@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "devices"))
 
 from fake_nvml import fake  # noqa: E402
+from field_cases import table  # noqa: E402
 from field_trials import GPUS, MODEL, damage_journals, kill_adapters  # noqa: E402
 
 RESULTS = ROOT / "experiments" / "results"
@@ -216,10 +217,12 @@ def merge(path: Path, rows: list[dict[str, Any]] | None = None, **counts: dict[s
     """Our part of the record of all field cases; the rest of it stays as it is."""
     record = json.loads(path.read_text()) if path.exists() else {"rows": []}
     ours = {row["kind"] for row in rows or ()}
-    record["rows"] = [row for row in record.get("rows", []) if row["kind"] not in ours] + (rows or [])
+    others = [row for row in record.get("rows", []) if row["kind"] not in ours]
+    record["rows"] = sorted([*others, *(rows or [])], key=lambda row: str(row["kind"]))
     for name, values in counts.items():
         record.setdefault(name, {}).update(values)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    path.with_suffix(".md").write_text(table(record))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,9 @@ class RunDirectory:
             self.path.mkdir(parents=True)
             # As long as it is locked, its run is alive.
             self._folder = os.open(self.path, os.O_RDONLY)
-            with contextlib.suppress(OSError):  # some network file systems cannot; then nothing is taken for left behind
+            with contextlib.suppress(
+                OSError
+            ):  # some network file systems cannot; then nothing is taken for left behind
                 fcntl.flock(self._folder, fcntl.LOCK_SH)
         return self
 
