@@ -291,12 +291,16 @@ def test_mig_needs_a_pool_that_allows_it() -> None:
 
 @pytest.mark.parametrize(
     ("job", "said"),
-    [({"mig": "9g.90gb"}, r"MIG profile '9g.90gb' is unknown"), ({"mig": "1g.10gb", "num_gpus": 2}, r"2 GPUs of 1000")],
+    [
+        ({"mig": "9g.90gb"}, r"MIG profile 9g\.90gb, which is unknown; known are 1g\.10gb"),
+        ({"mig": "1g.10gb", "num_gpus": 2}, r"2 MIG slices 1g\.10gb, a simulated job takes one"),
+    ],
 )
 def test_bad_mig_requests_are_refused(job: dict[str, Any], said: str) -> None:
     """A misspelt profile would wait for ever."""
+    site = Site([{"nodes": 1, "gpus_per_node": 8, "gpu_type": "A100-80GB", "mig": True}], [job])
     with pytest.raises(InputError, match=said):
-        Site([{"nodes": 1, "gpus_per_node": 8, "gpu_type": "A100-80GB", "mig": True}], [job])
+        rltune.simulate(site.jobs, site.cluster)
 
 
 # --- by hand ----------------------------------------------------------------------------

@@ -23,6 +23,7 @@ def experiment() -> Experiment:
         "cluster": {"auto": True},
         "protocol": node("protocol", "window"),
         "allocator": node("allocator", "best_fit"),
+        "throughput": node("throughput", "none"),
     }
     return make_experiment(options)
 
