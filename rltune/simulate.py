@@ -164,6 +164,7 @@ def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> li
     ticking = ("las", "las_levels", "gittins", "round_robin", "lottery", "wfq")
     suspends = policy in (*ticking, "srtf", "srsf", "priority") or options.get("preemptive")
     fails = any(options.get(name) for name in ("node_mtbf_s", "gpu_mtbf_s", "node_events"))
+    slices = any(pool.mig for pool in cluster.pools) and bool(options.get("ways") or jobs.mig.names or jobs.ways.names)
     acts = {
         "quantum_s": policy in ticking, "las_levels_gpu_s": policy in ("las", "las_levels"),
         "displace_factor": policy in ("srtf", "srsf", "las", "gittins") and cfg["allocator"]["name"] != "milp",
@@ -172,6 +173,7 @@ def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> li
         "half_life_s": policy in ("fair_user", "fair_vc"), "reservations": cfg["backfill"] == "conservative",
         "checkpoint_s": fails, "max_retries": fails, "node_repair_s": options.get("node_mtbf_s"),
         "way_rule": options.get("ways") or (jobs.ways.codes >= 0).any(),
+        "mig_reconfiguration": slices, "mig_mode_s": slices,
         "suspend_s": suspends, "resume_s": suspends or fails, "migrate_s": suspends or fails,
     }  # fmt: skip
     return remarks + [f"options.{name} has no effect here" for name in options if not acts.get(name, True)]

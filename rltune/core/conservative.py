@@ -287,8 +287,15 @@ def runs_alike(sim, job):
 
 @inner
 def length_says_all(sim, job):
-    """Whether no overhead depends on the places: a job that has not run, where no MIG instances have to change."""
-    return sim.detail.runs[job] == 0 and sim.space.room.layout.shape[1] == 0
+    """Whether no overhead depends on the places: a job that has not run, on pools where no MIG instances have to change."""
+    if sim.detail.runs[job] > 0:
+        return False
+    c = sim.jobs.cls[job]
+    if sim.space.room.layout.shape[1] > 0:
+        for q in range(sim.choices.ptr[c], sim.choices.ptr[c + 1]):
+            if sim.cluster.pool_mig[sim.choices.pool[q]] >= 0:
+                return False
+    return True
 
 
 @inner

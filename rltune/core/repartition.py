@@ -81,7 +81,8 @@ def idle_instances(cluster, room, idle):
 
 @inner
 def lose_instances(sim, node):
-    """A node restarts: its MIG mode stays as it is, its instances are gone (full build)."""
-    layout = sim.space.room.layout
+    """A node restarts: its MIG mode stays, unless it was just being turned on, and its instances are gone (full build)."""
+    layout, changed = sim.space.room.layout, sim.detail.changed
     for gpu in range(layout.shape[1]):
-        layout[node, gpu] &= MODE
+        layout[node, gpu] &= MODE if changed[node, gpu] <= sim.clock[NOW] else 0
+        changed[node, gpu] = 0.0

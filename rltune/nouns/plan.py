@@ -32,7 +32,8 @@ class Queue:
     ``gpu_milli``: thousandths of a GPU (1000: whole ones) and ``profile``: index into
     `rltune.nouns.mig_profiles.PROFILES`, -1 none, of the way that it holds or held last, or of its first;
     ``cpus, memory_gb``: of the whole job; ``attained_gpu_s``: GPU-seconds held so far; ``done_s``: seconds of its run time
-    done and kept in ended runs.
+    done and kept in ended runs. ``group``: the quota that it counts towards, -1 none, by ``way_amount`` (n_ways,) thousandths
+    of GPUs (both empty where whole GPUs alone are simulated).
     """
 
     job: IntArray
@@ -56,6 +57,8 @@ class Queue:
     way_gpus: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     way_milli: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     way_profile: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    way_amount: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    group: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.job)
@@ -79,7 +82,8 @@ class Running:
 
     Job i holds ``gpus[ptr[i]:ptr[i + 1]]`` GPUs on ``nodes[ptr[i]:ptr[i + 1]]``; ``grants`` name them (see `Start`), -1
     where only counts are simulated; ``way`` is the number of the way it runs in. What it holds, as of `Queue`:
-    ``gpu_milli, profile, cpus, memory_gb`` (empty where whole GPUs alone are simulated).
+    ``gpu_milli, profile, cpus, memory_gb``, and ``amount`` thousandths of GPUs of quota ``group`` (empty where whole GPUs
+    alone are simulated).
     """
 
     job: IntArray
@@ -93,6 +97,8 @@ class Running:
     profile: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     cpus: FloatArray = field(default_factory=lambda: np.zeros(0))
     memory_gb: FloatArray = field(default_factory=lambda: np.zeros(0))
+    group: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    amount: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,9 @@ class Snapshot:
     """The state of one instant, after all its events. ``free`` (n_nodes,) whole GPUs of open nodes, read-only.
 
     ``room``: `rltune.core.resources.room.Room`, what is free GPU by GPU, with shares, slices, CPU and memory; None
-    where only whole GPUs are simulated. ``mig_mode_s``: seconds to turn a GPU's MIG mode on or off.
+    where only whole GPUs are simulated. ``mig_mode_s``: seconds to turn a GPU's MIG mode on or off;
+    ``resume_s, migrate_s``: of a job that has run before, to suspend and resume it, and to move it. ``quota_left`` (n_quotas,):
+    thousandths of GPUs that the jobs of each quota may hold besides.
     """
 
     now_s: float
@@ -110,10 +118,13 @@ class Snapshot:
     running: Running
     room: Any = None
     mig_mode_s: float = 0.0
+    resume_s: float = 0.0
+    migrate_s: float = 0.0
+    quota_left: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def instances(self, node: int, gpu: int) -> tuple[Standing, ...]:
-        """MIG instances that stand on a GPU, in use or idle; none where slices appear in no time."""
-        if self.room is None or gpu >= self.room.layout.shape[1]:
+        """MIG instances that stand on a GPU, in use or idle; none where slices appear in no time, or there is no such GPU."""
+        if self.room is None or not 0 <= node < len(self.free) or not 0 <= gpu < self.room.layout.shape[1]:
             return ()
         kind = int(self.cluster.pool_mig[self.cluster.node_pool[node]])
         return standing(int(self.room.layout[node, gpu]), kind, int(self.room.slices[node, gpu]))
@@ -138,7 +149,8 @@ class Repartition:
 class Reservation:
     """A waiting job's places at a later time ``at_s``, in seconds; the rest as of `Start`.
 
-    What starts now must leave them free by then, as far as run times are known.
+    What this plan starts must leave them free by then, as far as run times are known. Nothing else keeps them: they are
+    checked with this plan and forgotten, so give them again with the next one.
     """
 
     job: int
@@ -173,7 +185,7 @@ class Plan:
     """What happens now, in this order: ``suspensions`` of running jobs (rows of the job table), ``repartitions``, ``starts``.
 
     A job suspended and started moves. ``repartitions``: of MIG GPUs ahead of need; those that a start needs come with it.
-    ``reservations``: places that waiting jobs keep for later. ``report``: the allocator's own account (status, gap, time,
+    ``reservations``: places that this plan leaves to waiting jobs for later. ``report``: the allocator's own account (status, gap, time,
     fallback).
     """
 

@@ -11,6 +11,7 @@ from rltune.nouns.jobs import WHOLE
 from rltune.nouns.mig_layout import after_start, changed
 from rltune.nouns.mig_profiles import SIZE, STARTS
 from rltune.nouns.plan import Plan, PlanError, Repartition, Reservation, Snapshot, Start
+from rltune.nouns.plan_shape import check_shape
 
 
 def check_plan(snapshot: Snapshot, plan: Plan) -> Plan:
@@ -20,6 +21,7 @@ def check_plan(snapshot: Snapshot, plan: Plan) -> Plan:
     or slice that is taken, a way that the job has not, the suspension of a job that does not run or may not be suspended,
     a repartition that is not possible or not as long as measured, and a reservation that is not free at its time.
     """
+    check_shape(plan)
     queue = snapshot.queue
     free = _Free(snapshot)
     waiting = {int(job): i for i, job in enumerate(queue.job) if not (len(queue.running) and queue.running[i])}
@@ -39,10 +41,8 @@ def check_plan(snapshot: Snapshot, plan: Plan) -> Plan:
             raise PlanError(f"job {start.job} is started but not (or no longer) in the queue")
         placed = _take(snapshot, free, start, at)
         starts.append(free.set_up(placed, queue.asks(at, placed.way)[2]))
-    checked = Plan(tuple(starts), plan.report, plan.suspensions, repartitions, plan.reservations)
-    for reservation in plan.reservations:
-        _check_reservation(snapshot, checked, reservation, waiting)
-    return checked
+    checked = Plan(tuple(starts), plan.report, tuple(plan.suspensions), repartitions, tuple(plan.reservations))
+    return replace(checked, reservations=_reservations(snapshot, checked, waiting))
 
 
 # --- repartitions ------------------------------------------------------------------------------
@@ -53,11 +53,13 @@ def _repartition(free: _Free, one: Repartition) -> Repartition:
     snapshot, where = free.snapshot, f"repartition of GPU {one.gpu} on node {one.node}"
     if free.layout is None:
         raise PlanError(
-            f"{where}: MIG instances are not simulated here: no job may use a slice, or mig_reconfiguration=false"
+            f"{where}: no job of the table can use a slice, or mig_reconfiguration is false; there are no instances to change"
         )
     cluster = snapshot.cluster
     if not 0 <= one.node < len(snapshot.free) or not 0 <= one.gpu < cluster.pool_cap[cluster.node_pool[one.node]]:
         raise PlanError(f"{where}: there is no such GPU")
+    if snapshot.room.closed[one.node] > 0:
+        raise PlanError(f"{where}: the node is down or draining")
     kind, taken = int(cluster.pool_mig[cluster.node_pool[one.node]]), int(free.slices[one.node, one.gpu])
     if kind < 0:
         raise PlanError(f"{where}: its type has no MIG")
@@ -80,30 +82,41 @@ def _repartition(free: _Free, one: Repartition) -> Repartition:
 # --- reservations ------------------------------------------------------------------------------
 
 
-def _check_reservation(snapshot: Snapshot, plan: Plan, one: Reservation, waiting: dict[int, int]) -> None:
-    """Whether the places are free at that time, as far as run times are known, beside the other reservations."""
-    at = waiting.get(one.job)
-    if at is None:
-        raise PlanError(f"job {one.job} is given a reservation but does not wait, or starts now")
-    if not one.at_s >= snapshot.now_s:
-        raise PlanError(f"job {one.job}: a reservation at {one.at_s:g} s, before now, {snapshot.now_s:g} s")
-    free, position = _free_at(snapshot, plan, one.at_s), {int(job): k for k, job in enumerate(snapshot.queue.job)}
-    earlier = [other for other in plan.reservations if other.at_s <= one.at_s and other is not one]
-    try:
-        for other in earlier:
-            if other.job in position and _ends(snapshot, other, position[other.job], other.at_s) > one.at_s:
-                _take(snapshot, free, _start_of(other), position[other.job])
-        _take(snapshot, free, _start_of(one), at)
-    except PlanError as error:
-        raise PlanError(f"reservation at {one.at_s:g} s: {error}") from None
+def _reservations(snapshot: Snapshot, plan: Plan, waiting: dict[int, int]) -> tuple[Reservation, ...]:
+    """The reservations with ways and grants, by time: each must be free beside the earlier ones, as far as run times are known."""
+    done: list[Reservation] = []
+    for one in sorted(plan.reservations, key=lambda one: one.at_s):
+        at = waiting.get(one.job)
+        if at is None:
+            raise PlanError(f"job {one.job} is given a reservation but does not wait, or starts now")
+        if any(other.job == one.job for other in done):
+            raise PlanError(f"job {one.job} is given two reservations")
+        if one.at_s < snapshot.now_s:
+            raise PlanError(f"job {one.job}: a reservation at {one.at_s:g} s, before now, {snapshot.now_s:g} s")
+        free = _free_at(snapshot, plan, one.at_s)
+        try:
+            for other in done:
+                if _ends(snapshot, other, waiting[other.job], other.at_s) > one.at_s:
+                    free.take(_start_of(other), waiting[other.job], other.way)
+            placed = _take(snapshot, free, _start_of(one), at)
+        except PlanError as error:
+            raise PlanError(f"reservation at {one.at_s:g} s: {error}") from None
+        done.append(replace(one, grants=placed.grants, way=placed.way))
+    return tuple(done)
 
 
 def _ends(snapshot: Snapshot, one: Start | Reservation, at: int, begins: float) -> float:
-    """When a job that begins then is expected to end; infinity where its run time is not known."""
+    """When a checked job that begins then is expected to end, at the latest; infinity where its run time is not known."""
     queue = snapshot.queue
-    speed = float(queue.speed[queue.pool_lo[at] + max(0, one.way)]) if len(queue.speed) else 1.0
     left = float(queue.run_s[at]) - (float(queue.done_s[at]) if len(queue.done_s) else 0.0)
-    return np.inf if np.isnan(left) else begins + max(0.0, left) / speed
+    if np.isnan(left):
+        return np.inf
+    speed = float(queue.speed[queue.pool_lo[at] + one.way]) if len(queue.speed) else 1.0
+    resumed = len(queue.attained_gpu_s) > 0 and queue.attained_gpu_s[at] > 0
+    overhead = snapshot.resume_s + snapshot.migrate_s if resumed else 0.0
+    if isinstance(one, Start):
+        overhead += sum(change.seconds for change in one.repartitions)
+    return begins + overhead + max(0.0, left) / speed
 
 
 def _start_of(one: Reservation) -> Start:
@@ -115,7 +128,8 @@ def _free_at(snapshot: Snapshot, plan: Plan, at_s: float) -> _Free:
     free, running = _Free(snapshot), snapshot.running
     position = {int(job): k for k, job in enumerate(snapshot.queue.job)}
     for k, job in enumerate(running.job):
-        if int(job) in plan.suspensions or running.end_s[k] <= at_s:
+        # A job that outlives its estimate has not ended yet.
+        if int(job) in plan.suspensions or max(float(running.end_s[k]), np.nextafter(snapshot.now_s, np.inf)) <= at_s:
             free.give_back(k)
     for start in plan.starts:
         at = position[start.job]
@@ -201,7 +215,7 @@ class _Free:
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot, self.room = snapshot, snapshot.room
         self.gpus = snapshot.free.copy()
-        self.layout = None
+        self.layout, self.quota_left = None, snapshot.quota_left.copy()
         if self.room is not None:
             self.milli, self.slices = self.room.milli.astype(np.int64), self.room.slices.astype(np.int64)
             self.cpus, self.memory = self.room.cpus.copy(), self.room.memory.copy()
@@ -218,6 +232,8 @@ class _Free:
             held = _Demand(held.gpus, int(running.gpu_milli[k]), int(running.profile[k]), cpus, memory)
         for node, gpus, grant in zip(running.nodes[part], running.gpus[part], running.grants[part], strict=True):
             self._book(held, int(node), int(gpus), int(grant), +1)
+        if len(running.group):
+            self._charge(int(running.group[k]), -int(running.amount[k]), int(running.job[k]))
 
     def take(self, start: Start, at: int, way: int) -> Start:
         """Take a start's places; the start with its way and grants. Raises PlanError where they are not free."""
@@ -225,6 +241,9 @@ class _Free:
         cpus = float(queue.cpus[at]) if len(queue.cpus) else 0.0
         asked = _Demand(*queue.asks(at, way), cpus, float(queue.memory_gb[at]) if len(queue.memory_gb) else 0.0)
         grants: list[int] = []
+        group = int(queue.group[at]) if len(queue.group) else -1
+        amount = int(queue.way_amount[queue.way[queue.pool_lo[at] + way]]) if group >= 0 else 0
+        self._charge(group, amount, start.job)
         try:
             for i, (node, gpus) in enumerate(zip(start.nodes, start.gpus, strict=True)):
                 grants.append(self._take_one(start, asked, i, node, gpus))
@@ -232,12 +251,17 @@ class _Free:
             # Nothing is taken: another way may do.
             for node, gpus, grant in zip(start.nodes, start.gpus, grants, strict=False):
                 self._book(asked, node, gpus, grant, +1)
+            self._charge(group, -amount, start.job)
             raise
         return replace(start, grants=() if self.room is None else tuple(grants), way=way)
 
     def set_up(self, start: Start, profile: int) -> Start:
         """The start, with how the layouts of its GPUs change for it; ``profile``: of its slice, -1 none."""
         if self.layout is None:
+            if start.repartitions:
+                raise PlanError(
+                    f"job {start.job}: repartitions, but there are no MIG instances to change; leave them out"
+                )
             return start
         done, cluster = [], self.snapshot.cluster
         for node, grant in zip(start.nodes, start.grants, strict=True):
@@ -248,7 +272,23 @@ class _Free:
                 if need.layout != before:
                     done.append(Repartition(node, gpu, need.destroy, need.create, need.seconds))
                 self.layout[node, gpu] = need.layout
+        if (
+            start.repartitions
+            and [_without_nan(one, made) for one, made in zip(start.repartitions, done, strict=False)] != done
+        ):
+            raise PlanError(f"job {start.job} needs repartitions {tuple(done)}; leave them out to have them filled in")
         return replace(start, repartitions=tuple(done))
+
+    def _charge(self, group: int, amount: int, job: int) -> None:
+        """Take ``amount`` thousandths of GPUs of a quota (-1: none); less than 0 gives back."""
+        if group < 0:
+            return
+        if amount > self.quota_left[group]:
+            raise PlanError(
+                f"job {job}: the plan gives it {amount / WHOLE:g} GPUs, its virtual cluster may hold "
+                f"{self.quota_left[group] / WHOLE:g} more"
+            )
+        self.quota_left[group] -= amount
 
     def _take_one(self, start: Start, asked: _Demand, i: int, node: int, gpus: int) -> int:
         """Take the i-th place of a start; its grant."""
@@ -325,3 +365,8 @@ class _Free:
         share = gpus / max(1, held.gpus) if held.milli == WHOLE else 1.0
         self.cpus[node] += sign * held.cpus * share
         self.memory[node] += sign * held.memory_gb * share
+
+
+def _without_nan(given: Repartition, made: Repartition) -> Repartition:
+    """The repartition that the user gave, with the seconds that were left out."""
+    return replace(given, seconds=made.seconds) if np.isnan(given.seconds) else given

@@ -190,6 +190,9 @@ def take_snapshot(sim: Sim, priority: npt.NDArray[np.float64], suspends: bool = 
         if detail
         else None,
         mig_mode_s=sim.params.mig_mode if detail else 0.0,
+        resume_s=sim.params.suspend + sim.params.resume if detail else 0.0,
+        migrate_s=sim.params.migrate if detail else 0.0,
+        quota_left=read_only(sim.space.left if detail else np.zeros(0, np.int64)),
     )
 
 
@@ -197,6 +200,7 @@ def held_by(sim: Sim, running: Any) -> dict[str, Any]:
     """What running jobs hold, as columns of `Running`; empty ones where whole GPUs alone are simulated."""
     if not isinstance(sim.detail, Detail):
         none = {"gpu_milli": np.int64, "profile": np.int64, "cpus": np.float64, "memory_gb": np.float64}
+        none |= {"group": np.int64, "amount": np.int64}
         return {name: read_only(np.zeros(0, kind)) for name, kind in none.items()}
     demand, way = sim.detail.demand, sim.choices.way[sim.detail.way[running]]
     return {
@@ -204,6 +208,8 @@ def held_by(sim: Sim, running: Any) -> dict[str, Any]:
         "profile": read_only(demand.profile[way]),
         "cpus": read_only(demand.cpus[way]),
         "memory_gb": read_only(demand.memory[way]),
+        "group": read_only(sim.detail.group[running]),
+        "amount": read_only(sim.detail.amount[way]),
     }
 
 
@@ -242,6 +248,8 @@ def queue_of(sim: Sim, job: Any, priority: npt.NDArray[np.float64], running: Any
         way_gpus=read_only(detail.demand.gpus if full else none),
         way_milli=read_only(detail.demand.milli if full else none),
         way_profile=read_only(detail.demand.profile if full else none),
+        way_amount=read_only(detail.amount if full else none),
+        group=read_only(detail.group[job] if full else none),
         attained_gpu_s=read_only(attained),
         done_s=read_only(detail.done[job] if full else np.zeros(len(job))),
         running=read_only(running),

@@ -119,7 +119,8 @@ class Ahead:
         for k in order:
             job = int(snapshot.queue.job[k])
             try:
-                plan = check_plan(snapshot, Plan((*starts, Start(job, (0,), (1,)))))
+                gpus = int(snapshot.queue.num_gpus[k])
+                plan = check_plan(snapshot, Plan((*starts, Start(job, (0,), (gpus,)))))
             except PlanError:
                 continue
             starts = list(plan.starts)
@@ -201,6 +202,108 @@ def test_a_reservation_must_be_free_at_its_time(at_s: float, gpus_at: int, words
     else:
         with pytest.raises(PlanError, match=words):
             run()
+
+
+def test_two_reservations_of_one_place_are_refused_and_an_overdue_job_is_not_counted_as_gone() -> None:
+    """A plan would promise the same GPUs twice, or those of a job that still runs."""
+    cluster = gpus(each=2)
+    jobs = JobTable.from_columns(
+        {"job_id": ["a", "b", "c"], "submit_s": [0, 1, 1], "duration_s": [100, 10, 10], "num_gpus": [2, 2, 2]}
+    )  # fmt: skip
+
+    def with_reservations(*ones: Reservation, runtimes: Any = "exact") -> None:
+        class Keeps(Ahead):
+            def allocate(self, snapshot: Snapshot, order: Any, backfill: str) -> Plan:
+                if snapshot.now_s == 1:
+                    return Plan((), reservations=ones)
+                return super().allocate(snapshot, order, backfill)
+
+        rltune.simulate(jobs, cluster, allocator=Keeps(), resume_s=1, runtimes=runtimes)
+
+    with_reservations(Reservation(1, 100.0, (0,), (2,)), Reservation(2, 110.0, (0,), (2,)))
+    with pytest.raises(PlanError, match="reservation at 109 s: node 0 is over-allocated by job 2"):
+        with_reservations(Reservation(1, 100.0, (0,), (2,)), Reservation(2, 109.0, (0,), (2,)))
+    with pytest.raises(PlanError, match="job 1 is given two reservations"):
+        with_reservations(Reservation(1, 100.0, (0,), (2,)), Reservation(1, 200.0, (0,), (2,)))
+    with pytest.raises(PlanError, match="reservation at 1 s: node 0 is over-allocated by job 1"):
+        with_reservations(Reservation(1, 1.0, (0,), (2,)), runtimes=np.array([0.5, 10.0, 10.0]))
+
+
+def test_a_plan_cannot_exceed_a_quota() -> None:
+    """A virtual cluster would hold more than it may as soon as an allocator of one's own places its jobs."""
+    jobs = table((0, 10, None), (0, 10, None), vc=["v", "v"])
+    planned = Ahead()
+    result = rltune.simulate(jobs, gpus(each=2), allocator=planned, quotas={"v": 1})
+    assert result.start_s.tolist() == [0, 10]
+
+    class Greedy(Ahead):
+        def allocate(self, snapshot: Snapshot, order: Any, backfill: str) -> Plan:
+            return Plan(tuple(Start(int(snapshot.queue.job[k]), (0,), (1,)) for k in order))
+
+    with pytest.raises(PlanError, match="job 1: the plan gives it 1 GPUs, its virtual cluster may hold 0 more"):
+        rltune.simulate(jobs, gpus(each=2), allocator=Greedy(), quotas={"v": 1})
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (None, "answered with None"), (Plan((Start(0.0, (0,), (1,)),)), "Start: job: 0.0 is no whole number"),  # type: ignore[arg-type]
+        (Plan((Start(False, (0,), (1,)),)), "Start: job: False is no whole number"),
+        (Plan((Start(0, 0, (1,)),)), "nodes: 0 is no tuple"),  # type: ignore[arg-type]
+        (Plan((), repartitions=(Repartition(0.5, 0),)), "Repartition: node: 0.5"),  # type: ignore[arg-type]
+        (Plan((), repartitions=(Repartition(0, 0, create="3g"),)), "create: '3g' is no tuple"),  # type: ignore[arg-type]
+        (Plan((), repartitions=(Repartition(0, 0, create=(("3g.20gb", 4.0),)),)), "give pairs of profile"),  # type: ignore[arg-type]
+        (Plan((), repartitions=(Repartition(0, 0, seconds="1"),)), "seconds='1'"),  # type: ignore[arg-type]
+        (Plan((), reservations=(Reservation(0, float("inf"), (0,), (1,)),)), "at_s=inf; give a time"),
+        (Plan((), reservations=(Reservation(0, 10**400, (0,), (1,)),)), "give a time"),
+        (Plan((Start(0, (0,), (1,), (), -1, (Repartition(0, 7, create=(("nonsense", 3),)),)),)), "needs repartitions"),
+        (Plan((), repartitions=(Repartition(-1, 0),)), "there is no such GPU"),
+    ],
+)  # fmt: skip
+def test_what_is_no_plan_is_refused_in_one_line(plan: Any, words: str) -> None:
+    """A slip in an allocator of one's own would end in a traceback of the compiler, or be carried out as something else."""
+
+    class Odd:
+        def allocate(self, snapshot: Snapshot, order: Any, backfill: str) -> Any:
+            return plan
+
+    with pytest.raises(PlanError, match=words):
+        rltune.simulate(table((0, 10, "1g.5gb")), gpus(each=2), allocator=Odd())
+
+
+def test_a_node_that_is_down_cannot_be_repartitioned() -> None:
+    """Its instances would survive the restart."""
+
+    class Late(Ahead):
+        def allocate(self, snapshot: Snapshot, order: Any, backfill: str) -> Plan:
+            plan = super().allocate(snapshot, order, backfill)
+            return (
+                replace(plan, repartitions=(Repartition(0, 0, create=(("7g.40gb", 0),)),))
+                if snapshot.now_s == 50
+                else plan
+            )
+
+    jobs = table((0, 10, "1g.5gb"), (50, 10, "7g.40gb"))
+    with pytest.raises(PlanError, match="the node is down or draining"):
+        rltune.simulate(jobs, gpus(), allocator=Late(), node_events=[(40, 0, "fail"), (60, 0, "repair")])
+
+
+def test_a_restart_ends_the_changes_that_were_going_on() -> None:
+    """A job would wait on a fresh node for a change that the failure cut off."""
+    jobs = table((0, 10, "1g.5gb"), (30, 10, "1g.5gb"))
+    events = [(10, 0, "fail"), (20, 0, "repair")]
+    # MIG mode was still being turned on when the node failed: at 20 it begins anew.
+    assert ends(jobs, gpus(), node_events=events, mig_mode_s=60) == [90.16, 90.32]
+    assert ends(jobs, gpus(), node_events=events, mig_mode_s=5) == [30.16, 40.16]
+
+
+def test_the_milp_does_not_delay_the_reserved_job_by_changes_that_may_not_come() -> None:
+    """The reservation was made for later than it could come true, and a job that ran into it was started."""
+    jobs = table((0, 1, "1g.5gb"), (200, 20, "1g.5gb"), (200, 5, None), (200, 20, "7g.40gb"), num_gpus=[1, 1, 2, 1])
+    for mode_s in (0.0, 60.0):
+        given = {"policy": "fifo", "backfill": "easy", "mig_mode_s": mode_s}
+        greedy, joint = (rltune.simulate(jobs, gpus(each=2), allocator=each, **given) for each in ("first_fit", "milp"))
+        assert joint.start_s[2] == greedy.start_s[2] == 220
 
 
 # --- the two roads, and layouts ----------------------------------------------------------------

@@ -35,6 +35,7 @@ from rltune.core.resources.room import (
     grant_of,
     hosts,
     idle_room,
+    less_to_do,
     take,
     usable_gpus,
 )
@@ -178,10 +179,10 @@ def _best_node(cluster, room, demand, job, among, rule, draw, work):
 
 @inner
 def _emptiest_gpu(room, node):
-    """The least loaded GPU of the node."""
+    """The least loaded GPU of the node; of equals one without idle MIG instances."""
     best = 0
     for i in range(1, room.milli.shape[1]):
-        if room.milli[node, i] > room.milli[node, best]:
+        if room.milli[node, i] > room.milli[node, best] or less_to_do(room, node, i, best):
             best = i
     return 1 << best
 

@@ -202,7 +202,7 @@ def grant_of(cluster, room, demand, job, node, k):
         best = -1
         for i in range(cap):
             free = room.milli[node, i]
-            if free >= milli and (best < 0 or free < room.milli[node, best] or _less_to_do(room, node, i, best)):
+            if free >= milli and (best < 0 or free < room.milli[node, best] or less_to_do(room, node, i, best)):
                 best = i
         return 1 << best
     grant = 0
@@ -220,7 +220,7 @@ def grant_of(cluster, room, demand, job, node, k):
 
 
 @inner
-def _less_to_do(room, node, i, other):
+def less_to_do(room, node, i, other):
     """Whether of two GPUs equally free only the second has idle MIG instances, which would have to go."""
     if room.layout.shape[1] == 0 or room.milli[node, i] != room.milli[node, other]:
         return False
