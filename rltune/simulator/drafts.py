@@ -96,8 +96,7 @@ def place_first(sim, draft):
         if m == 0:
             break
         draft.each.job[n] = job
-        # At least so long: the reservation is not made for later than it may come true.
-        draft.end[n] = sim.clock[NOW] + least_run(sim, job, sim.choices.rate[sim.place.way[0]])
+        draft.end[n] = sim.clock[NOW] + longest_run(sim, job, sim.choices.rate[sim.place.way[0]])
         write_place(sim, draft.each, n, m)
         take_found(sim, sim.shadow, job, m)
         n += 1
@@ -169,18 +168,11 @@ def list_choices(sim, draft):
 
 
 @inner
-def least_run(sim, job, rate):
-    """Seconds for which a waiting job would hold GPUs of that speed, as believed, with no overhead but certain ones."""
-    left = max(0.0, sim.jobs.known[job] - sim.detail.done[job])
-    return left / rate + (0.0 if sim.detail.runs[job] == 0 else sim.params.suspend + sim.params.resume)
-
-
-@inner
 def longest_run(sim, job, rate):
-    """The same with every overhead there may be."""
-    move = 0.0 if sim.detail.runs[job] == 0 else sim.params.migrate
-    changing = sim.params.mig_longest if sim.space.room.layout.shape[1] > 0 else 0.0
-    return least_run(sim, job, rate) + move + changing
+    """Seconds for which a waiting job would hold GPUs of that speed, as believed, with every overhead there may be."""
+    left = max(0.0, sim.jobs.known[job] - sim.detail.done[job])
+    again = 0.0 if sim.detail.runs[job] == 0 else sim.params.suspend + sim.params.resume + sim.params.migrate
+    return left / rate + again + (sim.params.mig_longest if sim.space.room.layout.shape[1] > 0 else 0.0)
 
 
 @inner
