@@ -364,7 +364,7 @@ def hold(sim, profile, job, m, first, until):
 def part_present(profile):
     """Part the present in two breakpoints of the same time, with and without jobs that start now and take no time.
 
-    They hold GPUs until they end all the same, and whoever waits for those GPUs begins later at this instant.
+    They hold GPUs until they end all the same, and a job that waits for those GPUs begins later at this instant.
     """
     size = profile.counts[SIZE]
     if size == len(profile.time):

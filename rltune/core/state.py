@@ -328,7 +328,7 @@ def build_lean(
 
 
 class Columns(NamedTuple):
-    """What the full build is told of every job, (n_jobs,) each, beside the job table: see `Detail` and `Jobs`.
+    """What the full build knows of every job, (n_jobs,) each, beside the job table: see `Detail` and `Jobs`.
 
     ``offered``: ways to run by class; ``quotas``: the quota of each job (-1: none) and the size of each in thousandths of
     GPUs, None: no quotas; ``groups`` (levels, n_jobs): of `rltune.policies.learn`.

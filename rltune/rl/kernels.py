@@ -301,7 +301,7 @@ def reset_row(batch, i, episode, visible, seen):
     """Begin an episode in row i and observe it.
 
     ``episode``: first job, jobs of warm-up, score, whether rewards are relative, their floor. Relative rewards are the
-    gain on the baseline order in the same time, in units of its cost plus floor. What arrivals cost whoever schedules
+    gain on the baseline order in the same time, in units of its cost plus floor. What arrivals cost under any policy
     cancels out: most of the variance of a return (input-dependent baselines: Mao et al., ICLR 2019). In the full build,
     where a start does not settle a job's cost, they are in those units but not paired. False: the log has no room for
     the runs of an episode (`rltune.rl.rows.Training.grow`).

@@ -10,7 +10,7 @@ are not legal. So the first legal job of however long a queue can always be pick
 
 Where running jobs may be suspended, an instant is one pass of the baseline, with the agent choosing who is next in it: a job
 before the one picked for which no room could be made, or a class of jobs, is not looked at again, though suspensions
-may have left room that fits it. Once nobody can start so, what has been left over goes to whoever fits.
+may have left room that fits it. Once no job can start so, what has been left over goes to the jobs that fit.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def is_legal(row, position, shadow_time):
 
 @inner
 def fits_here(row, job):
-    """Whether the job fits now, nobody suspended for it; asked once a class and look."""
+    """Whether the job fits now, without suspending any; asked once a class and look."""
     sim, episode = row.sim, row.episode
     c, look = sim.jobs.cls[job], episode.mark[LOOK]
     if episode.fitting[c] == look:

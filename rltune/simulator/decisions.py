@@ -41,7 +41,7 @@ class Picker(Protocol):
     """A policy that picks one job after the other and looks again in between: a learned one.
 
     It corrects a ``baseline``, a policy by name: jobs stand in the queue in its order, and where it may suspend running
-    jobs, so may whoever is picked.
+    jobs, so may the job that is picked.
     """
 
     @property

@@ -293,7 +293,7 @@ def start_strict_or_skip(sim):
 
 @kernel
 def start_decided(sim, draft):
-    """Start the draft's plan, then whoever else fits; whether there is more to decide jointly at this instant."""
+    """Start the draft's plan, then the other jobs that fit; whether there is more to decide jointly at this instant."""
     reserved, left = draft.shadow[0] < np.inf, 0
     for k in range(draft.counts[JOBS]):
         job, m = draft.each.job[k], load_place(sim, draft.each, k)
@@ -303,7 +303,7 @@ def start_decided(sim, draft):
         if reserved and placed_late(sim, draft, job):
             take_found(sim, sim.spare, job, m)
         start_waiting(sim, job, m)
-    # Room has only shrunk: where all that fitted were decided on and start, nobody is left who fits.
+    # Room has only shrunk: where all that fitted were decided on and start, no job is left that fits.
     all_seen = left == 0 and draft.counts[JOBS] < len(draft.each.job) and draft.counts[SKIPPED] == 0
     if draft.counts[HELD] >= 0:
         if not all_seen:
@@ -323,7 +323,7 @@ def start_decided(sim, draft):
 
 @inner
 def start_around(sim, draft):
-    """Start in order whoever fits now and does not delay the reserved job."""
+    """Start in order the jobs that fit now and do not delay the reserved one."""
     begin_pass(sim)
     narrow(sim)
     for k in range(sim.counts[QUEUED]):

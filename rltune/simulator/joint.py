@@ -46,7 +46,7 @@ from rltune.simulator.suspending import (
 )
 
 REST = "fgd"
-"""Rule of the first known plan, of the reservation, and of whoever is not decided jointly."""
+"""Rule of the first known plan, of the reservation, and of jobs that are not decided jointly."""
 OF_WORKLOAD = {"demand": "fgd", "stranding": "stranding"}
 """Measures of the MILP that know the workload, by the names of `rltune.core.resources.fragments.MEASURES`."""
 GREEDY = "best_fit"
@@ -79,7 +79,7 @@ class JointAllocator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Joint:
-    """An allocator bound to one simulation; ``trial``: None where nobody is ever suspended."""
+    """An allocator bound to one simulation; ``trial``: None where no job is ever suspended."""
 
     allocator: JointAllocator
     measure: Measure
@@ -103,7 +103,7 @@ class Joint:
         return cls(allocator, measure, by_gpu, draft, ref(draft), trial)
 
     def take(self, state: Ref) -> None:
-        """Start whoever starts at this instant; the queue is in order, and somebody fits where nobody may be suspended."""
+        """Start the jobs of this instant; the queue is in order, and some job fits where none may be suspended."""
         if self.trial is None:
             self._start(state)
             return
@@ -120,7 +120,7 @@ class Joint:
                 return
 
     def _start(self, state: Ref) -> None:
-        """Let waiting jobs start, and nobody be suspended."""
+        """Let waiting jobs start; none is suspended."""
         again = True
         while again:
             prepare(state, self.work)
@@ -175,7 +175,7 @@ class Joint:
     # --- where running jobs may be suspended ------------------------------------------------
 
     def _swap(self, state: Ref, work: Ref) -> bool:
-        """Decide who of the waiting and running jobs runs; False: somebody may fit, and nobody would be suspended for him.
+        """Decide which of the waiting and running jobs run; False: some job may fit without any being suspended.
 
         As many decisions as the pass is long, each on whom it comes to next.
         """

@@ -397,7 +397,7 @@ def offer_all(sim, trial):
 
 @kernel
 def keep_all(sim, trial):
-    """The plan that suspends nobody: running candidates stay, waiting ones start in order where there is room."""
+    """The plan that suspends no job: running candidates stay, waiting ones start in order where there is room."""
     copy_free(sim, sim.space, sim.shadow)
     trial.each.spots[0] = 0
     for k in range(trial.counts[CANDIDATES]):
@@ -431,5 +431,5 @@ def carry_out(sim, trial):
 
 @kernel
 def fill(sim):
-    """Start whoever fits, in order."""
+    """Start the jobs that fit, in order."""
     start_what_fits(sim)
