@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -272,10 +273,7 @@ class _Free:
                 if need.layout != before:
                     done.append(Repartition(node, gpu, need.destroy, need.create, need.seconds))
                 self.layout[node, gpu] = need.layout
-        if (
-            start.repartitions
-            and [_without_nan(one, made) for one, made in zip(start.repartitions, done, strict=False)] != done
-        ):
+        if start.repartitions and not _same(start.repartitions, done):
             raise PlanError(f"job {start.job} needs repartitions {tuple(done)}; leave them out to have them filled in")
         return replace(start, repartitions=tuple(done))
 
@@ -367,6 +365,10 @@ class _Free:
         self.memory[node] += sign * held.memory_gb * share
 
 
-def _without_nan(given: Repartition, made: Repartition) -> Repartition:
-    """The repartition that the user gave, with the seconds that were left out."""
-    return replace(given, seconds=made.seconds) if np.isnan(given.seconds) else given
+def _same(given: Sequence[Repartition], made: Sequence[Repartition]) -> bool:
+    """Whether the user gave just these repartitions, with their seconds or without."""
+    filled = [
+        replace(one, seconds=other.seconds) if np.isnan(one.seconds) else one
+        for one, other in zip(given, made, strict=False)
+    ]
+    return len(given) == len(made) and filled == list(made)

@@ -257,6 +257,9 @@ def test_a_plan_cannot_exceed_a_quota() -> None:
         (Plan((), reservations=(Reservation(0, float("inf"), (0,), (1,)),)), "at_s=inf; give a time"),
         (Plan((), reservations=(Reservation(0, 10**400, (0,), (1,)),)), "give a time"),
         (Plan((Start(0, (0,), (1,), (), -1, (Repartition(0, 7, create=(("nonsense", 3),)),)),)), "needs repartitions"),
+        (
+            Plan((Start(0, (0,), (1,), (), -1, (Repartition(0, 0, create=(("1g.5gb", 6),)),) * 2),)), "needs repartitions"
+        ),
         (Plan((), repartitions=(Repartition(-1, 0),)), "there is no such GPU"),
     ],
 )  # fmt: skip
