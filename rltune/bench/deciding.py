@@ -65,7 +65,7 @@ class Timing:
 
 
 def decay_of(head: int) -> float:
-    """0.5, or what keeps the first of so many jobs from being worth over a million times the last."""
+    """0.5, or what keeps the first of that many jobs from being worth over a million times the last."""
     return max(0.5, float(5e5 ** (-1 / max(1, head - 1))))
 
 
@@ -117,7 +117,7 @@ def shared_gpus(
 ) -> Timing:
     """Decisions of `JointSolver` on shares, CPU, memory or MIG slices, greedy plans included; the mix is that of ``jobs``.
 
-    ``states``: so many nodes are drawn, and all others are copies of them.
+    ``states``: how many different nodes are drawn; all others are copies of them.
     """
     rng = np.random.default_rng(seed)
     arrays, demand, classes = cluster.arrays(), demand_of(jobs, cluster), eligibility(jobs, cluster)
@@ -232,7 +232,7 @@ def _filled(
 
 
 def _copied(rng: np.random.Generator, cluster: ClusterArrays, room: Room, states: int) -> None:
-    """Leave about so many different nodes: within a pool all others become copies of the first ones."""
+    """Leave about that many different nodes: within a pool all others become copies of the first ones."""
     nodes = len(room.whole)
     for lo, hi in zip(cluster.pool_lo.tolist(), cluster.pool_hi.tolist(), strict=True):
         source = lo + rng.integers(0, max(1, states * (hi - lo) // nodes), hi - lo)

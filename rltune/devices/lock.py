@@ -18,13 +18,13 @@ LONGEST_NOTE = 200
 
 
 def default_locks() -> Path:
-    """Where all adapters of this machine look, whoever runs them and wherever their journals are."""
+    """Where all adapters of this machine look, under any user and with any journal."""
     folder = Path("/run/lock")
     return folder if os.access(folder, os.W_OK) else Path("/tmp")
 
 
 class Held:
-    """A lock that is held: ``last`` says what `sign` wrote last in it, whoever held it then; empty: nobody ever did."""
+    """A lock that is held: ``last`` says what `sign` wrote last in it, under any holder; empty: it was never held."""
 
     def __init__(self, file: int) -> None:
         self._file = file

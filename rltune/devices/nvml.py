@@ -98,7 +98,7 @@ class NvmlDriver:
             handle = self._handle(gpu)
             uuid = self._call((gpu,), "nvmlDeviceGetUUID", handle)
         except DeviceError:
-            # Lost, without power, not ours to see: the others go on, and why is told by every other question about this one.
+            # Lost, without power, not ours to see: the others go on, and every other question about this one gives the reason.
             return Identity(gpu, "", self._names.get(gpu, ""), None, None)
         try:
             pci = self._call((gpu,), "nvmlDeviceGetPciInfo", handle)
@@ -286,7 +286,7 @@ class NvmlDriver:
         try:
             found = read_processes(self._about(gpu))
         except DeviceError as error:
-            # Of all instances together only root is told; of each, whoever may use it.
+            # Only root may list all instances; a user may ask for each that he may use.
             devices = list(self._mig_devices(gpu)) if error.code == status.NO_PERMISSION else []
             if not devices:
                 raise

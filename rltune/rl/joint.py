@@ -44,8 +44,8 @@ EPS = 1e-9
 """Rises closer than this are equal; the model itself tells no finer differences."""
 MOST_PARTS = 16
 """Jobs of one instant that do not fill whole nodes, beyond which the model is asked."""
-NOBODY, TOO_MANY, CONTESTED = -1, -2, -3
-"""Beside ASK, STAY and MOVE: there was nobody to place; more than a decision may be about; the reserved job's quota is at stake."""
+NONE_LEFT, TOO_MANY, CONTESTED = -1, -2, -3
+"""Beside ASK, STAY and MOVE: there was no job to place; more than a decision may be about; the reserved job's quota is at stake."""
 STAND_IN = {TOO_MANY: "too_many_starts", CONTESTED: "contested_quota"}
 """Fallbacks: the provisional places stay."""
 
@@ -139,12 +139,12 @@ class JointStarts:
         self._few = ref(build_few(joint, len(draft.met.levels.total), len(room.whole)))
 
     def place(self, rows: Any, i: int, waited: bool) -> None:
-        """As `JointPlacement.place`; of more jobs than a decision may be about, so many after the other.
+        """As `JointPlacement.place`; where there are more jobs than a decision may be about, in several decisions, one after the other.
 
         ``rows``: `rltune.rl.rows.Training`, or the like.
         """
         joint, begin, moved = self.joint, 0, False
-        while (answer := propose(rows.batch, i, joint.work, self._few, begin)) != NOBODY:
+        while (answer := propose(rows.batch, i, joint.work, self._few, begin)) != NONE_LEFT:
             if answer in STAND_IN:
                 joint.allocator.stats.calls += 1
                 joint.allocator.stats.fall_back(STAND_IN[answer])
@@ -165,7 +165,7 @@ class JointStarts:
 def propose(batch, i, draft, few, begin):
     """Place the jobs that row i has started at this instant, from number ``begin`` on, if that can be told without a solver.
 
-    NOBODY: there are none; STAY, MOVE: they run, where they ran or elsewhere; ASK: nobody has started, see `settle`.
+    NONE_LEFT: there are none; STAY, MOVE: they run, where they ran or elsewhere; ASK: none has started, see `settle`.
     TOO_MANY: all stay, for MIG instances are as they were only when no job of this instant has started. CONTESTED: these stay,
     for the model does not know what they hold of the reserved job's quota when that is to start.
     """
@@ -174,7 +174,7 @@ def propose(batch, i, draft, few, begin):
         return TOO_MANY
     n = lift(row, draft, begin)
     if n == 0:
-        return NOBODY
+        return NONE_LEFT
     answer = CONTESTED if contests_reserved(row.sim, draft, n) else place_few(row.sim, draft, few, n)
     if answer != ASK:
         start_all(row.sim, draft)
