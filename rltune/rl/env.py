@@ -35,6 +35,8 @@ from rltune.simulator.full import result_of
 from rltune.simulator.result import Result
 
 FLOOR_WINDOWS = 64
+OWN = ("_jobs", "_cluster", "_mask", "_over", "_first_job", "_illegal")
+"""Arrays of the environment itself that outlast a step."""
 
 
 def spaces(visible: int) -> tuple[gym.spaces.Dict, gym.spaces.Discrete]:
@@ -178,6 +180,20 @@ class VectorSchedulingEnv(VectorEnv):
             return {}
         return {"illegal_actions": self._illegal.copy()}
 
+    def state(self) -> dict[str, Any]:
+        """Where all episodes stand, and the generator of windows: plain values for `restore`, not copied."""
+        mine = {name: getattr(self, name) for name in OWN}
+        return {"rows": self.training.state(), "rng": self._rng.bit_generator.state, "own": mine}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state` of as many episodes under the same rules; ValueError for one that does not fit."""
+        if any(getattr(self, name).shape != part.shape for name, part in state["own"].items()):
+            raise ValueError("it is of another number of episodes")
+        self.training.restore(state["rows"])
+        self._rng.bit_generator.state = state["rng"]
+        for name, part in state["own"].items():
+            getattr(self, name)[...] = part
+
     def result(self, i: int) -> Result:
         """The schedule of row i so far, warm-up included."""
         setup = self.setup
@@ -220,6 +236,15 @@ class JoinedEnv(VectorEnv):
         found = [env.step(part) for env, part in zip(self.envs, parts, strict=True)]
         rewards, over, cut = (np.concatenate([one[k] for one in found]) for k in (1, 2, 3))
         return self._joined([one[0] for one in found]), rewards, over, cut, self._info([one[4] for one in found])
+
+    def state(self) -> dict[str, Any]:
+        """As of `VectorSchedulingEnv.state`."""
+        return {"parts": [env.state() for env in self.envs]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """As of `VectorSchedulingEnv.restore`."""
+        for env, part in zip(self.envs, state["parts"], strict=True):
+            env.restore(part)
 
     def _info(self, infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if not any(infos):

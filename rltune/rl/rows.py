@@ -5,6 +5,7 @@ A row is the very state that simulations run on (`rltune.core.state.Sim`), in ei
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from rltune.compiled import inner, verb
 from rltune.core.conservative import stacked
 from rltune.core.reference import Ref, Rows, at, ref, row_of
 from rltune.core.state import (
+    LOGGED,
     PER_JOB,
     Detail,
     Floats,
@@ -47,6 +49,7 @@ SHARED = ("sim.cluster", "sim.choices", "sim.place", "sim.frontier", "sim.merged
           "sim.detail.demand", "sim.detail.size",
           "sim.detail.amount", "sim.detail.listed", "sim.detail.thresholds", "sim.detail.quota", "sim.detail.profile")  # fmt: skip
 """Parts that all rows have in common: what never changes in an episode, and work space."""
+LOG = "sim.detail.log."
 
 
 class Episode(NamedTuple):
@@ -146,10 +149,48 @@ class Training:
             self._views[i] = row_of(self.value, i, SHARED)
         return self._views[i]
 
+    def state(self) -> dict[str, Any]:
+        """All that differs between rows, by its dotted name; of logs the part that is in use. For `restore`."""
+        used = dict(own_arrays(self.value))
+        for name in [name for name in used if name.startswith(LOG)]:
+            used[name] = used[name][:, : self._logged(name)]
+        return used
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state` of as many rows of the same rules; ValueError for one that does not fit."""
+        while any(state[name].shape[1] > part.shape[1] for name, part in own_arrays(self.value) if name.startswith(LOG)):
+            self.grow()
+        mine = dict(own_arrays(self.value))
+        if mine.keys() != state.keys():
+            raise ValueError("it is of episodes of another kind")
+        for name, array in mine.items():
+            part = array[:, : state[name].shape[1]] if name.startswith(LOG) else array
+            if part.shape != state[name].shape or part.dtype != state[name].dtype:
+                raise ValueError(f"{name} is {state[name].shape}, not {part.shape}")
+            part[...] = state[name]
+
+    def _logged(self, name: str) -> int:
+        """Entries of an array of the log up to the last that any row uses."""
+        sim = self.value.sim
+        runs = int(sim.counts[:, LOGGED].max())
+        if name.endswith((".node", ".grant")):
+            return int(sim.detail.log.ptr[np.arange(self.n_envs), sim.counts[:, LOGGED]].max())
+        return runs + 1 if name.endswith(".ptr") else runs
+
     def copy(self, i: int) -> Sim:
         """The state of row i, as it is now."""
         found: Sim = copied(self.row(i).sim)
         return found
+
+
+def own_arrays(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, array) of each that rows do not share, leading axis rows."""
+    for field, part in zip(value._fields, value, strict=True):
+        name = prefix + field
+        if hasattr(part, "_fields"):
+            yield from own_arrays(part, f"{name}.")
+        elif isinstance(part, np.ndarray) and not name.startswith(SHARED):
+            yield name, part
 
 
 def copied(value: Any) -> Any:
