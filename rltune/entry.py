@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rltune.config.choices import CHOICES, WITHOUT, check_node, meaning, names, node
 from rltune.config.declare import check, declared_in, defaults, groups, help_lines, unknown
 from rltune.config.files import CONF
-from rltune.nouns.errors import InputError
+from rltune.nouns.errors import InputError, Interrupted
 from rltune.nouns.renamed import refuse_old_options
 
 
@@ -60,9 +61,10 @@ def run_main(task: Callable[[dict[str, Any]], str | None], declared: type, foote
 
     try:
         main()
-    except KeyboardInterrupt:
-        print("error: interrupted; nothing of this run is kept", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        end = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+        print(f"error: {end.told}", file=sys.stderr)
+        sys.exit(end.status)
     except (InputError, HydraException, OmegaConfBaseException) as error:
         fail(error, declared)
     except Exception as error:
@@ -71,6 +73,11 @@ def run_main(task: Callable[[dict[str, Any]], str | None], declared: type, foote
         if cause is None:
             raise
         fail(cause)
+
+
+def typed() -> list[str]:
+    """The options of this run as they were typed, for Hydra: of a multirun its own values; none outside `run_main`."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 HYDRA = {
@@ -162,9 +169,9 @@ def help_of(declared: type, footer: str) -> Iterator[str]:
 
 
 def fail(error: BaseException, declared: type | None = None) -> NoReturn:
-    """One line on standard error, exit status 2."""
+    """One line on standard error, exit status 2, or 1 where the input was good (`rltune.nouns.errors.RunError`)."""
     print(f"error: {_one_line(error, declared)}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(getattr(error, "status", InputError.status))
 
 
 def _input_error(error: BaseException | None) -> BaseException | None:

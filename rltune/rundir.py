@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import resource
 import secrets
 import shutil
@@ -25,6 +26,10 @@ from rltune.nouns.errors import InputError
 SCHEMA_VERSION = 1
 LONGEST_NAME = 200
 """Bytes of a run's name: file systems allow 255, and a suffix must fit."""
+CHECKPOINT = "checkpoint"
+"""In the directory of a training: what `resume=` goes on from."""
+HIDDEN = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}\.partial")
+"""Name of a hidden directory: the run's, the process, a random part."""
 ATTEMPTS = 10
 """To find a name that no other run takes at the same moment."""
 PACKAGES = (
@@ -48,32 +53,43 @@ class RunDirectory:
     Files go to a hidden ``<runs>/.<name>.*.partial``, which becomes ``<runs>/<name>`` (``final``) on leaving
     without an error, or after `keep` with one, and is removed otherwise. Those that killed runs left are named on standard
     error. Raises InputError when the disk refuses, also where a library does the writing.
+
+    ``adopt``: the hidden directory of a run that was cut off, to go on in: it stays beside its siblings, whatever ``runs``
+    says, and is left as it is when this run is cut off too.
     """
 
-    def __init__(self, runs: str | Path, name: str) -> None:
+    def __init__(self, runs: str | Path, name: str, adopt: Path | None = None) -> None:
         if not name or "/" in name or "\0" in name or name.startswith("."):
             raise InputError(f"name={name!r} is no directory name; use letters, digits, - and _")
         if len(os.fsencode(name)) > LONGEST_NAME:
             raise InputError(f"name={name[:20]!r}... is too long for a directory; use at most {LONGEST_NAME} bytes")
         self._kept = False
-        self._plain = self.final = Path(runs) / name
+        self._held = self._adopted = adopt is not None
+        self._plain = self.final = (Path(runs) if adopt is None else adopt.parent) / name
         with _disk(self.final):
             if self.final.exists():
                 self.final = self._another()
         # Unlike any that a killed run left behind, also where process ids begin anew (containers).
-        self.path = self.final.with_name(f".{self.final.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+        hidden = f".{self.final.name}.{os.getpid()}-{secrets.token_hex(4)}.partial"
+        self.path = self.final.with_name(hidden) if adopt is None else adopt
 
     def __enter__(self) -> RunDirectory:
         for left in left_behind(self.path.parent):
-            print(f"note: {left} was left by a run that was killed; look into it, then remove it", file=sys.stderr)
+            if left != self.path:
+                print(f"note: {left} was left by a run that was {_what_to_do(left)}", file=sys.stderr)
         with _disk(self.path):
-            self.path.mkdir(parents=True)
+            if not self._adopted:
+                self.path.mkdir(parents=True)
             # As long as it is locked, its run is alive.
             self._folder = os.open(self.path, os.O_RDONLY)
-            with contextlib.suppress(
-                OSError
-            ):  # some network file systems cannot; then nothing is taken for left behind
-                fcntl.flock(self._folder, fcntl.LOCK_SH)
+            try:
+                # Of two that want to go on with one run, one gets it.
+                fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB if self._adopted else fcntl.LOCK_SH)
+            except BlockingIOError:
+                os.close(self._folder)
+                raise InputError(f"{self.path}: this run is going on; wait for its end, or stop it first") from None
+            except OSError:
+                pass  # some network file systems cannot; then nothing is taken for left behind
         return self
 
     def __exit__(
@@ -83,7 +99,7 @@ class RunDirectory:
         if kind is None or self._kept:
             with _disk(self.final):
                 self._rename()
-        else:
+        elif not self._held:
             shutil.rmtree(self.path, ignore_errors=True)
         if isinstance(error, OSError):
             raise _refusal(error, self.final) from None
@@ -91,6 +107,10 @@ class RunDirectory:
     def keep(self) -> None:
         """From now on the directory gets its name also if an error comes: what is in it cannot be had again."""
         self._kept = True
+
+    def hold(self) -> None:
+        """From now on an error leaves the hidden directory: another run can go on from what is in it."""
+        self._held = True
 
     def _another(self) -> Path:
         """A name that no other run has."""
@@ -129,16 +149,37 @@ class RunDirectory:
 
 def left_behind(runs: str | Path) -> list[Path]:
     """Hidden directories in ``runs`` whose runs are no longer there, the oldest first."""
-    found = []
-    for path in sorted(Path(runs).glob(".*.partial"), key=lambda path: path.name):
-        with contextlib.suppress(OSError):
-            folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                found.append(path)
-            finally:
-                os.close(folder)
-    return found
+    return [path for path in sorted(Path(runs).glob(".*.partial"), key=lambda path: path.name) if _is_left(path)]
+
+
+def _is_left(path: Path) -> bool:
+    """Whether no run has the directory locked."""
+    with contextlib.suppress(OSError):
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        finally:
+            os.close(folder)
+    return False
+
+
+def name_of(hidden: Path) -> str | None:
+    """The name that a run would have got whose hidden directory this is; None for one that is not hidden."""
+    match = HIDDEN.fullmatch(hidden.name)
+    return match[1] if match else None
+
+
+def cut_off(final: Path) -> list[Path]:
+    """Hidden directories of runs that were to become ``final``, those with the newest checkpoint last."""
+    found = [path for path in final.parent.glob(".*.partial") if name_of(path) == final.name]
+    return sorted(found, key=lambda path: max((file.name for file in (path / CHECKPOINT).glob("epoch-*")), default=""))
+
+
+def _what_to_do(left: Path) -> str:
+    if not any((left / CHECKPOINT).glob("epoch-*")):
+        return "killed; look into it, then remove it"
+    return f"interrupted or killed; resume={left.with_name(name_of(left) or left.name)} goes on with it, or remove it"
 
 
 class _disk:

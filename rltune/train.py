@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
 from rltune.config.commands import Train
-from rltune.entry import run_main
+from rltune.entry import run_main, typed
 from rltune.experiment.evaluation import evaluate_into, heuristic_cases, report_fallbacks
-from rltune.experiment.provenance import check_same, check_unseen, describe
+from rltune.experiment.provenance import check_unseen, describe
+from rltune.experiment.resuming import FORMAT, Earlier, Signals, check_earlier, earlier_run, resumable, rules_of
 from rltune.experiment.setup import Experiment, make_experiment, resolve_rules, spread
 from rltune.nouns.errors import InputError
 from rltune.report.console import say, training_progress
 from rltune.report.figures import learning_curve
+from rltune.rl.algorithm_state import restore, state_of
+from rltune.rl.checkpoints import Checkpoints
 from rltune.rl.env import JoinedEnv, VectorSchedulingEnv
 from rltune.rl.network import NetworkConfig
 from rltune.rl.policy_file import PARENT, LearnedPolicy, load_policy, save_policy
 from rltune.rl.rllib import start_ray
-from rltune.rl.rules import Rules, needs_run_time
+from rltune.rl.rules import Rules, Setup, needs_run_time
 from rltune.rl.runtime import tune
-from rltune.rl.training import Curve, Judged, Outcome, Validator, build, load_weights, start_of, train_epochs
-from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
+from rltune.rl.training import Judged, Outcome, Validator, build, load_weights, start_of, train_epochs
+from rltune.rundir import CHECKPOINT, SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
 
-AVERAGE = "average.safetensors"
-"""In checkpoint/: the running average of the weights."""
+MODULE = "rltune.train"
 
 
 def main(cfg: dict[str, Any]) -> str:
@@ -37,39 +39,59 @@ def main(cfg: dict[str, Any]) -> str:
     begun = time.perf_counter()
     check_options(cfg)
     tune(int(cfg["algo"]["threads"]))
-    resumed = Path(cfg["resume"]) if cfg["resume"] else None
-    if resumed is not None and not (resumed / "checkpoint").is_dir():
-        raise InputError(f"resume={resumed} is no training run directory (no checkpoint/ in it)")
-    parent = load_policy(resumed or cfg["checkpoint"]) if resumed or cfg["checkpoint"] else None
+    earlier = earlier_run(cfg["resume"]) if cfg["resume"] else None
+    parent = load_policy(cfg["checkpoint"]) if cfg["checkpoint"] else None
     experiment = make_experiment(cfg)
-    if parent is not None:
-        _check_parent(experiment, parent, cfg, resumed is not None)
-    rules, network = _rules_and_network(experiment, cfg, parent, resumed is not None)
-    name = cfg["name"] or default_name(experiment, rules, cfg)
-    with RunDirectory(cfg["runs"], str(name)) as run:
+    if earlier is not None:
+        check_earlier(experiment, earlier, cfg)
+    elif parent is not None:
+        for remark in check_unseen(experiment, parent.origin):
+            say(f"note: {remark}")
+    rules, network = _rules_and_network(experiment, cfg, parent, earlier)
+    line = earlier.state["origin"]["parent"] if earlier else parent.origin if parent else None
+    origin = describe(experiment, cfg["algo"]["name"], int(cfg["seed"]), line)
+    with Signals() as signals, _run_directory(cfg, experiment, rules, earlier) as run:
         _announce(experiment, rules, cfg)
-        outcome = _train(experiment, rules, network, cfg, run, parent, resumed)
-        line = parent.origin.get("parent") if resumed and parent else parent.origin if parent else None
-        origin = describe(experiment, cfg["algo"]["name"], int(cfg["seed"]), line) | _figures(outcome)
-        say(f"kept      {outcome.kept}")
-        policy = LearnedPolicy(outcome.network, replace(rules, reward="score"), origin)
-        save_policy(run.file("policy.safetensors"), policy)
-        outcome.curve.write(run.file("curve.csv"))
-        learning_curve(run.file("curve.csv"), run.file("learning_curve.png"), experiment.trace.label, rules.score)
-        run.write_text("config.yaml", yaml.safe_dump(cfg, sort_keys=False))
-        run.write_json("manifest.json", manifest(experiment.trace, [cfg["seed"]], experiment.ranges))
-        summary = {
-            "schema_version": SCHEMA_VERSION,
-            "command": "train",
-            "trace": describe_trace(experiment.trace),
-            "protocol": experiment.protocol["name"],
-            "training": origin,
-            "runtime": {"wall_s": round(time.perf_counter() - begun, 1), "peak_rss_mb": round(peak_rss_mb(), 1)},
-        }
-        if cfg["evaluate"]:
-            summary |= evaluate_into(run, experiment, [policy], heuristic_cases(), progress=cfg["progress"])
-        run.write_json("summary.json", summary)
+        checkpoints = Checkpoints(run.file(CHECKPOINT), cfg["checkpoint_every"])
+        with resumable(run, checkpoints, MODULE, typed()):
+            about = {"rules": asdict(rules), "network": network.as_dict(), "origin": origin, "options": cfg}
+            course = Course(experiment, rules, network, cfg, about)
+            outcome = _train(course, parent, earlier, checkpoints, signals)
+            signals.check()
+            origin |= _figures(outcome)
+            say(f"kept      {outcome.kept}")
+            policy = LearnedPolicy(outcome.network, replace(rules, reward="score"), origin)
+            _write(run, experiment, cfg, policy, outcome)
+            summary = {
+                "schema_version": SCHEMA_VERSION,
+                "command": "train",
+                "trace": describe_trace(experiment.trace),
+                "protocol": experiment.protocol["name"],
+                "training": origin,
+                "runtime": {"wall_s": round(time.perf_counter() - begun, 1), "peak_rss_mb": round(peak_rss_mb(), 1)},
+            }
+            if cfg["evaluate"]:
+                summary |= evaluate_into(run, experiment, [policy], heuristic_cases(), progress=cfg["progress"])
+            run.write_json("summary.json", summary)
     return str(run.final)
+
+
+def _run_directory(cfg: dict[str, Any], experiment: Experiment, rules: Rules, earlier: Earlier | None) -> RunDirectory:
+    """A run that was cut off goes on in its own directory, under its name; others get a new one."""
+    if earlier is None or earlier.finished:
+        return RunDirectory(cfg["runs"], str(cfg["name"] or default_name(experiment, rules, cfg)))
+    return RunDirectory(cfg["runs"], str(cfg["name"] or earlier.name), adopt=earlier.path)
+
+
+def _write(
+    run: RunDirectory, experiment: Experiment, cfg: dict[str, Any], policy: LearnedPolicy, outcome: Outcome
+) -> None:
+    """What a training leaves beside its summary."""
+    save_policy(run.file("policy.safetensors"), policy)
+    outcome.curve.write(run.file("curve.csv"))
+    learning_curve(run.file("curve.csv"), run.file("learning_curve.png"), experiment.trace.label, policy.rules.score)
+    run.write_text("config.yaml", yaml.safe_dump(cfg, sort_keys=False))
+    run.write_json("manifest.json", manifest(experiment.trace, [cfg["seed"]], experiment.ranges))
 
 
 def default_name(experiment: Experiment, rules: Rules, cfg: dict[str, Any]) -> str:
@@ -94,32 +116,13 @@ def check_options(cfg: dict[str, Any]) -> None:
 
 
 def _rules_and_network(
-    experiment: Experiment, cfg: dict[str, Any], parent: LearnedPolicy | None, resuming: bool
+    experiment: Experiment, cfg: dict[str, Any], parent: LearnedPolicy | None, earlier: Earlier | None
 ) -> tuple[Rules, NetworkConfig]:
     """Rules and architecture; a resumed run keeps its own, a fine-tuned policy its architecture and visible jobs."""
-    if parent is not None and resuming:
-        return replace(parent.rules, reward="relative"), parent.network.config
+    if earlier is not None:
+        return rules_of(earlier), NetworkConfig(**earlier.state["network"])
     network = parent.network.config if parent is not None else NetworkConfig(visible=cfg["visible"], **cfg["network"])
     return resolve_rules(experiment, cfg, visible=network.visible, reward="relative"), network
-
-
-def _check_parent(experiment: Experiment, parent: LearnedPolicy, cfg: dict[str, Any], resuming: bool) -> None:
-    """Refuse to go on with a policy that has seen the test stretch, or with a run of other options."""
-    for remark in check_unseen(experiment, parent.origin):
-        say(f"note: {remark}")
-    if not resuming:
-        return
-    check_same(experiment, parent.origin, cfg["algo"]["name"])
-    protocol, given = experiment.protocol, {name: cfg[name] for name in ("score", "backfill", "runtimes", "visible")}
-    given |= {
-        "allocator": experiment.allocator_name,
-        "baseline": cfg["baseline"] if cfg["baseline"] != "auto" else parent.rules.baseline,
-    }
-    given |= {f"protocol.{name}": protocol[name] for name in ("window", "warmup")} | {"options": experiment.options}
-    for name, value in given.items():
-        had = getattr(parent.rules, name.removeprefix("protocol."))
-        if had != value:
-            raise InputError(f"resume: the run was trained with {name}={had}, not {value}; add {name}={had}")
 
 
 def _validator(experiment: Experiment, rules: Rules, network: NetworkConfig, cfg: dict[str, Any]) -> Validator:
@@ -140,19 +143,67 @@ def _validator(experiment: Experiment, rules: Rules, network: NetworkConfig, cfg
     return Validator(judged, network)
 
 
+class Course(NamedTuple):
+    """What a training is: jobs and machines, rules, network, options; ``about``: the same as plain values."""
+
+    experiment: Experiment
+    rules: Rules
+    network: NetworkConfig
+    cfg: dict[str, Any]
+    about: dict[str, Any]
+
+
 def _train(
-    experiment: Experiment,
-    rules: Rules,
-    network: NetworkConfig,
-    cfg: dict[str, Any],
-    run: RunDirectory,
+    course: Course,
     parent: LearnedPolicy | None,
-    resumed: Path | None,
+    earlier: Earlier | None,
+    checkpoints: Checkpoints,
+    signals: Signals,
 ) -> Outcome:
+    """Train to the last epoch, with a checkpoint behind it."""
+    experiment, rules, network, cfg, about = course
     clusters = [experiment.sized(nodes) for nodes in experiment.train_node_counts]
     setups = [experiment.setup("train", rules, cluster) for cluster in clusters]
     joints = [experiment.joint(cluster) for cluster in clusters]
     validator = _validator(experiment, rules, network, cfg)
+    start_ray()
+    signals.again()
+    algo = dict(cfg["algo"])
+    if earlier is not None and "learning_starts" in algo:
+        algo["learning_starts"] += int(earlier.state["outcome"]["curve"][-1]["steps"])
+    batch = cfg["windows_per_epoch"] * rules.window
+    algorithm = build(algo, _vector_env(cfg, setups, joints), network, batch, int(cfg["seed"]))
+    if earlier is not None:
+        outcome, begun_at = _go_on(algorithm, network, earlier)
+        last = earlier.last(cfg["epochs"])
+    else:
+        if parent is not None:
+            load_weights(algorithm, parent.network)
+        outcome = start_of(algorithm, validator, parent.network if parent is not None else None, PARENT)
+        begun_at, last = 0, cfg["epochs"]
+    done = len(outcome.curve.rows)
+    with training_progress(last - done, rules.score, cfg["progress"]) as progress:
+
+        def on_epoch(outcome: Outcome) -> None:
+            state = {
+                "format": FORMAT,
+                "begun_at": begun_at,
+                "outcome": outcome.tree(),
+                "algorithm": state_of(algorithm),
+            }
+            checkpoints.take(len(outcome.curve.rows), state | about)
+            progress(outcome.curve.rows[-1])
+            signals.check()
+
+        train_epochs(algorithm, validator, last, cfg["validate_every"], on_epoch, outcome)
+    checkpoints.save()
+    algorithm.stop()
+    _report_joints(joints, validator, cfg)
+    return outcome
+
+
+def _vector_env(cfg: dict[str, Any], setups: list[Setup], joints: list[Any]) -> Callable[[dict[str, Any]], Any]:
+    """What makes the environment of a process: its episodes are shared out to the cluster sizes."""
     if cfg["algo"]["envs"] < len(setups):
         raise InputError(
             f"algo.envs={cfg['algo']['envs']}: {len(setups)} cluster sizes to train on need as many episodes side by side"
@@ -166,29 +217,33 @@ def _train(
         envs = [VectorSchedulingEnv(setup, share, joint=joint) for setup, share, joint in parts]
         return envs[0] if len(envs) == 1 else JoinedEnv(envs)
 
-    start_ray()
-    batch = cfg["windows_per_epoch"] * rules.window
-    algorithm = build(cfg["algo"], vector_env, network, batch, int(cfg["seed"]))
-    if resumed is not None:
-        algorithm.restore_from_path(str((resumed / "checkpoint").resolve()))
-    elif parent is not None:
-        load_weights(algorithm, parent.network)
-    kept = parent.origin["kept"] if resumed is not None and parent is not None else PARENT
-    start = start_of(algorithm, validator, parent.network if parent is not None else None, kept)
-    if resumed is not None:
-        start[0].average = load_policy(resumed / "checkpoint" / AVERAGE).network
-        start[0].curve = Curve.read(resumed / "curve.csv")
-    with training_progress(cfg["epochs"], rules.score, cfg["progress"]) as on_epoch:
-        outcome = train_epochs(algorithm, validator, cfg["epochs"], cfg["validate_every"], on_epoch, start)
-    algorithm.save_to_path(str(run.file("checkpoint").resolve()))
-    algorithm.stop()
-    save_policy(run.file("checkpoint") / AVERAGE, LearnedPolicy(outcome.average, rules, {}))
+    return vector_env
+
+
+def _go_on(algorithm: Any, network: NetworkConfig, earlier: Earlier) -> tuple[Outcome, int]:
+    """How things stood at the checkpoint, and after how many epochs that run began; random generators go on from here."""
+    state = earlier.state
+    try:
+        outcome = Outcome.of_tree(state["outcome"], network)
+        begun_at = len(outcome.curve.rows) if earlier.finished else int(state["begun_at"])
+        whole = restore(algorithm, state["algorithm"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{earlier.path}: its checkpoint does not fit this version ({error}); train again") from None
+    say(f"resumed   {earlier.path} after epoch {len(outcome.curve.rows)}")
+    if not whole:
+        say("note: sampling has other options or workers now: its episodes begin anew")
+    if "learning_starts" in state["options"]["algo"]:
+        say("note: the replay buffer is not kept: it fills again, and learning waits for algo.learning_starts steps")
+    return outcome, begun_at
+
+
+def _report_joints(joints: list[Any], validator: Validator, cfg: dict[str, Any]) -> None:
+    """What the allocator could not do as it would."""
     for what, used in (("training", joints), ("validation", [each.joint for each in validator.judged])):
         for joint in used:
             report_fallbacks(what, joint.stats if joint is not None else {})
     if cfg["algo"]["env_runners"] > 0 and joints[0] is not None:
         say("note: joint placements of sampling workers, and their fallbacks, are not counted here")
-    return outcome
 
 
 def _figures(outcome: Outcome) -> dict[str, Any]:

@@ -87,7 +87,12 @@ class Train(Scored):
         128, "at most; they do not overlap (the month protocol validates on the whole stretch)", least=2
     )
     network: Any = part(NetworkConfig, without=("visible",))
-    resume: str | None = option(None, "run directory to go on from (for `epochs` more)")
+    checkpoint_every: int = option(
+        5, "epochs; a run that is killed loses at most the epochs since (one that is interrupted, none that is complete)", least=1
+    )  # fmt: skip
+    resume: str | None = option(
+        None, "run to go on with: a finished one for `epochs` more, one that was cut off until it has its `epochs`"
+    )
     checkpoint: str | None = option(None, "policy to fine-tune: a policy.safetensors or a run directory")
     evaluate: bool = option(True, "end with the table on the test stretch")
 

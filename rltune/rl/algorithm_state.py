@@ -46,7 +46,9 @@ def state_of(algorithm: Algorithm) -> State:
     learner = algorithm.learner_group.get_state()["learner"]
     group = algorithm.env_runner_group
     if group.num_remote_workers():
-        found = group.foreach_env_runner(lambda runner: (runner.worker_index, worker_state(runner)), local_env_runner=False)
+        found = group.foreach_env_runner(
+            lambda runner: (runner.worker_index, worker_state(runner)), local_env_runner=False
+        )
         runners = dict(found)
     else:
         runners = {0: runner_state(algorithm.env_runner)}

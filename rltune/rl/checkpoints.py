@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 from rltune.nouns.errors import InputError
 from rltune.rl.state_file import Packed, pack, read_state, write_state
 
-FOLDER = "checkpoint"
-"""What a run directory calls it."""
 KEPT = 2
 """The newest, and the one before should the newest turn out to be damaged."""
 NAME = re.compile(r"epoch-(\d+)\.safetensors")
@@ -40,21 +38,28 @@ class Checkpoints:
             for left in folder.glob(".*.partial"):
                 left.unlink()
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything to keep, on disk or not."""
+        return self.saved is not None or self._taken is not None
+
     def take(self, epoch: int, state: Any) -> None:
-        """Remember a copy of ``state``. Raises RunError or InputError where it is due and the disk refuses."""
+        """Remember a copy of ``state``. Raises InputError where it is due and the disk refuses."""
         self._taken = (epoch, pack(state))
         if epoch % self.every == 0:
             self.save()
 
     def save(self) -> None:
-        """Put what was taken last on disk, unless it is there. Raises RunError or InputError where the disk refuses."""
+        """Put what was taken last on disk, unless it is there. Raises InputError where the disk refuses."""
         if self._taken is None or self._taken[0] == self.saved:
             return
         epoch, packed = self._taken
         try:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:
-            raise InputError(f"{self.folder}: cannot be made ({error.strerror}); choose another folder (runs=...)") from None
+            raise InputError(
+                f"{self.folder}: cannot be made ({error.strerror}); choose another folder (runs=...)"
+            ) from None
         write_state(self.folder / f"epoch-{epoch:08d}.safetensors", packed)
         self.saved = epoch
         for _, older in _files(self.folder)[KEPT:]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Protocol
@@ -20,10 +21,12 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.tune.registry import register_env
 
-from rltune.nouns.errors import InputError
+from rltune.nouns.errors import InputError, RunError
 from rltune.rl.network import JobNetwork, NetworkConfig
 
 ENVIRONMENT = "rltune"
+PATIENCE_S, AGAIN_S = 300.0, 1.0
+"""How long workers that sample may be away (Ray starts one in seconds, and tries again), and seconds between tries."""
 SEEDS_APART = 1000
 """RLlib numbers its workers upwards from the seed: further apart, runs of neighbouring seeds share none."""
 
@@ -106,7 +109,29 @@ def common(
         .rl_module(rl_module_spec=RLModuleSpec(module_class=module, model_config=network.as_dict()))
         .debugging(seed=SEEDS_APART * seed, log_level="ERROR")
         .reporting(min_time_s_per_iteration=0)
+        # A worker that dies is started again; `sampled_epoch` waits for it.
+        .fault_tolerance(restart_failed_env_runners=True)
     )
+
+
+def sampled_epoch(algorithm: Algorithm, had: int, patience_s: float = PATIENCE_S) -> tuple[dict[str, Any], int]:
+    """One epoch that did sample, and the environment steps sampled in all, which were ``had`` before.
+
+    RLlib's own epoch ends at once, empty, while the workers that sample are away. Raises RunError where none comes back
+    within ``patience_s`` seconds.
+    """
+    begun = time.monotonic()
+    while True:
+        result = algorithm.train()
+        steps = result.get("num_env_steps_sampled_lifetime")
+        if steps is not None and int(steps) > had:
+            return result, int(steps)
+        if time.monotonic() - begun > patience_s:
+            raise RunError(
+                f"no environment steps have been sampled for {patience_s:g} s: the workers died (killed, out of memory?) and "
+                "did not come back; give fewer algo.env_runners or algo.envs, or 0 to sample in this process"
+            )
+        time.sleep(AGAIN_S)
 
 
 def build_ppo(

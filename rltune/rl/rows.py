@@ -158,7 +158,9 @@ class Training:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state` of as many rows of the same rules; ValueError for one that does not fit."""
-        while any(state[name].shape[1] > part.shape[1] for name, part in own_arrays(self.value) if name.startswith(LOG)):
+        while any(
+            state[name].shape[1] > part.shape[1] for name, part in own_arrays(self.value) if name.startswith(LOG)
+        ):
             self.grow()
         mine = dict(own_arrays(self.value))
         if mine.keys() != state.keys():

@@ -7,7 +7,6 @@ name only when all of it is on disk.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import math
@@ -23,12 +22,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from rltune.nouns.errors import InputError, RunError
+from rltune.nouns.errors import InputError
 
 TREE, CHECKSUM = "tree", "sha256"
 """In the header: the nesting, and the checksum of it and of the arrays."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""What a disk says that was good enough until now."""
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -50,12 +47,12 @@ def pack(tree: Any) -> Packed:
 
 
 def write_state(path: Path, packed: Packed) -> None:
-    """Raises RunError for a full disk, InputError for one that refuses otherwise; what was there before stays then."""
+    """Raises InputError where the disk refuses; what was there before stays then."""
     write_durably(path, save(packed.arrays, {TREE: packed.text, CHECKSUM: _checksum(packed.text, packed.arrays)}))
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """All of it on disk under this name, also after a power cut, or nothing. Errors: as of `write_state`."""
+    """All of it on disk under this name, also after a power cut, or nothing. Raises InputError."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
@@ -71,8 +68,7 @@ def write_durably(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        kind = RunError if error.errno in FULL else InputError
-        raise kind(
+        raise InputError(
             f"{path}: cannot be written ({error.strerror}); free some space or choose another folder (runs=...)"
         ) from None
 

@@ -19,10 +19,11 @@ from rltune.nouns.metrics import SCORE_METRIC, FloatArray, bootstrap_ci
 from rltune.rl.averaging import blend
 from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.policy_file import BASELINE
-from rltune.rl.rllib import build_ppo
+from rltune.rl.rllib import build_ppo, sampled_epoch
 from rltune.rl.rollout import play
 from rltune.rl.rules import Setup
 from rltune.rl.value_algorithms import build_dqn, build_sac
+from rltune.rl.weights_file import fill
 from rltune.simulator.result import DAY_S
 
 BUILDERS: dict[str, Callable[..., Algorithm]] = {"ppo": build_ppo, "dqn": build_dqn, "sac": build_sac}
@@ -136,67 +137,90 @@ def load_weights(algorithm: Algorithm, network: JobNetwork) -> None:
 class Outcome:
     """What training leaves: the network kept and what it is (an epoch, the baseline order, the given parent).
 
-    ``average``: the running average of the weights, with which training goes on.
+    ``kept_scores``: (n_units,) its scores on the validation stretch; ``average``: the running average of the weights, with
+    which training goes on.
     """
 
     network: JobNetwork
     kept: str
-    score: float
+    kept_scores: FloatArray
     baseline_score: float
     average: JobNetwork
     curve: Curve
 
+    @property
+    def score(self) -> float:
+        """Of the network kept, on the validation stretch; larger is better."""
+        return float(self.kept_scores.mean())
 
-def start_of(
-    algorithm: Algorithm, validator: Validator, parent: JobNetwork | None, what: str
-) -> tuple[Outcome, FloatArray]:
-    """The better of the baseline order and the given policy, before training; and its scores by unit."""
+    def tree(self) -> dict[str, Any]:
+        """All of it as plain values and arrays; for `of_tree`."""
+        return {
+            "network": self.network.state_dict(),
+            "kept": self.kept,
+            "kept_scores": self.kept_scores,
+            "baseline_score": self.baseline_score,
+            "average": self.average.state_dict(),
+            "curve": self.curve.rows,
+        }
+
+    @classmethod
+    def of_tree(cls, tree: Mapping[str, Any], config: NetworkConfig) -> Outcome:
+        """What `tree` was made of. Raises KeyError, TypeError, ValueError or RuntimeError for what does not fit."""
+        kept, average = JobNetwork(config), JobNetwork(config)
+        fill(kept, tree["network"])
+        fill(average, tree["average"])
+        curve = Curve([dict(row) for row in tree["curve"]])
+        return cls(kept, tree["kept"], tree["kept_scores"], tree["baseline_score"], average, curve)
+
+
+def start_of(algorithm: Algorithm, validator: Validator, parent: JobNetwork | None, what: str) -> Outcome:
+    """The better of the baseline order and the given policy, before training."""
     network = _network(algorithm)
     baseline = float(validator.baseline.mean())
-    begun = Outcome(JobNetwork(network.config), BASELINE, baseline, baseline, copy.deepcopy(network), Curve())
+    untrained, average = JobNetwork(network.config), copy.deepcopy(network)
+    begun = Outcome(untrained, BASELINE, validator.baseline, baseline, average, Curve())
     if parent is None:
-        return begun, validator.baseline
+        return begun
     scores = validator.scores(parent)
-    if scores.mean() <= validator.baseline.mean():
-        return begun, validator.baseline
-    begun.network, begun.kept, begun.score = copy.deepcopy(parent), what, float(scores.mean())
-    return begun, scores
+    if scores.mean() > validator.baseline.mean():
+        begun.network, begun.kept, begun.kept_scores = copy.deepcopy(parent), what, scores
+    return begun
 
 
 def train_epochs(
     algorithm: Algorithm,
     validator: Validator,
-    epochs: int,
+    last: int,
     validate_every: int,
-    on_epoch: Callable[[dict[str, Any]], None],
-    start: tuple[Outcome, FloatArray],
-) -> Outcome:
-    """Train ``epochs`` more from ``start_of``; what it kept stays until a network is worth keeping."""
-    outcome, kept_scores = start
-    curve, average = outcome.curve, outcome.average
-    first = len(curve.rows)
-    begun = time.perf_counter()
-    for epoch in range(first + 1, first + epochs + 1):
-        result = algorithm.train()
+    on_epoch: Callable[[Outcome], None],
+    outcome: Outcome,
+) -> None:
+    """Train on to epoch ``last``; what ``outcome`` keeps stays until a network is worth keeping.
+
+    ``on_epoch`` is told, after each, how things stand. Raises RunError where nothing can be sampled any more.
+    """
+    rows, average = outcome.curve.rows, outcome.average
+    steps = int(rows[-1]["steps"]) if rows else 0
+    begun = time.perf_counter() - (float(rows[-1]["wall_s"]) if rows else 0.0)
+    for epoch in range(len(rows) + 1, last + 1):
+        result, steps = sampled_epoch(algorithm, steps)
         blend(average, _network(algorithm))
         row: dict[str, Any] = {
             "epoch": epoch,
-            "steps": int(result["num_env_steps_sampled_lifetime"]),
+            "steps": steps,
             "train_return": _finite(result["env_runners"].get("episode_return_mean")),
             "validation_score": None,
             "baseline_score": outcome.baseline_score,
             "wall_s": round(time.perf_counter() - begun, 2),
         }
-        if epoch % validate_every == 0 or epoch == first + epochs:
+        if epoch % validate_every == 0 or epoch == last:
             scores = validator.scores(average)
             row["validation_score"] = float(scores.mean())
-            if worth_keeping(scores, kept_scores, validator.baseline):
-                kept_scores = scores
-                outcome.network, outcome.kept = copy.deepcopy(average), f"epoch {epoch}"
-                outcome.score = row["validation_score"]
-        curve.rows.append(row)
-        on_epoch(row)
-    return outcome
+            if worth_keeping(scores, outcome.kept_scores, validator.baseline):
+                outcome.network, outcome.kept, outcome.kept_scores = copy.deepcopy(average), f"epoch {epoch}", scores
+        rows.append(row)
+        on_epoch(outcome)
 
 
 def _network(algorithm: Algorithm) -> JobNetwork:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +13,7 @@ from safetensors.torch import save
 from torch import nn
 
 from rltune.nouns.errors import InputError
+from rltune.rl.state_file import write_durably
 
 FILE = "policy.safetensors"
 """What a run directory calls it."""
@@ -24,15 +24,7 @@ Built = TypeVar("Built")
 def write_weights(path: Path, network: nn.Module, header: Mapping[str, str]) -> None:
     """Write atomically, the same bytes for the same content. Raises InputError when the disk refuses."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_bytes(_sorted_header(save(weights, dict(header))))
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); free some space or choose another folder"
-        ) from None
+    write_durably(path, _sorted_header(save(weights, dict(header))))
 
 
 def read_weights(
