@@ -1,9 +1,11 @@
-"""Kills and damage in the field: adapters killed beside foreign instances, swapped cards and resets; damaged fleet journals.
+"""Kills and damage in the field: adapters killed beside foreign instances, swapped cards and resets; damaged fleet journals;
+trainings killed at random instants and gone on with.
 
-OMP_NUM_THREADS=1 python experiments/field_kills.py [--quick] [--rows] [--adapters N] [--journals N]
+OMP_NUM_THREADS=1 python experiments/field_kills.py [devices] [trainings] [--quick] [--rows] [--adapters N] [--journals N]
+    [--trainings N]
 
 Adds its counts to field_cases.json beside the other results (keys ``kills`` and ``journals``, and a row a kind), and writes
-field_kills.json with all of them. A row's ``before`` is what version 282b360 did, as it was seen; ``ok``: its tests pass now.
+field_kills.json with all of them; a part that is not named stays as it was. A row's ``before`` is what version 282b360 did, as it was seen; ``ok``: its tests pass now.
 No GPU: the stand-in of `experiments/devices.py` (tests/devices/fake_nvml) keeps the state of MIG GPUs as hardware would; what is
 foreign is known by a counter of creations in that state, which the adapter does not see.
 """
@@ -21,14 +23,17 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "devices"))
+sys.path[:0] = [str(ROOT / "tests" / "devices"), str(ROOT / "tests" / "rl")]
 
 from fake_nvml import fake  # noqa: E402
 from field_cases import table  # noqa: E402
 from field_trials import GPUS, MODEL, damage_journals, kill_adapters  # noqa: E402
 
 RESULTS = ROOT / "experiments" / "results"
-ADAPTERS, JOURNALS = 3000, 2000
+RECORD = RESULTS / "field_cases.json"
+ADAPTERS, JOURNALS, TRAININGS = 3000, 2000, 500
+PATIENCE_S = 3000.0
+"""Trainings are killed no longer than this."""
 SEED = 15
 FIELD, SERVING = "tests/devices/test_field.py", "tests/devices/test_serving_field.py"
 ONLINE, JOURNAL = "tests/mig/test_online_journal.py", "tests/devices/test_journal.py"
@@ -175,33 +180,73 @@ def main() -> None:
     parser.add_argument("--rows", action="store_true", help="only the rows: run their tests, and write how they ended")
     parser.add_argument("--adapters", type=int, default=ADAPTERS, metavar="N", help="kills of adapters")
     parser.add_argument("--journals", type=int, default=JOURNALS, metavar="N", help="damaged journals")
+    parser.add_argument("--trainings", type=int, default=TRAININGS, metavar="N", help="kills of trainings")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="devices, trainings; default: all")
     options = parser.parse_args()
-    record = RESULTS / "field_cases.json"
     if options.rows:
-        merge(record, rows=rows())
+        merge(RECORD, rows=rows())
         return
+    parts = options.parts or [*PARTS]
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    wrong = sum([PARTS[part](options) for part in parts])
+    if not options.quick:
+        merge(RECORD, rows=rows())
+    sys.exit(bool(wrong))
+
+
+def devices(options: argparse.Namespace) -> int:
+    """Adapters and journals; how much was wrong."""
     less = 100 if options.quick else 1
     begun = time.perf_counter()
     with fake([MODEL] * GPUS) as nvml:
         kills = asdict(kill_adapters(nvml, SEED, options.adapters // less))
     journals = asdict(damage_journals(SEED, options.journals // less))
-    for line in kills.pop("faults") + journals.pop("faults"):
-        print(line, file=sys.stderr)
-    found = {
-        "command": "python experiments/field_kills.py" + (" --quick" if options.quick else ""),
-        "machine": f"{os.cpu_count()} cores, no GPU",
-        "wall_s": round(time.perf_counter() - begun, 1),
-        "adapters": kills,
-        "journals": journals,
-    }
-    print(json.dumps(found, indent=1))
+    faults = kills.pop("faults") + journals.pop("faults")
+    tell({"adapters": kills, "journals": journals} | how(begun, "", options), faults, options)
     if not options.quick:
-        (RESULTS / "field_kills.json").write_text(json.dumps(found, indent=1) + "\n")
         counted = {"adapters": kills["kills"], "adapters_foreign_touched": kills["foreign_touched"]}
         more = {"adapters_false_reports": kills["false_reports"], "adapters_left_over": kills["left_over"]}
-        merge(record, kills=counted | more, journals={"damaged": journals["damaged"], "wrong": journals["wrong"]})
-        merge(record, rows=rows())
-    sys.exit(bool(kills["foreign_touched"] + kills["false_reports"] + kills["left_over"] + journals["wrong"]))
+        merge(RECORD, kills=counted | more, journals={"damaged": journals["damaged"], "wrong": journals["wrong"]})
+    return int(kills["foreign_touched"] + kills["false_reports"] + kills["left_over"] + journals["wrong"])
+
+
+def trainings(options: argparse.Namespace) -> int:
+    """Trainings; how much was wrong."""
+    # They bring PyTorch and Ray, which the other parts do without.
+    from training_trials import kill_trainings
+
+    begun = time.perf_counter()
+    kills = asdict(kill_trainings(SEED, options.trainings // (100 if options.quick else 1), PATIENCE_S))
+    faults = kills.pop("faults")
+    tell({"trainings": kills | how(begun, " trainings", options)}, faults, options)
+    wrong = {f"trainings_{name}": kills[name] for name in ("not_resumed", "lost", "other_curve")}
+    if not options.quick:
+        merge(RECORD, kills={"trainings": kills["kills"]} | wrong)
+    return sum(wrong.values()) + len(faults)
+
+
+PARTS = {"devices": devices, "trainings": trainings}
+
+
+def how(begun: float, words: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What was run, where, and how long it took."""
+    return {
+        "command": f"python experiments/field_kills.py{words}" + (" --quick" if options.quick else ""),
+        "machine": f"{os.cpu_count()} cores, no GPU",
+        "wall_s": round(time.perf_counter() - begun, 1),
+    }
+
+
+def tell(found: dict[str, Any], faults: list[str], options: argparse.Namespace) -> None:
+    """Print what was found, and put it into the record in the place of what was there."""
+    for line in faults:
+        print(line, file=sys.stderr)
+    print(json.dumps(found, indent=1))
+    if not options.quick:
+        path = RESULTS / "field_kills.json"
+        before = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(before | found, indent=1) + "\n")
 
 
 def rows() -> list[dict[str, Any]]:

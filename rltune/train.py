@@ -52,7 +52,8 @@ def main(cfg: dict[str, Any]) -> str:
     origin = describe(experiment, cfg["algo"]["name"], int(cfg["seed"]), line)
     with Signals() as signals, _run_directory(cfg, experiment, rules, earlier) as run:
         _announce(experiment, rules, cfg)
-        checkpoints = Checkpoints(run.file(CHECKPOINT), cfg["checkpoint_every"])
+        saved = earlier.epochs if earlier is not None and not earlier.finished else None
+        checkpoints = Checkpoints(run.file(CHECKPOINT), cfg["checkpoint_every"], saved)
         with resumable(run, checkpoints, MODULE, typed()):
             about = {"rules": asdict(rules), "network": network.as_dict(), "origin": origin, "options": cfg}
             course = Course(experiment, rules, network, cfg, about)

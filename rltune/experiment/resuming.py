@@ -41,12 +41,17 @@ class Earlier:
         """Of the run, also where its directory is still hidden."""
         return name_of(self.path) or self.path.name
 
+    @property
+    def epochs(self) -> int:
+        """That it has."""
+        return len(self.state["outcome"]["curve"])
+
     def last(self, epochs: int) -> int:
         """Epoch to train to: ``epochs`` more of a finished run; one that was cut off goes on to the end it was to have."""
-        done = len(self.state["outcome"]["curve"])
-        last = int(done if self.finished else self.state["begun_at"]) + epochs
-        if last < done:
-            raise InputError(f"resume: the run has {done} epochs already; give epochs={done - last + epochs} or more")
+        last = int(self.epochs if self.finished else self.state["begun_at"]) + epochs
+        if last < self.epochs:
+            least = epochs + self.epochs - last
+            raise InputError(f"resume: the run has {self.epochs} epochs already; give epochs={least} or more")
         return last
 
 

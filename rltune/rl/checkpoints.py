@@ -30,12 +30,13 @@ class Checkpoints:
         saved: epochs after which the newest on disk was taken; None: there is none.
     """
 
-    def __init__(self, folder: Path, every: int) -> None:
-        self.folder, self.every = folder, every
-        self.saved = max((epoch for epoch, _ in _files(folder)), default=None)
+    def __init__(self, folder: Path, every: int, saved: int | None = None) -> None:
+        """``saved``: in a folder that is gone on with, the checkpoint that was read; newer ones, damaged, are removed."""
+        self.folder, self.every, self.saved = folder, every, saved
         self._taken: tuple[int, Packed] | None = None
-        with contextlib.suppress(OSError):
-            for left in folder.glob(".*.partial"):
+        damaged = [path for epoch, path in _files(folder) if saved is None or epoch > saved]
+        for left in (*folder.glob(".*.partial"), *damaged):
+            with contextlib.suppress(OSError):
                 left.unlink()
 
     @property
