@@ -5,7 +5,8 @@ OMP_NUM_THREADS=1 python experiments/field_kills.py [devices] [trainings] [--qui
     [--trainings N]
 
 Adds its counts to field_cases.json beside the other results (keys ``kills`` and ``journals``, and a row a kind), and writes
-field_kills.json with all of them; a part that is not named stays as it was. A row's ``before`` is what version 282b360 did, as it was seen; ``ok``: its tests pass now.
+field_kills.json with all of them; a part that is not named stays as it was. A row's ``before`` is what version 282b360 did, as
+it was seen; ``ok``: its tests pass now.
 No GPU: the stand-in of `experiments/devices.py` (tests/devices/fake_nvml) keeps the state of MIG GPUs as hardware would; what is
 foreign is known by a counter of creations in that state, which the adapter does not see.
 """
@@ -32,7 +33,7 @@ from field_trials import GPUS, MODEL, damage_journals, kill_adapters  # noqa: E4
 RESULTS = ROOT / "experiments" / "results"
 RECORD = RESULTS / "field_cases.json"
 ADAPTERS, JOURNALS, TRAININGS = 3000, 2000, 500
-PATIENCE_S = 3000.0
+PATIENCE_S = 2100.0
 """Trainings are killed no longer than this."""
 SEED = 15
 FIELD, SERVING = "tests/devices/test_field.py", "tests/devices/test_serving_field.py"
