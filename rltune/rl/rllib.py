@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from rltune.nouns.errors import InputError, RunError
 from rltune.rl.network import JobNetwork, NetworkConfig
 
 ENVIRONMENT = "rltune"
-PATIENCE_S, AGAIN_S = 300.0, 1.0
+PATIENCE_S, AGAIN_S = 180.0, 1.0
 """How long workers that sample may be away (Ray starts one in seconds, and tries again), and seconds between tries."""
 SEEDS_APART = 1000
 """RLlib numbers its workers upwards from the seed: further apart, runs of neighbouring seeds share none."""
@@ -88,11 +88,27 @@ def start_ray(cpus: int | None = None) -> None:
         ) from error
 
 
+class FromStore:
+    """What makes the environment of a worker, kept in Ray's object store for as long as this process lives.
+
+    Ray starts a dead worker again with the arguments it had; large ones it has thrown away by then, and the worker stays
+    dead. This one is small.
+    """
+
+    def __init__(self, vector_env: Callable[[Any], gym.vector.VectorEnv]) -> None:
+        self.reference = ray.put(vector_env)
+
+    def __call__(self, context: Any) -> gym.vector.VectorEnv:
+        """``context``: RLlib's, with ``num_envs``."""
+        made: gym.vector.VectorEnv = ray.get(self.reference)(context)
+        return made
+
+
 def common(
     config: AlgorithmConfig, vector_env: Any, network: Architecture, module: Any, options: Mapping[str, Any], seed: int
 ) -> Any:
     """What all algorithms share: environment, sampling, module, seeds."""
-    register_env(ENVIRONMENT, vector_env)
+    register_env(ENVIRONMENT, FromStore(vector_env) if int(options.get("env_runners", 0)) else vector_env)
     sample: gym.vector.VectorEnv = vector_env({"num_envs": 1})
     return (
         config.environment(

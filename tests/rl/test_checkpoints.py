@@ -61,7 +61,9 @@ def test_a_copy_is_taken(tmp_path: Path) -> None:
     assert (read_state(tmp_path / "x")["a"] == 0).all()
 
 
-@pytest.mark.parametrize("bad", [object(), {"a": [np.array([None])]}, {1, 2}, b"raw"], ids=lambda bad: type(bad).__name__)
+@pytest.mark.parametrize(
+    "bad", [object(), {"a": [np.array([None])]}, {1, 2}, b"raw"], ids=lambda bad: type(bad).__name__
+)
 def test_what_is_not_plain_is_refused_when_it_is_written(bad: Any) -> None:
     """It would need code to be read again."""
     with pytest.raises(TypeError, match="is no plain value"):
@@ -190,7 +192,12 @@ def test_a_run_without_a_checkpoint_is_begun_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "kind", "status", "said"),
     [
-        (Interrupted(signal.SIGTERM), Interrupted, 143, r"interrupted \(SIGTERM\); epochs up to 2 are kept; go on with: "),
+        (
+            Interrupted(signal.SIGTERM),
+            Interrupted,
+            143,
+            r"interrupted \(SIGTERM\); epochs up to 2 are kept; go on with: ",
+        ),
         (KeyboardInterrupt(), Interrupted, 130, r"interrupted \(SIGINT\); epochs up to 2 are kept"),
         (RunError("no steps"), RunError, 1, "no steps; epochs up to 2 are kept"),
         (InputError("disk: full"), RunError, 1, "disk: full; epochs up to 2 are kept"),
@@ -236,9 +243,12 @@ def test_a_full_disk_at_a_signal_is_told(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_before_the_first_epoch_nothing_is_kept(tmp_path: Path) -> None:
     """A wrong option would leave an empty run, and end with another status than elsewhere."""
-    with pytest.raises(InputError, match="^bad$") as told, RunDirectory(tmp_path, "mine") as run:
-        with resumable(run, Checkpoints(run.file(CHECKPOINT), every=1), "rltune.train", []):
-            raise InputError("bad")
+    with (
+        pytest.raises(InputError, match="bad") as told,
+        RunDirectory(tmp_path, "mine") as run,
+        resumable(run, Checkpoints(run.file(CHECKPOINT), every=1), "rltune.train", []),
+    ):
+        raise InputError("bad")
     assert told.value.status == 2 and os.listdir(tmp_path) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import subprocess
 import sys
@@ -372,6 +373,26 @@ def test_same_seed_same_trajectory(n: int) -> None:
 
     assert trajectory(5) == trajectory(5)
     assert trajectory(5) != trajectory(6)
+
+
+def test_a_restored_environment_goes_on_alike() -> None:
+    """A training that was cut off would go on with other episodes than it had begun."""
+    rules = Rules(backfill="easy", baseline="fifo", visible=8, window=20, warmup=5, reward="relative")
+    setups = [make_setup(crowd(), SMALL, rules), make_setup(crowd(), Cluster("one", (Pool("a", 4, 8),)), rules)]
+    first, second = (JoinedEnv([VectorSchedulingEnv(setup, 2, seed=k) for setup in setups]) for k in (1, 2))
+    second.reset(seed=9)
+    seen, _ = first.reset(seed=3)
+    for _ in range(30):
+        seen, *_ = first.step(seen["action_mask"].argmax(1))
+    second.restore(copy.deepcopy(first.state()))
+    for _ in range(60):
+        actions = seen["action_mask"].argmax(1)
+        one, two = first.step(actions), second.step(actions)
+        seen = one[0]
+        assert all(np.array_equal(seen[name], two[0][name]) for name in seen)
+        assert all(np.array_equal(a, b) for a, b in zip(one[1:4], two[1:4], strict=True))
+    with pytest.raises(ValueError, match="another number"):
+        VectorSchedulingEnv(setups[0], 3).restore(first.envs[0].state())
 
 
 def test_vectorised_rows_are_single_episodes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -78,6 +79,29 @@ def test_the_return_is_the_score(backfill: str, score: str, options: dict[str, A
         assert result.finished.all()
         name = {"wait": "wait_s", "jct": "jct_s", "bsld": "bsld"}[score]
         assert total[i] == pytest.approx(-result.scores()[name].mean(), rel=1e-9)
+
+
+def test_a_restored_environment_goes_on_alike() -> None:
+    """A training that was cut off would go on with other failures, or without the runs that had ended."""
+    setup = setup_of("skip", **FAULTS)
+    first, second = (VectorSchedulingEnv(setup, 3, seed=k) for k in (1, 2))
+    second.reset()
+    seen, _ = first.reset(seed=3)
+    for _ in range(50):
+        seen, *_ = first.step(seen["action_mask"].argmax(1))
+    state = copy.deepcopy(first.state())
+    # Another process may have room for fewer ended runs.
+    logged = state["rows"]["sim.detail.log.job"].shape[1]
+    assert 0 < logged < first.training.value.sim.detail.log.job.shape[1]
+    second.restore(state)
+    for _ in range(100):
+        actions = seen["action_mask"].argmax(1)
+        one, two = first.step(actions), second.step(actions)
+        seen = one[0]
+        assert all(np.array_equal(seen[name], two[0][name]) for name in seen)
+        assert np.array_equal(one[1], two[1]) and np.array_equal(one[2], two[2])
+    for k in range(3):
+        assert np.array_equal(first.result(k).start_s, second.result(k).start_s, equal_nan=True)
 
 
 def test_unknown_run_times_stay_unknown() -> None:

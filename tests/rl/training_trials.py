@@ -9,6 +9,7 @@ RLlib samples in this process and needs Ray for one thing only, a reference to i
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from io import StringIO
 from mmap import mmap
 from pathlib import Path
@@ -32,6 +33,7 @@ from rltune.entry import run_main
 from rltune.rundir import CHECKPOINT, cut_off
 
 EPOCHS, EVERY = 45, 3
+SEED = 15
 SMALL = (
     "+trace=synthetic", "trace.jobs=900", "trace.arrivals_per_h=400", "nodes=4", "protocol.window=32", "visible=8",
     "windows_per_epoch=2", "validate_every=2", "validation_windows=4", "evaluate=false", "allocator=best_fit", "algo.envs=4",
@@ -227,3 +229,9 @@ class _Trial:
             data[at] ^= 1 << int(self.rng.integers(8))
         files[-1].write_bytes(data)
         self.counts.damaged += 1
+
+
+if __name__ == "__main__":
+    # A process of its own: one that has forked trainings, and taken Ray's part from it, is of no use to other tests.
+    found = asdict(kill_trainings(SEED, int(sys.argv[1]), LONGEST_S))
+    print(json.dumps(found))
