@@ -15,12 +15,12 @@ from rltune.config.commands import Train
 from rltune.entry import run_main, typed
 from rltune.experiment.evaluation import evaluate_into, heuristic_cases, report_fallbacks
 from rltune.experiment.provenance import check_unseen, describe
-from rltune.experiment.resuming import FORMAT, Earlier, Signals, check_earlier, earlier_run, resumable, rules_of
+from rltune.experiment.resuming import FORMAT, Earlier, Signals, check_earlier, earlier_run, go_on, resumable, rules_of
 from rltune.experiment.setup import Experiment, make_experiment, resolve_rules, spread
 from rltune.nouns.errors import InputError
 from rltune.report.console import say, training_progress
 from rltune.report.figures import learning_curve
-from rltune.rl.algorithm_state import restore, state_of
+from rltune.rl.algorithm_state import state_of
 from rltune.rl.checkpoints import Checkpoints
 from rltune.rl.env import JoinedEnv, VectorSchedulingEnv
 from rltune.rl.network import NetworkConfig
@@ -175,7 +175,11 @@ def _train(
     batch = cfg["windows_per_epoch"] * rules.window
     algorithm = build(algo, _vector_env(cfg, setups, joints), network, batch, int(cfg["seed"]))
     if earlier is not None:
-        outcome, begun_at = _go_on(algorithm, network, earlier)
+        outcome, begun_at = go_on(algorithm, earlier, lambda tree: Outcome.of_tree(tree, network))
+        if "learning_starts" in algo:
+            say(
+                "note: the replay buffer is not kept: it fills again, and learning waits for algo.learning_starts steps"
+            )
         last = earlier.last(cfg["epochs"])
     else:
         if parent is not None:
@@ -219,23 +223,6 @@ def _vector_env(cfg: dict[str, Any], setups: list[Setup], joints: list[Any]) -> 
         return envs[0] if len(envs) == 1 else JoinedEnv(envs)
 
     return vector_env
-
-
-def _go_on(algorithm: Any, network: NetworkConfig, earlier: Earlier) -> tuple[Outcome, int]:
-    """How things stood at the checkpoint, and after how many epochs that run began; random generators go on from here."""
-    state = earlier.state
-    try:
-        outcome = Outcome.of_tree(state["outcome"], network)
-        begun_at = len(outcome.curve.rows) if earlier.finished else int(state["begun_at"])
-        whole = restore(algorithm, state["algorithm"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{earlier.path}: its checkpoint does not fit this version ({error}); train again") from None
-    say(f"resumed   {earlier.path} after epoch {len(outcome.curve.rows)}")
-    if not whole:
-        say("note: sampling has other options or workers now: its episodes begin anew")
-    if "learning_starts" in state["options"]["algo"]:
-        say("note: the replay buffer is not kept: it fills again, and learning waits for algo.learning_starts steps")
-    return outcome, begun_at
 
 
 def _report_joints(joints: list[Any], validator: Validator, cfg: dict[str, Any]) -> None:

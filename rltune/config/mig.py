@@ -113,5 +113,9 @@ class MigTrain(MigCommon):
     validation_tasks: int = option(14, least=1)
     network: Any = part(BatchNetworkConfig)
     algo: Any = part(BatchPpo, "proximal policy optimisation (Schulman et al., 2017) in RLlib")
+    checkpoint_every: int = option(5, "epochs; a run that is killed loses at most the epochs since", least=1)
+    resume: str | None = option(
+        None, "run to go on with: a finished one for `epochs` more, one that was cut off until it has its `epochs`"
+    )
     checkpoint: str | None = option(None, "agent to go on from: a policy.safetensors or a run directory")
     progress: bool = option(True)

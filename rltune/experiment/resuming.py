@@ -5,22 +5,24 @@ from __future__ import annotations
 import shlex
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from rltune.experiment.provenance import check_same, check_unseen
 from rltune.experiment.setup import Experiment
 from rltune.nouns.errors import InputError, Interrupted, RunError
 from rltune.nouns.renamed import translated
 from rltune.report.console import say
+from rltune.rl.algorithm_state import restore
 from rltune.rl.checkpoints import Checkpoints, newest
 from rltune.rl.rules import Rules
 from rltune.rundir import CHECKPOINT, RunDirectory, cut_off, name_of
 
+Outcome = TypeVar("Outcome")
 FORMAT = "rltune-checkpoint-1"
 LEARNING = ("algo", "windows_per_epoch", "validate_every", "validation_windows")
 """Options that may change on the way."""
@@ -107,6 +109,24 @@ def check_earlier(experiment: Experiment, earlier: Earlier, cfg: Mapping[str, An
             say(f"note: goes on with {f'{name}.{key}'.rstrip('.')}={new.get(key)}; it had {old.get(key)}")
 
 
+def go_on(algorithm: Any, earlier: Earlier, outcome_of: Callable[[Any], Outcome]) -> tuple[Outcome, int]:
+    """How things stood at the checkpoint, and after how many epochs that run began; random generators go on from here.
+
+    ``algorithm``: of RLlib, as it is built anew, whose state is put back; ``outcome_of`` what was learned, of its tree.
+    """
+    state = earlier.state
+    try:
+        outcome = outcome_of(state["outcome"])
+        begun_at = earlier.epochs if earlier.finished else int(state["begun_at"])
+        whole = restore(algorithm, state["algorithm"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{earlier.path}: its checkpoint does not fit this version ({error}); train again") from None
+    say(f"resumed   {earlier.path} after epoch {earlier.epochs}")
+    if not whole:
+        say("note: sampling has other options or workers now: its episodes begin anew")
+    return outcome, begun_at
+
+
 class Signals:
     """Within the block SIGTERM and Ctrl-C raise `Interrupted`, once; an ignored Ctrl-C (``nohup``, ``&``) stays ignored."""
 
@@ -177,4 +197,4 @@ def resumable(run: RunDirectory, checkpoints: Checkpoints, module: str, words: S
 def command(module: str, words: Sequence[str], run: Path) -> str:
     """What goes on with a run, to be typed into a shell."""
     same = [word for word in words if word.lstrip("+~").partition("=")[0] not in NOT_AGAIN]
-    return shlex.join(["python", "-m", module, *same, f"resume={run}"])
+    return shlex.join(["python", "-m", *module.split(), *same, f"resume={run}"])

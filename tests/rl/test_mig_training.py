@@ -27,11 +27,23 @@ import json, sys
 from rltune.config.declare import defaults
 from rltune.config.mig import MigTrain
 from rltune.mig_commands.train import train
+from rltune.rl.checkpoints import Checkpoints
 given, runs = json.loads(sys.argv[1]), sys.argv[2]
 cfg = defaults(MigTrain) | given | {"runs": runs}
 cfg["algo"] |= {"envs": 4, "minibatch": 128, "passes": 1}
-for name, checkpoint in (("one", None), ("two", None), ("more", f"{runs}/one")):
+for name, checkpoint in (("one", None), ("more", f"{runs}/one")):
     print(train(cfg | {"name": name, "checkpoint": checkpoint}))
+take = Checkpoints.take
+def cut(self, epoch, state):
+    take(self, epoch, state)
+    raise KeyboardInterrupt
+Checkpoints.take = cut
+try:
+    train(cfg | {"name": "two"})
+except KeyboardInterrupt as end:
+    print(end, file=sys.stderr)
+Checkpoints.take = take
+print(train(cfg | {"resume": f"{runs}/two"}))
 """
 
 
@@ -42,7 +54,8 @@ def test_a_small_training_leaves_an_agent_and_its_curve_and_can_be_gone_on_from(
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(tmp_path / name) for name in ("one", "two", "more")]
+    assert done.stdout.split() == [str(tmp_path / name) for name in ("one", "more", "two")]
+    assert f"python -m rltune.mig train resume={tmp_path / 'two'}" in done.stderr
     assert {p.name for p in (tmp_path / "one").iterdir()} >= {
         "policy.safetensors", "curve.csv", "learning_curve.png", "config.yaml", "summary.json",
     }  # fmt: skip
@@ -53,8 +66,15 @@ def test_a_small_training_leaves_an_agent_and_its_curve_and_can_be_gone_on_from(
     one, two, more = (load(tmp_path / name) for name in ("one", "two", "more"))
     assert one.origin["options"]["family"] == "wide_times"
     for name, tensor in one.network.state_dict().items():
-        assert torch.equal(tensor, two.network.state_dict()[name]), "the same seed gave another agent"
+        assert torch.equal(tensor, two.network.state_dict()[name]), "the same seed, in two goes, gave another agent"
+    assert curve(tmp_path / "one") == curve(tmp_path / "two")
     assert more.origin["parent"]["kept"] == one.origin["kept"]
+
+
+def curve(run: Path) -> list[list[str]]:
+    """Without the clock, its last column."""
+    with (run / "curve.csv").open(newline="") as file:
+        return [row[:-1] for row in csv.reader(file)]
 
 
 BAD = {

@@ -145,6 +145,26 @@ class VectorBatchEnv(VectorEnv):
         self._over = self._over | ended
         return self._observation(), self._rewards.copy(), ended, np.zeros(self.num_envs, bool), {}
 
+    def state(self) -> dict[str, Any]:
+        """Where all episodes stand, and the generator of batches: plain values for `restore`, not copied."""
+        return {
+            "rows": self.rows._asdict(),
+            "seen": self.seen._asdict(),
+            "over": self._over,
+            "rng": self._rng.bit_generator.state,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state` of as many episodes of the same kind; ValueError for one that does not fit."""
+        pairs = [(self._over, state["over"])]
+        for parts, found in ((self.rows._asdict(), state["rows"]), (self.seen._asdict(), state["seen"])):
+            pairs += [(part, found[name]) for name, part in parts.items()]
+        if any(mine.shape != saved.shape for mine, saved in pairs):
+            raise ValueError("it is of other episodes")
+        for mine, saved in pairs:
+            mine[...] = saved
+        self._rng.bit_generator.state = state["rng"]
+
     def _observation(self) -> dict[str, Any]:
         seen = self.seen
         return {
