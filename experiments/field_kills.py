@@ -38,6 +38,7 @@ PATIENCE_S = 2100.0
 SEED = 15
 FIELD, SERVING = "tests/devices/test_field.py", "tests/devices/test_serving_field.py"
 ONLINE, JOURNAL = "tests/mig/test_online_journal.py", "tests/devices/test_journal.py"
+CUT_OFF, CHECKPOINTS, TRAINING = (f"tests/rl/test_{name}.py" for name in ("resuming", "checkpoints", "training"))
 ROWS = (
     (
         "B.1 recover and an instance that somebody else made in the place of ours",
@@ -112,6 +113,55 @@ ROWS = (
         f"{FIELD}::test_a_configuration_by_model_can_be_rehearsed",
     ),
     (
+        "C.1 a training that is killed (SIGKILL) at any instant",
+        "all of it was lost: the only checkpoint was written at the end",
+        "at most the epochs since the last checkpoint (checkpoint_every=5); resumed, it ends with the curve and policy of a "
+        "run that nobody touched (counts: kills)",
+        f"{CUT_OFF}::test_killed_trainings_come_to_the_same_end",
+    ),
+    (
+        "C.1 SIGTERM (a time limit of Slurm) or Ctrl-C during a training",
+        "nothing was kept",
+        "the last whole epoch is saved; one line with the command that goes on; status 143 or 130",
+        f"{CHECKPOINTS}::test_whatever_ends_a_training_leaves_what_it_has",
+    ),
+    (
+        "C.1 resume= of a training that was cut off",
+        "refused: there was nothing to go on from",
+        "found by the name it was to have, in its hidden directory, which it goes on in",
+        f"{CHECKPOINTS}::test_a_run_that_was_cut_off_is_found_by_its_name",
+    ),
+    (
+        "C.1 resume= of a finished training",
+        "went on with fresh episodes and random streams",
+        "goes on exactly: as if it had been trained in one go",
+        f"{TRAINING}::test_resuming_goes_on_where_the_run_stopped",
+    ),
+    (
+        "C.1 a checkpoint that is damaged or half-written",
+        "not tried: there was one, as pickles without checksums",
+        "told by its checksum; the one before is taken",
+        f"{CHECKPOINTS}::test_the_one_before_a_damaged_one_is_taken",
+    ),
+    (
+        "C.1 a checkpoint and a power cut",
+        "not synchronised",
+        "on disk before it gets its name",
+        f"{CHECKPOINTS}::test_a_file_is_on_disk_before_it_has_its_name",
+    ),
+    (
+        "C.1 a full disk while a training saves",
+        "the training was lost",
+        "one line; the last good checkpoint stays; status 1",
+        f"{CHECKPOINTS}::test_a_full_disk_at_a_signal_is_told",
+    ),
+    (
+        "C.1 a worker that samples dies",
+        "1,862 of 2,000 epochs sampled nothing, and the run ended as a success that said: nothing learned",
+        "waited for until Ray has started it again; after 180 s without a step the run ends with status 1, resumable",
+        f"{CUT_OFF}::test_an_epoch_that_sampled_nothing_is_no_epoch",
+    ),
+    (
         "C.2 the fleet's journal and a power cut",
         "never synchronised: 0 fsync for an accepted request",
         "synchronised before the answer, once for all lines that came together",
@@ -158,6 +208,18 @@ ROWS = (
         "accepted, and written to the journal with every request",
         "refused in one short line; a line of the protocol has at most 4,096 characters",
         f"{ONLINE}::test_names_of_a_megabyte",
+    ),
+    (
+        "D pickles under resume=, whole or truncated",
+        "executed without a word; a truncated one ended in a traceback (as reported)",
+        "never read: checkpoints are arrays and JSON; those of earlier versions are refused in one line",
+        f"{CHECKPOINTS}::test_pickles_are_never_read",
+    ),
+    (
+        "D a truncated or foreign file under policy= and checkpoint=",
+        "refused in one line; nothing was executed",
+        "the same",
+        "tests/rl/test_policy_file.py::test_other_files_are_refused_in_one_line_that_names_them",
     ),
     (
         "D a full disk under the adapter's journal",
