@@ -214,11 +214,11 @@ NOBODY = Nobody(0)
 class Drafted(NamedTuple):
     """Jobs that a plan in the making lets start now, counted by a reservation as if they ran (full build).
 
-    ``count`` jobs: ``job[k]`` by its choice ``chosen[k]`` on ``node, grant[first[k]:first[k] + length[k]]`` until
+    ``n`` jobs: ``job[k]`` by its choice ``chosen[k]`` on ``node, grant[first[k]:first[k] + length[k]]`` until
     ``end[k]`` seconds; ``freed[k]``: whether the reservation has counted that end.
     """
 
-    count: int
+    n: int
     job: Ints
     chosen: Ints
     first: Ints
@@ -293,7 +293,7 @@ def _next_drafted_end_nobody(sim, drafted):
 @next_drafted_end.when(is_drafted)
 def _next_drafted_end_some(sim, drafted):
     first = np.inf
-    for k in range(drafted.count):
+    for k in range(drafted.n):
         if drafted.freed[k] == 0:
             first = min(first, drafted.end[k])
     return first
@@ -311,7 +311,7 @@ def _free_drafted_nobody(sim, drafted, instant):
 
 @free_drafted.when(is_drafted)
 def _free_drafted_some(sim, drafted, instant):
-    for k in range(drafted.count):
+    for k in range(drafted.n):
         if drafted.freed[k] == 0 and drafted.end[k] <= instant:
             drafted.freed[k] = 1
             way = sim.choices.way[drafted.chosen[k]]

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from joint_cases import best_by_search, is_even, make_cluster, make_snapshot, random_case, worth
 from pyomo.contrib.solver.common.results import TerminationCondition
+from readable_easy import Readable
 
 import rltune
 from rltune.allocators import milp, whole_gpus
@@ -22,7 +23,7 @@ from rltune.allocators.highs import MEANING, Session
 from rltune.allocators.milp import MilpAllocator
 from rltune.allocators.model import STATUS
 from rltune.allocators.problem import Solved
-from rltune.core.resources.counts import scratch
+from rltune.core.resources.counts import LEAST_FRAGMENTATION
 from rltune.nouns.errors import InputError
 from rltune.nouns.plan import IntArray, Plan, Snapshot
 from rltune.nouns.plan_check import check_plan
@@ -300,8 +301,8 @@ class Watched(MilpAllocator):
             jobs = [int(snapshot.queue.job[k]) for k in order]
             started = {start.job for start in plan.starts}
             assert [job in started for job in jobs] >= [job in alone for job in jobs]
-            work = scratch(snapshot.cluster)
-            begins, _ = greedy.reserve(snapshot, list(zip(rows, plan.starts, strict=True)), held.job, work)
+            readable = Readable(LEAST_FRAGMENTATION, cost)
+            begins, _ = readable.reserve(snapshot, list(zip(rows, plan.starts, strict=True)), held.job)
             assert begins <= held.shadow_s
         return plan
 
