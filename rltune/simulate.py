@@ -23,13 +23,14 @@ from rltune.allocators.fragmentation import demand_of
 from rltune.config.commands import Simulate, simulation_options
 from rltune.config.traces import trace_node
 from rltune.entry import run_main
+from rltune.experiment.progress import simulating
 from rltune.experiment.setup import cluster_of
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.documents import cell
 from rltune.nouns.errors import InputError
 from rltune.policies.knowledge import forecast_error
 from rltune.policies.preemptive import PREEMPTIVE_ALIASES
-from rltune.report.console import progress_bar, say
+from rltune.report.console import say
 from rltune.report.exports import EXPORTS, export
 from rltune.report.figures import timeline_figure
 from rltune.report.simulation import simulation_table
@@ -66,11 +67,10 @@ def main(cfg: dict[str, Any]) -> str:
     with RunDirectory(cfg["runs"], str(name)) as run:
         say(f"trace     {trace.label}: {len(trace):,} jobs")
         say(f"cluster   {cluster.name}: {cluster.nodes} nodes ({cluster.gpus:,} GPUs)")
-        with progress_bar("simulating", 1, cfg["progress"]) as update:
+        with simulating(len(trace), cfg["progress"]):
             clock = time.perf_counter()
             result = run_once(cfg, whole, trace, cluster, oversized)
             simulated = time.perf_counter() - clock
-            update()
         summary = {
             "schema_version": SCHEMA_VERSION,
             "command": "simulate",

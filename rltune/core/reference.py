@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numba as nb
 import numpy as np
@@ -87,7 +87,7 @@ def ref(value: Any) -> Any:
 
 def type_of(value: Any) -> RefType:
     """Numba's type of ``ref(value)``."""
-    return _type_made(type(value), value._fields, tuple(kind_of(part) for part in value))
+    return _type_made(cast(Any, type(value)), value._fields, tuple(kind_of(part) for part in value))
 
 
 @cache
