@@ -35,7 +35,7 @@ from rltune.report.exports import EXPORTS, export
 from rltune.report.figures import timeline_figure
 from rltune.report.simulation import simulation_table
 from rltune.rl.rules import run_times
-from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
+from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb, remove_if_asked
 from rltune.simulator.result import Result
 from rltune.simulator.run import describe_oversized, find_oversized
 from rltune.traces import Trace, from_config, split
@@ -51,6 +51,7 @@ def main(cfg: dict[str, Any]) -> str:
     """One simulation; returns the run directory."""
     begun = time.perf_counter()
     check_options(cfg)
+    remove_if_asked(cfg)
     node = trace_node(cfg.get("trace"))
     whole = from_config(node)
     trace = stretch_of(whole, cfg["begin"], cfg["end"], cfg["limit"])

@@ -26,7 +26,7 @@ from rltune.rl.rllib import start_ray
 from rltune.rl.rules import Rules, needs_run_time
 from rltune.rl.runtime import tune
 from rltune.rl.training import Curve, Judged, Outcome, Validator, build, load_weights, start_of, train_epochs
-from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
+from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb, remove_if_asked
 
 AVERAGE = "average.safetensors"
 """In checkpoint/: the running average of the weights."""
@@ -36,6 +36,7 @@ def main(cfg: dict[str, Any]) -> str:
     """One training run; returns its directory."""
     begun = time.perf_counter()
     check_options(cfg)
+    remove_if_asked(cfg)
     tune(int(cfg["algo"]["threads"]))
     resumed = Path(cfg["resume"]) if cfg["resume"] else None
     if resumed is not None and not (resumed / "checkpoint").is_dir():

@@ -24,7 +24,7 @@ from rltune.rl.mig.rllib import build_batch_ppo, load_weights
 from rltune.rl.mig.training import Outcome, Validator, train_epochs
 from rltune.rl.rllib import start_ray
 from rltune.rl.runtime import tune
-from rltune.rundir import SCHEMA_VERSION, RunDirectory, peak_rss_mb
+from rltune.rundir import SCHEMA_VERSION, RunDirectory, peak_rss_mb, remove_if_asked
 
 VALIDATION = 1
 """Beside the seed, what tells validation batches from training ones."""
@@ -34,6 +34,7 @@ def train(cfg: dict[str, Any]) -> str:
     """One training run with the options of `rltune.config.mig.MigTrain`; returns its directory."""
     begun = time.perf_counter()
     check_options(cfg)
+    remove_if_asked(cfg)
     tune(int(cfg["algo"]["threads"]))
     parent = load(cfg["checkpoint"]) if cfg["checkpoint"] else None
     network = NetworkConfig(**cfg["network"]) if parent is None else parent.network.config
@@ -63,7 +64,9 @@ def check_options(cfg: dict[str, Any]) -> None:
 def _keep(cfg: dict[str, Any], parent: Agent | None, outcome: Outcome, run: RunDirectory) -> dict[str, Any]:
     """Write what has been learned so far, policy and curve; returns how it came about."""
     origin = {
-        "options": {k: v for k, v in cfg.items() if k not in ("name", "runs", "progress", "checkpoint")},
+        "options": {
+            k: v for k, v in cfg.items() if k not in ("name", "runs", "remove_partial", "progress", "checkpoint")
+        },
         "parent": None if parent is None else parent.origin,
         "kept": outcome.kept,
         "steps": outcome.rows[-1]["steps"],
