@@ -16,7 +16,7 @@ import rltune
 from rltune.allocators.milp import MilpAllocator
 from rltune.policies.orders import ORDERS
 
-FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 
 

@@ -15,7 +15,7 @@ import torch
 from rltune.rl.policy_file import load_policy, save_policy
 from rltune.rl.training import Curve, worth_keeping
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("training")]
 
 SMALL = (
     "trace.jobs=900", "trace.arrivals_per_h=400", "nodes=4", "protocol.window=32", "visible=8", "epochs=2",
@@ -80,6 +80,7 @@ def test_resuming_with_other_options_is_refused(first_run: Path, other: str) -> 
     assert not (first_run.parent / "other").exists()
 
 
+@pytest.mark.slow
 def test_a_parent_worse_than_the_baseline_is_not_kept(first_run: Path) -> None:
     """Fine-tuning a bad policy would ship it, under the name of the baseline order."""
     parent = load_policy(first_run)
@@ -97,6 +98,7 @@ def test_a_parent_worse_than_the_baseline_is_not_kept(first_run: Path) -> None:
     assert rescued.origin["parent"]["seed"] == 0
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_given_policy(first_run: Path) -> None:
     """Fine-tuning would throw the trained weights away: with a learning rate of 0 they must come out as they went in."""
     parent = load_policy(first_run)
@@ -120,6 +122,7 @@ FULL = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_the_full_build_simulates_is_trained_on_and_evaluated(tmp_path: Path) -> None:
     """Failures, costs and unlike speeds would be options of `simulate` alone, or a policy be judged on another system."""
     own = [option for option in SMALL if not option.startswith(("allocator", "evaluate", "epochs"))]

@@ -96,7 +96,9 @@ def test_nothing_is_lost_and_nothing_held_twice_thoroughly(policy: str, data: st
     check_any(policy, data)
 
 
-@pytest.mark.parametrize("policy", ["las", "srtf", "srsf", "priority", "round_robin"])
+@pytest.mark.parametrize(
+    "policy", ["las", "srtf", "srsf", "priority", pytest.param("round_robin", marks=pytest.mark.slow)]
+)
 def test_all_kinds_of_jobs_are_suspended_and_moved_and_end(policy: str) -> None:
     """Gangs, shares, slices and jobs without a GPU would be left out of decisions, or lose what they hold."""
     jobs, cluster = mixed(150, 3)

@@ -19,6 +19,8 @@ from rltune.traces.pai_statistics import GPU_TYPES, PAI, REQUESTS
 from rltune.traces.philly_statistics import PHILLY, VC_SHARES
 from rltune.traces.statistics import ClusterStatistics
 
+pytestmark = pytest.mark.xdist_group("calibrated")
+
 HELIOS = {f"helios_{name}_calibrated": facts for name, facts in CLUSTERS.items() if name != "venus"}
 FACTS: dict[str, ClusterStatistics] = HELIOS | {"philly_calibrated": PHILLY, "alibaba_calibrated": PAI}
 VENUS_SHA256 = "454222735397ca6351e71dbe4d5dc98d6ec3aa6c1a020d26ea1eee4631fa1da5"
