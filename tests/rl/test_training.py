@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from rltune.config.commands import Train
+from rltune.entry import run_main
 from rltune.rl.policy_file import load_policy, save_policy
 from rltune.rl.training import Curve, worth_keeping
+from rltune.train import main as train_main
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("training")]
 
@@ -71,12 +74,20 @@ def test_resuming_goes_on_where_the_run_stopped(first_run: Path) -> None:
 
 
 @pytest.mark.parametrize("other", ["score=bsld", "algo=dqn"])
-def test_resuming_with_other_options_is_refused(first_run: Path, other: str) -> None:
+def test_resuming_with_other_options_is_refused(
+    first_run: Path, other: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """The run would go on with its old options while its config.yaml tells the new ones."""
     own = [option for option in SMALL if option.split("=")[0] != other.split("=")[0]]
-    done = train("+trace=synthetic", *own, other, f"resume={first_run}", "name=other", runs=first_run.parent)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: resume: the run was trained with "), done.stderr
+    # In this process: a new one takes seconds to load what it needs.
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    words = ["+trace=synthetic", *own, other, f"resume={first_run}", "name=other", f"runs={first_run.parent}"]
+    monkeypatch.setattr(sys, "argv", ["rltune.train", *words])
+    with pytest.raises(SystemExit) as end:
+        run_main(train_main, Train)
+    told = capfd.readouterr().err
+    assert end.value.code == 2
+    assert "error: resume: the run was trained with " in told and len(told.strip().splitlines()) == 1, told
     assert not (first_run.parent / "other").exists()
 
 
