@@ -31,7 +31,7 @@ eval: $(READY) ## judge the shipped policies beside every heuristic: 64 windows,
 	  checkpoint=$(POLICIES)/helios_month$${nodes}_s0.safetensors $(ARGS) || exit; done
 
 test: $(READY) ## run the tests (options of pytest: ARGS="-k milp")
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: $(READY) ## lint, format, types, and the direction of imports
 	$(BIN)/ruff check

@@ -16,7 +16,15 @@ OUT = Path(__file__).resolve().parent / "results" / "house.md"
 MOST = 8
 IDEAS = {
     "EASY: a reservation by expected ends": ("def reserve(", "def reserve_beside("),
-    "EASY: the pass around a reservation": ("def start_easy(", "def _start_easy(", "def start_around("),
+    # Where a job's place beside a reservation is decided; what calls another's pass is not counted.
+    "EASY: the pass around a reservation": (
+        "def pass_around(",
+        "def find_around(",
+        "def start_easy(sim, rule",
+        "def start_easy(fleet, ",
+        "def start_around(fleet, ",
+        "both = space_of(cluster, np.minimum(",
+    ),
     "one pass in order, starting what fits": ("def start_what_fits(", "def start_in_order(sim, stops"),
     "sorting the queue": ("def sort_by_key(", "def sort_queue(sim, order)"),
     "the heap of running jobs": ("def next_in_order(",),

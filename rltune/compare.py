@@ -21,12 +21,12 @@ from rltune.nouns.metrics import reduction
 from rltune.nouns.renamed import translated
 from rltune.report.comparison import comparison_lines, print_comparison
 from rltune.report.figures import what_if_figure
-from rltune.rundir import SCHEMA_VERSION, RunDirectory
+from rltune.rundir import SCHEMA_VERSION, RunDirectory, remove_left_behind
 from rltune.simulator.options import Options
 from rltune.simulator.result import DAY_S
 
 COMPARED = ("wait_s", "jct_s", "bsld")
-IGNORED = ("name", "runs", "progress", "export", "step_s")
+IGNORED = ("name", "runs", "remove_partial", "progress", "export", "step_s")
 """Options that change no result."""
 NEEDED = ("summary.json", "config.yaml", "jobs.parquet")
 
@@ -56,8 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("paths", metavar="RUN_DIR", nargs="+", type=Path, help="runs, or folders of runs (a sweep)")
     parser.add_argument("--runs", default="runs", help="where the directory of the comparison goes (default: runs)")
     parser.add_argument("--name", help="of that directory")
+    parser.add_argument(
+        "--remove-partial",
+        action="store_true",
+        help="first remove the hidden directories that killed runs left in RUNS",
+    )
     arguments = parser.parse_args(argv)
     try:
+        if arguments.remove_partial:
+            remove_left_behind(arguments.runs)
         print(compare(arguments.paths, arguments.runs, arguments.name), flush=True)
     except InputError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)

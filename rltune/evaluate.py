@@ -18,13 +18,14 @@ from rltune.nouns.errors import InputError
 from rltune.report.console import say
 from rltune.rl.policy_file import LearnedPolicy, load_policy
 from rltune.rl.runtime import tune
-from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
+from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb, remove_if_asked
 
 
 def main(cfg: dict[str, Any]) -> str:
     """One evaluation; returns the run directory."""
     begun = time.perf_counter()
     cases = cases_of(cfg)
+    remove_if_asked(cfg)
     tune(1)
     policies = [load_policy(path) for path in _listed(cfg["checkpoint"])]
     options, remarks = options_of(cfg, policies)

@@ -15,6 +15,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -262,3 +263,21 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def remove_left_behind(runs: str | Path) -> None:
+    """Remove what killed runs left in ``runs`` (`left_behind`), each named on standard error."""
+    for left in left_behind(runs):
+        shutil.rmtree(left, ignore_errors=True)
+        print(f"note: {left}, left by a run that was killed, is removed", file=sys.stderr)
+
+
+def remove_if_asked(cfg: Mapping[str, Any]) -> None:
+    """What ``remove_partial=true`` asks for; InputError beside ``resume``, which may go on from just that."""
+    if not cfg.get("remove_partial"):
+        return
+    if cfg.get("resume"):
+        raise InputError(
+            "remove_partial=true could remove what resume= goes on from; resume first, or remove first by another run"
+        )
+    remove_left_behind(cfg["runs"])

@@ -23,18 +23,19 @@ from rltune.allocators.fragmentation import demand_of
 from rltune.config.commands import Simulate, simulation_options
 from rltune.config.traces import trace_node
 from rltune.entry import run_main
+from rltune.experiment.progress import simulating
 from rltune.experiment.setup import cluster_of
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.documents import cell
 from rltune.nouns.errors import InputError
 from rltune.policies.knowledge import forecast_error
 from rltune.policies.preemptive import PREEMPTIVE_ALIASES
-from rltune.report.console import progress_bar, say
+from rltune.report.console import say
 from rltune.report.exports import EXPORTS, export
 from rltune.report.figures import timeline_figure
 from rltune.report.simulation import simulation_table
 from rltune.rl.rules import run_times
-from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
+from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb, remove_if_asked
 from rltune.simulator.result import Result
 from rltune.simulator.run import describe_oversized, find_oversized
 from rltune.traces import Trace, from_config, split
@@ -50,6 +51,7 @@ def main(cfg: dict[str, Any]) -> str:
     """One simulation; returns the run directory."""
     begun = time.perf_counter()
     check_options(cfg)
+    remove_if_asked(cfg)
     node = trace_node(cfg.get("trace"))
     whole = from_config(node)
     trace = stretch_of(whole, cfg["begin"], cfg["end"], cfg["limit"])
@@ -66,11 +68,10 @@ def main(cfg: dict[str, Any]) -> str:
     with RunDirectory(cfg["runs"], str(name)) as run:
         say(f"trace     {trace.label}: {len(trace):,} jobs")
         say(f"cluster   {cluster.name}: {cluster.nodes} nodes ({cluster.gpus:,} GPUs)")
-        with progress_bar("simulating", 1, cfg["progress"]) as update:
+        with simulating(len(trace), cfg["progress"]):
             clock = time.perf_counter()
             result = run_once(cfg, whole, trace, cluster, oversized)
             simulated = time.perf_counter() - clock
-            update()
         summary = {
             "schema_version": SCHEMA_VERSION,
             "command": "simulate",

@@ -29,7 +29,15 @@ from rltune.rl.rllib import start_ray
 from rltune.rl.rules import Rules, Setup, needs_run_time
 from rltune.rl.runtime import tune
 from rltune.rl.training import Judged, Outcome, Validator, build, load_weights, start_of, train_epochs
-from rltune.rundir import CHECKPOINT, SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb
+from rltune.rundir import (
+    CHECKPOINT,
+    SCHEMA_VERSION,
+    RunDirectory,
+    describe_trace,
+    manifest,
+    peak_rss_mb,
+    remove_if_asked,
+)
 
 MODULE = "rltune.train"
 
@@ -38,6 +46,7 @@ def main(cfg: dict[str, Any]) -> str:
     """One training run; returns its directory."""
     begun = time.perf_counter()
     check_options(cfg)
+    remove_if_asked(cfg)
     tune(int(cfg["algo"]["threads"]))
     earlier = earlier_run(cfg["resume"]) if cfg["resume"] else None
     parent = load_policy(cfg["checkpoint"]) if cfg["checkpoint"] else None

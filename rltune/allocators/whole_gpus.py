@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from rltune.allocators.formulation import Place
-from rltune.allocators.greedy import GreedyAllocator, place_one, space_of
-from rltune.core.resources.counts import book, fit_alone, scratch
+from rltune.core.backfilling import reserve_for_misfit, start_around
+from rltune.core.loop import start_by_given_keys
+from rltune.core.resources.counts import LEAST_FRAGMENTATION, fit_alone, space_of
 from rltune.core.resources.places import Demand, Room
+from rltune.core.snapshots import set_spare, start_placed, started, state_of
 from rltune.nouns.cluster import ClusterArrays
 from rltune.nouns.jobs import WHOLE
 from rltune.nouns.plan import FloatArray, IntArray, Snapshot
@@ -34,21 +36,15 @@ class Held:
 
 def reservation(snapshot: Snapshot, order: IntArray, cost: FloatArray) -> Held | None:
     """As EASY reserves: all before the first job that does not fit start, placed by least fragmentation."""
-    cluster, queue = snapshot.cluster, snapshot.queue
-    greedy = GreedyAllocator("least_fragmentation", cost)
-    space, work = space_of(cluster, snapshot.free, cost), scratch(cluster)
-    started: list[tuple[int, Any]] = []
-    for position in order.tolist():
-        start = place_one(cluster, space, queue, position, greedy.rule, work)
-        if start is None:
-            shadow, spare = greedy.reserve(snapshot, started, position, work)
-            free = spare.free.copy()
-            for k, s in started:
-                if snapshot.now_s + queue.run_s[k] > shadow:
-                    free[list(s.nodes)] += s.gpus
-            return Held(position, float(shadow), free)
-        started.append((position, start))
-    return None
+    state = state_of(snapshot, order, "easy", LEAST_FRAGMENTATION, cost)
+    head, shadow = reserve_for_misfit(state)
+    if head < 0:
+        return None
+    free = state.value.spare.free
+    for k, start in started(state, snapshot):
+        if snapshot.now_s + snapshot.queue.run_s[k] > shadow:
+            free[list(start.nodes)] += start.gpus
+    return Held(int(head), float(shadow), free)
 
 
 def greedily(
@@ -62,35 +58,19 @@ def greedily(
     placed: Mapping[int, Placement] | None = None,
 ) -> list[Placement | None]:
     """One job after the other where ``rule`` puts it, beside what is already ``placed`` and around the reservation."""
-    cluster, queue, work = snapshot.cluster, snapshot.queue, scratch(snapshot.cluster)
-    space = space_of(cluster, snapshot.free, cost)
-    spare = None if held is None else space_of(cluster, held.spare, cost)
-
-    def book_both(nodes: Any, gpus: Any, late: bool, *, now: bool) -> None:
-        nodes, gpus = np.array(nodes), np.array(gpus)
-        if now:
-            book(cluster, space, nodes, gpus, 0, len(nodes), -1)
-        if spare is not None and late:
-            book(cluster, spare, nodes, gpus, 0, len(nodes), -1)
-
-    def is_late(k: int) -> bool:
-        return held is not None and snapshot.now_s + float(queue.run_s[k]) > held.shadow_s
-
+    state = state_of(snapshot, jobs, "strict" if prefix else "skip", rule, cost)
+    spare = None if held is None else held.spare.copy()
     for k, (nodes, gpus) in (placed or {}).items():
-        book_both(nodes, gpus, is_late(k), now=True)
-    found: list[Placement | None] = []
-    for k in jobs.tolist():
-        start, late = None, is_late(k)
-        if space.total.any() and not (prefix and None in found):
-            if late and spare is not None:
-                both = space_of(cluster, np.minimum(space.free, spare.free), cost)
-                start = place_one(cluster, both, queue, k, rule, work)
-            else:
-                start = place_one(cluster, space, queue, k, rule, work)
-        found.append(None if start is None else (start.nodes, start.gpus))
-        if start is not None:
-            book_both(start.nodes, start.gpus, late, now=late and spare is not None)
-    return found
+        start_placed(state, k, nodes, gpus)
+        if held is not None and spare is not None and snapshot.now_s + float(snapshot.queue.run_s[k]) > held.shadow_s:
+            spare[list(nodes)] -= gpus
+    if held is None or spare is None:
+        start_by_given_keys(state)
+    else:
+        set_spare(state, spare)
+        start_around(state, -1, held.shadow_s)
+    found = {k: (start.nodes, start.gpus) for k, start in started(state, snapshot)}
+    return [found.get(k) for k in jobs.tolist()]
 
 
 def fitting_now(snapshot: Snapshot, order: IntArray, cost: FloatArray) -> Any:

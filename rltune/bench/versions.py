@@ -60,7 +60,7 @@ def newer() -> dict[str, Callable[[], object]]:
         state = ref(build_lean(jobs, cluster, jobs.duration_s, rank, None, Plain(0, BACKFILLS[backfill], 1)))
         return lambda: (begin(state), run(state))
 
-    clock = Clock(importlib.import_module("rltune.simulator.decisions"), "begin", "run")
+    clock = Clock(importlib.import_module("rltune.simulator.decisions"), "begin", "run_for")
 
     def full(backfill: str) -> Callable[[], object]:
         return lambda: clock.of(lambda: rltune.simulate(jobs, cluster, policy="fifo", backfill=backfill, max_retries=9))

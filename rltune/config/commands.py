@@ -40,7 +40,10 @@ class Common:
     seed: int = option(0, least=0)
     name: Any = option(None, "of the run directory; null: made of the options")
     runs: str = option("runs", "where run directories go")
-    progress: bool = option(True, "a progress bar on standard error")
+    remove_partial: bool = option(False, "first remove the hidden directories that killed runs left there")
+    progress: bool = option(
+        True, "progress on standard error: a line that is written over; in a file one after 10 s, then every 30 s"
+    )
     options: Any = part(
         Options,
         "what goes beyond the order: costs, quanta, failures, sizes over time; of evaluate: as its checkpoint was trained",

@@ -26,6 +26,7 @@ class MigCommon:
     seed: int = option(0, least=0)
     name: Any = option(None, "of the run directory; null: made of the options")
     runs: str = option("runs", "where run directories go")
+    remove_partial: bool = option(False, "first remove the hidden directories that killed runs left there")
 
 
 @dataclass

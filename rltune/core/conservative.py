@@ -175,11 +175,38 @@ def lay_out(sim, profile):
     profile.time[0] = sim.clock[NOW]
     profile.counts[SIZE] = 1
     profile.counts[RUNS] = list_by_expected_end(sim)
+    put_overdue_in_order(sim, profile)
     profile.counts[LET_GO] = 0
     profile.counts[RESERVED] = 0
     profile.tried[:] = -np.inf
     profile.found[:] = -np.inf
     profile.length[:] = np.inf
+
+
+@inner
+def put_overdue_in_order(sim, profile):
+    """Running jobs that outlive their estimate come first by it, but are believed to end after those that end before them."""
+    order, now, runs = sim.detail.order, profile.time[0], profile.counts[RUNS]
+    overdue = 0
+    while overdue < runs and sim.believed[order[overdue]] <= now:
+        overdue += 1
+    sooner = overdue
+    while sooner < runs and sim.believed[order[sooner]] < now + OVERDUE_S:
+        sooner += 1
+    if overdue > 0 and sooner > overdue:
+        # The two stretches change places: each turned round, then both together.
+        turn_round(order, 0, overdue)
+        turn_round(order, overdue, sooner)
+        turn_round(order, 0, sooner)
+
+
+@inner
+def turn_round(jobs, lo, hi):
+    """``jobs[lo:hi]`` in the opposite order."""
+    while lo < hi - 1:
+        hi -= 1
+        jobs[lo], jobs[hi] = jobs[hi], jobs[lo]
+        lo += 1
 
 
 @inner

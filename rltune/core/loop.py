@@ -34,8 +34,10 @@ from rltune.core.state import (
 )
 from rltune.policies.attained import is_stale
 
-FINISHED_ALL, LOG_FULL, DECIDE = range(3)
-"""Why `run` returns: nothing is left; the log needs more room; starts are to be decided outside."""
+FINISHED_ALL, LOG_FULL, DECIDE, PAUSED = range(4)
+"""Why `run_for` returns: nothing is left; the log needs more room; starts are to be decided outside; all steps are done."""
+EVERYTHING = 1 << 62
+"""Steps without an end."""
 STALLS = 100_000
 """Changes of nodes after which jobs that wait on an otherwise idle cluster are left unfinished, and counted so."""
 
@@ -50,16 +52,22 @@ def begin(sim):
 @kernel
 def run(sim):
     """Simulate until nothing is left, the log needs more room, or starts are to be decided outside; which of them."""
+    return run_for(sim, EVERYTHING)
+
+
+@kernel
+def run_for(sim, steps):
+    """The same, for ``steps`` instants at most (blocking: picked jobs): PAUSED if they are done, to be called again."""
     if sim.params.backfill == BLOCKING:
-        run_blocking(sim)
-        return FINISHED_ALL
-    while True:
+        return run_blocking(sim, steps)
+    for _ in range(steps):
         if log_is_full(sim):
             return LOG_FULL
         if not go_on(sim):
             return FINISHED_ALL
         if decide(sim):
             return DECIDE
+    return PAUSED
 
 
 @inner
@@ -84,14 +92,15 @@ def something_comes(sim):
 
 
 @inner
-def run_blocking(sim):
+def run_blocking(sim, steps):
     """The reference protocol's loop: due arrivals come in only while a job blocks or the queue is empty."""
-    while True:
+    for _ in range(steps):
         while sim.counts[QUEUED] == 0:
             if not step_single_event(sim):
-                return
+                return FINISHED_ALL
         sort_queue(sim)
         start_when_it_fits(sim, sim.queue[0])
+    return PAUSED
 
 
 @inner

@@ -10,8 +10,9 @@ are an array of addresses (`at`).
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numba as nb
 import numpy as np
@@ -86,7 +87,19 @@ def ref(value: Any) -> Any:
 
 def type_of(value: Any) -> RefType:
     """Numba's type of ``ref(value)``."""
-    return RefType(type(value), value._fields, tuple(kind_of(part) for part in value))
+    return _type_made(cast(Any, type(value)), value._fields, tuple(kind_of(part) for part in value))
+
+
+@cache
+def _type_made(instance_class: Any, fields: tuple[str, ...], kinds: tuple[types.Type, ...]) -> RefType:
+    """One type of a layout: states built anew at every decision would spend half their time on making it."""
+    return RefType(instance_class, fields, kinds)
+
+
+@cache
+def _array_type(dtype: Any, ndim: int) -> Any:
+    """The type of C-contiguous arrays."""
+    return types.Array(nb.from_dtype(dtype), ndim, "C")
 
 
 def kind_of(part: Any) -> types.Type:
@@ -94,7 +107,7 @@ def kind_of(part: Any) -> types.Type:
     if isinstance(part, np.ndarray):
         if not part.flags.c_contiguous or not part.flags.aligned:
             raise TypeError("only contiguous arrays go by reference")
-        return types.Array(nb.from_dtype(part.dtype), part.ndim, "C")
+        return _array_type(part.dtype, part.ndim)
     if hasattr(part, "_fields"):
         return type_of(part)
     if part is None:

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import math
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +35,7 @@ from rltune.devices.execution.processes import Signals
 from rltune.devices.execution.schedule import Schedule
 from rltune.devices.execution.tasks_file import TaskSpec
 from rltune.nouns.errors import InputError
-from rltune.rundir import SCHEMA_VERSION, RunDirectory, left_behind, manifest_of_file, peak_rss_mb
+from rltune.rundir import SCHEMA_VERSION, RunDirectory, manifest_of_file, peak_rss_mb, remove_left_behind
 
 LOCK_S = 60.0
 """A run claims and reconfigures now and then, and waits at least so long for others who do."""
@@ -131,9 +130,8 @@ class Kept:
     ) -> None:
         """``listed``: what was read of the list of tasks."""
         self.args, self.adapter, self.schedule, self.listed = args, adapter, schedule, listed
-        for left in left_behind(args.runs) if args.remove_partial else ():
-            shutil.rmtree(left, ignore_errors=True)
-            tell(f"note: {left}, left by a run that was killed, is removed")
+        if args.remove_partial:
+            remove_left_behind(args.runs)
         self.directory = RunDirectory(args.runs, args.name or name)
         self.since, self.begun = time.perf_counter(), False
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from rltune.devices.telemetry import COLUMNS, Row, Sampler, Usage
 from rltune.nouns.errors import InputError
+from rltune.nouns.leftovers import whole_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -232,17 +233,12 @@ def _write(path: Path, tables: Iterator[pa.Table]) -> None:
     """All of the file or nothing under its name, also after a power cut."""
     import pyarrow.parquet as pq
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            with pq.ParquetWriter(file, schema(), compression="zstd") as writer:
-                for table in tables:
-                    writer.write_table(table)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial, open(partial, "wb") as file:
+        with pq.ParquetWriter(file, schema(), compression="zstd") as writer:
+            for table in tables:
+                writer.write_table(table)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager

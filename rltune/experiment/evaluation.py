@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rltune.config.commands import TIMED
+from rltune.experiment.progress import Told
 from rltune.experiment.provenance import recipe
 from rltune.experiment.rows import (
     LEARNED,
@@ -37,6 +38,7 @@ from rltune.rl.policy_file import LearnedPolicy
 from rltune.rl.rules import Rules, needs_run_time, run_times
 from rltune.rundir import RunDirectory
 from rltune.simulator.full import preemptive_policy
+from rltune.simulator.progress import watched
 from rltune.simulator.result import Result
 from rltune.simulator.run import TRAINED, find_oversized, needs_detail, simulate_jobs
 from rltune.traces.capacity import with_capacity
@@ -94,7 +96,8 @@ def _evaluate_size(
     for remark in left_out:
         say(f"note: {remark}")
     plays = plays_of(experiment, learned)
-    with progress_bar(f"evaluating on {cluster.nodes} nodes", len(cases) + len(plays), progress) as update:
+    bar = progress_bar(f"evaluating on {cluster.nodes} nodes, rows", len(cases) + len(plays), progress)
+    with bar as update, watched(Told(lambda _, text: update(0, text)) if progress else None):
         rows = heuristic_rows(experiment, cluster, cases, starts, length, update)
         rows += learned_rows(experiment, cluster, plays, starts, length, update)
     for row in rows:

@@ -23,13 +23,14 @@ from rltune.nouns.errors import InputError
 from rltune.report.console import say
 from rltune.report.gantt import gantt
 from rltune.report.mig import batch_table
-from rltune.rundir import SCHEMA_VERSION, RunDirectory, manifest_of_file, peak_rss_mb
+from rltune.rundir import SCHEMA_VERSION, RunDirectory, manifest_of_file, peak_rss_mb, remove_if_asked
 
 
 def plan_batches(cfg: dict[str, Any]) -> str:
     """Read, search, check, write; returns the run directory."""
     begun = time.perf_counter()
     gpus = check_options(cfg)
+    remove_if_asked(cfg)
     path = Path(cfg["tasks"])
     batches = read_tasks(path, dict.fromkeys(gpus))
     counted = ", ".join(f"{gpus.count(model)} x {model}" for model in dict.fromkeys(gpus))

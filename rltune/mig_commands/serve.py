@@ -20,7 +20,7 @@ from rltune.mig.online.replay import replay
 from rltune.nouns.checked import checked, model_of
 from rltune.nouns.documents import Document
 from rltune.nouns.errors import InputError
-from rltune.rundir import SCHEMA_VERSION, RunDirectory, sha256_of
+from rltune.rundir import SCHEMA_VERSION, RunDirectory, remove_if_asked, sha256_of
 
 if TYPE_CHECKING:
     from rltune.devices.adapter import Adapter
@@ -72,6 +72,7 @@ def serve_trace(cfg: dict[str, Any]) -> str:
     for name in ("journal", "device"):
         if cfg.get(name):
             raise InputError(f"{name} is for serve; serve-trace replays a file, and leaves events.parquet")
+    remove_if_asked(cfg)
     path = Path(str(cfg["events"]))
     events = read_events(path, cfg["workload"], _whole("sequence", cfg["sequence"]))
     fleet = Fleet(fleet_options(cfg))

@@ -28,7 +28,7 @@ from rltune.rl.mig.rllib import build_batch_ppo, load_weights
 from rltune.rl.mig.training import Outcome, Validator, start_of, train_epochs
 from rltune.rl.rllib import start_ray
 from rltune.rl.runtime import tune
-from rltune.rundir import CHECKPOINT, SCHEMA_VERSION, RunDirectory, peak_rss_mb
+from rltune.rundir import CHECKPOINT, SCHEMA_VERSION, RunDirectory, peak_rss_mb, remove_if_asked
 
 VALIDATION = 1
 """Beside the seed, what tells validation batches from training ones."""
@@ -43,6 +43,7 @@ def train(cfg: dict[str, Any]) -> str:
     """One training run with the options of `rltune.config.mig.MigTrain`; returns its directory."""
     begun = time.perf_counter()
     check_options(cfg)
+    remove_if_asked(cfg)
     tune(int(cfg["algo"]["threads"]))
     earlier = earlier_run(cfg["resume"], FORMAT) if cfg["resume"] else None
     if earlier is not None:
@@ -100,7 +101,11 @@ def check_options(cfg: dict[str, Any]) -> None:
 def _keep(cfg: dict[str, Any], line: Any, outcome: Outcome, run: RunDirectory) -> dict[str, Any]:
     """Write what has been learned, policy and curve; returns how it came about. ``line``: the origin of the parent."""
     origin = {
-        "options": {k: v for k, v in cfg.items() if k not in ("name", "runs", "progress", "checkpoint", "resume")},
+        "options": {
+            k: v
+            for k, v in cfg.items()
+            if k not in ("name", "runs", "remove_partial", "progress", "checkpoint", "resume")
+        },
         "parent": line,
         "kept": outcome.kept,
         "steps": outcome.rows[-1]["steps"],

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 ERR = Console(stderr=True, highlight=False)
+FIRST_S, BETWEEN_S = 10.0, 30.0
+"""Where there is no terminal: when the first line on work that goes on is due, and the next ones."""
 
 
 def say(line: str) -> None:
@@ -19,7 +24,13 @@ def say(line: str) -> None:
 
 @contextmanager
 def progress_bar(what: str, total: int, shown: bool = True) -> Iterator[Callable[..., None]]:
-    """A bar on standard error; the context gives ``update(n, text="")``, to be called with n more done."""
+    """Progress on standard error; the context gives ``update(n, text="")``, to be called with n more done.
+
+    On a terminal one line that is written over; elsewhere (a log file) `Lines`.
+    """
+    if not ERR.is_terminal:
+        yield Lines(what, total).update if shown else _nothing
+        return
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TimeRemainingColumn(), TextColumn("{task.fields[text]}"),
@@ -33,6 +44,46 @@ def progress_bar(what: str, total: int, shown: bool = True) -> Iterator[Callable
             progress.advance(task, n)
 
         yield update
+
+
+def _nothing(n: int = 1, text: str | None = None) -> None:
+    """Progress that nobody wants to see."""
+
+
+@dataclass
+class Lines:
+    """Progress in a log file: a line after ten seconds, then one every thirty; nothing of what is done sooner."""
+
+    what: str
+    total: int
+    write: Callable[[str], None] = say
+    clock: Callable[[], float] = time.monotonic
+    done: int = field(default=0, init=False)
+    text: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        self.begun_s = self.clock()
+        self.due_s = self.begun_s + FIRST_S
+
+    def update(self, n: int = 1, text: str | None = None) -> None:
+        """``n`` more are done; a line if it is time for one."""
+        self.done += n
+        self.text = self.text if text is None else text
+        now = self.clock()
+        if now >= self.due_s:
+            self.due_s = now + BETWEEN_S
+            self.write(self.line(now - self.begun_s))
+
+    def line(self, spent_s: float) -> str:
+        """How far it has come after so many seconds."""
+        left = f"about {_clock_time(spent_s / self.done * (self.total - self.done))} left" if self.done else ""
+        parts = [f"{self.done:,} of {self.total:,}", f"{_clock_time(spent_s)} gone", left, self.text]
+        return f"{self.what}: {', '.join(part for part in parts if part)}"
+
+
+def _clock_time(seconds: float) -> str:
+    """h:mm:ss"""
+    return str(timedelta(seconds=round(seconds)))
 
 
 @contextmanager

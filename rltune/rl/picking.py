@@ -20,6 +20,7 @@ from rltune.rl.network import JobNetwork
 from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
 from rltune.rl.rows import CLOSED, FRESH, OVER, Batch, Row, new_episode
 from rltune.rl.scoring import WAIT
+from rltune.simulator.progress import Pace
 
 
 class OneRow:
@@ -97,12 +98,14 @@ class Picking:
 
     def run_blocking(self) -> None:
         """The reference protocol to its end: each picked job is waited for (lean build)."""
-        mark = self.row.value.episode.mark
+        mark, sim, pace = self.row.value.episode.mark, self.row.value.sim, Pace()
         action = -1
         while True:
             step_blocking(self.row.batch, action, self.visible, self._mask, self._jobs, self._cluster)
             if mark[OVER] == 1:
+                pace.tell(sim)
                 return
+            pace.look(sim)
             action = self.choose()
 
 

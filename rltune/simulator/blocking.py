@@ -15,15 +15,18 @@ from rltune.nouns.plan import Plan, Policy
 from rltune.policies.orders import sequence
 from rltune.scheduler import decide
 from rltune.simulator.decisions import Planned, carry_out, take_snapshot
+from rltune.simulator.progress import Pace
 
 
 def run_blocking(sim: Sim, decision: Planned, policy: Policy) -> None:
     """Simulate all jobs: a picked job stays picked until it has started (lean build)."""
-    state = ref(sim)
+    state, pace = ref(sim), Pace()
     reset(state)
     while True:
+        pace.look(sim)
         while sim.counts[QUEUED] == 0:
             if not step_single_event(state):
+                pace.tell(sim)
                 return
         if commit(state, decision, policy).starts:
             continue

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from rltune.core.loop import DECIDE, FINISHED_ALL, LOG_FULL, begin, run, start_by_given_keys, work_out_keys
+from rltune.core.loop import DECIDE, FINISHED_ALL, LOG_FULL, PAUSED, begin, run_for, start_by_given_keys, work_out_keys
 from rltune.core.placing import start_there, suspend
 from rltune.core.queue import position_of, remove_at
 from rltune.core.reference import Ref, ref
@@ -26,6 +26,7 @@ from rltune.nouns.mig_layout import changed
 from rltune.nouns.plan import Allocator, Plan, Policy, Queue, Running, Snapshot
 from rltune.policies.orders import ranks
 from rltune.scheduler import decide
+from rltune.simulator.progress import Pace
 
 
 class Decision(Protocol):
@@ -52,15 +53,17 @@ class Picker(Protocol):
 
 def drive(sim: Sim, decision: Decision | None) -> Sim:
     """Simulate from time zero to the end; the final state (its log may have been replaced by a larger one)."""
-    state = ref(sim)
+    state, pace = ref(sim), Pace()
     begin(state)
-    while (code := run(state)) != FINISHED_ALL:
+    while (code := run_for(state, pace.steps)) != FINISHED_ALL:
         if code == LOG_FULL:
             state = ref(with_larger_log(state.value))
-        elif decision is not None:
-            assert code == DECIDE
+        elif code == DECIDE:
+            assert decision is not None
             decision.take(state)
+        pace.look(state.value, code == PAUSED)
     final: Sim = state.value
+    pace.tell(final)
     return final
 
 

@@ -12,25 +12,16 @@ from typing import NamedTuple
 import numpy as np
 
 from rltune.compiled import inner, kernel
-from rltune.core.backfilling import backfill, start_easy, start_in_order, start_what_fits
+from rltune.core.backfilling import Drafted, reserve, start_around, start_easy, start_in_order, start_what_fits
 from rltune.core.choices import Choices
 from rltune.core.conservative import anything_fits
-from rltune.core.queue import begin_pass, block_class, class_blocked
+from rltune.core.queue import block_class, class_blocked
 from rltune.core.resources import nodes
-from rltune.core.resources.nodes import Nodes, charge_quota, intersect, nodes_like
+from rltune.core.resources.nodes import Nodes, intersect, nodes_like
 from rltune.core.resources.room import Held
-from rltune.core.resources.verbs import (
-    book_held,
-    copy_free,
-    find,
-    fits,
-    narrow,
-    prefer_unreserved,
-    take_found,
-    way_found,
-)
-from rltune.core.runs import list_by_expected_end, start_job
-from rltune.core.state import EASY, NOW, PRESENT, QUEUED, STRICT, WAITING, Floats, Ints, floats, ints
+from rltune.core.resources.verbs import copy_free, find, fits, prefer_unreserved, take_found, way_found
+from rltune.core.runs import start_job
+from rltune.core.state import EASY, NOW, PRESENT, QUEUED, STRICT, Floats, Ints, floats, ints
 from rltune.nouns.cluster import Cluster
 from rltune.simulator.candidates import Candidates, build_candidates, keep_waiting, load_place, write_place
 
@@ -78,7 +69,8 @@ def prepare(sim, draft):
         draft.counts[BEFORE] = n
         if n < len(draft.each.job) and n < sim.counts[QUEUED]:
             draft.counts[HELD] = sim.queue[n]
-            draft.shadow[0] = reserve_beside(sim, draft, n)
+            draft.freed[:n] = 0
+            draft.shadow[0] = reserve(sim, sim.shadow, first_of(draft, n), draft.counts[HELD])
     if sim.params.backfill != EASY or draft.counts[HELD] >= 0:
         n = list_fitting(sim, draft, n)
     draft.counts[JOBS] = n
@@ -188,44 +180,10 @@ def placed_late(sim, draft, job):
 
 
 @inner
-def reserve_beside(sim, draft, n):
-    """When the reserved job will fit, after the draft's ``n`` jobs in ``sim.shadow`` (infinity: never).
-
-    ``sim.spare`` is what it leaves free then; of the n jobs nothing is taken in it.
-    """
-    held, running, at = draft.counts[HELD], list_by_expected_end(sim), 0
-    copy_free(sim, sim.shadow, sim.spare)
-    order, now = sim.detail.order, sim.clock[NOW]
-    draft.freed[:n] = 0
-    while True:
-        shadow = max(sim.believed[order[at]], now) if at < running else np.inf
-        for k in range(n):
-            if draft.freed[k] == 0:
-                shadow = min(shadow, draft.end[k])
-        if shadow == np.inf:
-            return shadow
-        while at < running and max(sim.believed[order[at]], now) <= shadow:
-            book_held(sim, sim.spare, order[at], 1)
-            at += 1
-        free_drafted(sim, draft, n, shadow)
-        m = find(sim, sim.spare, held)
-        if m > 0:
-            prefer_unreserved(sim, sim.spare, sim.shadow, held, m)
-            take_found(sim, sim.spare, held, m)
-            free_drafted(sim, draft, n, np.inf)
-            return shadow
-
-
-@inner
-def free_drafted(sim, draft, n, instant):
-    """Give back in ``sim.spare`` what those of the draft's first ``n`` jobs hold that end by ``instant``."""
-    for k in range(n):
-        if draft.freed[k] == 0 and draft.end[k] <= instant:
-            draft.freed[k] = 1
-            each, way = draft.each, sim.choices.way[draft.each.chosen[k]]
-            base, m = each.first[k], each.length[k]
-            book_nodes(sim.cluster, sim.spare, sim.detail.demand, way, Held(each.node, each.grant, base, m), 1)
-            charge_quota(sim.spare, sim.detail.group[each.job[k]], sim.detail.amount[way], 1)
+def first_of(draft, n):
+    """The draft's first ``n`` jobs, which hold their places in ``sim.shadow``, as a reservation counts them."""
+    each = draft.each
+    return Drafted(n, each.job, each.chosen, each.first, each.length, each.node, each.grant, draft.end, draft.freed)
 
 
 # --- plans ------------------------------------------------------------------------------
@@ -305,12 +263,11 @@ def start_decided(sim, draft):
         start_waiting(sim, job, m)
     # Room has only shrunk: where all that fitted were decided on and start, no job is left that fits.
     all_seen = left == 0 and draft.counts[JOBS] < len(draft.each.job) and draft.counts[SKIPPED] == 0
+    keep_waiting(sim)
     if draft.counts[HELD] >= 0:
         if not all_seen:
-            start_around(sim, draft)
-        keep_waiting(sim)
+            start_around(sim, draft.counts[HELD], draft.shadow[0])
         return False
-    keep_waiting(sim)
     if sim.params.backfill != EASY:
         if not all_seen:
             start_strict_or_skip(sim)
@@ -319,18 +276,3 @@ def start_decided(sim, draft):
         start_easy(sim)
         return False
     return anything_fits(sim)
-
-
-@inner
-def start_around(sim, draft):
-    """Start in order the jobs that fit now and do not delay the reserved one."""
-    begin_pass(sim)
-    narrow(sim)
-    for k in range(sim.counts[QUEUED]):
-        job = sim.queue[k]
-        if job == draft.counts[HELD] or sim.detail.status[job] != WAITING or class_blocked(sim, job, PRESENT):
-            continue
-        if not fits(sim, sim.space, job):
-            block_class(sim, job, PRESENT)
-        elif backfill(sim, job, draft.shadow[0]):
-            sim.waiting[sim.jobs.cls[job]] -= 1

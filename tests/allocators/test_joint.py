@@ -108,7 +108,7 @@ def check_against_search(seed: int, kind: str, cases: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_decisions_equal_exhaustive_search(kind: str) -> None:
     """Who starts, where, on which GPUs and slices, after which reconfigurations: nothing better exists."""
-    check_against_search(1, kind, 150)
+    check_against_search(1, kind, 60)
 
 
 @pytest.mark.parametrize("kind", ("whole", "shares", "mig:A100-80GB"))

@@ -59,7 +59,7 @@ def check_against_search(seed: int, kind: str, cases: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_who_stays_moves_or_is_suspended_equals_exhaustive_search(kind: str) -> None:
     """A running job would be suspended or moved where that is not best, or kept where another should have its place."""
-    check_against_search(3, kind, 60)
+    check_against_search(3, kind, 30)
 
 
 @pytest.mark.slow

@@ -94,7 +94,7 @@ def test_decisions_through_pyomo_are_as_good() -> None:
             case, mode = random_case(rng, kind), str(rng.choice([*MODES]))
             measure, nothing = measure_of(rng, case, kind), {"nothing": [None] * len(case.instance.jobs)}
             reports = [
-                JointSolver(MODES[mode], spread=case.spread, interface=interface)
+                JointSolver(MODES[mode], time_limit_s=600, spread=case.spread, interface=interface)
                 .decide(case.instance, measure, nothing)
                 .report
                 for interface in ("highs", "pyomo")

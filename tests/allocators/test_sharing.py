@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rltune
-from rltune.allocators.greedy import space_of
 from rltune.core.resources import counts
 from rltune.core.resources.fragments import MEASURES, fragments, task_types
 from rltune.core.resources.places import (
@@ -217,7 +216,7 @@ def test_whole_gpus_go_where_best_fit_puts_them(cap: int, free: list[int], gpus:
         for k in range(cap - min(left, cap)):
             site.book((0, np.array([node]), np.array([1 << k])))
     work = counts.scratch(site.arrays)
-    space = space_of(site.arrays, np.minimum(free, cap), None)
+    space = counts.space_of(site.arrays, np.minimum(free, cap), None)
     m = counts.find(site.arrays, space, gpus, *site.allowed(1), counts.BEST_FIT, work)
     held = site.find(1)
     if m == 0:

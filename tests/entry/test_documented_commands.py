@@ -39,6 +39,8 @@ from rltune.policies.preemptive import PREEMPTIVE, PREEMPTIVE_ALIASES
 from rltune.simulator.options import Options
 from rltune.simulator.run import simulate_jobs
 
+pytestmark = pytest.mark.xdist_group("documents")
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 

@@ -17,7 +17,7 @@ from rltune.mig.batch.search import search
 from rltune.mig.batch.tasks import Tasks, read_tasks, tasks_of
 from rltune.mig.geometry import Placement, geometry
 from rltune.mig.profiles import measure_tasks, read_profiles, tasks_from, write_tasks
-from rltune.mig_commands.main import positional
+from rltune.mig_commands.main import main, positional
 from rltune.nouns.errors import InputError
 
 GOOD = "task,1g,2g,4g\na,10,6,4\nb,,20,12\n"
@@ -236,6 +236,24 @@ def command(*words, **options):
     )
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch, capfd):
+    """The same in this process, in an empty directory: (exit status, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["rltune.mig", *words])
+        capfd.readouterr()
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0), capfd.readouterr().err
+        return 0, capfd.readouterr().err
+
+    return run
+
+
 def test_batch_from_the_command_line(tmp_path):
     """The command leaves plan, instances, figure and summary, and prints the directory last."""
     path = tmp_path / "my tasks, (new).csv"
@@ -266,23 +284,23 @@ def test_batch_from_the_command_line(tmp_path):
         (["profiles", "tasks=many"], "a whole number"),
     ],
 )
-def test_careless_commands(words, message, tmp_path):
+def test_careless_commands(words, message, here, tmp_path):
     """A wrong command or option is one line and exit status 2, and leaves nothing behind."""
-    done = command(*words, cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    status, err = here(*words)
+    assert status == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     "name", ["plain.csv", "it's, a (file).csv", "a=b.csv", "$_{$.csv", "${seed}.csv", "b\\s.csv", "ü ñ.csv"]
 )
-def test_any_file_name(name, tmp_path):
+def test_any_file_name(name, here, tmp_path):
     """A file name may hold what Hydra or the figure would take apart: the file of that name is planned."""
     (tmp_path / name).write_text(GOOD.replace("\na,", "\n$x^{,"))
-    done = command("batch", name, "gpu=a30", "steps=500", "prove_s=0", "runs=r", "name=n", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    status, err = here("batch", name, "gpu=a30", "steps=500", "prove_s=0", "runs=r", "name=n")
+    assert status == 0, err
     assert json.loads((tmp_path / "r" / "n" / "manifest.json").read_text())["file"]["path"] == name
 
 

@@ -18,6 +18,8 @@ import pytest
 import rltune
 from rltune.compiling import files
 
+pytestmark = pytest.mark.xdist_group("pack")
+
 PACKAGE = Path(rltune.__file__).resolve().parent
 
 NOUNS = """

@@ -16,7 +16,7 @@ import rltune
 from rltune.allocators.milp import MilpAllocator
 from rltune.policies.orders import ORDERS
 
-FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -70,7 +70,7 @@ def check_any(policy: str, data: st.DataObject) -> None:
     jobs, cluster = data.draw(tables()), data.draw(clusters())
     options = options_for(policy, data, jobs, cluster)
     if data.draw(st.booleans()):
-        options["allocator"] = MilpAllocator(head=data.draw(st.sampled_from([1, 2, 5, 16])))
+        options["allocator"] = MilpAllocator(head=data.draw(st.sampled_from([1, 2, 5, 16])), time_limit_s=600)
     if data.draw(st.booleans()):
         widest = {vc: widest_of(jobs, vc) for vc in jobs.vc.names}
         options["quotas"] = {vc: most + data.draw(st.sampled_from([0.0, 0.3, 4.0])) for vc, most in widest.items()}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from readable_easy import Compared
 
 import rltune
 from rltune.allocators.greedy import GreedyAllocator
@@ -70,7 +71,7 @@ def test_no_job_and_no_gpu_is_lost(work: tuple[JobTable, Cluster], policy: str, 
 
 
 def test_equal_keys_of_a_moving_order_go_by_submission() -> None:
-    """Two jobs whose keys meet would start in the order of an earlier instant, unlike in the readable loop."""
+    """Two jobs whose keys meet would start in the order of an earlier instant, unlike in the loop by snapshots."""
     rows = [(0, 0, 1), (0, 100, 3), (2, 30, 3), (2, 30, 3), (30, 0, 3), (31, 0, 2)]
     submit, duration, gpus = zip(*rows, strict=True)
     jobs = JobTable.from_columns({"submit_s": submit, "duration_s": duration, "num_gpus": gpus})
@@ -86,9 +87,9 @@ def test_equal_keys_of_a_moving_order_go_by_submission() -> None:
 def test_the_readable_loop_is_the_compiled_one(
     work: tuple[JobTable, Cluster], policy: str, backfill: str, rule: str
 ) -> None:
-    """A policy of one's own (readable path) would be compared with baselines run by different rules."""
+    """A policy of one's own (decided on snapshots) would be compared with baselines run by different rules."""
     fast = rltune.simulate(*work, policy=policy, backfill=backfill, allocator=rule)
-    readable = rltune.simulate(*work, policy=ORDERS[policy], backfill=backfill, allocator=GreedyAllocator(rule))
+    readable = rltune.simulate(*work, policy=ORDERS[policy], backfill=backfill, allocator=Compared(rule))
     assert fast.schedule.equals(readable.schedule)
 
 

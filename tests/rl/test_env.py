@@ -57,7 +57,7 @@ def make(trace: Trace, cluster: Cluster = SMALL, n: int = 0, **options: Any) -> 
     setup = make_setup(trace, cluster, rules)
     joint = None
     if rules.allocator == "milp":
-        joint = JointPlacement(MilpAllocator())
+        joint = JointPlacement(MilpAllocator(time_limit_s=600))
     return SchedulingEnv(setup, joint) if n == 0 else VectorSchedulingEnv(setup, n, seed=0, joint=joint)
 
 

@@ -65,8 +65,8 @@ class Watched:
     fewest = 1
 
     def __init__(self) -> None:
-        self.allocator = MilpAllocator()
-        self.asked = JointPlacement(MilpAllocator())
+        self.allocator = MilpAllocator(time_limit_s=600)
+        self.asked = JointPlacement(MilpAllocator(time_limit_s=600))
         self.decisions = self.moved = 0
 
     def on(self, *state: Any) -> Watched:
@@ -165,5 +165,5 @@ def test_a_reserved_job_gets_its_quota_in_time(seed: int) -> None:
 def test_gymnasium_accepts_it() -> None:
     """Other learners than ours could not use it."""
     rules = Rules(allocator="milp", backfill="easy", baseline="sjf", visible=8, window=40, options=FAULTS)
-    env = SchedulingEnv(make_setup(mixed(), CLUSTER, rules), JointPlacement(MilpAllocator()))
+    env = SchedulingEnv(make_setup(mixed(), CLUSTER, rules), JointPlacement(MilpAllocator(time_limit_s=600)))
     check_env(env, skip_render_check=True)

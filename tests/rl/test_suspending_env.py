@@ -38,7 +38,7 @@ def busy(n: int = 300) -> rltune.Trace:
 def env_of(baseline: str, n: int = 2, **more: Any) -> VectorSchedulingEnv:
     options = COSTS | more.pop("options", {})
     rules = Rules(**({"backfill": "skip", "score": "jct", "visible": 8, "window": 60} | more), baseline=baseline, options=options)  # fmt: skip
-    joint = JointPlacement(MilpAllocator()) if rules.allocator == "milp" else None
+    joint = JointPlacement(MilpAllocator(time_limit_s=600)) if rules.allocator == "milp" else None
     return VectorSchedulingEnv(make_setup(busy(), CLUSTER, rules), n, joint=joint, autoreset=False)
 
 
@@ -118,7 +118,7 @@ def test_a_warm_cluster_and_relative_rewards() -> None:
 def test_gymnasium_accepts_it(allocator: str) -> None:
     """Other learners than ours could not use it."""
     rules = Rules(allocator=allocator, backfill="skip", baseline="srsf", visible=8, window=40, options=COSTS | FAULTS)
-    joint = JointPlacement(MilpAllocator()) if allocator == "milp" else None
+    joint = JointPlacement(MilpAllocator(time_limit_s=600)) if allocator == "milp" else None
     check_env(SchedulingEnv(make_setup(busy(), CLUSTER, rules), joint), skip_render_check=True)
 
 

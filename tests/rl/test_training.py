@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from rltune.config.commands import Train
+from rltune.entry import run_main
 from rltune.rl.checkpoints import newest
 from rltune.rl.policy_file import load_policy, save_policy
 from rltune.rl.training import Curve, worth_keeping
+from rltune.train import main as train_main
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("training")]
 
 SMALL = (
     "trace.jobs=900", "trace.arrivals_per_h=400", "nodes=4", "protocol.window=32", "visible=8", "epochs=2",
@@ -81,15 +84,24 @@ def test_resuming_goes_on_where_the_run_stopped(first_run: Path, longer_run: Pat
 
 
 @pytest.mark.parametrize("other", ["score=bsld", "algo=dqn", "seed=1", "network.hidden=8"])
-def test_resuming_with_other_options_is_refused(first_run: Path, other: str) -> None:
+def test_resuming_with_other_options_is_refused(
+    first_run: Path, other: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """The run would go on with its old options while its config.yaml tells the new ones."""
     own = [option for option in SMALL if option.split("=")[0] != other.split("=")[0]]
-    done = train("+trace=synthetic", *own, other, f"resume={first_run}", "name=other", runs=first_run.parent)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: resume: the run was trained with "), done.stderr
+    # In this process: a new one takes seconds to load what it needs.
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    words = ["+trace=synthetic", *own, other, f"resume={first_run}", "name=other", f"runs={first_run.parent}"]
+    monkeypatch.setattr(sys, "argv", ["rltune.train", *words])
+    with pytest.raises(SystemExit) as end:
+        run_main(train_main, Train)
+    told = capfd.readouterr().err
+    assert end.value.code == 2
+    assert "error: resume: the run was trained with " in told and len(told.strip().splitlines()) == 1, told
     assert not (first_run.parent / "other").exists()
 
 
+@pytest.mark.slow
 def test_a_parent_worse_than_the_baseline_is_not_kept(first_run: Path) -> None:
     """Fine-tuning a bad policy would ship it, under the name of the baseline order."""
     parent = load_policy(first_run)
@@ -107,6 +119,7 @@ def test_a_parent_worse_than_the_baseline_is_not_kept(first_run: Path) -> None:
     assert rescued.origin["parent"]["seed"] == 0
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_given_policy(first_run: Path) -> None:
     """Fine-tuning would throw the trained weights away: with a learning rate of 0 they must come out as they went in."""
     parent = load_policy(first_run)
@@ -130,6 +143,7 @@ FULL = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_the_full_build_simulates_is_trained_on_and_evaluated(tmp_path: Path) -> None:
     """Failures, costs and unlike speeds would be options of `simulate` alone, or a policy be judged on another system."""
     own = [option for option in SMALL if not option.startswith(("allocator", "evaluate", "epochs"))]

@@ -65,7 +65,7 @@ def test_where_no_node_is_better_the_schedule_is_the_greedy_one(backfill: str) -
     jobs, cluster = JobTable.from_columns(columns), Cluster("ones", (Pool("a", 6, 1),))
     joint, greedy = (
         rltune.simulate(jobs, cluster, policy="sjf", backfill=backfill, allocator=allocator, max_retries=3)
-        for allocator in (MilpAllocator(), "best_fit")
+        for allocator in (MilpAllocator(time_limit_s=600), "best_fit")
     )
     assert np.array_equal(joint.start_s, greedy.start_s)
     assert joint.summary()["allocator"]["calls"] > 0
@@ -93,7 +93,7 @@ def check_any(policy: str, data: st.DataObject) -> None:
     options = data.draw(option_sets(policy, jobs, cluster)) | {"preemptive": None}
     options["backfill"] = data.draw(st.sampled_from(["skip", "strict", "easy"]))
     options.pop("reservations", None)
-    options["allocator"] = MilpAllocator(head=data.draw(st.sampled_from([1, 2, 5, 16])))
+    options["allocator"] = MilpAllocator(head=data.draw(st.sampled_from([1, 2, 5, 16])), time_limit_s=600)
     if data.draw(st.booleans()):
         widest = {vc: float(jobs.num_gpus[jobs.vc.values() == vc].max(initial=4)) for vc in jobs.vc.names}
         options["quotas"] = {vc: most + data.draw(st.sampled_from([0.0, 0.3, 4.0])) for vc, most in widest.items()}
@@ -141,7 +141,12 @@ def test_a_reserved_job_starts_when_it_was_promised(seed: int, quotas: dict[str,
     """A wide job would starve behind jobs backfilled by the model."""
     jobs, cluster = mixed(150, seed)
     result, made = promises(
-        jobs, cluster, speed=speeds(jobs), quotas=quotas, allocator=MilpAllocator(head=head), max_retries=3
+        jobs,
+        cluster,
+        speed=speeds(jobs),
+        quotas=quotas,
+        allocator=MilpAllocator(head=head, time_limit_s=600),
+        max_retries=3,
     )
     assert len(made) > 10 and result.finished.all()
     late = [(job, shadow) for job, shadow in made if result.start_s[job] > shadow + 1e-6]
@@ -161,7 +166,12 @@ def test_a_promise_holds_whatever_way_other_jobs_take(
     ways = np.where(single, "request | 3g.20gb@0.6 | 0.5xV100@0.4 | 2xV100@1.7", None)
     jobs = JobTable.from_columns(frame.assign(ways=[x or None for x in ways.tolist()]).to_dict("list"))
     result, made = promises(
-        jobs, cluster, quotas=quotas, allocator=MilpAllocator(head=8), max_retries=3, way_rule=way_rule
+        jobs,
+        cluster,
+        quotas=quotas,
+        allocator=MilpAllocator(head=8, time_limit_s=600),
+        max_retries=3,
+        way_rule=way_rule,
     )
     assert len(made) > 10 and result.finished.all() and result.summary()["allocator"]["improved"] > 0
     assert not [(job, shadow) for job, shadow in made if result.start_s[job] > shadow + 1e-6]
@@ -193,7 +203,7 @@ def test_quotas_are_never_exceeded(allocator: str, backfill: str) -> None:
     free = rltune.simulate(jobs, cluster, backfill=backfill, allocator="best_fit")
     with pytest.raises(AssertionError):
         check_quotas(mock.Mock(jobs=jobs, result=free), {"x": 8.0, "y": 8.0})
-    made = MilpAllocator() if allocator == "milp" else allocator
+    made = MilpAllocator(time_limit_s=600) if allocator == "milp" else allocator
     seen = Seen(jobs, cluster, policy="fifo", backfill=backfill, allocator=made, quotas=quotas)
     check_quotas(seen, quotas)
     assert seen.result.finished.all() and (seen.final.space.left == [12_000, 12_500]).all()
@@ -233,7 +243,11 @@ def test_a_quota_means_the_same_to_the_model_and_to_the_rules(backfill: str) -> 
     jobs, cluster = JobTable.from_columns(columns), Cluster("wide", (Pool("a", 40, 1),))
     joint, greedy, free = (
         rltune.simulate(jobs, cluster, backfill=backfill, allocator=allocator, quotas=quotas)
-        for allocator, quotas in ((MilpAllocator(), {"x": 2.5}), ("best_fit", {"x": 2.5}), ("best_fit", None))
+        for allocator, quotas in (
+            (MilpAllocator(time_limit_s=600), {"x": 2.5}),
+            ("best_fit", {"x": 2.5}),
+            ("best_fit", None),
+        )
     )
     assert np.array_equal(joint.start_s, greedy.start_s)
     assert not np.array_equal(free.start_s, greedy.start_s)
@@ -243,7 +257,7 @@ def test_a_job_over_its_quota_waits_for_its_own_and_others_pass_by_hand() -> Non
     """A quota would hold up jobs of other virtual clusters, or none."""
     columns = {"submit_s": [0, 1, 2, 3], "duration_s": [10] * 4, "num_gpus": [2, 2, 1, 1], "vc": ["x", "x", "y", "x"]}
     jobs, cluster = JobTable.from_columns(columns), Cluster("c", (Pool("a", 2, 4),))
-    for allocator in ("best_fit", MilpAllocator()):
+    for allocator in ("best_fit", MilpAllocator(time_limit_s=600)):
         result = rltune.simulate(jobs, cluster, quotas={"x": 3}, allocator=allocator)
         assert result.start_s.tolist() == [0, 10, 2, 3]
         result = rltune.simulate(jobs, cluster, quotas={"x": 3}, allocator=allocator, backfill="strict")

@@ -68,7 +68,7 @@ def check_any(policy: str, data: st.DataObject) -> None:
     if policy not in SUSPENDING:
         options["preemptive"] = True
     options.pop("reservations", None)
-    options["allocator"] = MilpAllocator(head=data.draw(st.sampled_from([1, 2, 5, 16])))
+    options["allocator"] = MilpAllocator(head=data.draw(st.sampled_from([1, 2, 5, 16])), time_limit_s=600)
     if data.draw(st.booleans()):
         widest = {vc: widest_of(jobs, vc) for vc in jobs.vc.names}
         options["quotas"] = {vc: most + data.draw(st.sampled_from([0.0, 0.3, 4.0])) for vc, most in widest.items()}
@@ -96,7 +96,9 @@ def test_nothing_is_lost_and_nothing_held_twice_thoroughly(policy: str, data: st
     check_any(policy, data)
 
 
-@pytest.mark.parametrize("policy", ["las", "srtf", "srsf", "priority", "round_robin"])
+@pytest.mark.parametrize(
+    "policy", ["las", "srtf", "srsf", "priority", pytest.param("round_robin", marks=pytest.mark.slow)]
+)
 def test_all_kinds_of_jobs_are_suspended_and_moved_and_end(policy: str) -> None:
     """Gangs, shares, slices and jobs without a GPU would be left out of decisions, or lose what they hold."""
     jobs, cluster = mixed(150, 3)
@@ -104,7 +106,7 @@ def test_all_kinds_of_jobs_are_suspended_and_moved_and_end(policy: str) -> None:
     with decisions() as made:
         seen = Seen(
             jobs, cluster, policy=policy, backfill="skip", speed=speeds(jobs), quantum_s=40.0, las_levels_gpu_s=(20.0, 200.0),
-            allocator=MilpAllocator(), resume_s=2.0, suspend_s=1.0, migrate_s=1.0, quotas={"x": 14.0}, displace_factor=1.0,
+            allocator=MilpAllocator(time_limit_s=600), resume_s=2.0, suspend_s=1.0, migrate_s=1.0, quotas={"x": 14.0}, displace_factor=1.0,
         )  # fmt: skip
     with mock.patch.dict(seen.options, {"backfill": "strict"}):
         check(seen, policy)
@@ -153,7 +155,7 @@ def test_the_pass_tried_out_is_the_pass(policy: str, seed: int, factor: float) -
         "mig_reconfiguration": False,
     }
     with mock.patch.object(Joint, "_swap", swap):
-        tried = rltune.simulate(jobs, cluster, policy=policy, allocator=MilpAllocator(), **options)
+        tried = rltune.simulate(jobs, cluster, policy=policy, allocator=MilpAllocator(time_limit_s=600), **options)
     passed = rltune.simulate(jobs, cluster, policy=policy, allocator="best_fit", **options)
     assert len(compared) > (3 if factor == 1.0 else 0)
     assert np.array_equal(tried.end_s, passed.end_s)
@@ -187,7 +189,7 @@ def by_hand(policy: str = "priority", **options: Any) -> dict[str, Seen]:
     jobs, cluster = JobTable.from_columns(columns), Cluster("two", (Pool("a", 2, 4),))
     return {
         name: Seen(jobs, cluster, policy=policy, backfill="skip", allocator=made, resume_s=5.0, **options)
-        for name, made in (("greedy", "best_fit"), ("milp", MilpAllocator()))
+        for name, made in (("greedy", "best_fit"), ("milp", MilpAllocator(time_limit_s=600)))
     }
 
 
@@ -223,7 +225,7 @@ def test_a_policy_of_ones_own_may_suspend_with_the_joint_allocator() -> None:
     def least_served(queue: Any, snapshot: Any) -> Any:
         return queue.attained_gpu_s
 
-    allocator = MilpAllocator()
+    allocator = MilpAllocator(time_limit_s=600)
     with decisions() as made:
         seen = Seen(
             jobs, cluster, policy=least_served, preemptive=True, backfill="skip", allocator=allocator, resume_s=2.0
@@ -303,7 +305,7 @@ def test_in_a_small_cluster_no_other_set_of_suspensions_is_better(seed: int) -> 
         "num_gpus": rng.choice([1, 1, 2, 3, 4], n).tolist(),
     }  # fmt: skip
     jobs, cluster = JobTable.from_columns(columns), Cluster("two", (Pool("a", 2, 4),))
-    allocator = MilpAllocator(mode="lexicographic")
+    allocator = MilpAllocator(mode="lexicographic", time_limit_s=600)
     with decisions() as made:
         rltune.simulate(
             jobs, cluster, policy="srtf", allocator=allocator, resume_s=3.0, migrate_s=2.0, displace_factor=1.0

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rltune.allocators.greedy import space_of
-from rltune.core.resources.counts import RULES, find, fits, scratch
+from rltune.core.resources.counts import RULES, find, fits, scratch, space_of
 from rltune.nouns.cluster import Cluster, Pool
 
 Placement = list[tuple[int, int]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import rltune
@@ -119,6 +119,10 @@ def planned(jobs: JobTable, believed: list[float], shape: tuple[int, int]) -> Pl
 
 @settings(max_examples=150, deadline=None, suppress_health_check=QUIET)
 @given(ROWS, SHAPES, st.booleans())
+# One job outlives its estimate while another is about to end: the second end is the sooner one.
+@example(
+    [(0, 0.5, 1, 0.5), (0, 7, 4, 3), (0, 25, 1, 0.5), (1, 25, 3, 0.5), (0, 0.5, 5, 0.5), (13, 0.5, 1, 3)], (2, 4), False
+)
 def test_conservative_backfill_is_the_plain_plan(
     rows: list[tuple[float, float, int, float]], shape: tuple[int, int], exact: bool
 ) -> None:

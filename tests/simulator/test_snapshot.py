@@ -8,6 +8,8 @@ from dataclasses import fields
 import numpy as np
 
 import rltune
+from rltune.allocators.whole_gpus import reservation
+from rltune.nouns.cluster import Cluster, Pool
 from rltune.nouns.plan import Queue, Running, Snapshot
 
 
@@ -55,3 +57,18 @@ def test_a_policy_may_answer_with_a_plain_list() -> None:
     trace = rltune.load_trace("synthetic", jobs=30)
     listed = rltune.simulate(trace, "uniform", policy=lambda queue, snapshot: queue.submit_s.tolist())
     assert listed.schedule.equals(rltune.simulate(trace, "uniform", policy="fifo").schedule)
+
+
+def test_a_reservation_on_a_snapshot_does_not_count_on_shares() -> None:
+    """Two jobs that share one GPU would give back two, more than the node has."""
+    cluster = Cluster("c", (Pool("a", 1, 2),)).arrays()
+    one, zero = np.ones(1, np.int64), np.zeros(1, np.int64)
+    queue = Queue(zero, np.zeros(1), np.ones(1), 2 * one, np.zeros(1), np.zeros(1), zero, one, zero)
+    both = np.zeros(2, np.int64)
+    running = Running(
+        np.array([1, 2]), np.array([5.0, 9.0]), np.array([0, 1, 2]), both, both + 1,
+        gpu_milli=both + 300, profile=both - 1,
+    )  # fmt: skip
+    held = reservation(Snapshot(0.0, cluster, one, queue, running), zero, np.zeros((1, 3)))
+    assert held is not None
+    assert (held.job, held.shadow_s, held.spare.tolist()) == (0, np.inf, [1])

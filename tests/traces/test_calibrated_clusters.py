@@ -19,6 +19,8 @@ from rltune.traces.pai_statistics import GPU_TYPES, PAI, REQUESTS
 from rltune.traces.philly_statistics import PHILLY, VC_SHARES
 from rltune.traces.statistics import ClusterStatistics
 
+pytestmark = pytest.mark.xdist_group("calibrated")
+
 HELIOS = {f"helios_{name}_calibrated": facts for name, facts in CLUSTERS.items() if name != "venus"}
 FACTS: dict[str, ClusterStatistics] = HELIOS | {"philly_calibrated": PHILLY, "alibaba_calibrated": PAI}
 VENUS_SHA256 = "454222735397ca6351e71dbe4d5dc98d6ec3aa6c1a020d26ea1eee4631fa1da5"
@@ -212,10 +214,10 @@ def test_labels_say_calibrated_synthetic(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["helios_saturn_calibrated", "synthetic"])
 def test_a_million_jobs_take_seconds(name: str) -> None:
-    """A benchmark would wait for its jobs; about 3 s, and 30 on a machine that is busy with others."""
-    begin = time.perf_counter()
+    """A benchmark would wait for its jobs; about 3 s, of its own where others run too."""
+    begin = time.process_time()
     assert len(load_trace(name, jobs=1_000_000)) == 1_000_000
-    assert time.perf_counter() - begin < 30
+    assert time.process_time() - begin < 30
 
 
 @settings(max_examples=50, deadline=None)

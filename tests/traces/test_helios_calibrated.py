@@ -8,6 +8,8 @@ import pytest
 from rltune.traces import Trace, load_trace
 from rltune.traces.helios_statistics import SIZES, VENUS
 
+pytestmark = pytest.mark.xdist_group("venus")
+
 
 @pytest.fixture(scope="module", params=[0, 7])
 def clamped(request: pytest.FixtureRequest) -> Trace:

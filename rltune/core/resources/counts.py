@@ -2,8 +2,8 @@
 
 One function finds (``find``), one asks only whether (``fits``), one books
 (``book``). They are the only code that decides placements greedily: the
-simulator's event loop, the training environment and the readable allocators
-all call them.
+simulator's event loop, the training environment and the allocators on
+snapshots all call them.
 
 A gang of g GPUs uses exactly m = ceil(g / GPUs per node) nodes of one pool.
 """
@@ -59,6 +59,14 @@ def empty_space(cluster: ClusterArrays, cost: npt.NDArray[np.float64] | None = N
         cost=np.zeros((n_pools, cap + 1)) if cost is None else cost,
     )
     clear(cluster, space)
+    return space
+
+
+def space_of(cluster: ClusterArrays, free: npt.NDArray[np.int64], cost: npt.NDArray[np.float64] | None = None) -> Space:
+    """A working copy of the free capacity ``free`` (n_nodes,)."""
+    space = empty_space(cluster, cost)
+    space.free[:] = free
+    recount(cluster, space)
     return space
 
 
