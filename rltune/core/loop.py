@@ -11,6 +11,7 @@ from rltune.core.events import next_time, reset, step_single_event, take_in, wor
 from rltune.core.faults import seed_failures
 from rltune.core.preemption import may_suspend_now, new_round, next_patience, preempt, refresh_index
 from rltune.core.priorities import key_of
+from rltune.core.prices import has_market, open_market, trade
 from rltune.core.queue import begin_pass, sort_by_key, sort_queue
 from rltune.core.resources.verbs import fits
 from rltune.core.runs import log_is_full
@@ -123,11 +124,13 @@ def _begin_detail_full(sim):
     sim.clock[TICK] = sim.clock[NOW]
     if sim.params.node_mtbf < np.inf:
         seed_failures(sim)
+    if has_market(sim):
+        open_market(sim)
 
 
 @verb
 def open_turn(sim, ticks):
-    """Before jobs start at this instant: new rounds and keys; ``ticks``: a quantum ends now."""
+    """Before jobs start at this instant: new rounds, keys and prices; ``ticks``: a quantum ends now."""
 
 
 @open_turn.when(is_lean)
@@ -142,6 +145,8 @@ def _open_turn_full(sim, ticks):
     sim.counts[TICKED] = 1 if ticks else 0
     if sim.counts[QUEUED] > 0 and sim.params.index_learns and is_stale(sim.detail.attained):
         refresh_index(sim)
+    if has_market(sim):
+        trade(sim)
 
 
 @verb

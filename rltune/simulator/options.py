@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.core.choices import FASTEST, WAY_RULES, least_amount
+from rltune.core.market import CROWD_PRICE, FLOOR_PRICE, PATIENCE_SHARE, REFUSAL_SHARE
 from rltune.core.state import DRAIN, FAIL, REOPEN, REPAIR, Floats, Ints, Sim
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
@@ -68,7 +69,11 @@ class Options:
         ways: a measured table that gives jobs further ways to run: mig_profiles (jobs of one whole GPU may take a MIG
             slice of it) or gpu_heterogeneity (jobs may use other GPU types); see `rltune.simulator.ways`. None: only those
             of the job table.
-        way_rule: which of a job's ways is tried first: fastest, or efficient (most work per GPU held).
+        way_rule: which of a job's ways is tried first: fastest, efficient (most work per GPU held), or market (the cheapest at
+            the present prices of pools; the job waits rather than take one that is much dearer: `rltune.core.market`).
+        market_crowd, market_floor: of market: price of a GPU-second in job-seconds for each waiting job a GPU, and when none waits.
+        market_refusal, market_patience: of market: by which share a way may be dearer than the cheapest, and by how much
+            more for each hour that the job's class has waited.
         mig_reconfiguration: whether MIG instances stay until others need their place, and changing them takes its measured
             time; false: slices appear and go in no time.
         mig_mode_s: to turn MIG mode of a GPU on or off, when it serves in slices after it served whole or the other way;
@@ -102,6 +107,10 @@ class Options:
     ways: str | None = None
     way_rule: str = FASTEST
     way_least_speed: float = 0.0
+    market_crowd: float = CROWD_PRICE
+    market_floor: float = FLOOR_PRICE
+    market_refusal: float = REFUSAL_SHARE
+    market_patience: float = PATIENCE_SHARE
     mig_reconfiguration: bool = True
     mig_mode_s: float = 0.0
 
@@ -110,6 +119,9 @@ class Options:
             _check_time(name, getattr(self, name), above=True)
         for name in ("suspend_s", "resume_s", "migrate_s", "mig_mode_s"):
             _check_time(name, getattr(self, name), above=False)
+        for name in ("market_crowd", "market_floor", "market_refusal", "market_patience"):
+            if not _is_number(value := getattr(self, name)) or not 0 <= value < LONGEST_S:
+                raise InputError(f"{name}={value!r}; give a number of at least 0")
         for name in ("checkpoint_s", "node_mtbf_s", "gpu_mtbf_s"):
             if getattr(self, name) is not None:
                 _check_time(name, getattr(self, name), above=True)
