@@ -9,6 +9,7 @@ from rltune.core.backfilling import start_easy, start_in_order, start_what_fits,
 from rltune.core.conservative import anything_fits, start_conservative
 from rltune.core.events import next_time, reset, step_single_event, take_in, work_left
 from rltune.core.faults import seed_failures
+from rltune.core.moving import may_move, move_to_cheaper
 from rltune.core.preemption import may_suspend_now, new_round, next_patience, preempt, refresh_index
 from rltune.core.priorities import key_of
 from rltune.core.prices import has_market, open_market, trade
@@ -167,10 +168,11 @@ def _decide_lean(sim):
 @decide.when(is_full)
 def _decide_full(sim):
     params = sim.params
-    if sim.counts[QUEUED] == 0:
-        return False
-    if params.outside == INSIDE:
+    if sim.counts[QUEUED] > 0 and params.outside == INSIDE:
         start_now(sim)
+    if (params.outside == INSIDE or sim.counts[QUEUED] == 0) and may_move(sim):
+        move_to_cheaper(sim)
+    if sim.counts[QUEUED] == 0 or params.outside == INSIDE:
         return False
     return params.outside == ALWAYS or something_can_start(sim)
 

@@ -43,9 +43,10 @@ MEMORY = 0.1
 """Weight of the present in the running mean of waiting jobs a GPU, a change of prices."""
 MOST_STEPS = 36
 """Changes of prices made up for after a quiet time, at most: they would lead back to even prices anyway."""
-# Slots of ``Market.clock``: time of the next change; waiting jobs a GPU, running mean; changes so far.
-NEXT, WAITING_PER_GPU, CHANGES = range(3)
-CLOCKS = 3
+# Slots of ``Market.clock``: time of the next change; waiting jobs a GPU, running mean; changes so far;
+# whether they have just changed; running jobs moved to cheaper ways so far.
+NEXT, WAITING_PER_GPU, CHANGES, FRESH, MOVES = range(5)
+CLOCKS = 5
 
 
 class Market(NamedTuple):

@@ -14,6 +14,7 @@ from rltune.core.market import (
     CROWD,
     EVERY_S,
     FLOOR,
+    FRESH,
     MEMORY,
     MOST_STEPS,
     NEXT,
@@ -51,8 +52,10 @@ def open_market(sim):
 def trade(sim):
     """Change prices where their time has come."""
     market, now = sim.detail.market, sim.clock[NOW]
+    market.clock[FRESH] = 0.0
     if now < market.clock[NEXT]:
         return
+    market.clock[FRESH] = 1.0
     steps = min(MOST_STEPS, 1 + int((now - market.clock[NEXT]) / EVERY_S))
     market.clock[NEXT] = now + EVERY_S
     gpus = count_present(sim)
@@ -94,6 +97,16 @@ def cost_of(sim, q):
     """Job-seconds a second of work by choice q, at present prices."""
     market, choices = sim.detail.market, sim.choices
     return (1.0 + market.share[choices.way[q]] * market.price[choices.pool[q]]) / choices.rate[q]
+
+
+@inner
+def accepts(sim, job, q):
+    """Whether a job accepts choice q at present prices; without a market it does."""
+    if not has_market(sim):
+        return True
+    market, c = sim.detail.market, sim.jobs.cls[job]
+    last = sim.choices.ptr[c] + market.upto[c] - 1
+    return market.excess[q] <= market.excess[market.rank[last]]
 
 
 @inner

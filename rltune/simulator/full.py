@@ -12,7 +12,7 @@ import numpy as np
 from rltune.core import priorities
 from rltune.core.choices import MARKET, Offered, Taking, offer
 from rltune.core.conservative import RAN_OUT, with_profile
-from rltune.core.market import CHANGES, DUAL_STEP, Market, market_of, no_market
+from rltune.core.market import CHANGES, MOVES, DUAL_STEP, Market, market_of, no_market
 from rltune.core.resources.fragments import MEASURES, task_types
 from rltune.core.resources.scores import SHARING_RULES
 from rltune.core.resources.room import amounts
@@ -327,7 +327,7 @@ def result_of(jobs: JobTable, cluster: Cluster, sim: Sim, notes: Mapping[str, tu
         extra["market"] = {
             pool.name: {"mean_price": float(total) / changes, "dual": float(dual)}
             for pool, total, dual in zip(cluster.pools, market.total, market.dual, strict=True)
-        }
+        } | {"moves": int(market.clock[MOVES])}
     if sim.detail.profile.counts[RAN_OUT]:
         extra["reservations_simplified"] = int(sim.detail.profile.counts[RAN_OUT])
     return Result(
