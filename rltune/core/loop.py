@@ -67,6 +67,7 @@ def run(sim):
 @inner
 def go_on(sim):
     """To the next instant at which something happens or jobs may be suspended; False: there is none, or it is in vain."""
+    close_turn(sim)
     instant, tick = next_time(sim), next_turn(sim)
     if min(instant, tick) == np.inf or not worth_going_on(sim):
         return False
@@ -151,6 +152,22 @@ def _open_turn_full(sim, ticks):
 
 
 @verb
+def close_turn(sim):
+    """After all has been decided at this instant."""
+
+
+@close_turn.when(is_lean)
+def _close_turn_lean(sim):
+    pass
+
+
+@close_turn.when(is_full)
+def _close_turn_full(sim):
+    if may_move(sim):
+        move_to_cheaper(sim)
+
+
+@verb
 def decide(sim):
     """Let jobs start at this instant. Whether starts are to be decided outside."""
 
@@ -168,11 +185,10 @@ def _decide_lean(sim):
 @decide.when(is_full)
 def _decide_full(sim):
     params = sim.params
-    if sim.counts[QUEUED] > 0 and params.outside == INSIDE:
+    if sim.counts[QUEUED] == 0:
+        return False
+    if params.outside == INSIDE:
         start_now(sim)
-    if (params.outside == INSIDE or sim.counts[QUEUED] == 0) and may_move(sim):
-        move_to_cheaper(sim)
-    if sim.counts[QUEUED] == 0 or params.outside == INSIDE:
         return False
     return params.outside == ALWAYS or something_can_start(sim)
 

@@ -33,8 +33,8 @@ Ints = npt.NDArray[np.int64]
 # dearer; by how much more a hour of waiting; step of the duals.
 CROWD, FLOOR, REFUSAL, PATIENCE, STEP = range(5)
 KNOBS = 5
-CROWD_PRICE, FLOOR_PRICE, REFUSAL_SHARE, PATIENCE_SHARE, DUAL_STEP = 1.0, 0.1, 0.3, 0.01, 0.05
-"""Defaults of the knobs."""
+CROWD_PRICE, FLOOR_PRICE, REFUSAL_SHARE, PATIENCE_SHARE, DUAL_STEP = 3.0, 0.2, 0.3, 0.01, 0.05
+"""Defaults of the knobs: chosen on stretches of May, July and August of Helios at three loads (experiments/hybrid.py --choose)."""
 EVERY_S = 600.0
 """Seconds between changes of prices."""
 BLUR = 0.05

@@ -33,6 +33,7 @@ def move_to_cheaper(sim):
     """
     running = sort_running(sim)
     begin_pass(sim)
+    sim.detail.market.clock[FRESH] = 0.0
     market, order = sim.detail.market, sim.detail.order
     for k in range(running):
         job = order[k]
