@@ -22,6 +22,7 @@ from rltune import api
 from rltune.allocators.fragmentation import demand_of
 from rltune.config.commands import Simulate, simulation_options
 from rltune.config.traces import trace_node
+from rltune.core.choices import MARKET
 from rltune.entry import run_main
 from rltune.experiment.setup import cluster_of
 from rltune.nouns.cluster import Cluster
@@ -172,7 +173,8 @@ def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> li
         "overrun_factor": policy in ("srtf", "srsf") and cfg["runtimes"] != "exact", "weights": policy in ("lottery", "wfq"),
         "half_life_s": policy in ("fair_user", "fair_vc"), "reservations": cfg["backfill"] == "conservative",
         "checkpoint_s": fails, "max_retries": fails, "node_repair_s": options.get("node_mtbf_s"),
-        "way_rule": options.get("ways") or (jobs.ways.codes >= 0).any(),
+        "way_rule": options.get("ways") or (jobs.ways.codes >= 0).any() or "speed" in options,
+        **dict.fromkeys(("market_crowd", "market_floor", "market_refusal", "market_patience"), options.get("way_rule") == MARKET),
         "mig_reconfiguration": slices, "mig_mode_s": slices,
         "suspend_s": suspends, "resume_s": suspends or fails, "migrate_s": suspends or fails,
     }  # fmt: skip

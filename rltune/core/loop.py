@@ -11,8 +11,8 @@ from rltune.core.events import next_time, reset, step_single_event, take_in, wor
 from rltune.core.faults import seed_failures
 from rltune.core.moving import may_move, move_to_cheaper
 from rltune.core.preemption import may_suspend_now, new_round, next_patience, preempt, refresh_index
-from rltune.core.priorities import key_of
 from rltune.core.prices import has_market, open_market, trade
+from rltune.core.priorities import key_of
 from rltune.core.queue import begin_pass, sort_by_key, sort_queue
 from rltune.core.resources.verbs import fits
 from rltune.core.runs import log_is_full

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rltune.compiled import inner
 from rltune.core.market import FRESH, MOVES
-from rltune.core.prices import has_market
 from rltune.core.preemption import sort_running
+from rltune.core.prices import has_market
 from rltune.core.priorities import progress
 from rltune.core.queue import begin_pass, block_class, class_blocked, position_of, remove_at
 from rltune.core.resources.verbs import find

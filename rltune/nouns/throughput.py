@@ -151,7 +151,10 @@ class Throughput:
         own = [chip(name) for name in (*named, self.reference)]
         # The names of jobs, none, and, if classes are drawn, those of all classes.
         kinds, kind = self._kinds((*jobs.name.names, "", *(self.classes if self.draw is not None else ())))
-        rows = np.stack([self._drawn(jobs, kinds, kind[jobs.name.codes]), jobs.gpu_type.codes, jobs.num_gpus, jobs.gpu_milli == 0], axis=1)
+        rows = np.stack(
+            [self._drawn(jobs, kinds, kind[jobs.name.codes]), jobs.gpu_type.codes, jobs.num_gpus, jobs.gpu_milli == 0],
+            axis=1,
+        )
         unique, inverse = np.unique(rows, axis=0, return_inverse=True)
         may_use = usable(jobs, cluster) if may_use is None else may_use
         counts, absent = Counter[str](), set[str]()

@@ -12,10 +12,10 @@ import numpy as np
 from rltune.core import priorities
 from rltune.core.choices import MARKET, Offered, Taking, offer
 from rltune.core.conservative import RAN_OUT, with_profile
-from rltune.core.market import CHANGES, MOVES, DUAL_STEP, Market, market_of, no_market
+from rltune.core.market import CHANGES, DUAL_STEP, MOVES, Market, market_of, no_market
 from rltune.core.resources.fragments import MEASURES, task_types
-from rltune.core.resources.scores import SHARING_RULES
 from rltune.core.resources.room import amounts
+from rltune.core.resources.scores import SHARING_RULES
 from rltune.core.resources.slices import INDICES, START_BIT
 from rltune.core.state import (
     ALWAYS,

@@ -15,8 +15,8 @@ from rltune.compiled import inner, kernel
 from rltune.core.backfilling import start_what_fits
 from rltune.core.choices import Choices
 from rltune.core.preemption import GONE, NEEDED, STAYS, choose_victims, narrowest_alone, sort_running
-from rltune.core.priorities import clearly_ahead, has_waited_enough, standing
 from rltune.core.prices import accepts
+from rltune.core.priorities import clearly_ahead, has_waited_enough, standing
 from rltune.core.queue import begin_pass, block_class, class_blocked, sort_by_key, sort_queue
 from rltune.core.resources.nodes import Nodes, nodes_like
 from rltune.core.resources.slices import INDICES, bits

@@ -100,7 +100,9 @@ def throughput_of(node: Mapping[str, Any]) -> Throughput | None:
     if node["name"] == "none":
         return None
     if node["name"] == "published" and node.get("draw") is not None:
-        raise InputError("throughput published is one class: throughput.draw goes with a table of several, such as gavel")
+        raise InputError(
+            "throughput published is one class: throughput.draw goes with a table of several, such as gavel"
+        )
     if node["name"] != "published":
         return load_throughput(**node)
     return Throughput.published(**{key: value for key, value in node.items() if key != "name" and value is not None})
