@@ -369,8 +369,9 @@ def text(out: dict[str, Any]) -> str:
     lines = [
         "# The hybrid on unlike GPUs", "",
         f"`{about['command']}`; sources: {about['sources']}. Cluster `mixed` ({CLUSTER.gpus} GPUs).",
-        f"Seeds {about['seeds']} draw the class of each job (its speeds on P100, V100 and, assumed, A100) and its measured speeds on MIG slices;",
-        f"see the docstring of experiments/hybrid.py. Jobs of more than {WIDEST} GPUs are left out ({about['left_out']} of the GPU time).",
+        f"Seeds {about['seeds']} draw the class of each job (its speeds on P100, V100 and, assumed, A100) and its measured speeds on",
+        "MIG slices; see the docstring of experiments/hybrid.py.",
+        f"Jobs of more than {WIDEST} GPUs are left out ({about['left_out']} of the GPU time).",
         f"Run times unknown but where a rule says otherwise; 60 s a resumption. Machine: {about['machine']}.", "",
         "Gains in percent, with 95 % intervals (days of arrival of all seeds drawn anew, the same for both rules).", "",
         f"## {HYBRID} against the best of fifo, las_levels, las with first fit, best fit, FGD on the fastest type", "",

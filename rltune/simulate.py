@@ -169,7 +169,7 @@ def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> li
     acts = {
         "quantum_s": policy in ticking, "las_levels_gpu_s": policy in ("las", "las_levels"),
         "displace_factor": policy in ("srtf", "srsf", "las", "gittins") and cfg["allocator"]["name"] != "milp",
-        "gittins_online": policy == "gittins",
+        "gpu_power": policy in ("las", "gittins"), "gittins_online": policy == "gittins",
         "overrun_factor": policy in ("srtf", "srsf") and cfg["runtimes"] != "exact", "weights": policy in ("lottery", "wfq"),
         "half_life_s": policy in ("fair_user", "fair_vc"), "reservations": cfg["backfill"] == "conservative",
         "checkpoint_s": fails, "max_retries": fails, "node_repair_s": options.get("node_mtbf_s"),

@@ -117,6 +117,7 @@ class Parameters(NamedTuple):
     displace: float  # how many times a waiting job's key must go into a running one's to suspend it
     patience: float  # how long a job waits before it suspends others
     overrun: float  # least total run time that is believed, over what the job has run
+    breadth: float  # power of a job's GPUs in the keys of las and gittins
     index_learns: bool  # the Gittins index goes on learning
     mig_mode: float  # to turn MIG mode of a GPU on or off
     mig_longest: float  # longest that changing MIG instances keeps a job from beginning; 0: slices appear in no time

@@ -302,6 +302,7 @@ def hysteresis(jobs: JobTable, policy: str, estimate: Floats, options: Options) 
     return {
         "displace": float(factor),
         "patience": float(options.suspend_s + options.resume_s) if factor != 1.0 else 0.0,
+        "breadth": float(options.gpu_power) if special is not None and special.name in ("las", "gittins") else 1.0,
         "overrun": 1.0 if np.array_equal(estimate, jobs.duration_s) else float(options.overrun_factor),
         "index_learns": special is not None and special.name == "gittins" and bool(learns),
     }

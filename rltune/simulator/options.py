@@ -30,6 +30,7 @@ TABLES = ("mig_profiles", "gpu_heterogeneity")
 MOST = 2**63
 MOST_GPUS = 1e12
 LONGEST_S = 1e300
+MOST_POWER = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Options:
             allocator milp, which weighs suspensions by their costs.
         overrun_factor: of srtf, srsf where run times are estimates: total run time is believed to be at least this factor
             times what a job has run. 1: a job that outlives its estimate is about to end.
+        gpu_power: of las and gittins: power of a job's GPUs in its key; 1: GPU-seconds. More: wide jobs stand further back.
         past_jobs: of gittins: a job table or trace to learn run times from, submitted before these jobs, on the same
             clock; those that would still run at the first submission count as not ended. None: it learns on the way.
         gittins_online: whether gittins learns (also) from jobs that end in the simulation; None: if there are no past_jobs.
@@ -90,6 +92,7 @@ class Options:
     las_levels_gpu_s: Sequence[float] | None = None
     displace_factor: float = DISPLACE_FACTOR
     overrun_factor: float = OVERRUN_FACTOR
+    gpu_power: float = 1.0
     past_jobs: Any = None
     gittins_online: bool | None = None
     half_life_s: float = HALF_LIFE_S
@@ -128,6 +131,8 @@ class Options:
         for name in ("displace_factor", "overrun_factor"):
             if not _is_number(value := getattr(self, name)) or not 1 <= value < LONGEST_S:
                 raise InputError(f"{name}={value!r}; give a number of at least 1")
+        if not _is_number(self.gpu_power) or not 0 <= self.gpu_power <= MOST_POWER:
+            raise InputError(f"gpu_power={self.gpu_power!r}; give a number from 0 to {MOST_POWER:g}")
         if not (self.gittins_online is None or isinstance(self.gittins_online, bool | np.bool_)):
             raise InputError(
                 f"gittins_online={self.gittins_online!r}; use true, false or null (if there are no past_jobs)"
