@@ -29,8 +29,8 @@ class Row:
     """One line of the table: who decided, knowing what, and the schedules of all windows.
 
     ``baseline``: the order that a learned policy corrects, None for heuristics; ``kept``: what training kept for a
-    learned row (an epoch, the baseline order, a parent); ``ways``: rule of ways; ``recipe``: equal for policies that differ in their ``seed``
-    alone; ``allocator_stats``: the MILP's counters.
+    learned row (an epoch, the baseline order, a parent); ``ways``: rule of ways; ``recipe``: equal for
+    policies that differ in their ``seed`` alone; ``allocator_stats``: the MILP's counters.
     """
 
     name: str
