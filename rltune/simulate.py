@@ -22,6 +22,7 @@ from rltune import api
 from rltune.allocators.fragmentation import demand_of
 from rltune.config.commands import Simulate, simulation_options
 from rltune.config.traces import trace_node
+from rltune.core.choices import MARKET
 from rltune.entry import run_main
 from rltune.experiment.progress import simulating
 from rltune.experiment.setup import cluster_of
@@ -169,11 +170,12 @@ def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> li
     acts = {
         "quantum_s": policy in ticking, "las_levels_gpu_s": policy in ("las", "las_levels"),
         "displace_factor": policy in ("srtf", "srsf", "las", "gittins") and cfg["allocator"]["name"] != "milp",
-        "gittins_online": policy == "gittins",
+        "gpu_power": policy in ("las", "gittins"), "gittins_online": policy == "gittins",
         "overrun_factor": policy in ("srtf", "srsf") and cfg["runtimes"] != "exact", "weights": policy in ("lottery", "wfq"),
         "half_life_s": policy in ("fair_user", "fair_vc"), "reservations": cfg["backfill"] == "conservative",
         "checkpoint_s": fails, "max_retries": fails, "node_repair_s": options.get("node_mtbf_s"),
-        "way_rule": options.get("ways") or (jobs.ways.codes >= 0).any(),
+        "way_rule": options.get("ways") or (jobs.ways.codes >= 0).any() or "speed" in options,
+        **dict.fromkeys(("market_crowd", "market_floor", "market_refusal", "market_patience"), options.get("way_rule") == MARKET),
         "mig_reconfiguration": slices, "mig_mode_s": slices,
         "suspend_s": suspends, "resume_s": suspends or fails, "migrate_s": suspends or fails,
     }  # fmt: skip

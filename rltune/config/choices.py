@@ -28,7 +28,12 @@ class Measured:
         None, "type of the recorded run where a job names none; null: the table's own (V100, for sia T4)"
     )
     missing: str = option(
-        "refuse", "types without measurement; flops: scale by peak FLOPS, one: equally fast", choices=MISSING
+        "refuse",
+        "types without measurement; flops: scale by peak FLOPS, one: equally fast, assumed: an A100 by class of job",
+        choices=MISSING,
+    )
+    draw: int | None = option(
+        None, "seed by which jobs whose name tells no class are each given one; null: the median of all", least=0
     )
 
 

@@ -26,9 +26,9 @@ Int32s = npt.NDArray[np.int32]
 
 MOST_SLOTS = 2**31 - 1
 """Places of jobs on nodes are counted in 32 bits."""
-FASTEST, EFFICIENT = "fastest", "efficient"
-WAY_RULES = (FASTEST, EFFICIENT)
-"""Which way is tried first: that of greatest speed, or of most work done per GPU held."""
+FASTEST, EFFICIENT, MARKET = "fastest", "efficient", "market"
+WAY_RULES = (FASTEST, EFFICIENT, MARKET)
+"""Which way is tried first: that of greatest speed, of most work done per GPU held, or the cheapest (`rltune.core.market`)."""
 
 
 class Choices(NamedTuple):

@@ -9,7 +9,9 @@ from rltune.core.backfilling import start_easy, start_in_order, start_what_fits,
 from rltune.core.conservative import anything_fits, start_conservative
 from rltune.core.events import next_time, reset, step_single_event, take_in, work_left
 from rltune.core.faults import seed_failures
+from rltune.core.moving import may_move, move_to_cheaper
 from rltune.core.preemption import may_suspend_now, new_round, next_patience, preempt, refresh_index
+from rltune.core.prices import has_market, open_market, trade
 from rltune.core.priorities import key_of
 from rltune.core.queue import begin_pass, sort_by_key, sort_queue
 from rltune.core.resources.verbs import fits
@@ -73,6 +75,7 @@ def run_for(sim, steps):
 @inner
 def go_on(sim):
     """To the next instant at which something happens or jobs may be suspended; False: there is none, or it is in vain."""
+    close_turn(sim)
     instant, tick = next_time(sim), next_turn(sim)
     if min(instant, tick) == np.inf or not worth_going_on(sim):
         return False
@@ -132,11 +135,13 @@ def _begin_detail_full(sim):
     sim.clock[TICK] = sim.clock[NOW]
     if sim.params.node_mtbf < np.inf:
         seed_failures(sim)
+    if has_market(sim):
+        open_market(sim)
 
 
 @verb
 def open_turn(sim, ticks):
-    """Before jobs start at this instant: new rounds and keys; ``ticks``: a quantum ends now."""
+    """Before jobs start at this instant: new rounds, keys and prices; ``ticks``: a quantum ends now."""
 
 
 @open_turn.when(is_lean)
@@ -151,6 +156,24 @@ def _open_turn_full(sim, ticks):
     sim.counts[TICKED] = 1 if ticks else 0
     if sim.counts[QUEUED] > 0 and sim.params.index_learns and is_stale(sim.detail.attained):
         refresh_index(sim)
+    if has_market(sim):
+        trade(sim)
+
+
+@verb
+def close_turn(sim):
+    """After all has been decided at this instant."""
+
+
+@close_turn.when(is_lean)
+def _close_turn_lean(sim):
+    pass
+
+
+@close_turn.when(is_full)
+def _close_turn_full(sim):
+    if may_move(sim):
+        move_to_cheaper(sim)
 
 
 @verb

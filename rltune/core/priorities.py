@@ -120,9 +120,9 @@ def _key_of_full(sim, job):
         left = believed_left(sim, job)
         return left if order == SRTF else left * size_of(sim, job)
     if order == LAS:
-        return level(sim, attained(sim, job))
+        return level(sim, attained(sim, job) * breadth(sim, job))
     if order == GITTINS:
-        return gittins_key(detail.attained, job, progress(sim, job), size_of(sim, job))
+        return gittins_key(detail.attained, job, progress(sim, job), size_of(sim, job)) * breadth(sim, job)
     if order == PRIORITY:
         return -detail.priority[job]
     if order == ROUND_ROBIN:
@@ -132,6 +132,13 @@ def _key_of_full(sim, job):
     if order == WFQ:
         return detail.tag[job] + attained(sim, job) / detail.weight[job]
     return usage(sim, detail.flow[job])
+
+
+@inner
+def breadth(sim, job):
+    """By what a job's key grows beyond its GPUs: GPUs to the power ``breadth`` - 1."""
+    power = sim.params.breadth
+    return 1.0 if power == 1.0 else size_of(sim, job) ** (power - 1.0)
 
 
 @inner
@@ -161,7 +168,7 @@ def clearly_ahead(sim, job, victim):
 def resumption(sim, victim):
     """What resuming a running job will cost, in the unit of keys."""
     cost = sim.params.suspend + sim.params.resume
-    return cost if sim.params.order == SRTF else cost * size_of(sim, victim)
+    return cost if sim.params.order == SRTF else cost * size_of(sim, victim) * breadth(sim, victim)
 
 
 @inner

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.core.choices import Choices, Offered, plain_choices, slots
+from rltune.core.market import Market
 from rltune.core.resources.counts import Scratch, empty_space, scratch
 from rltune.core.resources.fragments import TaskTypes
 from rltune.core.resources.nodes import idle_nodes
@@ -116,6 +117,7 @@ class Parameters(NamedTuple):
     displace: float  # how many times a waiting job's key must go into a running one's to suspend it
     patience: float  # how long a job waits before it suspends others
     overrun: float  # least total run time that is believed, over what the job has run
+    breadth: float  # power of a job's GPUs in the keys of las and gittins
     index_learns: bool  # the Gittins index goes on learning
     mig_mode: float  # to turn MIG mode of a GPU on or off
     mig_longest: float  # longest that changing MIG instances keeps a job from beginning; 0: slices appear in no time
@@ -193,6 +195,7 @@ class Detail(NamedTuple):
     # Of policies and backfilling.
     thresholds: Floats  # (n_levels,) of las, GPU-seconds; empty: continuous
     attained: Attained  # of the Gittins index
+    market: Market  # by which ways are chosen
     log: Log
     profile: Any  # of conservative backfill, `rltune.core.conservative.Profile`
 
@@ -342,6 +345,7 @@ class Columns(NamedTuple):
     quotas: tuple[Ints, Ints] | None
     groups: Ints
     attained: Attained
+    market: Market
 
 
 def build_full(
@@ -410,7 +414,7 @@ def detail_of(
         tag=floats(n), marked=np.zeros(n, np.int8), order=int32s(n), used=floats(flows), using=floats(flows),
         used_at=floats(flows), change=np.full(nodes, np.inf), broken=np.zeros(nodes, np.int8), breaks=ints(nodes), changed=np.zeros((0, 0)),
         node_heap=ints(nodes), node_at=ints(nodes), listed_at=listed[0], listed_node=listed[1], listed_kind=listed[2],
-        thresholds=thresholds, attained=columns.attained, before=np.full(n, -1, np.int32),
+        thresholds=thresholds, attained=columns.attained, market=columns.market, before=np.full(n, -1, np.int32),
         behind=np.full(n, -1, np.int32), log=empty_log(n + 64, places + 64), profile=None,
     )  # fmt: skip
 

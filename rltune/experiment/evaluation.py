@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rltune.config.commands import TIMED
+from rltune.core.choices import FASTEST, MARKET
+from rltune.experiment.parts import has_parts, part_orders, parts, parts_text
 from rltune.experiment.progress import Told
 from rltune.experiment.provenance import recipe
 from rltune.experiment.rows import (
@@ -45,11 +47,12 @@ from rltune.traces.capacity import with_capacity
 
 
 class Case(NamedTuple):
-    """A heuristic row of the table: names of its order, its backfill and its run times."""
+    """A heuristic row of the table: names of its order, its backfill and its run times; its rule of ways, None: the experiment's."""
 
     policy: str
     backfill: str
     runtimes: str
+    ways: str | None = None
 
 
 def evaluate_into(
@@ -119,7 +122,13 @@ def _evaluate_size(
     if len(starts) > 1 and min(np.diff(np.sort(starts))) < length:
         block["notes"].append("test windows overlap, so intervals are too narrow; a longer test stretch holds more")
     comparison_table(block, metric, title)
-    run.write_text(f"table{suffix}.md", markdown_table(block, metric, title))
+    table = markdown_table(block, metric, title)
+    first = next((row for row in rows if row.learned), None)
+    if first is not None and has_parts(experiment.options):
+        block["parts"] = parts(rows, first, metric)
+        say(parts_text(block["parts"], metric))
+        table += "\n" + parts_text(block["parts"], metric)
+    run.write_text(f"table{suffix}.md", table)
     per_window(rows, metric).to_csv(run.file(f"windows{suffix}.csv"), index=False)
     shown = curve_rows(rows, metric)
     per_job(shown, starts).to_parquet(run.file(f"jobs{suffix}.parquet"), index=False)
@@ -183,6 +192,17 @@ def with_baselines(cases: Sequence[Case], learned: Sequence[LearnedPolicy]) -> l
     more = [
         Case(policy_named(r.baseline), r.backfill, r.runtimes if needs_run_time(r.baseline) else "unknown") for r in own
     ]
+    if learned and has_parts(learned[0].rules.options):
+        first = learned[0].rules
+        more += [
+            Case(
+                name,
+                first.backfill,
+                first.runtimes if needs_run_time(name) else "unknown",
+                None if ways == MARKET else ways,
+            )
+            for name, ways in part_orders(policy_named(first.baseline))
+        ]
     return list(dict.fromkeys([*cases, *more]))
 
 
@@ -226,7 +246,8 @@ def heuristic_rows(
     cost = experiment.cost(cluster)
     options = with_capacity(experiment.options, stretch, cluster)
     rows = []
-    for policy, backfill, runtimes in cases:
+    for policy, backfill, runtimes, ways in cases:
+        of_case = options | ({"way_rule": ways} if ways else {})
         results = [
             simulate_jobs(
                 stretch.jobs.take(slice(start, start + length)),
@@ -237,12 +258,13 @@ def heuristic_rows(
                 runtimes=known[runtimes][start : start + length],
                 oversized=experiment.oversized,
                 cost=cost,
-                **options,
+                **of_case,
             )
             for start in starts
         ]
-        suffix = "" if runtimes == "unknown" else f"-{runtimes}"
-        rows.append(Row(f"{policy}-{backfill}{suffix}", policy, backfill, runtimes, allocator, results))
+        suffix = ("" if runtimes == "unknown" else f"-{runtimes}") + (f"+{ways}" if ways else "")
+        taken = str(of_case.get("way_rule", FASTEST))
+        rows.append(Row(f"{policy}-{backfill}{suffix}", policy, backfill, runtimes, allocator, results, ways=taken))
         update()
     return rows
 

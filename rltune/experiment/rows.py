@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from rltune.core.choices import FASTEST
 from rltune.nouns.metrics import ci95, distribution, iqm, reduction, widest
 from rltune.policies.knowledge import RUNTIMES
 from rltune.rl.policy_file import BASELINE, PARENT
@@ -28,8 +29,8 @@ class Row:
     """One line of the table: who decided, knowing what, and the schedules of all windows.
 
     ``baseline``: the order that a learned policy corrects, None for heuristics; ``kept``: what training kept for a
-    learned row (an epoch, the baseline order, a parent); ``recipe``: equal for policies that differ in their ``seed``
-    alone; ``allocator_stats``: the MILP's counters.
+    learned row (an epoch, the baseline order, a parent); ``ways``: rule of ways; ``recipe``: equal for
+    policies that differ in their ``seed`` alone; ``allocator_stats``: the MILP's counters.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Row:
     kept: str | None = None
     recipe: str = ""
     seed: int | None = None
+    ways: str = FASTEST
     allocator_stats: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -30,8 +30,9 @@ from rltune.nouns.jobs import NONE, JobTable
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-MISSING = ("refuse", "flops", "one")
-"""What to do with a type without measurement: refuse it, scale by peak FLOPS, or take it as equally fast."""
+MISSING = ("refuse", "flops", "one", "assumed")
+"""What to do with a type without measurement: refuse it, scale by peak FLOPS, take it as equally fast, or as assumed by
+class of job (`rltune.traces.heterogeneity.A100_OVER_V100`)."""
 PEAK_TFLOPS = {
     "K80": 4.37, "M40": 6.84, "P100": 9.3, "T4": 8.1, "V100": 15.7, "A30": 10.3, "A100": 19.5, "H100": 66.9, "H200": 66.9,
 }  # fmt: skip
@@ -78,6 +79,8 @@ class Throughput:
             [..., 1, :] spread over nodes; NaN where not measured.
         reference: type of jobs that name none.
         missing: one of ``MISSING``.
+        draw: seed by which jobs whose name tells no class are each given one: one in two that of their user. None: they get
+            the median of all classes.
     """
 
     name: str
@@ -87,6 +90,7 @@ class Throughput:
     rate: FloatArray
     reference: str = "V100"
     missing: str = "refuse"
+    draw: int | None = None
 
     def __post_init__(self) -> None:
         rate = np.array(self.rate, np.float64)
@@ -145,8 +149,12 @@ class Throughput:
         named = [recorded(name, self.reference) for name in jobs.gpu_type.names]
         # Code -1, absent, takes the last entry.
         own = [chip(name) for name in (*named, self.reference)]
-        kinds, kind = self._kinds((*jobs.name.names, ""))
-        rows = np.stack([kind[jobs.name.codes], jobs.gpu_type.codes, jobs.num_gpus, jobs.gpu_milli == 0], axis=1)
+        # The names of jobs, none, and, if classes are drawn, those of all classes.
+        kinds, kind = self._kinds((*jobs.name.names, "", *(self.classes if self.draw is not None else ())))
+        rows = np.stack(
+            [self._drawn(jobs, kinds, kind[jobs.name.codes]), jobs.gpu_type.codes, jobs.num_gpus, jobs.gpu_milli == 0],
+            axis=1,
+        )
         unique, inverse = np.unique(rows, axis=0, return_inverse=True)
         may_use = usable(jobs, cluster) if may_use is None else may_use
         counts, absent = Counter[str](), set[str]()
@@ -196,6 +204,18 @@ class Throughput:
                 kinds.append((("by class", every[every == key[0]]), (f"by family ({key[1]})", akin), last))
             codes[i] = found[key]
         return kinds, codes
+
+    def _drawn(self, jobs: JobTable, kinds: list[Kind], kind: IntArray) -> IntArray:
+        """(n_jobs,) the kind of each job, where those that tell none are given one if that is asked for."""
+        if self.draw is None:
+            return kind
+        rng, n = np.random.default_rng(self.draw), len(jobs)
+        own_class, of_user = rng.integers(len(self.classes), size=n), rng.random(n) < 0.5
+        users = rng.integers(len(self.classes), size=len(jobs.user.names) + 1)[jobs.user.codes]
+        row_of = {int(rows[0]): k for k, each in enumerate(kinds) for how, rows in each[:1] if len(rows) == 1}
+        named = np.array([len(each[0][1]) or len(each[1][1]) for each in kinds]) > 0
+        given = np.array([row_of[c] for c in range(len(self.classes))])[np.where(of_user, users, own_class)]
+        return np.where(named[kind], kind, given)
 
     def _ratio(self, kind: Kind, gpus: int, spread: bool, own: str, pool_type: str) -> tuple[float, str]:
         """Speed on ``pool_type`` against ``own``, and how it was found; NaN where it must be refused."""

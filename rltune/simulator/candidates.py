@@ -8,7 +8,7 @@ import numpy as np
 
 from rltune.allocators.formulation import Instance, Place, Plan
 from rltune.compiled import inner
-from rltune.core.choices import EFFICIENT, Choices
+from rltune.core.choices import EFFICIENT, MARKET, Choices
 from rltune.core.queue import close_gap
 from rltune.core.state import QUEUED, WAITING, Floats, Ints, Sim, floats, ints
 from rltune.nouns.cluster import Cluster
@@ -51,8 +51,11 @@ def losses(sim: Sim, rule: str) -> Floats:
     """(n_choices,) what each choice loses against the best of its class by the rule, in run times of its fastest.
 
     fastest: its run time. efficient: that, once for the job itself and once for those who wait, which counts by the GPUs that it
-    holds over the most of any of its choices, a slice by its memory.
+    holds over the most of any of its choices, a slice by its memory. market: the excess cost at present prices, kept up to date.
     """
+    if rule == MARKET:
+        excess: Floats = sim.detail.market.excess
+        return excess
     choices, loss = sim.choices, floats(len(sim.choices.pool))
     for a, b in zip(choices.ptr[:-1].tolist(), choices.ptr[1:].tolist(), strict=True):
         if a < b:

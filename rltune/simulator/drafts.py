@@ -15,6 +15,7 @@ from rltune.compiled import inner, kernel
 from rltune.core.backfilling import Drafted, reserve, start_around, start_easy, start_in_order, start_what_fits
 from rltune.core.choices import Choices
 from rltune.core.conservative import anything_fits
+from rltune.core.prices import accepts
 from rltune.core.queue import block_class, class_blocked
 from rltune.core.resources import nodes
 from rltune.core.resources.nodes import Nodes, intersect, nodes_like
@@ -149,6 +150,8 @@ def list_choices(sim, draft):
         each.lo[k] = at
         for q in range(sim.choices.ptr[c], sim.choices.ptr[c + 1]):
             if k < draft.counts[BEFORE] and would_hold_quota(sim, draft, k, q):
+                continue
+            if not accepts(sim, job, q):
                 continue
             each.choice[at] = q
             each.late[at] = 1 if ends_late(sim, draft, job, sim.choices.rate[q]) else 0

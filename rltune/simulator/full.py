@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rltune.core import priorities
-from rltune.core.choices import Taking, offer
+from rltune.core.choices import MARKET, Offered, Taking, offer
 from rltune.core.conservative import RAN_OUT, with_profile
+from rltune.core.market import CHANGES, DUAL_STEP, MOVES, Market, market_of, no_market
 from rltune.core.resources.fragments import MEASURES, task_types
+from rltune.core.resources.room import amounts
 from rltune.core.resources.scores import SHARING_RULES
 from rltune.core.resources.slices import INDICES, START_BIT
 from rltune.core.state import (
@@ -139,6 +141,7 @@ def build_state(
         quotas=quotas,
         groups=group_table(jobs) if online else np.zeros((0, 0), np.int64),
         attained=attained_of(jobs, options.past_jobs) if params.order == priorities.GITTINS else nothing_attained(),
+        market=_market(cluster, offered, options),
     )
     listed, thresholds = listed_events(options, cluster), np.array(las_levels(policy, options), np.float64)
     rule = placed_by(allocator, picks)
@@ -150,6 +153,15 @@ def build_state(
         _check_quantum(options, overhead, "suspend_s + resume_s + migrate_s and changing MIG instances")
     notes_of_ways = (*more, *ways_left_out(offered))
     return Built(with_profile(sim, cluster), jobs, {"throughput": notes, "ways": notes_of_ways})
+
+
+def _market(cluster: Cluster, offered: Offered, options: Options) -> Market:
+    """Prices at time zero, where ways are chosen by them."""
+    if options.way_rule != MARKET:
+        return no_market()
+    knobs = (options.market_crowd, options.market_floor, options.market_refusal, options.market_patience, DUAL_STEP)
+    share = amounts(offered.demand, np.arange(len(offered.demand.gpus)))
+    return market_of(cluster.arrays(), offered.choices, share, np.array(knobs, np.float64))
 
 
 def believed(known_s: Floats | None, n: int) -> Floats:
@@ -290,6 +302,7 @@ def hysteresis(jobs: JobTable, policy: str, estimate: Floats, options: Options) 
     return {
         "displace": float(factor),
         "patience": float(options.suspend_s + options.resume_s) if factor != 1.0 else 0.0,
+        "breadth": float(options.gpu_power) if special is not None and special.name in ("las", "gittins") else 1.0,
         "overrun": 1.0 if np.array_equal(estimate, jobs.duration_s) else float(options.overrun_factor),
         "index_learns": special is not None and special.name == "gittins" and bool(learns),
     }
@@ -310,6 +323,12 @@ def result_of(jobs: JobTable, cluster: Cluster, sim: Sim, notes: Mapping[str, tu
             "reconfigurations": int(sim.counts[RECONFIGURED]),
             "reconfiguring_s": float(sim.clock[RECONFIGURING]),
         }
+    if len(sim.detail.market.price):
+        market, changes = sim.detail.market, max(1.0, float(sim.detail.market.clock[CHANGES]))
+        extra["market"] = {
+            pool.name: {"mean_price": float(total) / changes, "dual": float(dual)}
+            for pool, total, dual in zip(cluster.pools, market.total, market.dual, strict=True)
+        } | {"moves": int(market.clock[MOVES])}
     if sim.detail.profile.counts[RAN_OUT]:
         extra["reservations_simplified"] = int(sim.detail.profile.counts[RAN_OUT])
     return Result(

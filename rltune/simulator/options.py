@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.core.choices import FASTEST, WAY_RULES, least_amount
+from rltune.core.market import CROWD_PRICE, FLOOR_PRICE, PATIENCE_SHARE, REFUSAL_SHARE
 from rltune.core.state import DRAIN, FAIL, REOPEN, REPAIR, Floats, Ints, Sim
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
@@ -29,6 +30,7 @@ TABLES = ("mig_profiles", "gpu_heterogeneity")
 MOST = 2**63
 MOST_GPUS = 1e12
 LONGEST_S = 1e300
+MOST_POWER = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Options:
             allocator milp, which weighs suspensions by their costs.
         overrun_factor: of srtf, srsf where run times are estimates: total run time is believed to be at least this factor
             times what a job has run. 1: a job that outlives its estimate is about to end.
+        gpu_power: of las and gittins: power of a job's GPUs in its key; 1: GPU-seconds. More: wide jobs stand further back.
         past_jobs: of gittins: a job table or trace to learn run times from, submitted before these jobs, on the same
             clock; those that would still run at the first submission count as not ended. None: it learns on the way.
         gittins_online: whether gittins learns (also) from jobs that end in the simulation; None: if there are no past_jobs.
@@ -68,7 +71,11 @@ class Options:
         ways: a measured table that gives jobs further ways to run: mig_profiles (jobs of one whole GPU may take a MIG
             slice of it) or gpu_heterogeneity (jobs may use other GPU types); see `rltune.simulator.ways`. None: only those
             of the job table.
-        way_rule: which of a job's ways is tried first: fastest, or efficient (most work per GPU held).
+        way_rule: which of a job's ways is tried first: fastest, efficient (most work per GPU held), or market (the cheapest at
+            the present prices of pools; the job waits rather than take one that is much dearer: `rltune.core.market`).
+        market_crowd, market_floor: of market: price of a GPU-second in job-seconds for each waiting job a GPU, and when none waits.
+        market_refusal, market_patience: of market: by which share a way may be dearer than the cheapest, and by how much
+            more for each hour that the job's class has waited.
         mig_reconfiguration: whether MIG instances stay until others need their place, and changing them takes its measured
             time; false: slices appear and go in no time.
         mig_mode_s: to turn MIG mode of a GPU on or off, when it serves in slices after it served whole or the other way;
@@ -85,6 +92,7 @@ class Options:
     las_levels_gpu_s: Sequence[float] | None = None
     displace_factor: float = DISPLACE_FACTOR
     overrun_factor: float = OVERRUN_FACTOR
+    gpu_power: float = 1.0
     past_jobs: Any = None
     gittins_online: bool | None = None
     half_life_s: float = HALF_LIFE_S
@@ -102,6 +110,10 @@ class Options:
     ways: str | None = None
     way_rule: str = FASTEST
     way_least_speed: float = 0.0
+    market_crowd: float = CROWD_PRICE
+    market_floor: float = FLOOR_PRICE
+    market_refusal: float = REFUSAL_SHARE
+    market_patience: float = PATIENCE_SHARE
     mig_reconfiguration: bool = True
     mig_mode_s: float = 0.0
 
@@ -110,12 +122,17 @@ class Options:
             _check_time(name, getattr(self, name), above=True)
         for name in ("suspend_s", "resume_s", "migrate_s", "mig_mode_s"):
             _check_time(name, getattr(self, name), above=False)
+        for name in ("market_crowd", "market_floor", "market_refusal", "market_patience"):
+            if not _is_number(value := getattr(self, name)) or not 0 <= value < LONGEST_S:
+                raise InputError(f"{name}={value!r}; give a number of at least 0")
         for name in ("checkpoint_s", "node_mtbf_s", "gpu_mtbf_s"):
             if getattr(self, name) is not None:
                 _check_time(name, getattr(self, name), above=True)
         for name in ("displace_factor", "overrun_factor"):
             if not _is_number(value := getattr(self, name)) or not 1 <= value < LONGEST_S:
                 raise InputError(f"{name}={value!r}; give a number of at least 1")
+        if not _is_number(self.gpu_power) or not 0 <= self.gpu_power <= MOST_POWER:
+            raise InputError(f"gpu_power={self.gpu_power!r}; give a number from 0 to {MOST_POWER:g}")
         if not (self.gittins_online is None or isinstance(self.gittins_online, bool | np.bool_)):
             raise InputError(
                 f"gittins_online={self.gittins_online!r}; use true, false or null (if there are no past_jobs)"

@@ -15,6 +15,7 @@ from rltune.compiled import inner, kernel
 from rltune.core.backfilling import start_what_fits
 from rltune.core.choices import Choices
 from rltune.core.preemption import GONE, NEEDED, STAYS, choose_victims, narrowest_alone, sort_running
+from rltune.core.prices import accepts
 from rltune.core.priorities import clearly_ahead, has_waited_enough, standing
 from rltune.core.queue import begin_pass, block_class, class_blocked, sort_by_key, sort_queue
 from rltune.core.resources.nodes import Nodes, nodes_like
@@ -381,8 +382,10 @@ def list_choices(sim, trial):
         c = sim.jobs.cls[each.job[k]]
         each.lo[k] = at
         for q in range(sim.choices.ptr[c], sim.choices.ptr[c + 1]):
-            each.choice[at] = q
-            at += 1
+            # A running job may stay where it would not go any more.
+            if accepts(sim, each.job[k], q) or (trial.runs[k] == 1 and q == sim.detail.way[each.job[k]]):
+                each.choice[at] = q
+                at += 1
         each.hi[k] = at
 
 

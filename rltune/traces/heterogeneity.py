@@ -10,6 +10,7 @@ rtx are types no cluster here has, and azure is left out: it is unidentified, an
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,30 @@ FILES = {
 REMEDY = "get it from its publisher, or use throughput=published (medians of Gavel's table)"
 
 
+A100_OVER_V100: dict[str, dict[int, float]] = {
+    "A3C": {0: 1.05},
+    "CycleGAN": {0: 2.2},
+    "LM": {5: 1.15, 10: 1.2, 20: 1.3, 40: 1.5, 80: 1.7},
+    "Recommendation": {0: 1.1},
+    "ResNet-18": {16: 1.1, 32: 1.25, 64: 1.5, 128: 1.8, 256: 2.0},
+    "ResNet-50": {16: 1.4, 32: 1.7, 64: 2.1, 128: 2.4},
+    "Transformer": {16: 1.2, 32: 1.5, 64: 1.9, 128: 2.3, 256: 2.5},
+}
+"""How many times as fast as on a V100 jobs run on an A100, by model and batch size (0: any). An assumption: Gavel had no A100;
+the range, 1.05 to 2.5, is that of the vendor's figures for training, and small batches gain less."""
+CLASS = re.compile(r"([^ ]+)(?: \(batch size (\d+)\))?")
+
+
 def load_throughput(
-    name: str, reference: str | None = None, missing: str = "refuse", folder: str | Path | None = None
+    name: str,
+    reference: str | None = None,
+    missing: str = "refuse",
+    draw: int | None = None,
+    folder: str | Path | None = None,
 ) -> Throughput:
     """A table of ``FILES`` by name. ``reference``: type of jobs that name none; default V100, for sia T4.
+
+    ``missing, draw``: see `Throughput`.
 
     Raises InputError for an unknown name, MissingTrace for an absent file.
     """
@@ -50,13 +71,38 @@ def load_throughput(
     rate = np.full((len(classes), len(scales), 2, len(types)), np.nan)
     for (job, scale, spread, gpu), value in rates.items():
         rate[classes.index(job), scales.index(scale), spread, types.index(gpu)] = value
-    return Throughput(name, types, classes, scales, rate, reference or ("T4" if name == "sia" else "V100"), missing)
+    if missing == "assumed":
+        types, rate = _with_a100(name, types, classes, rate)
+    reference = reference or ("T4" if name == "sia" else "V100")
+    return Throughput(name, types, classes, scales, rate, reference, missing, draw)
+
+
+def _with_a100(
+    name: str, types: tuple[str, ...], classes: tuple[str, ...], rate: npt.NDArray[np.float64]
+) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
+    """The table with a column for A100s, as assumed."""
+    if "V100" not in types or "A100" in types:
+        raise InputError(f"throughput {name}: missing=assumed goes with tables of V100s without A100s, such as gavel")
+    times = []
+    for each in classes:
+        found = CLASS.fullmatch(each)
+        of_model = A100_OVER_V100.get(found[1], {}) if found else {}
+        size = int(found[2] or 0) if found else 0
+        if not of_model:
+            raise InputError(f"throughput {name}: nothing is assumed of class {each!r}; use missing=flops")
+        times.append(of_model.get(size, of_model[min(of_model, key=lambda x: abs(x - size))]))
+    more = rate[..., types.index("V100")] * np.array(times)[:, None, None]
+    return (*types, "A100"), np.concatenate([rate, more[..., None]], axis=-1)
 
 
 def throughput_of(node: Mapping[str, Any]) -> Throughput | None:
     """Speeds by GPU type from the options of a table: ``name`` (none: equal speeds), ``reference``, ``missing``."""
     if node["name"] == "none":
         return None
+    if node["name"] == "published" and node.get("draw") is not None:
+        raise InputError(
+            "throughput published is one class: throughput.draw goes with a table of several, such as gavel"
+        )
     if node["name"] != "published":
         return load_throughput(**node)
     return Throughput.published(**{key: value for key, value in node.items() if key != "name" and value is not None})

@@ -13,6 +13,7 @@ from test_full_env import CLUSTER, FAULTS, mixed
 
 import rltune
 from rltune.allocators.milp import MilpAllocator
+from rltune.nouns.cluster import Cluster, Pool
 from rltune.nouns.errors import InputError
 from rltune.nouns.metrics import SCORE_METRIC
 from rltune.rl.env import SchedulingEnv, VectorSchedulingEnv
@@ -141,3 +142,23 @@ def test_what_does_not_go_together_is_refused() -> None:
         Rules(baseline="lass", backfill="skip")
     with pytest.raises(InputError, match="known are blocking, skip, easy"):
         rltune.simulate(busy(), CLUSTER, policy=Picks("fifo"), backfill="strict")
+
+
+@pytest.mark.parametrize("baseline", ["las", "gittins", "sjf"])
+def test_jobs_take_ways_by_price_as_in_a_simulation(baseline: str) -> None:
+    """A policy would be trained in another market than the one it is used in."""
+    unlike = Cluster("unlike", (Pool("v", 2, 8, "V100"), Pool("p", 4, 4, "P100")))
+    options = COSTS | {"way_rule": "market", "speed": {"name": "published"}, "mig_reconfiguration": False}
+    frame = busy().jobs.to_frame()
+    frame["num_gpus"] = np.minimum(frame["num_gpus"], 8)
+    columns = ("job_id", "submit_s", "duration_s", "num_gpus", "user")
+    trace = replace(busy(), jobs=rltune.JobTable.from_columns({name: frame[name].tolist() for name in columns}))
+    rules = Rules(backfill="skip", score="jct", visible=8, window=60, baseline=baseline, options=options)
+    env = VectorSchedulingEnv(make_setup(trace, unlike, rules), 2, autoreset=False)
+    total = play(env, lambda mask: mask.argmax(1))
+    for i in range(2):
+        jobs = trace.jobs.take(slice(57 * i, 57 * i + 60))
+        plain = rltune.simulate(jobs, unlike, policy=baseline, backfill="skip", **options)
+        assert len(set(plain.runs.pool.tolist())) == 2
+        assert env.result(i).attempts.equals(plain.attempts)
+        assert total[i] == pytest.approx(-plain.scores()["jct_s"].mean())

@@ -7,6 +7,7 @@ first of the job's ways (`rltune.core.choices`) that has room. An answer of ``fi
 from __future__ import annotations
 
 from rltune.compiled import inner, verb
+from rltune.core.prices import has_market
 from rltune.core.resources.counts import book as book_counts
 from rltune.core.resources.counts import clear as clear_counts
 from rltune.core.resources.counts import copy_space, free_gpus, recount, set_free
@@ -41,6 +42,8 @@ def _fits_lean(sim, space, job):
 def _fits_full(sim, space, job):
     c, choices, demand = sim.jobs.cls[job], sim.choices, sim.detail.demand
     lo, hi = choices.ptr[c], choices.ptr[c + 1]
+    if has_market(sim):
+        return fits_accepted(sim, space, job)
     # Any way will do.
     while lo < hi:
         stop, way = choices.stop[lo], choices.way[lo]
@@ -49,6 +52,21 @@ def _fits_full(sim, space, job):
         ):
             return True
         lo = stop
+    return False
+
+
+@inner
+def fits_accepted(sim, space, job):
+    """The same, in a way that the job accepts at present prices (full build)."""
+    market, c = sim.detail.market, sim.jobs.cls[job]
+    lo = sim.choices.ptr[c]
+    for k in range(lo, lo + market.upto[c]):
+        q = market.rank[k]
+        way = sim.choices.way[q]
+        if quota_allows(sim, space, job, way) and fits_nodes(
+            sim.cluster, space, sim.detail.demand, way, Among(sim.choices.pool, q, q + 1)
+        ):
+            return True
     return False
 
 
@@ -76,6 +94,8 @@ def _find_full(sim, space, job):
     choices, demand, c = sim.choices, sim.detail.demand, sim.jobs.cls[job]
     lo, hi = choices.ptr[c], choices.ptr[c + 1]
     bits = draw(sim.params.seed, PLACEMENT, job, sim.detail.runs[job])
+    if has_market(sim):
+        return find_accepted(sim, space, job, bits)
     # The fastest way first; pools of one speed and demand compete.
     while lo < hi:
         stop, way = choices.stop[lo], choices.way[lo]
@@ -87,6 +107,23 @@ def _find_full(sim, space, job):
                 sim.place.way[0] = lo
                 return m
         lo = stop
+    return 0
+
+
+@inner
+def find_accepted(sim, space, job, bits):
+    """The same in the cheapest way that has room, of those that the job accepts (full build)."""
+    market, choices, c = sim.detail.market, sim.choices, sim.jobs.cls[job]
+    lo = choices.ptr[c]
+    for k in range(lo, lo + market.upto[c]):
+        q = market.rank[k]
+        way = choices.way[q]
+        if quota_allows(sim, space, job, way):
+            among = Among(choices.pool, q, q + 1)
+            m = find_nodes(sim.cluster, space, sim.detail.demand, way, among, sim.params.rule, bits, sim.place)
+            if m > 0:
+                sim.place.way[0] = q
+                return m
     return 0
 
 
