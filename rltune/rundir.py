@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from rltune.nouns.errors import InputError
+from rltune.nouns.leftovers import is_left
 
 SCHEMA_VERSION = 1
 LONGEST_NAME = 200
@@ -150,19 +151,7 @@ class RunDirectory:
 
 def left_behind(runs: str | Path) -> list[Path]:
     """Hidden directories in ``runs`` whose runs are no longer there, the oldest first."""
-    return [path for path in sorted(Path(runs).glob(".*.partial"), key=lambda path: path.name) if _is_left(path)]
-
-
-def _is_left(path: Path) -> bool:
-    """Whether no run has the directory locked."""
-    with contextlib.suppress(OSError):
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        finally:
-            os.close(folder)
-    return False
+    return [path for path in sorted(Path(runs).glob(".*.partial"), key=lambda path: path.name) if is_left(path)]
 
 
 def name_of(hidden: Path) -> str | None:
@@ -179,8 +168,9 @@ def cut_off(final: Path) -> list[Path]:
 
 def _what_to_do(left: Path) -> str:
     if not any((left / CHECKPOINT).glob("epoch-*")):
-        return "killed; look into it, then remove it"
-    return f"interrupted or killed; resume={left.with_name(name_of(left) or left.name)} goes on with it, or remove it"
+        return "killed; look into it, then remove it, or let remove_partial=true do it"
+    name = left.with_name(name_of(left) or left.name)
+    return f"interrupted or killed; resume={name} goes on with it, remove_partial=true removes it"
 
 
 class _disk:
