@@ -38,6 +38,13 @@ class Measured:
 
 
 @dataclass
+class Drawn:
+    """Classes drawn for jobs that name none."""
+
+    draw: int = option(0, "seed by which each job is given a class, one in two that of its user", least=0)
+
+
+@dataclass
 class Equal:
     """Every GPU type is equally fast."""
 
@@ -64,14 +71,15 @@ THROUGHPUTS = {
     "gavel": "isolated throughputs of 26 job types on K80, P100 and V100, 1 to 8 GPUs (OSDI 2020)",
     "gavel_physical": "Gavel's measurements on its physical cluster",
     "shockwave": "measurements at TACC, in Gavel's format (NSDI 2023)",
+    "classes": "each job one of Gavel's 26 types, drawn by a seed, A100s as assumed; made-up types where that file is absent",
     "sia": "throughputs of one T4 and one A100 (SOSP 2023)",
 }
-"""What each is; all but the first two are read from RLTUNE_TRACES."""
+"""What each is; all but none, published and classes need files in RLTUNE_TRACES."""
 CHOICES: dict[str, Mapping[str, type]] = {
     "algo": ALGORITHMS,
     "protocol": PROTOCOLS,
     "allocator": dict.fromkeys(ALLOCATORS, Rule) | {"milp": MilpAllocator},
-    "throughput": dict.fromkeys(THROUGHPUTS, Measured) | {"none": Equal},
+    "throughput": dict.fromkeys(THROUGHPUTS, Measured) | {"none": Equal, "classes": Drawn},
 }
 """Group -> name -> what declares its options. Clusters and traces are the files of conf/cluster and conf/trace."""
 WITHOUT = {"allocator": ("demand",)}

@@ -25,7 +25,7 @@ QUANTUM_S = 600.0
 RETRIES = 10
 SHORTEST_QUANTUM_S = 1e-3
 """Shorter quanta could be lost in the rounding of seconds since 1970."""
-TABLES = ("mig_profiles", "gpu_heterogeneity")
+TABLES = ("mig_profiles", "slices", "gpu_heterogeneity")
 """Measured tables that give jobs ways to run."""
 MOST = 2**63
 MOST_GPUS = 1e12
@@ -69,7 +69,8 @@ class Options:
         quotas: virtual cluster -> GPUs that its jobs may hold at once, a share as its fraction, a MIG slice by its
             memory; a virtual cluster that is not named has none. Also as pairs. None: no quotas.
         ways: a measured table that gives jobs further ways to run: mig_profiles (jobs of one whole GPU may take a MIG
-            slice of it) or gpu_heterogeneity (jobs may use other GPU types); see `rltune.simulator.ways`. None: only those
+            slice of it), slices (the same, at made-up speeds where that table is absent) or gpu_heterogeneity (jobs may
+            use other GPU types); see `rltune.simulator.ways`. None: only those
             of the job table.
         way_rule: which of a job's ways is tried first: fastest, efficient (most work per GPU held), or market (the cheapest at
             the present prices of pools; the job waits rather than take one that is much dearer: `rltune.core.market`).

@@ -4,6 +4,7 @@
   which traces do not name: each job is given one of the measured training jobs (`rltune.mig.profiles`), drawn by the
   seed, and the medians of its speeds over batch sizes. Profiles of a GPU type that was not measured are taken to be as fast
   as those with as many compute slices that were. An assumption, and said so in the result.
+- *slices*: the same, and where the measurements are absent with made-up speeds of three kinds of models.
 - *gpu_heterogeneity*: a job may use GPU types beside the one it names, as many GPUs, at the speeds of Gavel's table
   (`rltune.nouns.throughput`).
 
@@ -25,10 +26,16 @@ from rltune.nouns.jobs import WHOLE, Category, JobTable
 from rltune.nouns.mig_profiles import NAMES
 from rltune.nouns.throughput import chip, usable
 from rltune.simulator.options import Options
-from rltune.traces.folder import need, traces_folder
+from rltune.traces.folder import find, need, traces_folder
 from rltune.traces.heterogeneity import load_throughput
 
 Floats = npt.NDArray[np.float64]
+MADE_UP_SLICES = {
+    "large model": {"1g": 0.2, "2g": 0.35, "3g": 0.5},
+    "middling model": {"1g": 0.5, "2g": 0.8, "3g": 0.95},
+    "small model": {"1g": 0.9, "2g": 0.95, "3g": 1.0},
+}
+"""Speeds on slices over that of the whole GPU where no measurements are at hand: round numbers, in the range of those."""
 REMEDY = "get it from its publishers, or list ways in the job table"
 
 
@@ -38,8 +45,9 @@ def with_ways(
     """The jobs with the ways of the table that the options name, and remarks on them. Jobs that list some keep those."""
     if options.ways is None:
         return jobs, ()
-    texts, slices = jobs.ways.values(), options.ways == "mig_profiles"
-    notes = _slices(jobs, cluster, options.seed, speed, texts) if slices else _types(jobs, cluster, texts)
+    texts = jobs.ways.values()
+    types = options.ways == "gpu_heterogeneity"
+    notes = _types(jobs, cluster, texts) if types else _slices(jobs, cluster, options, speed, texts)
     return replace(jobs, ways=Category.of(texts, len(jobs))), notes
 
 
@@ -65,11 +73,12 @@ def slice_speeds() -> dict[str, dict[str, float]]:
     return found
 
 
-def _slices(jobs: JobTable, cluster: Cluster, seed: int, speed: Floats | None, texts: Any) -> tuple[str, ...]:
+def _slices(jobs: JobTable, cluster: Cluster, options: Options, speed: Floats | None, texts: Any) -> tuple[str, ...]:
     """Add slices of the GPUs that each job of one whole GPU may use."""
-    measured, classes = slice_speeds(), eligibility(jobs, cluster)
-    models = sorted(measured)
-    drawn = np.random.default_rng(seed).integers(len(models), size=len(jobs))
+    absent = options.ways == "slices" and find(traces_folder(None), (str(FILE),)) is None
+    measured, classes = MADE_UP_SLICES if absent else slice_speeds(), eligibility(jobs, cluster)
+    models, how = sorted(measured), "made up for" if absent else "measured of"
+    drawn = np.random.default_rng(options.seed).integers(len(models), size=len(jobs))
     given = 0
     single = (jobs.num_gpus == 1) & (jobs.gpu_milli == WHOLE) & (jobs.mig.codes < 0) & (jobs.ways.codes < 0)
     for row in np.flatnonzero(single):
@@ -89,8 +98,8 @@ def _slices(jobs: JobTable, cluster: Cluster, seed: int, speed: Floats | None, t
         texts[row] = " | ".join(["request", *slices])
         given += 1
     return (
-        f"ways mig_profiles: {given} jobs of one GPU may take a MIG slice of it, at the speeds measured of one of "
-        f"{len(models)} training jobs ({', '.join(models)}) drawn by seed {seed}: an assumption, traces name no models",
+        f"ways {options.ways}: {given} jobs of one GPU may take a MIG slice of it, at the speeds {how} one of "
+        f"{len(models)} training jobs ({', '.join(models)}) drawn by seed {options.seed}: an assumption, traces name no models",
     )
 
 

@@ -21,7 +21,7 @@ import pandas as pd
 
 from rltune.nouns.errors import InputError
 from rltune.nouns.throughput import Throughput
-from rltune.traces.folder import need, traces_folder
+from rltune.traces.folder import find, need, traces_folder
 from rltune.traces.table import decode, parse_json, read_bytes
 
 GAVEL_TYPES = {"K80": "k80", "P100": "p100", "V100": "v100"}
@@ -95,10 +95,34 @@ def _with_a100(
     return (*types, "A100"), np.concatenate([rate, more[..., None]], axis=-1)
 
 
+MADE_UP, MADE_UP_SEED = 26, 20200901
+"""How many classes are made up where Gavel's table is absent, and the seed of their speeds."""
+SPREAD = {"K80": (0.1, 0.45), "P100": (0.55, 1.1), "V100": (1.0, 1.0), "A100": (1.05, 2.5)}
+"""Least and most speed of a made-up class over that on a V100: the middle four fifths, nearly, of Gavel's classes, and what is assumed
+of A100s."""
+
+
+def job_classes(draw: int | None = 0, folder: str | Path | None = None) -> Throughput:
+    """Classes for jobs that name none, drawn by a seed: Gavel's where its table lies beside the traces, else made-up ones.
+
+    The name of the table says which. A100s are as assumed in both.
+    """
+    if find(traces_folder(folder), (FILES["gavel"],)) is not None:
+        return load_throughput("gavel", missing="assumed", draw=draw, folder=folder)
+    rng = np.random.default_rng(MADE_UP_SEED)
+    rate = np.full((MADE_UP, 1, 2, len(SPREAD)), np.nan)
+    for k, (low, high) in enumerate(SPREAD.values()):
+        rate[:, 0, 0, k] = rng.uniform(low, high, MADE_UP)
+    names = tuple(f"made-up class {k}" for k in range(MADE_UP))
+    return Throughput("made-up classes", tuple(SPREAD), names, (1,), rate, draw=draw)
+
+
 def throughput_of(node: Mapping[str, Any]) -> Throughput | None:
     """Speeds by GPU type from the options of a table: ``name`` (none: equal speeds), ``reference``, ``missing``."""
     if node["name"] == "none":
         return None
+    if node["name"] == "classes":
+        return job_classes(node.get("draw", 0))
     if node["name"] == "published" and node.get("draw") is not None:
         raise InputError(
             "throughput published is one class: throughput.draw goes with a table of several, such as gavel"
