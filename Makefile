@@ -21,8 +21,12 @@ help: ## show this list
 
 setup: $(READY) ## create .venv with everything inside (all other targets do this first; once)
 
-train: $(READY) ## train a policy on Helios and show the table on held-back jobs (options: ARGS="score=bsld seed=1")
-	$(BIN)/python -m rltune.train +trace=helios $(ARGS)
+# Unlike GPUs, unknown run times, suspension, MIG slices: where scheduling is hard.
+MIXED = cluster=mixed nodes=100 throughput=classes options.ways=slices options.way_rule=market options.resume_s=60 \
+  allocator=fgd baseline=gittins runtimes=unknown backfill=skip oversized=drop score=jct protocol=month
+
+train: $(READY) ## train on Helios' jobs on unlike GPUs; tables on held-back jobs (options: ARGS="score=wait seed=1")
+	$(BIN)/python -m rltune.train +trace=helios $(MIXED) epochs=15 windows_per_epoch=16 $(ARGS)
 
 eval: $(READY) ## judge the shipped policies beside every heuristic: 64 windows, then the test month at 100 and 85 nodes
 	$(BIN)/python -m rltune.evaluate +trace=helios \
