@@ -149,8 +149,8 @@ class Throughput:
         named = [recorded(name, self.reference) for name in jobs.gpu_type.names]
         # Code -1, absent, takes the last entry.
         own = [chip(name) for name in (*named, self.reference)]
-        # The names of jobs, none, and, if classes are drawn, those of all classes.
-        kinds, kind = self._kinds((*jobs.name.names, "", *(self.classes if self.draw is not None else ())))
+        # The names of jobs, if classes are drawn those of all classes, and last, where code -1 leads, none.
+        kinds, kind = self._kinds((*jobs.name.names, *(self.classes if self.draw is not None else ()), ""))
         rows = np.stack(
             [self._drawn(jobs, kinds, kind[jobs.name.codes]), jobs.gpu_type.codes, jobs.num_gpus, jobs.gpu_milli == 0],
             axis=1,

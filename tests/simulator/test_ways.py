@@ -285,7 +285,7 @@ def test_what_is_no_way_to_run_is_refused_with_its_row(text: str, said: str) -> 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"ways": "mig"}, "ways='mig' is unknown; known are mig_profiles, gpu_heterogeneity, or null for none"),
+        ({"ways": "mig"}, "ways='mig' is unknown; known are mig_profiles, slices, gpu_heterogeneity, or null for none"),
         ({"way_rule": "best"}, "way_rule='best' is unknown; known are fastest, efficient"),
         ({"way_least_speed": 2}, "way_least_speed=2; give a share of the fastest way's speed, 0 to 1"),
     ],
@@ -318,3 +318,12 @@ def test_ways_go_through_files_and_hashes(tmp_path: Any) -> None:
     whole, notes = on_whole_gpus(trace.jobs)
     assert whole.ways.values().tolist() == [None, None] and "1 jobs that list several ways to run" in notes[0]
     assert content_sha256(whole) != content_sha256(trace.jobs)
+
+
+def test_slices_at_made_up_speeds_are_told(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has no measurements would take made-up speeds for measured ones."""
+    monkeypatch.setenv("RLTUNE_TRACES", str(tmp_path))
+    result = simulate(table((0, 500, None), (0, 500, None)), gpus(), ways="slices")
+    assert "made up for one of 3 training jobs" in result.extra["ways"][0]
+    with pytest.raises(rltune.InputError, match="mig_profiles"):
+        simulate(table((0, 500, None)), gpus(), ways="mig_profiles")

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rltune import load_cluster
 from rltune.nouns.cluster import Cluster, Pool
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import JobTable
 from rltune.nouns.throughput import PUBLISHED
-from rltune.traces.heterogeneity import FILES, load_throughput
+from rltune.traces.heterogeneity import FILES, job_classes, load_throughput
 
 JOB = JobTable.from_columns(
     {"submit_s": [0], "duration_s": [100], "num_gpus": [1], "name": ["ResNet-50 (batch size 64)"], "gpu_type": [None]}
@@ -88,3 +89,44 @@ def test_sia_knows_t4_and_a100(real: Path) -> None:
 def test_every_table_reads(real: Path, name: str) -> None:
     """throughput=NAME would fail for a published file."""
     assert np.isfinite(load_throughput(name, folder=real).rate).any()
+
+
+def test_classes_are_drawn_for_jobs_without_names(tmp_path: Path) -> None:
+    """All jobs of a log without names would be alike, and unlike GPUs a matter of one ratio."""
+    jobs = JobTable.from_columns(
+        {
+            "submit_s": range(300),
+            "duration_s": [9] * 300,
+            "num_gpus": [1] * 300,
+            "user": [f"u{k % 7}" for k in range(300)],
+        }
+    )
+    cluster = load_cluster("mixed")
+    table = job_classes(3, folder=tmp_path)
+    speed = table.speeds(jobs, cluster).speed
+    assert table.name == "made-up classes" and len(np.unique(speed[:, 2])) > 20
+    assert np.array_equal(speed, job_classes(3, folder=tmp_path).speeds(jobs, cluster).speed)
+    assert not np.array_equal(speed, job_classes(4, folder=tmp_path).speeds(jobs, cluster).speed)
+    # One in two is of its user's class: that is far more often than by chance.
+    mine = speed[np.array(jobs.user.codes) == 0, 2]
+    assert np.unique(mine, return_counts=True)[1].max() > len(mine) / 4
+
+
+def test_a_job_that_names_its_class_keeps_it(tmp_path: Path) -> None:
+    """Drawing would overwrite what the log knows."""
+    jobs = JobTable.from_columns(
+        {"submit_s": [0, 1], "duration_s": [9, 9], "num_gpus": [1, 1], "name": ["made-up class 5", "made-up class 5"]}
+    )
+    speeds = [job_classes(seed, folder=tmp_path).speeds(jobs, load_cluster("mixed")).speed for seed in (0, 1)]
+    assert np.array_equal(*speeds) and speeds[0][0, 2] > 1.0
+
+
+def test_a100s_are_assumed_only_beside_v100s(real: Path) -> None:
+    """The assumption would be applied to a table that has no V100, or has measured A100s."""
+    gavel = load_throughput("gavel", missing="assumed", folder=real)
+    k, v, a = (gavel.types.index(x) for x in ("K80", "V100", "A100"))
+    ratio = gavel.rate[:, 0, 0, a] / gavel.rate[:, 0, 0, v]
+    assert 1.05 <= ratio.min() + 1e-9 < ratio.max() <= 2.5 + 1e-9
+    assert np.isfinite(gavel.rate[:, 0, 0, k]).all()
+    with pytest.raises(InputError, match="missing=assumed goes with tables of V100s"):
+        load_throughput("sia", missing="assumed", folder=real)
