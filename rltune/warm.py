@@ -40,6 +40,11 @@ TRAINING = (
     "visible=8 epochs=1 windows_per_epoch=4 validate_every=1 validation_windows=4 evaluate=false "
     "algo.envs=4 algo.threads=1 name=policy"
 )
+UNLIKE = (
+    "cluster=mixed throughput=classes options.ways=slices options.way_rule=market options.resume_s=60 "
+    "allocator=fgd baseline=gittins runtimes=unknown backfill=skip score=jct"
+)
+"""The world of ``make train``."""
 CHAINS = (
     # Side by side; commands of one chain share kernels, which the first of them compiles.
     (
@@ -53,6 +58,8 @@ CHAINS = (
     (
         f"train {WINDOWS} {TRAINING}",
         f"evaluate {WINDOWS} windows=2 checkpoint=runs/policy",
+        f"train {WINDOWS} {UNLIKE} {TRAINING.replace('name=policy', 'name=unlike')}",
+        f"evaluate {WINDOWS} {UNLIKE.split(' allocator')[0]} allocator=fgd windows=2 checkpoint=runs/unlike",
     ),
     (
         "mig train epochs=1 steps_per_epoch=512 validation_batches=1",
