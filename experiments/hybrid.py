@@ -51,7 +51,6 @@ PLACES: dict[str, dict[str, Any]] = {
     "first fit": {"allocator": "first_fit"},
     "best fit": {"allocator": "best_fit"},
     "fgd": {"allocator": "fgd"},
-    "best fit, efficient": {"allocator": "best_fit", "way_rule": "efficient"},
     "fgd, efficient": {"allocator": "fgd", "way_rule": "efficient"},
     "market, no refusal": {"allocator": "fgd", "way_rule": "market", "market_refusal": 1e6},
     "market, no prices": {"allocator": "fgd", "way_rule": "market", "market_crowd": 0.0, "market_floor": 0.0},
@@ -252,7 +251,7 @@ def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[st
 def skipped(setting: World, order: str, place: str) -> bool:
     """What is not measured: the MILP takes minutes where the others take a second."""
     if "milp" not in place:
-        return order not in FULL and place not in SOME
+        return (order not in FULL and place not in SOME) or ("no " in place and f"{order} / market" != HYBRID)
     orders, loads, seeds = EXACT_ON
     return (
         order not in orders
@@ -417,7 +416,13 @@ def main() -> None:
         return
     path = RESULTS / "hybrid.json"
     kept = json.loads(path.read_text())["rows"] if given.only and path.exists() else []
-    rows = merged(kept, measure(SEEDS[: given.seeds], given.only))
+    for seed in SEEDS[: given.seeds]:
+        kept = merged(kept, measure((seed,), given.only))
+        write(path, kept, machine)
+
+
+def write(path: Path, rows: list[dict[str, Any]], machine: str) -> None:
+    """The record, as far as it has come."""
     settings = list(worlds(0))
     about = {
         "command": COMMAND, "machine": machine, "seeds": f"0 to {max(row['seed'] for row in rows)}",
