@@ -71,13 +71,13 @@ class Fifo:
             fitting = [kind for kind in types if free[kind] >= clock.gpus[job]]
             if not fitting:
                 break
-            drawn = self.draw.randrange(len(fitting))
+            drawn = fitting[self.draw.randrange(len(fitting))]
             kind = types[-1]
             if clock.rate[job, kind] > 0:
                 self.type_of[job] = kind
                 free[kind] -= clock.gpus[job]
                 if free[kind] == 0:
-                    types.pop(drawn)
+                    types.remove(drawn)
             if not types:
                 break
 
@@ -94,13 +94,13 @@ class FifoAware:
         # Ties go to the alphabetically first, the last of `GAVEL_TYPES`.
         order = np.argsort(-clock.rate[present][:, ::-1], axis=1, kind="stable")
         for k, job in enumerate(present.tolist()):
-            for kind in len(free) - 1 - order[k]:
-                if free[kind] >= clock.gpus[job] and clock.rate[job, kind] > 0:
-                    share[k, kind] = 1.0
-                    free[kind] -= clock.gpus[job]
-                    break
-            else:
+            fitting = [kind for kind in len(free) - 1 - order[k] if free[kind] >= clock.gpus[job]]
+            if not fitting:
                 break
+            # Where it can only be put on a type that it does not run on, the job is passed over.
+            if clock.rate[job, fitting[0]] > 0:
+                share[k, fitting[0]] = 1.0
+                free[fitting[0]] -= clock.gpus[job]
         return share
 
 
