@@ -124,14 +124,19 @@ def need_later_jobs(clock: Clock, window: tuple[int, int]) -> None:
         )
 
 
+def check_workers(jobs: RoundJobs, workers: Ints) -> None:
+    """InputError where the numbers of GPUs do not fit the jobs."""
+    if jobs.rate.shape[1] != len(workers):
+        raise InputError(f"{len(workers)} numbers of GPUs for {jobs.rate.shape[1]} types; give one a type")
+    large = jobs.gpus > np.where(jobs.rate > 0, workers, 0).max(1)
+    if large.any():
+        raise InputError(f"job {int(large.argmax())}: its gang is larger than every type that it runs on; give more GPUs")
+
+
 def books_of(jobs: RoundJobs, workers: Ints, half_s: float) -> Books:
     """Empty books."""
-    shape = jobs.rate.shape
-    if shape[1] != len(workers):
-        raise InputError(f"{len(workers)} numbers of GPUs for {shape[1]} types; give one a type")
-    if (jobs.gpus > np.where(jobs.rate > 0, workers, 0).max(1)).any():
-        raise InputError("a gang is larger than every type that it runs on; give more GPUs")
-    n = len(jobs)
+    check_workers(jobs, workers)
+    shape, n = jobs.rate.shape, len(jobs)
     return Books(
         np.zeros(shape), np.full(shape, half_s), np.zeros(shape), np.zeros(n, np.bool_), np.zeros(shape[1]),
         np.asarray(workers, np.int64), np.zeros(1), np.zeros(n), np.zeros(n, np.int64), np.full(n, -1),

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import Any
 
-import highspy
 import numpy as np
 
 from rltune.nouns.errors import InputError
 from rltune.rounds.clock import Clock
 from rltune.rounds.gavel import Published
 from rltune.rounds.jobs import Floats, Ints
+from rltune.rounds.linear import max_min_shares
 
 NAMES = ("fifo", "fifo_perf", "max_min_fairness", "max_min_fairness_perf")
 
 
-def published(name: str, workers: Ints, seed: int = 0, each_gpu: bool = True) -> Published:
-    """A policy by Gavel's name; ``perf``: knows the speeds. ``each_gpu``: gangs as booked in May 2020."""
+def published(name: str, workers: Ints, seed: int = 0, each_gpu: bool = True, solver: str = "highs") -> Published:
+    """A policy by Gavel's name; ``perf``: knows the speeds. ``each_gpu``: gangs as booked in May 2020. ``solver``: of `MaxMin`."""
     workers = np.asarray(workers, np.int64)
     if name == "fifo":
         return Published(Fifo(workers, random.Random(seed)).allocate, fifo=True, blind=True, each_gpu=each_gpu)
     if name == "fifo_perf":
         return Published(FifoAware(workers).allocate, fifo=True, each_gpu=each_gpu)
     if name == "max_min_fairness":
-        return Published(MaxMin(workers, blind=True).allocate, blind=True, each_gpu=each_gpu)
+        return Published(MaxMin(workers, True, solver).allocate, blind=True, each_gpu=each_gpu)
     if name == "max_min_fairness_perf":
-        return Published(MaxMin(workers).allocate, each_gpu=each_gpu)
+        return Published(MaxMin(workers, False, solver).allocate, each_gpu=each_gpu)
     raise InputError(f"published policy {name!r} is unknown; known are {', '.join(NAMES)}")
 
 
@@ -108,55 +107,18 @@ class FifoAware:
 class MaxMin:
     """Least attained service as Gavel words it: maximise the least normalised throughput, one linear program.
 
-    The optimum is not unique, and which one the solver returns decides the schedule: Gavel's (cvxpy with ECOS) lies inside
-    the optimal face, HiGHS' on a vertex. The mean JCT of the published runs differs by 0.2 % between them.
+    The optimum is not unique, and which one the solver returns decides the schedule: Gavel's (ECOS) lies inside the optimal
+    face, HiGHS' on a vertex. ``solver``: see `max_min_shares`.
     """
 
     workers: Ints
     blind: bool = False
+    solver: str = "highs"
 
     def allocate(self, clock: Clock, present: Ints) -> Floats:
         rate = np.ones((len(present), len(self.workers))) if self.blind else clock.rate[present]
-        mean = (rate * (self.workers / self.workers.sum())).sum(1)
         gpus = clock.gpus[present].astype(np.float64)
-        return max_min_shares(rate / mean[:, None] * gpus[:, None], gpus, self.workers)
-
-
-def max_min_shares(gain: Floats, gpus: Floats, workers: Ints) -> Floats:
-    """(m, types) x >= 0 of greatest min over jobs of sum(gain x), each row's sum at most 1, sum(gpus x) within ``workers``."""
-    m, types = gain.shape
-    highs = _solver()
-    highs.passModel(_max_min_model(gain, gpus, workers))
-    highs.run()
-    if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-        raise RuntimeError(f"max-min fairness of {m} jobs: HiGHS ended with {highs.getModelStatus()}")
-    x = np.array(highs.getSolution().col_value)[: m * types].reshape(m, types)
-    return np.clip(x, 0.0, 1.0)
-
-
-def _solver() -> Any:
-    highs = highspy.Highs()
-    highs.setOptionValue("output_flag", False)
-    highs.setOptionValue("threads", 1)
-    return highs
-
-
-def _max_min_model(gain: Floats, gpus: Floats, workers: Ints) -> Any:
-    """Columns: x by job and type, then the least gain z. Rows: gain x - z >= 0 and sum x <= 1 by job, then the types."""
-    m, types = gain.shape
-    n = m * types
-    lp = highspy.HighsLp()
-    lp.num_col_, lp.num_row_ = n + 1, 2 * m + types
-    lp.sense_ = highspy.ObjSense.kMaximize
-    lp.col_cost_ = np.concatenate([np.zeros(n), [1.0]])
-    lp.col_lower_, lp.col_upper_ = np.zeros(n + 1), np.full(n + 1, highspy.kHighsInf)
-    lp.row_lower_ = np.concatenate([np.zeros(m), np.full(m + types, -highspy.kHighsInf)])
-    lp.row_upper_ = np.concatenate([np.full(m, highspy.kHighsInf), np.ones(m), workers.astype(np.float64)])
-    job, kind = np.repeat(np.arange(m), types), np.tile(np.arange(types), m)
-    lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-    lp.a_matrix_.start_ = np.concatenate([np.arange(0, 3 * n + 1, 3), [3 * n + m]]).astype(np.int32)
-    rows = np.stack([job, m + job, 2 * m + kind], axis=1).ravel()
-    lp.a_matrix_.index_ = np.concatenate([rows, np.arange(m)]).astype(np.int32)
-    values = np.stack([gain.ravel(), np.ones(n), np.repeat(gpus, types)], axis=1).ravel()
-    lp.a_matrix_.value_ = np.concatenate([values, -np.ones(m)])
-    return lp
+        # In the order of Gavel's own operations: last digits decide among optima.
+        each = self.workers[::-1] / len(present)
+        mean = (rate[:, ::-1] * (each / each.sum())).sum(1)
+        return max_min_shares(rate * (1.0 / mean)[:, None] * gpus[:, None], gpus, self.workers, self.solver)
