@@ -27,7 +27,8 @@ class Terms(NamedTuple):
     """The protocol. ``round_s``: of a round; ``move_s``: lost at the begin of a micro-task by a job that resumes or changes
     its type; ``restart_s``: lost as in Shockwave, by every job that did not run in the round before, its first start
     included, from micro-tasks longer than ``restart_from_s``, whose end stays; ``failing``: a gang's last micro-task of fewer
-    steps than GPUs fails, as in Gavel after May 2020; ``whole``: steps are whole numbers, cut where time is lost.
+    steps than GPUs fails, as in Gavel after May 2020; ``whole``: steps are whole numbers, cut where time is lost;
+    ``dropped_ends``: a gang that failed too often counts as finished (Shockwave), else it has no finish time.
     """
 
     round_s: float = 360.0
@@ -36,6 +37,7 @@ class Terms(NamedTuple):
     restart_from_s: float = 0.0
     failing: bool = False
     whole: bool = False
+    dropped_ends: bool = False
 
 
 class Clock(NamedTuple):
@@ -151,12 +153,12 @@ def step(clock, terms, where):
     else:
         clock.time[NOW] = np.inf
     counts[ROUNDS] += 1
-    leave(clock)
+    leave(clock, terms)
     arrive(clock)
 
 
 @inner
-def leave(clock):
+def leave(clock, terms):
     """Jobs of the last round that are done leave, at their own micro-task's end."""
     counts, kept = clock.counts, 0
     for a in range(counts[ACTIVE]):
@@ -165,7 +167,7 @@ def leave(clock):
         if clock.on[job] >= 0 and (over or clock.failed[job] >= PATIENCE):
             if not over:
                 counts[DROPPED] += 1
-            clock.finish[job] = clock.end[job] if over else np.inf
+            clock.finish[job] = clock.end[job] if over or terms.dropped_ends else np.inf
             counts[CHANGED] = 1
         else:
             clock.active[kept] = job

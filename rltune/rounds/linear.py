@@ -45,10 +45,6 @@ def _by_highs(gain: Floats, gpus: Floats, workers: Ints) -> Floats:
 
 def _by_ecos(gain: Floats, gpus: Floats, workers: Ints) -> Floats:
     """min t; -t - gain x <= 0, -x <= 0, sum gpus x <= workers by type, sum x <= 1 by job; x type by type, last type first."""
-    try:
-        ecos = importlib.import_module("ecos")
-    except ImportError:
-        raise InputError("solver ecos is not installed: pip install 'rltune[published]', or take solver=highs") from None
     m, types = gain.shape
     n = m * types
     x, job, kind = 1 + np.arange(n), np.tile(np.arange(m), types), np.repeat(np.arange(types), m)
@@ -59,10 +55,28 @@ def _by_ecos(gain: Floats, gpus: Floats, workers: Ints) -> Floats:
     bound = np.concatenate([np.zeros(m + n), workers[::-1].astype(np.float64), np.ones(m)])
     cost = np.zeros(n + 1)
     cost[0] = 1.0
+    found = _ecos(cost, matrix, bound)
+    return np.asarray(found[1:].reshape(types, m).T[:, ::-1])
+
+
+def _ecos(cost: Floats, matrix: Any, bound: Floats) -> Floats:
+    """ECOS' solution of min cost x, matrix x <= bound."""
+    try:
+        ecos = importlib.import_module("ecos")
+    except ImportError:
+        raise InputError("solver ecos is not installed: pip install 'rltune[published]', or take solver=highs") from None
     found = ecos.solve(cost, matrix, bound, {"l": len(bound), "q": [], "e": 0}, verbose=False)
     if found["info"]["exitFlag"] not in (0, 10):
-        raise RuntimeError(f"max-min fairness of {m} jobs: ECOS ended with {found['info']['infostring']}")
-    return np.asarray(found["x"][1:].reshape(types, m).T[:, ::-1])
+        raise RuntimeError(f"linear program of {len(cost)} columns: ECOS ended with {found['info']['infostring']}")
+    return np.asarray(found["x"])
+
+
+def most_shares(gain: Floats, gpus: Floats, workers: int) -> Floats:
+    """(m,) x in 0 to 1 of greatest sum(gain x) with sum(gpus x) within ``workers`` of one type, by ECOS."""
+    m = len(gain)
+    matrix = sp.csc_matrix(sp.vstack([-sp.identity(m), sp.csr_matrix(gpus[None]), sp.identity(m)]))
+    bound = np.concatenate([np.zeros(m), [float(workers)], np.ones(m)])
+    return np.clip(_ecos(-gain, matrix, bound), 0.0, 1.0)
 
 
 def gpu_prices(speed: Floats, gpus: Ints, work: Floats, workers: Ints) -> Floats:

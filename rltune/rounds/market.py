@@ -34,7 +34,7 @@ UNIT_S = 1e5
 """The index counts completions in so many seconds: of the order of a day, as jobs here run."""
 FEW, GROWTH = 20, 0.05
 """Index and prices are worked out anew when the jobs that have arrived are more by this share, and by `FEW` at least."""
-INDICES = ("gittins", "las", "exact")
+INDICES = ("gittins", "las", "exact", "longest")
 LAS_S = 600.0
 """Added to the attained work under ``las``, so that new jobs do not count without bound."""
 
@@ -43,7 +43,8 @@ LAS_S = 600.0
 class Market:
     """Constants, chosen on drawn lists of seeds 100 to 102 (experiments/gavel.py --choose), never on a published list.
 
-    ``index``: one of `INDICES`; exact knows what work is left, and is a bound, not a policy. ``power``, ``throughput``, ``stay``:
+    ``index``: one of `INDICES`; exact and longest know what work is left: least first, and most first (for the
+    makespan). ``power``, ``throughput``, ``stay``:
     see above; throughput 0: the index alone decides.
     """
 
@@ -108,8 +109,12 @@ class Seen:
     def value(self, clock: Clock, present: Ints, how: Market) -> Floats:
         """(m, types) what a second of each job present is worth on each type."""
         work = self.work_s(clock, present)
+        left = np.maximum(self.jobs.steps[present] / self.reference[present] - work, 1.0)
         if how.index == "exact":
-            promise = 1.0 / np.maximum(self.jobs.steps[present] / self.reference[present] - work, 1.0)
+            promise = 1.0 / left
+        elif how.index == "longest":
+            # The most work first whatever the gang: for the makespan.
+            promise = left * self.jobs.gpus[present] / UNIT_S**2
         elif how.index == "las":
             promise = 1.0 / (work + LAS_S)
         else:

@@ -11,7 +11,7 @@ from rltune.nouns.errors import InputError
 from rltune.rounds.clock import Clock
 from rltune.rounds.gavel import Published
 from rltune.rounds.jobs import Floats, Ints
-from rltune.rounds.linear import max_min_shares
+from rltune.rounds.linear import max_min_shares, most_shares
 
 NAMES = ("fifo", "fifo_perf", "max_min_fairness", "max_min_fairness_perf")
 
@@ -122,3 +122,14 @@ class MaxMin:
         each = self.workers[::-1] / len(present)
         mean = (rate[:, ::-1] * (each / each.sum())).sum(1)
         return max_min_shares(rate * (1.0 / mean)[:, None] * gpus[:, None], gpus, self.workers, self.solver)
+
+
+@dataclass
+class MaxSum:
+    """Shockwave's MST (max_sum_throughput_perf): the most steps a second in all, on one type; ECOS."""
+
+    workers: Ints
+
+    def allocate(self, clock: Clock, present: Ints) -> Floats:
+        gpus = clock.gpus[present].astype(np.float64)
+        return most_shares(clock.rate[present, 0], gpus, int(self.workers[0]))[:, None]
