@@ -186,7 +186,9 @@ def report_text(out: dict[str, Any], lists: list[str], seeds: list[int]) -> str:
         for row in rows:
             found = [out[name]["seeds"][str(seed)].get(row) for name in lists]
             if any(found):
-                cells = ["-" if not f else f"{f['mean_jct_h']:.2f}" if f["mean_jct_h"] else "queue grows" for f in found]
+                cells = [
+                    "-" if not f else f"{f['mean_jct_h']:.2f}" if f["mean_jct_h"] else "queue grows" for f in found
+                ]
                 lines.append(f"| {row} | " + " | ".join(cells) + " |")
         cells = []
         for name in lists:
@@ -226,7 +228,9 @@ def choose(processes: int) -> None:
              "| kind | constants | s a move | by rate | geometric mean |", "|---|---|---|---|---|"]  # fmt: skip
     for r in out["rows"]:
         rates = ", ".join(f"{x:.2f}" for x in r["by_rate_h"])
-        lines.append(f"| {r['kind']} | {json.dumps(r['constants'])} | {r['move_s']:g} | {rates} | {r['geometric_h']:.3f} |")
+        lines.append(
+            f"| {r['kind']} | {json.dumps(r['constants'])} | {r['move_s']:g} | {rates} | {r['geometric_h']:.3f} |"
+        )
     write("gavel_choice", out, "\n".join(lines) + "\n")
 
 

@@ -130,7 +130,9 @@ def check_workers(jobs: RoundJobs, workers: Ints) -> None:
         raise InputError(f"{len(workers)} numbers of GPUs for {jobs.rate.shape[1]} types; give one a type")
     large = jobs.gpus > np.where(jobs.rate > 0, workers, 0).max(1)
     if large.any():
-        raise InputError(f"job {int(large.argmax())}: its gang is larger than every type that it runs on; give more GPUs")
+        raise InputError(
+            f"job {int(large.argmax())}: its gang is larger than every type that it runs on; give more GPUs"
+        )
 
 
 def books_of(jobs: RoundJobs, workers: Ints, half_s: float) -> Books:

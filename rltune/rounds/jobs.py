@@ -67,7 +67,9 @@ class RoundJobs:
             raise InputError("jobs of rounds: arrival_s must start at 0 or later and not decrease; sort the jobs")
         idle = (self.gpus < 1) | ~(self.steps > 0) | ~(self.rate > 0).any(1)
         if idle.any():
-            raise InputError(f"jobs of rounds: job {int(idle.argmax())} has no GPU, no steps, or no type that it runs on")
+            raise InputError(
+                f"jobs of rounds: job {int(idle.argmax())} has no GPU, no steps, or no type that it runs on"
+            )
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -94,9 +96,7 @@ def read_gavel_jobs(path: Path) -> RoundJobs:
 def rates_of(table: Throughput, types: tuple[str, ...] = GAVEL_TYPES) -> Mapping[tuple[str, int], Floats]:
     """(model, GPUs) -> (n_types,) steps a second on one node, 0 where not measured; from a table of steps a second."""
     rate = np.nan_to_num(table.rate[:, :, 0][:, :, [table.types.index(name) for name in types]], nan=0.0)
-    return {
-        (model, gpus): rate[m, g] for m, model in enumerate(table.classes) for g, gpus in enumerate(table.scales)
-    }
+    return {(model, gpus): rate[m, g] for m, model in enumerate(table.classes) for g, gpus in enumerate(table.scales)}
 
 
 def draw_gavel_jobs(

@@ -64,7 +64,9 @@ def _ecos(cost: Floats, matrix: Any, bound: Floats) -> Floats:
     try:
         ecos = importlib.import_module("ecos")
     except ImportError:
-        raise InputError("solver ecos is not installed: pip install 'rltune[published]', or take solver=highs") from None
+        raise InputError(
+            "solver ecos is not installed: pip install 'rltune[published]', or take solver=highs"
+        ) from None
     found = ecos.solve(cost, matrix, bound, {"l": len(bound), "q": [], "e": 0}, verbose=False)
     if found["info"]["exitFlag"] not in (0, 10):
         raise RuntimeError(f"linear program of {len(cost)} columns: ECOS ended with {found['info']['infostring']}")

@@ -34,7 +34,7 @@ UNIT_S = 1e5
 """The index counts completions in so many seconds: of the order of a day, as jobs here run."""
 FEW, GROWTH = 20, 0.05
 """Index and prices are worked out anew when the jobs that have arrived are more by this share, and by `FEW` at least."""
-INDICES = ("gittins", "las", "exact", "longest")
+INDICES = ("gittins", "las", "fair", "exact", "longest")
 LAS_S = 600.0
 """Added to the attained work under ``las``, so that new jobs do not count without bound."""
 
@@ -115,6 +115,9 @@ class Seen:
         elif how.index == "longest":
             # The most work first whatever the gang: for the makespan.
             promise = left * self.jobs.gpus[present] / UNIT_S**2
+        elif how.index == "fair":
+            # Time since arrival over work done: what the job's slowdown would be, were it to end now.
+            promise = (clock.time[NOW] - clock.arrival[present] + LAS_S) / (work + LAS_S) / UNIT_S
         elif how.index == "las":
             promise = 1.0 / (work + LAS_S)
         else:

@@ -116,6 +116,8 @@ class MaxMin:
     solver: str = "highs"
 
     def allocate(self, clock: Clock, present: Ints) -> Floats:
+        if not len(present):
+            return np.zeros((0, len(self.workers)))
         rate = np.ones((len(present), len(self.workers))) if self.blind else clock.rate[present]
         gpus = clock.gpus[present].astype(np.float64)
         # In the order of Gavel's own operations: last digits decide among optima.
@@ -131,5 +133,7 @@ class MaxSum:
     workers: Ints
 
     def allocate(self, clock: Clock, present: Ints) -> Floats:
+        if not len(present):
+            return np.zeros((0, 1))
         gpus = clock.gpus[present].astype(np.float64)
         return most_shares(clock.rate[present, 0], gpus, int(self.workers[0]))[:, None]

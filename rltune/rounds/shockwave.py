@@ -42,7 +42,12 @@ def read_shockwave_jobs(path: Path, rates: Mapping[tuple[str, int], Floats]) -> 
     rate = np.array([rates[kind] for kind in kinds]).reshape(-1, 1)
     submit, gpus, steps = (table[name].to_numpy() for name in ("submit_s", "num_gpus", "total_steps"))
     return RoundJobs(
-        submit.astype(np.float64), gpus.astype(np.int64), steps.astype(np.float64), rate, tuple(table["model"]), ("V100",)
+        submit.astype(np.float64),
+        gpus.astype(np.int64),
+        steps.astype(np.float64),
+        rate,
+        tuple(table["model"]),
+        ("V100",),
     )
 
 
