@@ -25,10 +25,11 @@ from scipy.optimize import linprog
 
 from rltune.nouns.errors import InputError
 from rltune.rounds.clock import Terms
-from rltune.rounds.gavel import Run, simulate_published
+from rltune.rounds.gavel import simulate_published
 from rltune.rounds.jobs import RoundJobs, draw_gavel_jobs, rates_of
 from rltune.rounds.market import Market, simulate_market
 from rltune.rounds.policies import published
+from rltune.rounds.run import Run
 from rltune.traces.heterogeneity import load_throughput
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -168,8 +169,8 @@ def report(lists: list[str], seeds: list[int], processes: int) -> None:
 def report_text(out: dict[str, Any], lists: list[str], seeds: list[int]) -> str:
     lines = [
         "# Gavel's continuous experiment, rebuilt, and ours", "",
-        f"`{out['_about']['command']}`, {out['_about']['cores']} cores. 36 V100, 36 P100, 36 K80; rounds of 360 s; mean JCT in hours of jobs "
-        "4,000 to 4,999. Job lists: drawn by Gavel's generator (equal to the published files), speeds measured by Gavel.",
+        f"`{out['_about']['command']}`, {out['_about']['cores']} cores. 36 V100, 36 P100, 36 K80; rounds of 360 s; mean JCT in hours of "
+        "jobs 4,000 to 4,999. Job lists: drawn by Gavel's generator (equal to the published files), speeds measured by Gavel.",
         "`max_min_fairness_perf` is LAS as Gavel has it, with speeds known; `learned` is ours, run times unknown; `exact_market` knows",
         "what work is left and is no policy of equal knowledge. `*_60s`: a resumption or a change of type costs 60 s.",
         "`learned` decides every round of 360 s; Gavel's policies every 1,920 s at most, as published.",

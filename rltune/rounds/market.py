@@ -26,9 +26,9 @@ from rltune.nouns.errors import InputError
 from rltune.policies.attained import cost_of_runs
 from rltune.rounds.assignment import assign
 from rltune.rounds.clock import ACTIVE, ARRIVED, DROPPED, NOW, ROUNDS, Clock, Terms, clock_of, step
-from rltune.rounds.gavel import Run, check_workers, need_later_jobs
 from rltune.rounds.jobs import Floats, Ints, RoundJobs
 from rltune.rounds.linear import gpu_prices
+from rltune.rounds.run import Run, check_workers, need_later_jobs
 
 UNIT_S = 1e5
 """The index counts completions in so many seconds: of the order of a day, as jobs here run."""
