@@ -132,8 +132,8 @@ def report_text(out: dict[str, Any]) -> str:
         "# Shockwave's 120 jobs, every job static", "",
         f"`{out['_about']['command']}`. 32 V100, rounds of 120 s, 20 s lost by a restart. Trace: Shockwave's, batch sizes fixed at",
         "their first; so the rows to compare with are those of its own simulator with every mode static, not its published ones.",
-        "Stay (hysteresis) was chosen on lists drawn from the same jobs (seeds 100 to 109, shockwave_choice.json); the trace itself was seen",
-        "with all values of stay before, which `other_stays` of shockwave.json holds.", "",
+        "Stay (hysteresis) was chosen on lists drawn from the same jobs (seeds 100 to 109, shockwave_choice.json); the trace itself was",
+        "seen with all values of stay before, which `other_stays` of shockwave.json holds.", "",
         "| row | knows run times | mean JCT s | makespan s | worst fairness | unfair | starts a job |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, (jct, makespan, worst, unfair) in out["known_static"].items():
@@ -148,7 +148,7 @@ def report_text(out: dict[str, Any]) -> str:
         )
     lines += [
         "", "`gittins` and `las` order by attained work, `fair` by time since arrival over work done, `exact` by least and `longest` by",
-        "most work left. No single row is best on all three. `best` of shockwave.json: rows of ours that know nothing, for the makespan any.",
+        "most work left. No single row is best on all three. `best` of shockwave.json: ours that know nothing, for the makespan any.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
