@@ -97,7 +97,7 @@ def report() -> None:
     alone = exclusive_s(jobs)
     rows: list[dict[str, Any]] = []
     rebuilt = (
-        ("max_min_fairness", MaxMin(WORKERS, True, "ecos").allocate),
+        ("max_min_fairness", MaxMin(WORKERS, "nothing", "ecos").allocate),
         ("max_sum_throughput_perf", MaxSum(WORKERS).allocate),
     )
     for name, policy in rebuilt:

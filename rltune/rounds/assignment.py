@@ -3,8 +3,8 @@
 Single-GPU jobs: exact, by inserting one job after the other along the best chain of moves between types (successive
 longest paths; with three types a chain has at most three moves). Gangs: the same with every gang split into single GPUs
 gives the price of a GPU of each type (the duals of that relaxation); gangs are then placed in order of value a GPU above
-price, and improved by moves, exchanges and evictions until none helps. Beside the exact integer program on 200 states of
-Gavel's multi-GPU lists the value was 0.2 % less in the mean (experiments/results/gavel.md has the present figure).
+price, and improved by moves, exchanges and evictions until none helps; beside the integer program:
+experiments/gavel.py --exactness.
 """
 
 from __future__ import annotations

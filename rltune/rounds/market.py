@@ -18,6 +18,7 @@ is free a slow GPU is better than none, so that nothing is refused: values are a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -129,10 +130,18 @@ class Seen:
         return np.asarray(value)
 
 
+Decide = Callable[[Floats, Ints, Ints, Ints], None]
+"""As `rltune.rounds.assignment.assign`."""
+
+
 def simulate_market(
-    jobs: RoundJobs, workers: Ints, how: Market, window: tuple[int, int], terms: Terms | None = None
-) -> Run:
-    """Run until all jobs of ``window`` (first, last excluded) have ended; see `simulate_published`."""
+    jobs: RoundJobs, workers: Ints, how: Market, window: tuple[int, int], terms: Terms | None = None,
+    decide: Decide = assign,
+) -> Run:  # fmt: skip
+    """Run until all jobs of ``window`` (first, last excluded) have ended; see `simulate_published`.
+
+    ``decide``: another assignment of jobs to types than ours.
+    """
     check_workers(jobs, workers)
     terms, clock, seen = terms or Terms(), clock_of(jobs), Seen(jobs, np.asarray(workers, np.int64))
     where, first, starts = np.full(len(jobs), -1), window[0], 0
@@ -144,7 +153,7 @@ def simulate_market(
         present = clock.active[: clock.counts[ACTIVE]].copy()
         seen.learn(clock)
         chosen = np.empty(len(present), np.int64)
-        assign(seen.value(clock, present, how), clock.gpus[present], seen.workers, chosen)
+        decide(seen.value(clock, present, how), clock.gpus[present], seen.workers, chosen)
         where[present] = chosen
         starts += int(((clock.on[present] != chosen) & (chosen >= 0)).sum())
         step(clock, terms, where)

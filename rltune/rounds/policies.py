@@ -24,9 +24,9 @@ def published(name: str, workers: Ints, seed: int = 0, each_gpu: bool = True, so
     if name == "fifo_perf":
         return Published(FifoAware(workers).allocate, fifo=True, each_gpu=each_gpu)
     if name == "max_min_fairness":
-        return Published(MaxMin(workers, True, solver).allocate, blind=True, each_gpu=each_gpu)
+        return Published(MaxMin(workers, "reference", solver).allocate, blind=True, each_gpu=each_gpu)
     if name == "max_min_fairness_perf":
-        return Published(MaxMin(workers, False, solver).allocate, each_gpu=each_gpu)
+        return Published(MaxMin(workers, "speeds", solver).allocate, each_gpu=each_gpu)
     raise InputError(f"published policy {name!r} is unknown; known are {', '.join(NAMES)}")
 
 
@@ -108,17 +108,22 @@ class MaxMin:
     """Least attained service as Gavel words it: maximise the least normalised throughput, one linear program.
 
     The optimum is not unique, and which one the solver returns decides the schedule: Gavel's (ECOS) lies inside the optimal
-    face, HiGHS' on a vertex. ``solver``: see `max_min_shares`.
+    face, HiGHS' on a vertex. ``solver``: see `max_min_shares`. ``sees``: "speeds"; "reference": every type is taken to be as fast
+    as the first, as blind LAS had it in May 2020; "nothing": as fast as 1 (later, and in Shockwave).
     """
 
     workers: Ints
-    blind: bool = False
+    sees: str = "speeds"
     solver: str = "highs"
 
     def allocate(self, clock: Clock, present: Ints) -> Floats:
         if not len(present):
             return np.zeros((0, len(self.workers)))
-        rate = np.ones((len(present), len(self.workers))) if self.blind else clock.rate[present]
+        rate = clock.rate[present]
+        if self.sees == "reference":
+            rate = np.repeat(rate[:, :1], len(self.workers), axis=1)
+        elif self.sees == "nothing":
+            rate = np.ones_like(rate)
         gpus = clock.gpus[present].astype(np.float64)
         # In the order of Gavel's own operations: last digits decide among optima.
         each = self.workers[::-1] / len(present)

@@ -40,7 +40,7 @@ def test_exclusive_run_times_of_static_jobs_are_the_recorded_ones(jobs: RoundJob
 @pytest.mark.skipif(importlib.util.find_spec("ecos") is None, reason="needs ecos")
 @pytest.mark.parametrize(
     ("policy", "jct", "makespan", "worst", "unfair"),
-    [(MaxMin(WORKERS, True, "ecos"), 11_723, 34_578, 2.58, 0.25), (MaxSum(WORKERS), 10_416, 34_051, 5.62, 0.267)],
+    [(MaxMin(WORKERS, "nothing", "ecos"), 11_723, 34_578, 2.58, 0.25), (MaxSum(WORKERS), 10_416, 34_051, 5.62, 0.267)],
     ids=["max_min_fairness", "max_sum_throughput_perf"],
 )
 def test_its_own_policies_have_its_own_scores(
