@@ -58,6 +58,10 @@ export OMP_NUM_THREADS=1
 for script in helios_table3 policies_helios suspension all_at_once joint_suspension ways house; do "$python" "experiments/$script.py"; done
 for script in openb_fragmentation openb_window; do "$python" "experiments/$script.py" --processes 2; done
 
+# Published experiments in rounds, whose runs were made with ECOS: our constants on drawn lists, then the tables.
+"$python" -m pip install --disable-pip-version-check -qq -c constraints.txt -e '.[published]'
+for script in gavel shockwave; do "$python" "experiments/$script.py" --choose; "$python" "experiments/$script.py"; done
+
 # The same orders under several allocators, and training with the MILP in the loop and without.
 for part in golden month hard; do "$python" experiments/allocators.py "$part"; done
 "$python" experiments/milp_in_training.py --epochs 50

@@ -77,17 +77,31 @@ def nothing_attained() -> Attained:
 
 def attained_of(jobs: JobTable, past: JobTable | None = None) -> Attained:
     """For these jobs, with what ``past`` ones have taught by the first submission."""
-    known = Attained(
-        size=size_classes(jobs),
+    known = _nothing_known(size_classes(jobs))
+    none = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.bool_))
+    _learn_all(known, *(none if past is None else runs_by(past, float(jobs.submit_s[0]))))
+    return known
+
+
+def cost_of_runs(run_s: Floats, ended: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """The index outside the simulator, of jobs of one class: (BINS,) begin of each bin, s; (BINS,) seconds a completion.
+
+    ``run_s`` (n,) how long jobs have run; ``ended`` (n,) whether that was all.
+    """
+    known = _nothing_known(np.zeros(0, np.int64))
+    _learn_all(known, np.zeros(len(run_s), np.int64), np.asarray(run_s, np.float64), np.asarray(ended, np.bool_))
+    return known.edge[:-1], known.cost[0].copy()
+
+
+def _nothing_known(size: Ints) -> Attained:
+    return Attained(
+        size=size,
         edge=np.concatenate([[0.0], 2.0 ** (np.arange(BINS) / PER_OCTAVE)]),
         tally=np.zeros((3, CLASSES, BINS)),
         scratch=np.zeros((3, CLASSES + 1, BINS)),
         cost=np.zeros((CLASSES, BINS)),
         counts=np.zeros(2, np.int64),
     )
-    none = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.bool_))
-    _learn_all(known, *(none if past is None else runs_by(past, float(jobs.submit_s[0]))))
-    return known
 
 
 def runs_by(past: JobTable, now_s: float) -> tuple[Ints, Floats, npt.NDArray[np.bool_]]:
