@@ -58,6 +58,9 @@ export OMP_NUM_THREADS=1
 for script in helios_table3 policies_helios suspension all_at_once joint_suspension ways house; do "$python" "experiments/$script.py"; done
 for script in openb_fragmentation openb_window; do "$python" "experiments/$script.py" --processes 2; done
 
+# An agent that sets the parameters of order and market (three trainings and a search, an hour).
+"$python" experiments/steering.py
+
 # The same orders under several allocators, and training with the MILP in the loop and without.
 for part in golden month hard; do "$python" experiments/allocators.py "$part"; done
 "$python" experiments/milp_in_training.py --epochs 50

@@ -16,6 +16,7 @@ from rltune.experiment.provenance import recipe
 from rltune.experiment.rows import (
     LEARNED,
     METRICS,
+    SEARCHED,
     Row,
     comparisons,
     curve_rows,
@@ -302,7 +303,7 @@ def plays_of(experiment: Experiment, policies: Sequence[AnyPolicy]) -> list[Play
         placed = "+milp" if allocator == "milp" else ""
         for policy, suffix in zip(policies, suffixes, strict=True):
             rules = replace(policy.rules, allocator=allocator, warmup=0, reward="score", options=experiment.options)
-            found = "cma" if policy.origin.get("algo") == "cma" else LEARNED
+            found = SEARCHED if policy.origin.get("algo") == "cma" else LEARNED
             name = f"{found}-{rules.backfill}-{rules.runtimes}{suffix}{placed}"
             plays[name] = Play(name, replace(policy, rules=rules))
             if placed:
