@@ -61,6 +61,8 @@ for script in openb_fragmentation openb_window; do "$python" "experiments/$scrip
 # Published experiments in rounds, whose runs were made with ECOS: our constants on drawn lists, then the tables.
 "$python" -m pip install --disable-pip-version-check -qq -c constraints.txt -e '.[published]'
 for script in gavel shockwave; do "$python" "experiments/$script.py" --choose; "$python" "experiments/$script.py"; done
+# An agent that sets the parameters of order and market (three trainings and a search, an hour).
+"$python" experiments/steering.py
 
 # The same orders under several allocators, and training with the MILP in the loop and without.
 for part in golden month hard; do "$python" experiments/allocators.py "$part"; done
@@ -72,3 +74,7 @@ for part in golden month hard; do "$python" experiments/allocators.py "$part"; d
 "$python" experiments/mig_online.py --fresh 40
 "$python" experiments/devices.py
 "$python" experiments/mig_execute.py
+
+# The hybrid on unlike GPUs and what each part of it is worth (an hour), and one pool with unknown run times.
+"$python" experiments/hybrid.py
+"$python" experiments/one_pool.py

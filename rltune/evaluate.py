@@ -16,7 +16,7 @@ from rltune.experiment.provenance import check_unseen
 from rltune.experiment.setup import Experiment, make_experiment
 from rltune.nouns.errors import InputError
 from rltune.report.console import say
-from rltune.rl.policy_file import LearnedPolicy, load_policy
+from rltune.rl.policy_file import AnyPolicy, load_policy
 from rltune.rl.runtime import tune
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb, remove_if_asked
 
@@ -81,7 +81,7 @@ def cases_of(cfg: dict[str, Any]) -> list[Case]:
     return heuristic_cases(policy, _listed(cfg["backfill"]), _listed(cfg["runtimes"]))
 
 
-def options_of(cfg: dict[str, Any], policies: Sequence[LearnedPolicy]) -> tuple[dict[str, Any], list[str]]:
+def options_of(cfg: dict[str, Any], policies: Sequence[AnyPolicy]) -> tuple[dict[str, Any], list[str]]:
     """Options of the simulation: those given, else those that the policies were trained with; and remarks."""
     given, trained = simulation_options(cfg), [dict(policy.rules.options) for policy in policies]
     if not trained or all(each == given for each in trained):
@@ -102,7 +102,7 @@ def _listed(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _check_policies(experiment: Experiment, policies: Sequence[LearnedPolicy]) -> list[str]:
+def _check_policies(experiment: Experiment, policies: Sequence[AnyPolicy]) -> list[str]:
     """Refuse policies that cannot be judged together or have seen the test stretch; remarks on the others."""
     scores = {policy.rules.score for policy in policies}
     if len(scores) > 1:

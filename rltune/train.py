@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from rltune.config.commands import Train
+from rltune.config.learning import AGENTS, NetworkConfig, SteeringConfig
 from rltune.entry import run_main, typed
 from rltune.experiment.evaluation import evaluate_into, heuristic_cases, report_fallbacks
 from rltune.experiment.provenance import check_unseen, describe
@@ -23,12 +24,23 @@ from rltune.report.figures import learning_curve
 from rltune.rl.algorithm_state import state_of
 from rltune.rl.checkpoints import Checkpoints
 from rltune.rl.env import JoinedEnv, VectorSchedulingEnv
-from rltune.rl.network import NetworkConfig
-from rltune.rl.policy_file import PARENT, LearnedPolicy, load_policy, save_policy
+from rltune.rl.policy_file import PARENT, AnyPolicy, LearnedPolicy, SteeringPolicy, load_policy, policy_of, save_policy
 from rltune.rl.rllib import start_ray
 from rltune.rl.rules import Rules, Setup, needs_run_time
 from rltune.rl.runtime import tune
-from rltune.rl.training import Judged, Outcome, Validator, build, load_weights, start_of, train_epochs
+from rltune.rl.steering.env import VectorSteeringEnv
+from rltune.rl.steering.search import ConstantSearch
+from rltune.rl.training import (
+    Architecture,
+    Judged,
+    Outcome,
+    Rllib,
+    Validator,
+    build,
+    load_weights,
+    start_of,
+    train_epochs,
+)
 from rltune.rundir import (
     CHECKPOINT,
     SCHEMA_VERSION,
@@ -59,18 +71,21 @@ def main(cfg: dict[str, Any]) -> str:
     rules, network = _rules_and_network(experiment, cfg, parent, earlier)
     line = earlier.state["origin"]["parent"] if earlier else parent.origin if parent else None
     origin = describe(experiment, cfg["algo"]["name"], int(cfg["seed"]), line)
+    if cfg["agent"] == "index":
+        origin["agent"] = "index"
     with Signals() as signals, _run_directory(cfg, experiment, rules, earlier) as run:
         _announce(experiment, rules, cfg)
         saved = earlier.epochs if earlier is not None and not earlier.finished else None
         checkpoints = Checkpoints(run.file(CHECKPOINT), cfg["checkpoint_every"], saved)
         with resumable(run, checkpoints, MODULE, typed()):
             about = {"rules": asdict(rules), "network": network.as_dict(), "origin": origin, "options": cfg}
+            about["agent"] = cfg["agent"]
             course = Course(experiment, rules, network, cfg, about)
             outcome = _train(course, parent, earlier, checkpoints, signals)
             signals.check()
             origin |= _figures(outcome)
             say(f"kept      {outcome.kept}")
-            policy = LearnedPolicy(outcome.network, replace(rules, reward="score"), origin)
+            policy = policy_of(outcome.network, replace(rules, reward="score"), origin)
             _write(run, experiment, cfg, policy, outcome)
             summary = {
                 "schema_version": SCHEMA_VERSION,
@@ -93,9 +108,7 @@ def _run_directory(cfg: dict[str, Any], experiment: Experiment, rules: Rules, ea
     return RunDirectory(cfg["runs"], str(cfg["name"] or earlier.name), adopt=earlier.path)
 
 
-def _write(
-    run: RunDirectory, experiment: Experiment, cfg: dict[str, Any], policy: LearnedPolicy, outcome: Outcome
-) -> None:
+def _write(run: RunDirectory, experiment: Experiment, cfg: dict[str, Any], policy: AnyPolicy, outcome: Outcome) -> None:
     """What a training leaves beside its summary."""
     save_policy(run.file("policy.safetensors"), policy)
     outcome.curve.write(run.file("curve.csv"))
@@ -111,6 +124,7 @@ def default_name(experiment: Experiment, rules: Rules, cfg: dict[str, Any]) -> s
         experiment.trace.name,
         experiment.protocol["name"],
         rules.score,
+        *(["index"] if cfg["agent"] == "index" else []),
         cfg["algo"]["name"],
         f"s{cfg['seed']}",
     )
@@ -118,24 +132,45 @@ def default_name(experiment: Experiment, rules: Rules, cfg: dict[str, Any]) -> s
 
 
 def check_options(cfg: dict[str, Any]) -> None:
-    """Refuse what the declarations cannot: an order that there is none of, two ways to go on at once."""
+    """Refuse what the declarations cannot: an order that there is none of, what does not go together."""
     if cfg["baseline"] != "auto":
         needs_run_time(cfg["baseline"])
     if cfg["resume"] and cfg["checkpoint"]:
         raise InputError("resume=... goes on with a run, checkpoint=... fine-tunes its policy anew; give one of them")
+    agent, algo = cfg["agent"], cfg["algo"]["name"]
+    if algo not in AGENTS[agent]:
+        raise InputError(f"agent={agent} is not trained by algo={algo}; use {' or '.join(AGENTS[agent])}")
+    if agent == "index" and cfg["allocator"]["name"] == "milp":
+        raise InputError(
+            "agent=index is trained beside a placement rule: give allocator=fgd or another one; evaluate and simulate take its "
+            "policy with allocator=milp too"
+        )
+    if algo == "cma" and (cfg["resume"] or cfg["checkpoint"]):
+        raise InputError("algo=cma searches from the baseline on: leave out resume and checkpoint")
 
 
 def _rules_and_network(
-    experiment: Experiment, cfg: dict[str, Any], parent: LearnedPolicy | None, earlier: Earlier | None
-) -> tuple[Rules, NetworkConfig]:
+    experiment: Experiment, cfg: dict[str, Any], parent: AnyPolicy | None, earlier: Earlier | None
+) -> tuple[Rules, Architecture]:
     """Rules and architecture; a resumed run keeps its own, a fine-tuned policy its architecture and visible jobs."""
     if earlier is not None:
-        return rules_of(earlier), NetworkConfig(**earlier.state["network"])
-    network = parent.network.config if parent is not None else NetworkConfig(visible=cfg["visible"], **cfg["network"])
+        kind = SteeringConfig if cfg["agent"] == "index" else NetworkConfig
+        return rules_of(earlier), kind(**earlier.state["network"])
+    if parent is not None and isinstance(parent, SteeringPolicy) != (cfg["agent"] == "index"):
+        other = "index" if isinstance(parent, SteeringPolicy) else "pick"
+        raise InputError(f"checkpoint: it is an agent in {other} form; add agent={other}")
+    if cfg["agent"] == "index":
+        steering = parent.network.config if isinstance(parent, SteeringPolicy) else SteeringConfig(**cfg["steering"])
+        return resolve_rules(experiment, cfg, visible=cfg["visible"], reward="relative"), steering
+    network = (
+        parent.network.config
+        if isinstance(parent, LearnedPolicy)
+        else NetworkConfig(visible=cfg["visible"], **cfg["network"])
+    )
     return resolve_rules(experiment, cfg, visible=network.visible, reward="relative"), network
 
 
-def _validator(experiment: Experiment, rules: Rules, network: NetworkConfig, cfg: dict[str, Any]) -> Validator:
+def _validator(experiment: Experiment, rules: Rules, network: Architecture, cfg: dict[str, Any]) -> Validator:
     """Windows that do not overlap, warm-up included; for the month the whole stretch at every size, by day."""
     rules = replace(rules, reward="score")
     judged = []
@@ -158,14 +193,14 @@ class Course(NamedTuple):
 
     experiment: Experiment
     rules: Rules
-    network: NetworkConfig
+    network: Architecture
     cfg: dict[str, Any]
     about: dict[str, Any]
 
 
 def _train(
     course: Course,
-    parent: LearnedPolicy | None,
+    parent: AnyPolicy | None,
     earlier: Earlier | None,
     checkpoints: Checkpoints,
     signals: Signals,
@@ -176,13 +211,15 @@ def _train(
     setups = [experiment.setup("train", rules, cluster) for cluster in clusters]
     joints = [experiment.joint(cluster) for cluster in clusters]
     validator = _validator(experiment, rules, network, cfg)
+    if cfg["algo"]["name"] == "cma":
+        return _search(course, setups, validator, checkpoints, signals)
     start_ray()
     signals.again()
     algo = dict(cfg["algo"])
     if earlier is not None and "learning_starts" in algo:
         algo["learning_starts"] += int(earlier.state["outcome"]["curve"][-1]["steps"])
-    batch = cfg["windows_per_epoch"] * rules.window
-    algorithm = build(algo, _vector_env(cfg, setups, joints), network, batch, int(cfg["seed"]))
+    makes = _vector_env(course, setups, joints)
+    algorithm = build(algo, makes, network, _steps_an_epoch(course), int(cfg["seed"]))
     if earlier is not None:
         outcome, begun_at = go_on(algorithm, earlier, lambda tree: Outcome.of_tree(tree, network))
         if "learning_starts" in algo:
@@ -193,7 +230,8 @@ def _train(
     else:
         if parent is not None:
             load_weights(algorithm, parent.network)
-        outcome = start_of(algorithm, validator, parent.network if parent is not None else None, PARENT)
+        begins_with = Rllib(algorithm).network
+        outcome = start_of(begins_with, validator, parent.network if parent is not None else None, PARENT)
         begun_at, last = 0, cfg["epochs"]
     done = len(outcome.curve.rows)
     with training_progress(last - done, rules.score, cfg["progress"]) as progress:
@@ -209,26 +247,56 @@ def _train(
             progress(outcome.curve.rows[-1])
             signals.check()
 
-        train_epochs(algorithm, validator, last, cfg["validate_every"], on_epoch, outcome)
+        train_epochs(Rllib(algorithm), validator, last, cfg["validate_every"], on_epoch, outcome)
     checkpoints.save()
     algorithm.stop()
     _report_joints(joints, validator, cfg)
     return outcome
 
 
-def _vector_env(cfg: dict[str, Any], setups: list[Setup], joints: list[Any]) -> Callable[[dict[str, Any]], Any]:
+def _steps_an_epoch(course: Course) -> int:
+    """Environment steps: decisions of the pick form, rounds of the index form."""
+    if isinstance(course.network, SteeringConfig):
+        return int(course.cfg["rounds_per_epoch"])
+    return int(course.cfg["windows_per_epoch"]) * course.rules.window
+
+
+def _search(
+    course: Course, setups: list[Setup], validator: Validator, checkpoints: Checkpoints, signals: Signals
+) -> Outcome:
+    """CMA-ES over constant levers, an epoch a generation; it leaves no checkpoint."""
+    cfg, steering = course.cfg, course.network
+    assert isinstance(steering, SteeringConfig)
+    search = ConstantSearch(setups, steering, cfg["algo"], int(cfg["seed"]))
+    outcome = start_of(search.network, validator, None, PARENT)
+    with training_progress(cfg["epochs"], course.rules.score, cfg["progress"]) as progress:
+
+        def on_epoch(outcome: Outcome) -> None:
+            progress(outcome.curve.rows[-1])
+            signals.check()
+
+        train_epochs(search, validator, cfg["epochs"], cfg["validate_every"], on_epoch, outcome)
+    return outcome
+
+
+def _vector_env(course: Course, setups: list[Setup], joints: list[Any]) -> Callable[[dict[str, Any]], Any]:
     """What makes the environment of a process: its episodes are shared out to the cluster sizes."""
+    cfg, network = course.cfg, course.network
     if cfg["algo"]["envs"] < len(setups):
         raise InputError(
             f"algo.envs={cfg['algo']['envs']}: {len(setups)} cluster sizes to train on need as many episodes side by side"
         )
 
-    def vector_env(context: dict[str, Any]) -> VectorSchedulingEnv | JoinedEnv:
+    def vector_env(context: dict[str, Any]) -> Any:
         # Seeds come with the first reset: RLlib gives every worker its own. RLlib makes one row to see the spaces.
         rows = max(int(context.get("num_envs", 1)), len(setups))
         shares = [len(part) for part in np.array_split(range(rows), len(setups))]
         parts = zip(setups, shares, joints, strict=True)
-        envs = [VectorSchedulingEnv(setup, share, joint=joint) for setup, share, joint in parts]
+        envs: list[Any]
+        if isinstance(network, SteeringConfig):
+            envs = [VectorSteeringEnv(setup, share, round_s=network.round_s) for setup, share, _ in parts]
+        else:
+            envs = [VectorSchedulingEnv(setup, share, joint=joint) for setup, share, joint in parts]
         return envs[0] if len(envs) == 1 else JoinedEnv(envs)
 
     return vector_env

@@ -8,7 +8,7 @@ from datetime import date
 from typing import Any
 
 from rltune.config.declare import default_of, defaults, group, option, part
-from rltune.config.learning import VISIBLE, NetworkConfig
+from rltune.config.learning import AGENTS, VISIBLE, NetworkConfig, SteeringConfig
 from rltune.core.state import BACKFILLS
 from rltune.nouns.metrics import SCORE_METRIC
 from rltune.policies.knowledge import RUNTIMES, SIMULATED
@@ -71,6 +71,11 @@ class Train(Scored):
     """python -m rltune.train trace=helios score=wait algo=ppo ..."""
 
     algo: str = group("ppo", "the learner")
+    agent: str = option(
+        "pick",
+        "pick: it picks the jobs that start; index: it sets parameters of order and market, a round at a time (algo=ppo or cma)",
+        choices=tuple(AGENTS),
+    )
     backfill: str = option(
         "easy", "which jobs may start when the first does not fit; easy: those that do not delay its reservation", choices=tuple(TRAINED)
     )  # fmt: skip
@@ -82,6 +87,7 @@ class Train(Scored):
     runtimes: str = option("exact", "what is known of run times", choices=RUNTIMES)
     epochs: int = option(100, least=1)
     windows_per_epoch: int = option(32, "environment steps an epoch = windows_per_epoch x protocol.window", least=1)
+    rounds_per_epoch: int = option(1024, "environment steps an epoch of agent=index, each a round", least=1)
     visible: int = option(VISIBLE, "jobs the agent sees", least=1)
     validate_every: int = option(
         5, "epochs; a policy is kept only if clearly better (paired 95 %) than its baseline order", least=1
@@ -89,7 +95,8 @@ class Train(Scored):
     validation_windows: int = option(
         128, "at most; they do not overlap (the month protocol validates on the whole stretch)", least=2
     )
-    network: Any = part(NetworkConfig, without=("visible",))
+    network: Any = part(NetworkConfig, "of agent=pick", without=("visible",))
+    steering: Any = part(SteeringConfig, "of agent=index")
     checkpoint_every: int = option(
         5, "epochs; a run that is killed loses at most the epochs since (one that is interrupted, none that is complete)", least=1
     )  # fmt: skip

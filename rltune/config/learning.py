@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -38,6 +39,31 @@ class NetworkConfig:
             raise InputError(
                 f"network: hidden={self.hidden}, heads={self.heads}, visible={self.visible}; all must be "
                 "positive, and hidden a multiple of heads with attention"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class SteeringConfig:
+    """The agent in index form: how long its rounds are, and its network.
+
+    Attributes:
+        round_s: simulated seconds between two settings of the levers; a round begins where jobs wait.
+        hidden: units of each of two layers, of actor and critic apart.
+        spread: deviation of what is tried at first, of the logarithmic range of a lever (`rltune.rl.steering.levers`).
+    """
+
+    round_s: float = 3600.0
+    hidden: int = 64
+    spread: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1 or not 1.0 <= self.round_s < math.inf or not 0.0 < self.spread <= 1.0:
+            raise InputError(
+                f"steering: round_s={self.round_s}, hidden={self.hidden}, spread={self.spread}; seconds of at least 1, units of "
+                "at least 1, and a spread above 0 and at most 1 are needed"
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -154,7 +180,21 @@ class Sac(OffPolicy):
     target_entropy: float = option(0.5, "of log(legal actions), the entropy of picking evenly")
 
 
-ALGORITHMS = {"ppo": Ppo, "dqn": Dqn, "sac": Sac}
+@dataclass
+class Cma:
+    """CMA-ES (Hansen, 2016) over constant levers, for agent=index: a search that sees nothing of the state, to hold agents against."""
+
+    threads: int = option(1, "of tensor operations", least=1)
+    envs: int = option(8, "episodes side by side in one compiled call", least=1)
+    env_runners: int = option(0, "0: all in this process", least=0, most=0)
+    population: int = option(9, "constants tried an epoch", least=2)
+    windows: int = option(16, "episodes, evenly spaced over the training stretch, on which each is tried", least=1)
+    sigma: float = option(0.3, "deviation of the first draws, of the logarithmic range of a lever", above=0, most=1)
+
+
+ALGORITHMS = {"ppo": Ppo, "dqn": Dqn, "sac": Sac, "cma": Cma}
+AGENTS = {"pick": ("ppo", "dqn", "sac"), "index": ("ppo", "cma")}
+"""What an agent does, and what it may be trained by: it picks the jobs that start, or sets parameters of order and market."""
 
 
 SIZES = "a whole number of at least 1, or a list of different ones, is needed"

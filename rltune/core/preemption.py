@@ -23,6 +23,7 @@ from rltune.core.queue import (
 from rltune.core.resources.verbs import book_held, copy_free, find, fits
 from rltune.core.runs import start_job, stop_run
 from rltune.core.state import (
+    DISPLACE,
     LONGEST,
     NOW,
     ON_GPUS,
@@ -89,7 +90,7 @@ def preempt(sim, may_suspend):
             # Of its class those that stand before have started, or were passed over and counted.
             left -= sim.waiting[c] - sim.passed[c]
             i += 1
-    if suspended and sim.params.displace != 1.0:
+    if suspended and sim.detail.knobs[DISPLACE] != 1.0:
         # What suspensions have left over may do for a job before that was not far enough ahead to suspend any.
         start_what_fits(sim)
 
@@ -141,7 +142,7 @@ def make_room(sim, job, running):
     """
     order, marked = sim.detail.order, sim.detail.marked
     copy_free(sim, sim.space, sim.shadow)
-    if sim.params.displace != 1.0:
+    if sim.detail.knobs[DISPLACE] != 1.0:
         alone = narrowest_alone(sim, job, running)
         if alone >= 0:
             stop_run(sim, alone, SUSPENDED)

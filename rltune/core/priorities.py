@@ -22,7 +22,19 @@ import numpy as np
 from rltune.compiled import inner, verb
 from rltune.core.rng import LOTTERY as DRAWING
 from rltune.core.rng import exponential
-from rltune.core.state import NOW, ON_GPUS, QUEUED, ROUND, RUNNING, TAGS, VIRTUAL, is_full, is_lean
+from rltune.core.state import (
+    BREADTH,
+    DISPLACE,
+    NOW,
+    ON_GPUS,
+    QUEUED,
+    ROUND,
+    RUNNING,
+    TAGS,
+    VIRTUAL,
+    is_full,
+    is_lean,
+)
 from rltune.policies.attained import gittins_key
 from rltune.policies.dynamic import LEXP, SEXP, STATIC, UNICEF, WFP3, dynamic_key
 
@@ -137,7 +149,7 @@ def _key_of_full(sim, job):
 @inner
 def breadth(sim, job):
     """By what a job's key grows beyond its GPUs: GPUs to the power ``breadth`` - 1."""
-    power = sim.params.breadth
+    power = sim.detail.knobs[BREADTH]
     return 1.0 if power == 1.0 else size_of(sim, job) ** (power - 1.0)
 
 
@@ -159,9 +171,9 @@ def clearly_ahead(sim, job, victim):
     Its key must be below the other's by the factor ``displace`` and by what resuming the other will cost: GPU-seconds,
     as the keys are (srtf: seconds). The second keeps jobs with keys near 0 from taking turns. Factor 1: any gap will do.
     """
-    if sim.params.displace == 1.0:
+    if sim.detail.knobs[DISPLACE] == 1.0:
         return sim.key[victim] > sim.key[job]
-    return sim.key[victim] > sim.params.displace * sim.key[job] + resumption(sim, victim)
+    return sim.key[victim] > sim.detail.knobs[DISPLACE] * sim.key[job] + resumption(sim, victim)
 
 
 @inner
@@ -174,9 +186,9 @@ def resumption(sim, victim):
 @inner
 def standing(sim, job):
     """Where a running job stands among waiting ones: behind just those, by their keys, that are clearly ahead of it."""
-    if sim.params.displace == 1.0:
+    if sim.detail.knobs[DISPLACE] == 1.0:
         return sim.key[job]
-    return (sim.key[job] - resumption(sim, job)) / sim.params.displace
+    return (sim.key[job] - resumption(sim, job)) / sim.detail.knobs[DISPLACE]
 
 
 @inner

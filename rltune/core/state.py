@@ -69,6 +69,9 @@ FINISHED, SUSPENDED, NODE_FAILURE, JOB_FAILURE, GIVEN_UP = range(5)
 INSIDE, WHEN_ANY_FITS, ALWAYS = range(3)
 # Kinds of listed cluster events.
 FAIL, REPAIR, DRAIN, REOPEN = range(4)
+# Slots of ``Detail.knobs``: how many times a waiting job's key must go into a running one's to suspend it; power of a job's
+# GPUs in the keys of las and gittins.
+DISPLACE, BREADTH = range(2)
 
 
 class Jobs(NamedTuple):
@@ -114,10 +117,8 @@ class Parameters(NamedTuple):
     reservations: int  # of conservative backfill; -1: all
     learns: bool  # run times are learned from jobs that end
     seed: int  # of failures, lottery, random placement
-    displace: float  # how many times a waiting job's key must go into a running one's to suspend it
     patience: float  # how long a job waits before it suspends others
     overrun: float  # least total run time that is believed, over what the job has run
-    breadth: float  # power of a job's GPUs in the keys of las and gittins
     index_learns: bool  # the Gittins index goes on learning
     mig_mode: float  # to turn MIG mode of a GPU on or off
     mig_longest: float  # longest that changing MIG instances keeps a job from beginning; 0: slices appear in no time
@@ -193,6 +194,7 @@ class Detail(NamedTuple):
     listed_node: Ints  # (n_listed,)
     listed_kind: Ints  # (n_listed,) FAIL to REOPEN
     # Of policies and backfilling.
+    knobs: Floats  # (2,) of the priority index, see the slots above; may change while a simulation runs
     thresholds: Floats  # (n_levels,) of las, GPU-seconds; empty: continuous
     attained: Attained  # of the Gittins index
     market: Market  # by which ways are chosen
@@ -334,7 +336,7 @@ class Columns(NamedTuple):
     """What the full build knows of every job, (n_jobs,) each, beside the job table: see `Detail` and `Jobs`.
 
     ``offered``: ways to run by class; ``quotas``: the quota of each job (-1: none) and the size of each in thousandths of
-    GPUs, None: no quotas; ``groups`` (levels, n_jobs): of `rltune.policies.learn`.
+    GPUs, None: no quotas; ``groups`` (levels, n_jobs): of `rltune.policies.learn`; ``knobs``: of `Detail`.
     """
 
     known: Floats
@@ -345,6 +347,7 @@ class Columns(NamedTuple):
     quotas: tuple[Ints, Ints] | None
     groups: Ints
     attained: Attained
+    knobs: Floats
     market: Market
 
 
@@ -414,7 +417,7 @@ def detail_of(
         tag=floats(n), marked=np.zeros(n, np.int8), order=int32s(n), used=floats(flows), using=floats(flows),
         used_at=floats(flows), change=np.full(nodes, np.inf), broken=np.zeros(nodes, np.int8), breaks=ints(nodes), changed=np.zeros((0, 0)),
         node_heap=ints(nodes), node_at=ints(nodes), listed_at=listed[0], listed_node=listed[1], listed_kind=listed[2],
-        thresholds=thresholds, attained=columns.attained, market=columns.market, before=np.full(n, -1, np.int32),
+        knobs=columns.knobs, thresholds=thresholds, attained=columns.attained, market=columns.market, before=np.full(n, -1, np.int32),
         behind=np.full(n, -1, np.int32), log=empty_log(n + 64, places + 64), profile=None,
     )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from rltune.experiment.provenance import recipe
 from rltune.experiment.rows import (
     LEARNED,
     METRICS,
+    SEARCHED,
     Row,
     comparisons,
     curve_rows,
@@ -35,8 +36,7 @@ from rltune.policies.orders import ORDERS, order
 from rltune.report.console import progress_bar, say
 from rltune.report.figures import box_plot, cdf
 from rltune.report.tables import comparison_table, forecast_text, markdown_table
-from rltune.rl.network import JobNetwork
-from rltune.rl.policy_file import LearnedPolicy
+from rltune.rl.policy_file import AnyPolicy
 from rltune.rl.rules import Rules, needs_run_time, run_times
 from rltune.rundir import RunDirectory
 from rltune.simulator.full import preemptive_policy
@@ -58,7 +58,7 @@ class Case(NamedTuple):
 def evaluate_into(
     run: RunDirectory,
     experiment: Experiment,
-    learned: Sequence[LearnedPolicy],
+    learned: Sequence[AnyPolicy],
     cases: Sequence[Case],
     *,
     score: str = "wait",
@@ -81,7 +81,7 @@ def _evaluate_size(
     run: RunDirectory,
     experiment: Experiment,
     cluster: Cluster,
-    learned: Sequence[LearnedPolicy],
+    learned: Sequence[AnyPolicy],
     cases: Sequence[Case],
     score: str,
     windows: Any,
@@ -186,7 +186,7 @@ def policy_named(name: str) -> str:
     return order(name).name if special is None else special.name
 
 
-def with_baselines(cases: Sequence[Case], learned: Sequence[LearnedPolicy]) -> list[Case]:
+def with_baselines(cases: Sequence[Case], learned: Sequence[AnyPolicy]) -> list[Case]:
     """Beside policies whose baseline is no order (it suspends) that baseline too, since an untrained policy is it."""
     own = [each.rules for each in learned if preemptive_policy(each.rules.baseline) is not None]
     more = [
@@ -276,16 +276,19 @@ def greedy_rule(experiment: Experiment) -> str:
 
 @dataclass(frozen=True)
 class Play:
-    """A network to be played under rules, as a row of the table."""
+    """A policy to be played under rules, as a row of the table."""
 
     name: str
-    network: JobNetwork
-    rules: Rules
-    origin: Mapping[str, Any] | None = None
-    """Of a learned policy; None for its untrained baseline order."""
+    policy: AnyPolicy
+    learned: bool = True
+    """False for its untrained baseline order."""
+
+    @property
+    def rules(self) -> Rules:
+        return self.policy.rules
 
 
-def plays_of(experiment: Experiment, policies: Sequence[LearnedPolicy]) -> list[Play]:
+def plays_of(experiment: Experiment, policies: Sequence[AnyPolicy]) -> list[Play]:
     """Each policy with every allocator of the evaluation; beside the MILP also its baseline order.
 
     With a greedy allocator the untrained policy is a heuristic's row already, to the schedule.
@@ -300,11 +303,12 @@ def plays_of(experiment: Experiment, policies: Sequence[LearnedPolicy]) -> list[
         placed = "+milp" if allocator == "milp" else ""
         for policy, suffix in zip(policies, suffixes, strict=True):
             rules = replace(policy.rules, allocator=allocator, warmup=0, reward="score", options=experiment.options)
-            name = f"{LEARNED}-{rules.backfill}-{rules.runtimes}{suffix}{placed}"
-            plays[name] = Play(name, policy.network, rules, policy.origin)
+            found = SEARCHED if policy.origin.get("algo") == "cma" else LEARNED
+            name = f"{found}-{rules.backfill}-{rules.runtimes}{suffix}{placed}"
+            plays[name] = Play(name, replace(policy, rules=rules))
             if placed:
                 name = f"{rules.baseline}-{rules.backfill}-{rules.runtimes}{placed}"
-                plays[name] = Play(name, JobNetwork(policy.network.config), rules)
+                plays[name] = Play(name, replace(policy.untrained(), rules=rules), learned=False)
     return list(plays.values())
 
 
@@ -321,11 +325,12 @@ def learned_rows(
     for each in plays:
         rules = each.rules
         results, stats = simulate_learned(experiment, cluster, each, starts, length)
-        policy = rules.baseline if each.origin is None else LEARNED
+        origin = each.policy.origin
+        policy = LEARNED if each.learned else rules.baseline
         row = Row(each.name, policy, rules.backfill, rules.runtimes, rules.allocator, results, allocator_stats=stats)
-        if each.origin is not None:
-            kept, seed = str(each.origin.get("kept")), each.origin.get("seed")
-            row = replace(row, baseline=rules.baseline, kept=kept, seed=seed, recipe=recipe(each.origin))
+        if each.learned:
+            kept, seed = str(origin.get("kept")), origin.get("seed")
+            row = replace(row, baseline=rules.baseline, kept=kept, seed=seed, recipe=recipe(origin))
         rows.append(row)
         update()
     return rows
@@ -342,7 +347,7 @@ def simulate_learned(
         simulate_jobs(
             stretch.jobs.take(slice(start, start + length)),
             cluster,
-            policy=LearnedPolicy(each.network, rules, {}),
+            policy=each.policy,
             backfill=rules.backfill,
             allocator=allocator,
             runtimes=known[start : start + length],

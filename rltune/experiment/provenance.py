@@ -15,7 +15,7 @@ Origin = Mapping[str, Any]
 ONE_LOG = {"philly_sia": "philly", "rltune_helios": "philly", "rltune_philly": "philly", "rltune_alibaba": "philly"}
 """Traces cut from another one's log; their names differ, their jobs do not."""
 SAME_WHEN_RESUMED = ("algo", "trace_sha256", "train", "validate", "cluster", "nodes", "protocol")
-RECIPE = (*SAME_WHEN_RESUMED, "parent")
+RECIPE = (*SAME_WHEN_RESUMED, "agent", "parent")
 """What policies must share to differ in their seed alone."""
 
 

@@ -24,7 +24,7 @@ from rltune.rundir import CHECKPOINT, RunDirectory, cut_off, name_of
 
 Outcome = TypeVar("Outcome")
 FORMAT = "rltune-checkpoint-1"
-LEARNING = ("algo", "windows_per_epoch", "validate_every", "validation_windows")
+LEARNING = ("algo", "windows_per_epoch", "rounds_per_epoch", "validate_every", "validation_windows")
 """Options that may change on the way."""
 NOT_AGAIN = ("resume", "checkpoint")
 """Options that the command which goes on does not repeat."""
@@ -97,7 +97,11 @@ def check_earlier(experiment: Experiment, earlier: Earlier, cfg: Mapping[str, An
     given["allocator"] = (experiment.allocator_name, rules.allocator)
     given["baseline"] = (cfg["baseline"] if cfg["baseline"] != "auto" else rules.baseline, rules.baseline)
     given |= {f"protocol.{name}": (protocol[name], getattr(rules, name)) for name in ("window", "warmup")}
-    given |= {f"network.{name}": (value, network[name]) for name, value in cfg["network"].items()}
+    given["agent"] = (cfg["agent"], earlier.state.get("agent", "pick"))
+    if given["agent"] == ("pick", "pick"):
+        given |= {f"network.{name}": (value, network[name]) for name, value in cfg["network"].items()}
+    elif given["agent"] == ("index", "index"):
+        given |= {f"steering.{name}": (value, network[name]) for name, value in cfg["steering"].items()}
     given |= {"options": (experiment.options, rules.options), "seed": (int(cfg["seed"]), origin["seed"])}
     for name, (value, had) in given.items():
         if had != value:

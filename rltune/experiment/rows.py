@@ -20,8 +20,8 @@ METRICS = ("wait_s", "jct_s", "bsld", "slowdown")
 COMPARED = ("wait_s", "jct_s", "bsld")
 CURVES = 7
 """Lines in the CDF figure beside the learned ones."""
-LEARNED = "learned"
-"""What the tables call the policy of a checkpoint."""
+LEARNED, SEARCHED = "learned", "cma"
+"""What the tables call the policy of a checkpoint: one that learned to go by what it sees; constants that a search has found."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def seed_groups(rows: Sequence[Row]) -> list[list[Row]]:
 def mean_name(group: Sequence[Row]) -> str:
     first = group[0]
     placed = "+milp" if first.allocator == "milp" else ""
-    return f"{LEARNED}-{first.backfill}-{first.runtimes}{placed}, mean of {len(group)}"
+    return f"{first.name.partition('-')[0]}-{first.backfill}-{first.runtimes}{placed}, mean of {len(group)}"
 
 
 def over_seeds(group: Sequence[Row], metric: str) -> dict[str, Any]:

@@ -12,8 +12,8 @@ Single epochs of PPO differ by noise; the average over about the last ten does n
 """
 
 
-def blend(average: nn.Module, newest: nn.Module) -> None:
-    """Move the running average of the weights towards the newest, in place."""
+def blend(average: nn.Module, newest: nn.Module, share: float = AVERAGING) -> None:
+    """Move the running average of the weights towards the newest, in place, by ``share`` of the way."""
     with torch.no_grad():
         for mean, weights in zip(average.parameters(), newest.parameters(), strict=True):
-            mean.lerp_(weights, AVERAGING)
+            mean.lerp_(weights, share)

@@ -210,8 +210,8 @@ class JoinedEnv(VectorEnv):
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012  (Gymnasium's own pattern)
 
-    def __init__(self, envs: Sequence[VectorSchedulingEnv]) -> None:
-        """All must show as many jobs."""
+    def __init__(self, envs: Sequence[Any]) -> None:
+        """All must be of one kind, and show as many jobs."""
         self.envs = list(envs)
         self.num_envs = sum(env.num_envs for env in envs)
         self._ends = np.cumsum([env.num_envs for env in envs])[:-1]
@@ -232,7 +232,7 @@ class JoinedEnv(VectorEnv):
         return self._joined([observation for observation, _ in found]), self._info([info for _, info in found])
 
     def step(self, actions: npt.ArrayLike) -> tuple[Any, Any, Any, Any, Any]:
-        parts = np.split(np.asarray(actions, np.int64), self._ends)
+        parts = np.split(np.asarray(actions), self._ends)
         found = [env.step(part) for env, part in zip(self.envs, parts, strict=True)]
         rewards, over, cut = (np.concatenate([one[k] for one in found]) for k in (1, 2, 3))
         return self._joined([one[0] for one in found]), rewards, over, cut, self._info([one[4] for one in found])

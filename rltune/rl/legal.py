@@ -25,7 +25,7 @@ from rltune.core.priorities import has_waited_enough
 from rltune.core.queue import sort_queue
 from rltune.core.resources.verbs import copy_free, fits, narrow
 from rltune.core.runs import fits_ending_by
-from rltune.core.state import BLOCKING, EASY, QUEUED
+from rltune.core.state import BLOCKING, DISPLACE, EASY, QUEUED
 from rltune.rl.rows import (
     FRESH,
     HEAD,
@@ -221,7 +221,7 @@ def _leaves_over_lean(row):
 
 @leaves_over.when(is_full_row)
 def _leaves_over_full(row):
-    return displaces(row) and row.episode.mark[MADE] == 1 and row.sim.params.displace != 1.0
+    return displaces(row) and row.episode.mark[MADE] == 1 and row.sim.detail.knobs[DISPLACE] != 1.0
 
 
 @verb

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rltune.config.learning import SteeringConfig
 from rltune.core.state import Detail, Sim
 from rltune.nouns.renamed import translated
 from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
 from rltune.rl.picking import Picking, bind
 from rltune.rl.rules import Rules
+from rltune.rl.steering.deciding import Steering
+from rltune.rl.steering.levers import LEVERS
+from rltune.rl.steering.network import SteeringNetwork
+from rltune.rl.steering.observe import FEATURES
 from rltune.rl.weights_file import Weights, fill, read_weights, write_weights
+from rltune.simulator.decisions import Decision
 
 FORMAT = "rltune-policy-1"
 BASELINE, PARENT = "baseline order", "parent"
@@ -23,7 +29,7 @@ BASELINE, PARENT = "baseline order", "parent"
 
 @dataclass(frozen=True)
 class LearnedPolicy:
-    """A network, the rules it was trained under, and how it came about (``origin``, JSON values)."""
+    """The pick form: a network, the rules it was trained under, and how it came about (``origin``, JSON values)."""
 
     network: JobNetwork
     rules: Rules
@@ -46,20 +52,63 @@ class LearnedPolicy:
             joint = JointStarts(joint) if isinstance(sim.detail, Detail) else JointPlacement(joint)
         return bind(self.network, sim, joint)
 
+    def untrained(self) -> LearnedPolicy:
+        """What it began as: the baseline."""
+        return replace(self, network=JobNetwork(self.network.config))
 
-def save_policy(path: Path, policy: LearnedPolicy) -> None:
+    def described(self) -> dict[str, str]:
+        """What the header says of its kind."""
+        return {"features": json.dumps([JOB_FEATURES, CLUSTER_FEATURES])}
+
+
+@dataclass(frozen=True)
+class SteeringPolicy:
+    """The index form: a network that sets levers of the baseline and of the market, and the same beside it."""
+
+    network: SteeringNetwork
+    rules: Rules
+    origin: dict[str, Any]
+
+    @property
+    def baseline(self) -> str:
+        """The policy whose levers are set."""
+        return self.rules.baseline
+
+    def steering(self, sim: Sim, joint: Decision | None = None) -> Steering:
+        """The network as who sets the levers in a simulation: a `rltune.simulator.decisions.Steerer`."""
+        return Steering.of(self.network, sim, joint)
+
+    def untrained(self) -> SteeringPolicy:
+        """What it began as: the baseline."""
+        return replace(self, network=SteeringNetwork(self.network.config))
+
+    def described(self) -> dict[str, str]:
+        """What the header says of its kind."""
+        return {"agent": "index", "features": json.dumps([FEATURES, LEVERS])}
+
+
+AnyPolicy = LearnedPolicy | SteeringPolicy
+
+
+def policy_of(network: JobNetwork | SteeringNetwork, rules: Rules, origin: dict[str, Any]) -> AnyPolicy:
+    """A network of either form as a policy."""
+    if isinstance(network, SteeringNetwork):
+        return SteeringPolicy(network, rules, origin)
+    return LearnedPolicy(network, rules, origin)
+
+
+def save_policy(path: Path, policy: AnyPolicy) -> None:
     """Write atomically. Raises InputError when the disk refuses."""
     header = {
         "format": FORMAT,
         "network": json.dumps(policy.network.config.as_dict()),
         "rules": json.dumps(asdict(policy.rules)),
-        "features": json.dumps([JOB_FEATURES, CLUSTER_FEATURES]),
         "origin": json.dumps(policy.origin),
     }
-    write_weights(path, policy.network, header)
+    write_weights(path, policy.network, header | policy.described())
 
 
-def load_policy(path: str | Path) -> LearnedPolicy:
+def load_policy(path: str | Path) -> AnyPolicy:
     """Read a policy file, or the ``policy.safetensors`` of a run directory.
 
     Raises InputError for a missing, foreign, corrupt or incompatible file.
@@ -67,9 +116,13 @@ def load_policy(path: str | Path) -> LearnedPolicy:
     return read_weights(path, "checkpoint", "rltune policy", FORMAT, _policy)
 
 
-def _policy(header: dict[str, str], weights: Weights) -> LearnedPolicy:
+def _policy(header: dict[str, str], weights: Weights) -> AnyPolicy:
     """Raises an error of any kind, without the file's name, for what does not fit."""
-    if json.loads(header["features"]) != [list(JOB_FEATURES), list(CLUSTER_FEATURES)]:
+    agent = header.get("agent", "pick")
+    if agent not in ("pick", "index"):
+        raise ValueError(f"it is an agent in {agent!r} form")
+    sees = [FEATURES, LEVERS] if agent == "index" else [JOB_FEATURES, CLUSTER_FEATURES]
+    if json.loads(header["features"]) != [list(names) for names in sees]:
         raise ValueError("it was trained on other observation features")
     parts = {part: json.loads(header[part]) for part in ("network", "rules", "origin")}
     no_mapping = [part for part, value in parts.items() if not isinstance(value, dict)]
@@ -78,6 +131,11 @@ def _policy(header: dict[str, str], weights: Weights) -> LearnedPolicy:
     architecture = parts["network"]
     if not all(math.isfinite(value) for value in architecture.values()):
         raise ValueError("its architecture holds numbers that are not finite")
-    network = JobNetwork(NetworkConfig(**architecture))
-    fill(network, weights)
-    return LearnedPolicy(network.eval(), Rules(**translated(parts["rules"])), parts["origin"])
+    rules = Rules(**translated(parts["rules"]))
+    if agent == "index":
+        steers = SteeringNetwork(SteeringConfig(**architecture))
+        fill(steers, weights)
+        return SteeringPolicy(steers.eval(), rules, parts["origin"])
+    picks = JobNetwork(NetworkConfig(**architecture))
+    fill(picks, weights)
+    return LearnedPolicy(picks.eval(), rules, parts["origin"])

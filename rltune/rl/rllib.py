@@ -21,8 +21,10 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.tune.registry import register_env
 
+from rltune.config.learning import SteeringConfig
 from rltune.nouns.errors import InputError, RunError
 from rltune.rl.network import JobNetwork, NetworkConfig
+from rltune.rl.steering.network import SteeringNetwork
 
 ENVIRONMENT = "rltune"
 PATIENCE_S, AGAIN_S = 180.0, 1.0
@@ -64,6 +66,12 @@ class PolicyModule(ActorCritic):
     """`JobNetwork` as an actor-critic module."""
 
     network, architecture = JobNetwork, NetworkConfig
+
+
+class SteeringModule(ActorCritic):
+    """`SteeringNetwork` as an actor-critic module: RLlib takes what it says as a normal distribution."""
+
+    network, architecture = SteeringNetwork, SteeringConfig
 
 
 def start_ray(cpus: int | None = None) -> None:
@@ -116,6 +124,9 @@ def common(
             observation_space=sample.single_observation_space,
             action_space=sample.single_action_space,
             disable_env_checking=True,
+            # Numbers are clipped by the environment, and 0 must stay what it is.
+            normalize_actions=False,
+            clip_actions=False,
         )
         .env_runners(
             num_env_runners=int(options.get("env_runners", 0)),

@@ -8,24 +8,29 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 
+from rltune.config.learning import SteeringConfig
 from rltune.nouns.errors import InputError
 from rltune.nouns.metrics import SCORE_METRIC, FloatArray, bootstrap_ci
-from rltune.rl.averaging import blend
+from rltune.rl.averaging import AVERAGING, blend
 from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.policy_file import BASELINE
-from rltune.rl.rllib import build_ppo, sampled_epoch
+from rltune.rl.rllib import PolicyModule, SteeringModule, build_ppo, sampled_epoch
 from rltune.rl.rollout import play
 from rltune.rl.rules import Setup
+from rltune.rl.steering.network import SteeringNetwork
+from rltune.rl.steering.rollout import play_rounds
 from rltune.rl.value_algorithms import build_dqn, build_sac
 from rltune.rl.weights_file import fill
 from rltune.simulator.result import DAY_S
 
+Network = JobNetwork | SteeringNetwork
+Architecture = NetworkConfig | SteeringConfig
 BUILDERS: dict[str, Callable[..., Algorithm]] = {"ppo": build_ppo, "dqn": build_dqn, "sac": build_sac}
 CURVE_COLUMNS = ("epoch", "steps", "train_return", "validation_score", "baseline_score", "wall_s")
 
@@ -57,9 +62,12 @@ class Judged:
     joint: Any = None
     by_day: bool = False
 
-    def units(self, network: JobNetwork) -> FloatArray:
+    def units(self, network: Network) -> FloatArray:
         """(n_units,) score of every window or day, larger is better; their mean is the score of all jobs."""
-        played = play(self.setup, network, self.first_jobs, self.joint)
+        if isinstance(network, SteeringNetwork):
+            played = play_rounds(self.setup, network, self.first_jobs)
+        else:
+            played = play(self.setup, network, self.first_jobs, self.joint)
         if not self.by_day:
             return played.returns
         result = played.results[0]
@@ -69,6 +77,11 @@ class Judged:
         return np.asarray(-sums * len(sums) / len(cost))
 
 
+def untrained_network(config: Architecture) -> Network:
+    """The baseline as a network of either form."""
+    return SteeringNetwork(config) if isinstance(config, SteeringConfig) else JobNetwork(config)
+
+
 class Validator:
     """Greedy scores before the test: on windows, or on the whole stretch, at every cluster size of the evaluation.
 
@@ -76,9 +89,9 @@ class Validator:
     order. A unit is a window or a day, averaged over the sizes, which share its jobs.
     """
 
-    def __init__(self, judged: Sequence[Judged], network: NetworkConfig) -> None:
+    def __init__(self, judged: Sequence[Judged], network: Architecture) -> None:
         self.judged = judged
-        untrained = JobNetwork(network)
+        untrained = untrained_network(network)
         found = [each.units(untrained) for each in judged]
         if len(found[0]) < 2:
             raise InputError(
@@ -90,7 +103,7 @@ class Validator:
         self.baseline = self._averaged(found)
         """(n_units,) scores of the baseline order: an untrained network."""
 
-    def scores(self, network: JobNetwork) -> FloatArray:
+    def scores(self, network: Network) -> FloatArray:
         """(n_units,) score of every window or day; larger is better."""
         return self._averaged([each.units(network) for each in self.judged])
 
@@ -110,16 +123,19 @@ def worth_keeping(candidate: FloatArray, kept: FloatArray, baseline: FloatArray)
     return bool(candidate.mean() > kept.mean() and low > 0)
 
 
-def build(algo: Mapping[str, Any], vector_env: Any, network: NetworkConfig, batch: int, seed: int) -> Algorithm:
+def build(algo: Mapping[str, Any], vector_env: Any, network: Architecture, batch: int, seed: int) -> Algorithm:
     """The RLlib algorithm that ``algo`` names; ``batch``: environment steps an epoch."""
     name = str(algo["name"])
     if name not in BUILDERS:
         raise InputError(f"algo={name} is unknown; known are {', '.join(BUILDERS)}")
     torch.manual_seed(seed)
+    if name == "ppo":
+        module = SteeringModule if isinstance(network, SteeringConfig) else PolicyModule
+        return build_ppo(vector_env, network, algo, batch, seed, module)
     return BUILDERS[name](vector_env, network, algo, batch, seed)
 
 
-def load_weights(algorithm: Algorithm, network: JobNetwork) -> None:
+def load_weights(algorithm: Algorithm, network: Network) -> None:
     """Start an algorithm from given weights (fine-tuning). Raises InputError where the architectures differ."""
     module = algorithm.get_module()
     try:
@@ -141,11 +157,11 @@ class Outcome:
     which training goes on.
     """
 
-    network: JobNetwork
+    network: Network
     kept: str
     kept_scores: FloatArray
     baseline_score: float
-    average: JobNetwork
+    average: Network
     curve: Curve
 
     @property
@@ -165,20 +181,53 @@ class Outcome:
         }
 
     @classmethod
-    def of_tree(cls, tree: Mapping[str, Any], config: NetworkConfig) -> Outcome:
+    def of_tree(cls, tree: Mapping[str, Any], config: Architecture) -> Outcome:
         """What `tree` was made of. Raises KeyError, TypeError, ValueError or RuntimeError for what does not fit."""
-        kept, average = JobNetwork(config), JobNetwork(config)
+        kept, average = untrained_network(config), untrained_network(config)
         fill(kept, tree["network"])
         fill(average, tree["average"])
         curve = Curve([dict(row) for row in tree["curve"]])
         return cls(kept, tree["kept"], tree["kept_scores"], tree["baseline_score"], average, curve)
 
 
-def start_of(algorithm: Algorithm, validator: Validator, parent: JobNetwork | None, what: str) -> Outcome:
-    """The better of the baseline order and the given policy, before training."""
-    network = _network(algorithm)
+class Learner(Protocol):
+    """What learns: its newest network, and an epoch of it."""
+
+    @property
+    def share(self) -> float:
+        """Of the newest weights in the running average that is validated and kept."""
+        ...
+
+    @property
+    def network(self) -> Network: ...
+
+    def epoch(self, steps: int) -> tuple[float | None, int]:
+        """One epoch: the mean return of its episodes (None: none came to its end), and environment steps in all, ``steps`` before."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rllib:
+    """An algorithm of RLlib as a learner."""
+
+    algorithm: Algorithm
+    share: float = AVERAGING
+
+    @property
+    def network(self) -> Network:
+        found: Network = self.algorithm.get_module().net
+        return found
+
+    def epoch(self, steps: int) -> tuple[float | None, int]:
+        """Raises RunError where nothing can be sampled any more."""
+        result, steps = sampled_epoch(self.algorithm, steps)
+        return _finite(result["env_runners"].get("episode_return_mean")), steps
+
+
+def start_of(network: Network, validator: Validator, parent: Network | None, what: str) -> Outcome:
+    """The better of the baseline and the given policy, before training; ``network``: what training begins with."""
     baseline = float(validator.baseline.mean())
-    untrained, average = JobNetwork(network.config), copy.deepcopy(network)
+    untrained, average = untrained_network(network.config), copy.deepcopy(network)
     begun = Outcome(untrained, BASELINE, validator.baseline, baseline, average, Curve())
     if parent is None:
         return begun
@@ -189,7 +238,7 @@ def start_of(algorithm: Algorithm, validator: Validator, parent: JobNetwork | No
 
 
 def train_epochs(
-    algorithm: Algorithm,
+    learner: Learner,
     validator: Validator,
     last: int,
     validate_every: int,
@@ -204,12 +253,12 @@ def train_epochs(
     steps = int(rows[-1]["steps"]) if rows else 0
     begun = time.perf_counter() - (float(rows[-1]["wall_s"]) if rows else 0.0)
     for epoch in range(len(rows) + 1, last + 1):
-        result, steps = sampled_epoch(algorithm, steps)
-        blend(average, _network(algorithm))
+        returned, steps = learner.epoch(steps)
+        blend(average, learner.network, learner.share)
         row: dict[str, Any] = {
             "epoch": epoch,
             "steps": steps,
-            "train_return": _finite(result["env_runners"].get("episode_return_mean")),
+            "train_return": returned,
             "validation_score": None,
             "baseline_score": outcome.baseline_score,
             "wall_s": round(time.perf_counter() - begun, 2),
@@ -221,12 +270,6 @@ def train_epochs(
                 outcome.network, outcome.kept, outcome.kept_scores = copy.deepcopy(average), f"epoch {epoch}", scores
         rows.append(row)
         on_epoch(outcome)
-
-
-def _network(algorithm: Algorithm) -> JobNetwork:
-    net = algorithm.get_module().net
-    assert isinstance(net, JobNetwork)
-    return net
 
 
 def _finite(value: Any) -> float | None:

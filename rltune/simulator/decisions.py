@@ -51,6 +51,16 @@ class Picker(Protocol):
     def decision(self, sim: Sim, joint: Any = None) -> Any: ...
 
 
+@runtime_checkable
+class Steerer(Protocol):
+    """A policy that sets parameters of a ``baseline``, a policy by name, while that decides: a learned one in index form."""
+
+    @property
+    def baseline(self) -> str: ...
+
+    def steering(self, sim: Sim, joint: Decision | None = None) -> Decision: ...
+
+
 def drive(sim: Sim, decision: Decision | None) -> Sim:
     """Simulate from time zero to the end; the final state (its log may have been replaced by a larger one)."""
     state, pace = ref(sim), Pace()

@@ -20,6 +20,8 @@ from rltune.core.resources.slices import INDICES, START_BIT
 from rltune.core.state import (
     ALWAYS,
     BACKFILLS,
+    BREADTH,
+    DISPLACE,
     DROPPED,
     EVENTS,
     INSIDE,
@@ -44,7 +46,7 @@ from rltune.policies.knowledge import forecast_error
 from rltune.policies.learn import group_table
 from rltune.policies.orders import order, static_rank
 from rltune.policies.preemptive import LAS_LEVELS_GPU_S, PREEMPTIVE, PREEMPTIVE_ALIASES, Preemptive
-from rltune.simulator.decisions import Decision, GivenKeys, Picker, Planned, drive
+from rltune.simulator.decisions import Decision, GivenKeys, Picker, Planned, Steerer, drive
 from rltune.simulator.joint import GREEDY, REST, Joint, JointAllocator, Ordered
 from rltune.simulator.options import (
     Options,
@@ -75,7 +77,7 @@ def simulate_full(
     jobs: JobTable,
     cluster: Cluster,
     *,
-    policy: str | Policy | Picker,
+    policy: str | Policy | Picker | Steerer,
     backfill: str,
     allocator: str | JointAllocator | Allocator,
     known_s: Floats | None,
@@ -87,8 +89,10 @@ def simulate_full(
             f"allocator {allocator!r} does not place jobs GPU by GPU; known are {', '.join(SHARING_RULES)}, milp"
         )
     picks = isinstance(policy, Picker)
-    named: Any = policy.baseline if isinstance(policy, Picker) else policy
+    named: Any = policy.baseline if isinstance(policy, Picker | Steerer) else policy
     sim, jobs, notes = build_state(jobs, cluster, named, backfill, allocator, known_s, options, picks)
+    if isinstance(policy, Steerer) and sim.params.outside == INSIDE:
+        sim = sim._replace(params=sim.params._replace(outside=ALWAYS))
     decision = _decision(jobs, cluster, sim, policy, backfill, allocator, options.way_rule)
     sim = drive(sim, decision)
     stats = getattr(allocator, "stats", None)
@@ -141,6 +145,7 @@ def build_state(
         quotas=quotas,
         groups=group_table(jobs) if online else np.zeros((0, 0), np.int64),
         attained=attained_of(jobs, options.past_jobs) if params.order == priorities.GITTINS else nothing_attained(),
+        knobs=knobs_of(policy if isinstance(policy, str) else "of your own", options),
         market=_market(cluster, offered, options),
     )
     listed, thresholds = listed_events(options, cluster), np.array(las_levels(policy, options), np.float64)
@@ -185,7 +190,7 @@ def _decision(
     jobs: JobTable,
     cluster: Cluster,
     sim: Sim,
-    policy: str | Policy | Picker,
+    policy: str | Policy | Picker | Steerer,
     backfill: str,
     allocator: Any,
     way_rule: str,
@@ -198,6 +203,12 @@ def _decision(
             raise InputError("a learned policy starts jobs itself: use an allocator by name, or milp")
         found: Decision = policy.decision(sim, joint)
         return found
+    if isinstance(policy, Steerer):
+        if joint is None and not isinstance(allocator, str):
+            raise InputError(
+                "a policy in index form leaves the places to an allocator by name, or milp; not to one of your own"
+            )
+        return policy.steering(sim, joint)
     own: Policy | None = None if isinstance(policy, str) else policy
     if joint is not None:
         return joint if own is None else Ordered(own, jobs.priority, joint)
@@ -291,18 +302,26 @@ def las_levels(policy: Any, options: Options) -> Sequence[float]:
     return LAS_LEVELS_GPU_S if named else ()
 
 
-def hysteresis(jobs: JobTable, policy: str, estimate: Floats, options: Options) -> dict[str, Any]:
-    """How far ahead a waiting job must be to suspend a running one, and how outlived estimates are corrected."""
+def knobs_of(policy: str, options: Options) -> Floats:
+    """(2,) how far ahead a waiting job must be to suspend a running one, and the power of GPUs: `rltune.core.state.Detail`."""
     special = preemptive_policy(policy)
     # Of levels a job is at one or another: they are hysteresis enough.
     levelled = special is not None and CODES[special.name] == priorities.LAS and len(las_levels(policy, options)) > 0
-    scaled = special is not None and special.scaled and not levelled
-    factor = options.displace_factor if scaled else 1.0
+    knobs = np.ones(2)
+    if special is not None and special.scaled and not levelled:
+        knobs[DISPLACE] = options.displace_factor
+    if special is not None and special.name in ("las", "gittins"):
+        knobs[BREADTH] = options.gpu_power
+    return knobs
+
+
+def hysteresis(jobs: JobTable, policy: str, estimate: Floats, options: Options) -> dict[str, Any]:
+    """How long a job waits before it suspends others, and how outlived estimates are corrected."""
+    special = preemptive_policy(policy)
     learns = options.past_jobs is None if options.gittins_online is None else options.gittins_online
+    waits = knobs_of(policy, options)[DISPLACE] != 1.0
     return {
-        "displace": float(factor),
-        "patience": float(options.suspend_s + options.resume_s) if factor != 1.0 else 0.0,
-        "breadth": float(options.gpu_power) if special is not None and special.name in ("las", "gittins") else 1.0,
+        "patience": float(options.suspend_s + options.resume_s) if waits else 0.0,
         "overrun": 1.0 if np.array_equal(estimate, jobs.duration_s) else float(options.overrun_factor),
         "index_learns": special is not None and special.name == "gittins" and bool(learns),
     }

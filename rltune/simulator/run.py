@@ -25,7 +25,7 @@ from rltune.policies.dynamic import STATIC
 from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import Order, order, static_rank
 from rltune.simulator.blocking import run_blocking
-from rltune.simulator.decisions import GivenKeys, Picker, Planned, drive
+from rltune.simulator.decisions import GivenKeys, Picker, Planned, Steerer, drive
 from rltune.simulator.full import preemptive_policy, simulate_full
 from rltune.simulator.joint import JointAllocator
 from rltune.simulator.options import make_options
@@ -44,7 +44,7 @@ def simulate_jobs(
     workload: Trace | JobTable,
     cluster: Cluster,
     *,
-    policy: str | Policy | Picker = "fifo",
+    policy: str | Policy | Picker | Steerer = "fifo",
     backfill: str = "skip",
     allocator: str | Allocator = "best_fit",
     runtimes: str | FloatArray = "exact",
@@ -60,7 +60,7 @@ def simulate_jobs(
 
     Args:
         policy: name of an order or of a preemptive policy, a function (queue, snapshot) -> keys, or a learned policy
-            (`rltune.rl.policy_file.LearnedPolicy`).
+            (`rltune.rl.policy_file.LearnedPolicy`, `SteeringPolicy`).
         backfill: blocking (RLTune's protocol, exact), strict (as blocking, but the head is chosen anew at every
             instant: Helios' protocol), skip, easy, or conservative.
         allocator: lexicographic, best_fit, least_fragmentation; full build: first_fit, best_fit, least_loaded, random,
@@ -92,6 +92,11 @@ def simulate_jobs(
             jobs, cluster, policy=policy, backfill=backfill, allocator=cast(Any, allocator),
             known_s=None if learns_online(runtimes) else known, options=detail,
         )  # fmt: skip
+    if isinstance(policy, Steerer):
+        raise InputError(
+            f"a policy in index form has nothing to set under its baseline {policy.baseline} here; it needs a market "
+            "(options.way_rule=market), or a baseline that suspends (las, gittins, ...)"
+        )
     cost = fragmentation_cost(jobs, cluster, cost)
     if backfill == "easy" and np.isnan(known).any():
         raise InputError(
@@ -204,7 +209,7 @@ def needs_detail(
         return f"{', '.join(detailed)} given"
     if backfill not in PLAIN:
         return f"backfill={backfill}"
-    policy = policy.baseline if isinstance(policy, Picker) else policy
+    policy = policy.baseline if isinstance(policy, Picker | Steerer) else policy
     if isinstance(policy, str) and preemptive_policy(policy) is not None:
         return f"policy={policy}"
     if isinstance(allocator, str) and allocator not in RULES and allocator in SHARING_RULES:

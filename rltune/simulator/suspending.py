@@ -22,7 +22,7 @@ from rltune.core.resources.nodes import Nodes, nodes_like
 from rltune.core.resources.slices import INDICES, bits
 from rltune.core.resources.verbs import book_held, copy_free, find, take_found, way_held
 from rltune.core.runs import start_job, stop_run
-from rltune.core.state import NOW, ON_GPUS, PRESENT, QUEUED, SUSPENDED, Floats, Ints, floats, ints
+from rltune.core.state import DISPLACE, NOW, ON_GPUS, PRESENT, QUEUED, SUSPENDED, Floats, Ints, floats, ints
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.jobs import WHOLE
 from rltune.simulator.candidates import Candidates, build_candidates, keep_waiting, load_place, write_place
@@ -156,7 +156,7 @@ def make_room_in(sim, trial, job, running):
     order, marked = sim.detail.order, sim.detail.marked
     copy_free(sim, trial.space, sim.shadow)
     room = MOST_RUNNING - (trial.counts[CANDIDATES] - trial.counts[STARTERS])
-    if sim.params.displace != 1.0:
+    if sim.detail.knobs[DISPLACE] != 1.0:
         alone = narrowest_alone(sim, job, running)
         if alone >= 0 and room > 0:
             let_go(sim, trial, alone)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from training_commands import train
 
 from rltune.config.commands import Train
 from rltune.entry import run_main
@@ -26,12 +27,6 @@ SMALL = (
     "windows_per_epoch=4", "validate_every=1", "validation_windows=4", "evaluate=false", "allocator=best_fit",
     "algo.envs=4", "algo.threads=1", "progress=false", "oversized=drop",
 )  # fmt: skip
-
-
-def train(*options: str, runs: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "rltune.train", *options, f"runs={runs}"]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
 
 
 @pytest.fixture(scope="module")
