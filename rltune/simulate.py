@@ -64,7 +64,7 @@ def main(cfg: dict[str, Any]) -> str:
     if oversized == "drop" and len(misfits := find_oversized(trace.jobs, cluster)):
         told = describe_oversized(trace.jobs, cluster, misfits, trace.label)
         remarks.append(f"{told} [dropped and counted as unfinished]")
-    remarks += without_effect(cfg, trace, cluster)
+    remarks += without_effect(cfg, trace, cluster) + as_trained(cfg)
     name = cfg["name"] or default_name(trace, cluster, cfg)
     with RunDirectory(cfg["runs"], str(name)) as run:
         say(f"trace     {trace.label}: {len(trace):,} jobs")
@@ -180,6 +180,17 @@ def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> li
         "suspend_s": suspends, "resume_s": suspends or fails, "migrate_s": suspends or fails,
     }  # fmt: skip
     return remarks + [f"options.{name} has no effect here" for name in options if not acts.get(name, True)]
+
+
+def as_trained(cfg: Mapping[str, Any]) -> list[str]:
+    """A remark where a learned policy is simulated under other rules than it was trained under."""
+    if not api.is_learned(cfg["policy"]):
+        return []
+    rules = api.load_policy(cfg["policy"]).rules
+    here = {"backfill": cfg["backfill"], "runtimes": cfg["runtimes"], "allocator": cfg["allocator"]["name"]}
+    other = {name: getattr(rules, name) for name, value in here.items() if getattr(rules, name) != value}
+    told = ", ".join(f"{name}={value}" for name, value in other.items())
+    return [f"policy={cfg['policy']} was trained with {told}; this is a transfer"] if other else []
 
 
 def allocator_of(node: Mapping[str, Any], trace: Trace, cluster: Cluster) -> Any:

@@ -96,7 +96,9 @@ class Train(Scored):
     resume: str | None = option(
         None, "run to go on with: a finished one for `epochs` more, one that was cut off until it has its `epochs`"
     )
-    checkpoint: str | None = option(None, "policy to fine-tune: a policy.safetensors or a run directory")
+    checkpoint: str | None = option(
+        None, "policy to fine-tune: a policy.safetensors, a run directory or a shipped model"
+    )
     evaluate: bool = option(True, "end with the table on the test stretch")
 
 
@@ -105,7 +107,7 @@ class Evaluate(Scored):
     """python -m rltune.evaluate trace=helios checkpoint=runs/..."""
 
     checkpoint: str | Sequence[str] | None = option(
-        None, "a policy (or [several seeds of one]); null: heuristics alone",
+        None, "a policy, file, run directory or shipped model (or [several seeds of one]); null: heuristics alone",
         needs="a text or a list of texts is needed, e.g. runs/NAME",
     )  # fmt: skip
     windows: int | Sequence[int] = option(
@@ -113,7 +115,7 @@ class Evaluate(Scored):
         needs="a whole number of at least 1 or a list of first jobs is needed",
     )  # fmt: skip
     policy: str | Sequence[str] = option(
-        "all", "heuristic orders beside the checkpoint: all, or a list",
+        "all", "heuristic orders beside the checkpoint: all, or a list; a shipped model among them is judged as a checkpoint",
         needs="a text or a list of texts is needed, e.g. [fifo,sjf]",
     )  # fmt: skip
     backfill: str | Sequence[str] = option(
@@ -132,7 +134,7 @@ class Simulate(Common):
     policy: str = option(
         default_of(simulate_jobs, "policy"),
         "an order (fifo, sjf, f1, ...) or srtf, srsf, las, las_levels, gittins, priority, round_robin, "
-        "lottery, wfq, fair_user, fair_vc, or the file or run directory of a learned policy",
+        "lottery, wfq, fair_user, fair_vc, or a learned policy: a shipped model by name (python -m rltune.models), a file or run directory",
     )
     backfill: str = option(
         default_of(simulate_jobs, "backfill"),

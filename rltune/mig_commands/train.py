@@ -35,7 +35,17 @@ VALIDATION = 1
 
 
 MODULE, FORMAT = "rltune.mig train", "rltune-mig-checkpoint-1"
-FREE = ("name", "runs", "remove_partial", "progress", "checkpoint", "resume", "epochs", "checkpoint_every", "validate_every")
+FREE = (
+    "name",
+    "runs",
+    "remove_partial",
+    "progress",
+    "checkpoint",
+    "resume",
+    "epochs",
+    "checkpoint_every",
+    "validate_every",
+)
 """Options that may change when a run is gone on with."""
 
 

@@ -28,7 +28,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import rltune
 from rltune import entry
-from rltune.api import is_policy_file
+from rltune.api import is_learned
 from rltune.config.commands import Evaluate, Simulate
 from rltune.config.traces import trace_node
 from rltune.mig_commands import main as mig
@@ -172,7 +172,7 @@ def checked(declared: type, cfg: dict[str, Any]) -> None:
         trace_node(cfg["trace"])
     if issubclass(declared, Simulate | Evaluate):
         for name in cfg["policy"] if isinstance(cfg["policy"], list) else [cfg["policy"]]:
-            if name not in {"all", *ORDERS, *ALIASES, *PREEMPTIVE, *PREEMPTIVE_ALIASES} and not is_policy_file(name):
+            if name not in {"all", *ORDERS, *ALIASES, *PREEMPTIVE, *PREEMPTIVE_ALIASES} and not is_learned(name):
                 raise InputError(f"policy={name} is unknown")
 
 
