@@ -15,11 +15,15 @@ from rltune.entry import run_main
 from rltune.experiment.evaluation import Case, evaluate_into, heuristic_cases
 from rltune.experiment.provenance import check_unseen
 from rltune.experiment.setup import Experiment, make_experiment
+from rltune.experiment.sweep_table import conclude_policies
+from rltune.experiment.sweeping import Sweep
 from rltune.nouns.errors import InputError
 from rltune.report.console import say
 from rltune.rl.policy_file import LearnedPolicy, load_policy
 from rltune.rl.runtime import tune
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb, remove_if_asked
+
+SWEEP = Sweep("rltune.evaluate", conclude_policies)
 
 
 def main(cfg: dict[str, Any]) -> str:
@@ -123,4 +127,4 @@ def _check_policies(experiment: Experiment, policies: Sequence[LearnedPolicy]) -
 
 
 if __name__ == "__main__":
-    run_main(main, Evaluate)
+    run_main(main, Evaluate, sweep=SWEEP)

@@ -40,6 +40,9 @@ class Common:
     seed: int = option(0, least=0)
     name: Any = option(None, "of the run directory; null: made of the options")
     runs: str = option("runs", "where run directories go")
+    sweep: str | None = option(
+        None, "of a multirun (-m): its folder; one that is there is gone on with; null: a new one in runs"
+    )
     remove_partial: bool = option(False, "first remove the hidden directories that killed runs left there")
     progress: bool = option(
         True, "progress on standard error: a line that is written over; in a file one after 10 s, then every 30 s"
@@ -99,6 +102,10 @@ class Train(Scored):
     checkpoint: str | None = option(
         None, "policy to fine-tune: a policy.safetensors, a run directory or a shipped model"
     )
+    track: str | Sequence[str] | None = option(
+        None, "wandb | mlflow, or a list: the curve there too (TensorBoard's files are always written)",
+        needs="wandb, mlflow, a list of them, or null is needed",
+    )  # fmt: skip
     evaluate: bool = option(True, "end with the table on the test stretch")
 
 

@@ -193,12 +193,13 @@ def train_epochs(
     validator: Validator,
     last: int,
     validate_every: int,
-    on_epoch: Callable[[Outcome], None],
+    on_epoch: Callable[[Outcome, Mapping[str, float]], None],
     outcome: Outcome,
 ) -> None:
     """Train on to epoch ``last``; what ``outcome`` keeps stays until a network is worth keeping.
 
-    ``on_epoch`` is told, after each, how things stand. Raises RunError where nothing can be sampled any more.
+    ``on_epoch`` is told, after each, how things stand, and what the learner says of its losses.
+    Raises RunError where nothing can be sampled any more.
     """
     rows, average = outcome.curve.rows, outcome.average
     steps = int(rows[-1]["steps"]) if rows else 0
@@ -220,7 +221,14 @@ def train_epochs(
             if worth_keeping(scores, outcome.kept_scores, validator.baseline):
                 outcome.network, outcome.kept, outcome.kept_scores = copy.deepcopy(average), f"epoch {epoch}", scores
         rows.append(row)
-        on_epoch(outcome)
+        on_epoch(outcome, learner_figures(result))
+
+
+def learner_figures(result: Mapping[str, Any]) -> dict[str, float]:
+    """What RLlib's learner tells of an epoch (losses, entropy, gradient norm, learning rate), single finite numbers alone."""
+    told = result.get("learners", {}).get("default_policy", {})
+    numbers = {name: _finite(value) for name, value in told.items() if isinstance(value, int | float | np.number)}
+    return {f"learner/{name}": value for name, value in numbers.items() if value is not None}
 
 
 def _network(algorithm: Algorithm) -> JobNetwork:

@@ -186,7 +186,17 @@ def test_the_wheel_holds_models_and_cards(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "rltune", tmp_path / "source" / "rltune", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path / "source")
-    words = ["-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path), str(tmp_path / "source")]
+    words = [
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-q",
+        "-w",
+        str(tmp_path),
+        str(tmp_path / "source"),
+    ]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
