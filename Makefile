@@ -11,7 +11,6 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
-POLICIES := experiments/policies
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train eval test check bench
@@ -29,10 +28,9 @@ train: $(READY) ## train on Helios' jobs on unlike GPUs; tables on held-back job
 	$(BIN)/python -m rltune.train +trace=helios $(MIXED) epochs=15 windows_per_epoch=16 $(ARGS)
 
 eval: $(READY) ## judge the shipped policies beside every heuristic: 64 windows, then the test month at 100 and 85 nodes
-	$(BIN)/python -m rltune.evaluate +trace=helios \
-	  "checkpoint=[$(POLICIES)/helios_window_s0.safetensors,$(POLICIES)/helios_window_s1.safetensors,$(POLICIES)/helios_window_s2.safetensors]" $(ARGS)
-	for nodes in 100 85; do $(BIN)/python -m rltune.evaluate +trace=helios protocol=month nodes=$$nodes \
-	  checkpoint=$(POLICIES)/helios_month$${nodes}_s0.safetensors $(ARGS) || exit; done
+	$(BIN)/python -m rltune.evaluate +trace=helios "checkpoint=[helios_window,helios_window_s1,helios_window_s2]" $(ARGS)
+	$(BIN)/python -m rltune.evaluate +trace=helios protocol=month nodes=100 checkpoint=helios $(ARGS)
+	$(BIN)/python -m rltune.evaluate +trace=helios protocol=month nodes=85 checkpoint=helios_85 $(ARGS)
 
 test: $(READY) ## run the tests (options of pytest: ARGS="-k milp")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)

@@ -41,7 +41,7 @@ from rltune.rl.mig.env import Setup, VectorBatchEnv
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "results" / "mig_agent"
-POLICY = HERE / "policies" / "mig_batch_s0.safetensors"
+POLICY = "mig_batch"
 COMMAND = "RLTUNE_TRACES=... OMP_NUM_THREADS=1 python experiments/mig_agent.py"
 A100, BATCHES = "A100-80GB", 50
 SAMPLES = (16, 128)
@@ -67,7 +67,7 @@ class Case:
     window: int | None = None
 
 
-def planners(policy: Path, window: int | None) -> Mapping[str, Planner]:
+def planners(policy: str, window: int | None) -> Mapping[str, Planner]:
     """Who is compared, by name of the row. Add FAR and the search, alone and seeded by the agent, here."""
     found: dict[str, Planner] = {}
     for name, agent in (("prior", untrained()), ("agent", load(policy))):
@@ -194,7 +194,7 @@ def training_line(origin: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--policy", type=Path, default=POLICY)
+    parser.add_argument("--policy", default=POLICY)
     policy = parser.parse_args().policy
     rows: list[dict[str, Any]] = []
     gains = []

@@ -36,7 +36,7 @@ from rltune.mig.geometry import geometry
 from rltune.rl.mig.agent import Agent, load
 
 RESULTS = Path(__file__).resolve().parent / "results"
-AGENT = Path(__file__).resolve().parent / "policies" / "mig_batch_s0.safetensors"
+AGENT = "mig_batch"
 BUDGETS_S = (0.01, 0.1, 1.0)
 FRESH = 5000
 PROVE_S = 60.0

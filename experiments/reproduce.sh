@@ -8,7 +8,7 @@ python=${PYTHON:-.venv/bin/python}
 runs=${RUNS:-runs}
 at_once=${AT_ONCE:-2}
 results=experiments/results
-policies=experiments/policies
+models=rltune/models
 
 train() {  # NAME OPTIONS...: in the background, ${at_once} at a time
   while (( $(jobs -rp | wc -l) >= at_once )); do wait -n; done
@@ -20,8 +20,8 @@ evaluate() {  # NAME OPTIONS...: the table, from the shipped policies
   mkdir -p "$results/$1"
   cp "$runs/$1"/{config.yaml,manifest.json,summary.json,*.md,*.png} "$results/$1/"
 }
-keep() {  # NAME: a policy and how its training went
-  cp "$runs/$1/policy.safetensors" "$policies/$1.safetensors"
+keep() {  # NAME MODEL: a policy, as the model it is shipped as, and how its training went; its card is written by hand
+  cp "$runs/$1/policy.safetensors" "$models/$2.safetensors"
   for file in curve.csv learning_curve.png manifest.json; do cp "$runs/$1/$file" "$results/training/$1.$file"; done
 }
 
@@ -34,21 +34,25 @@ done
 for seed in 0 1; do train "rltune_helios_s$seed" +trace=rltune_helios seed="$seed"; done
 wait
 
-mkdir -p "$results/training" "$policies"
-rm -f "$policies"/*.safetensors "$results"/training/*
-for name in helios_window_s{0,1,2} helios_month{85,100}_s{0,1} rltune_helios_s{0,1}; do keep "$name"; done
+mkdir -p "$results/training"
+rm -f "$results"/training/*
+keep helios_window_s0 helios_window
+for seed in 1 2; do keep "helios_window_s$seed" "helios_window_s$seed"; done
+keep helios_month100_s0 helios
+keep helios_month100_s1 helios_s1
+keep helios_month85_s0 helios_85
+keep helios_month85_s1 helios_85_s1
+keep rltune_helios_s0 rltune_helios
+keep rltune_helios_s1 rltune_helios_s1
 
-evaluate helios_window +trace=helios \
-  "checkpoint=[$policies/helios_window_s0.safetensors,$policies/helios_window_s1.safetensors,$policies/helios_window_s2.safetensors]"
-for nodes in 85 100; do
-  evaluate "helios_month$nodes" +trace=helios protocol=month nodes="$nodes" \
-    "checkpoint=[$policies/helios_month${nodes}_s0.safetensors,$policies/helios_month${nodes}_s1.safetensors]"
-done
+evaluate helios_window +trace=helios "checkpoint=[helios_window,helios_window_s1,helios_window_s2]"
+evaluate helios_month85 +trace=helios protocol=month nodes=85 "checkpoint=[helios_85,helios_85_s1]"
+evaluate helios_month100 +trace=helios protocol=month nodes=100 "checkpoint=[helios,helios_s1]"
 
 # The 16 public windows of the published protocol begin at jobs 12,241 to 76,726; the test stretch at job 12,000.
 public="[62685,6116,61362,55226,64726,18764,21868,13971,241,1654,7826,9254,52888,29132,33177,916]"
 evaluate rltune_helios_public +trace=rltune_helios allocator=lexicographic windows="$public" \
-  "checkpoint=[$policies/rltune_helios_s0.safetensors,$policies/rltune_helios_s1.safetensors]"
+  "checkpoint=[rltune_helios,rltune_helios_s1]"
 
 # The MILP's objective, on the validation month.
 "$python" experiments/milp_measures.py > "$results/milp_measures.txt"

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rltune.api import lower_bounds, simulate
+    from rltune.api import Next, load_policy, lower_bounds, simulate, who_is_next
     from rltune.config import load_cluster
     from rltune.nouns.cluster import Cluster
     from rltune.nouns.errors import InputError
@@ -30,6 +30,7 @@ __all__ = [
     "Cluster",
     "InputError",
     "JobTable",
+    "Next",
     "Plan",
     "Queue",
     "Result",
@@ -37,9 +38,11 @@ __all__ = [
     "Start",
     "Trace",
     "load_cluster",
+    "load_policy",
     "load_trace",
     "lower_bounds",
     "simulate",
+    "who_is_next",
 ]
 
 # Loaded when first asked for: the simulator takes a second, and `python -m rltune.devices show` does without.
@@ -48,6 +51,7 @@ _HOME = {
     "Cluster": "nouns.cluster",
     "InputError": "nouns.errors",
     "JobTable": "nouns.jobs",
+    "Next": "api",
     "Plan": "nouns.plan",
     "Queue": "nouns.plan",
     "Result": "simulator.result",
@@ -55,9 +59,11 @@ _HOME = {
     "Start": "nouns.plan",
     "Trace": "traces",
     "load_cluster": "config",
+    "load_policy": "api",
     "load_trace": "traces",
     "lower_bounds": "api",
     "simulate": "api",
+    "who_is_next": "api",
 }
 
 

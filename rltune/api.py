@@ -1,26 +1,36 @@
-"""What notebooks call: `rltune.simulate` and `rltune.lower_bounds`."""
+"""What notebooks call: `rltune.simulate`, `rltune.lower_bounds`, `rltune.load_policy` and `rltune.who_is_next`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from rltune.allocators.greedy import GreedyAllocator
 from rltune.config import load_cluster
+from rltune.models.catalogue import file_of
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import JobTable
+from rltune.nouns.plan import Policy
+from rltune.policies.orders import ALIASES, ORDERS, order, sequence
+from rltune.policies.preemptive import PREEMPTIVE, PREEMPTIVE_ALIASES
 from rltune.simulator import bounds
 from rltune.simulator.bounds import Bounds
+from rltune.simulator.decisions import Picker
+from rltune.simulator.moment import snapshot_of
 from rltune.simulator.result import Result
-from rltune.simulator.run import simulate_jobs
+from rltune.simulator.run import check_backfill, simulate_jobs
 from rltune.traces import Trace
 
 
 def simulate(workload: Trace | JobTable, cluster: Cluster | str, **options: Any) -> Result:
     """Simulate a trace (or a job table) on a cluster; see `rltune.simulator.run.simulate_jobs` for all options.
 
-    ``policy``: a name (fifo, sjf, f1, ...), a file or run directory of a learned policy, or a function
-    (queue, snapshot) -> keys; ``backfill``: blocking, strict, skip, easy, conservative; ``allocator``: lexicographic, best_fit,
+    ``policy``: a name (fifo, sjf, f1, ...; of a shipped model: helios, ...), a file or run directory of a learned policy, or a
+    function (queue, snapshot) -> keys; ``backfill``: blocking, strict, skip, easy, conservative; ``allocator``: lexicographic, best_fit,
     least_fragmentation, milp (also an object ``MilpAllocator`` with options), or an object;
     ``runtimes``: exact, requested, predicted, online, unknown.
     """
@@ -31,10 +41,7 @@ def simulate(workload: Trace | JobTable, cluster: Cluster | str, **options: Any)
         )
     if isinstance(cluster, str):
         cluster = load_cluster(cluster)
-    if isinstance(options.get("policy"), str) and is_policy_file(options["policy"]):
-        # PyTorch takes a while to import; only learned policies need it.
-        from rltune.rl.policy_file import load_policy
-
+    if isinstance(options.get("policy"), str) and is_learned(options["policy"]):
         options["policy"] = load_policy(options["policy"])
     if options.get("allocator") == "milp":
         # The solver takes a while to import; only those who ask for the MILP wait for it.
@@ -44,9 +51,65 @@ def simulate(workload: Trace | JobTable, cluster: Cluster | str, **options: Any)
     return simulate_jobs(workload, cluster, **options)
 
 
-def is_policy_file(policy: str) -> bool:
-    """Whether a policy is named by its file, or by the run directory that it lies in, and not by a name of the list."""
-    return policy.endswith(".safetensors") or "/" in policy or Path(policy).is_dir()
+def is_learned(policy: str) -> bool:
+    """Whether a policy is a shipped model by name, or named by its file or the run directory that it lies in.
+
+    Names of orders and of models come before directories that happen to be called so (``./helios`` is one).
+    """
+    if policy in {*ORDERS, *ALIASES, *PREEMPTIVE, *PREEMPTIVE_ALIASES}:
+        return False
+    return file_of(policy) is not None or policy.endswith(".safetensors") or "/" in policy or Path(policy).is_dir()
+
+
+def load_policy(policy: str | Path) -> Any:
+    """A learned policy (`rltune.rl.policy_file.LearnedPolicy`): a shipped model by name, a policy file, or a run directory."""
+    # PyTorch takes a while to import; only learned policies need it.
+    from rltune.rl import policy_file
+
+    return policy_file.load_policy(policy)
+
+
+class Next(NamedTuple):
+    """Job ids: those that start now, first to start first, and those that go on waiting, in the order they stand in."""
+
+    start: list[str]
+    wait: list[str]
+
+
+def who_is_next(
+    policy: Any,
+    waiting: JobTable | Mapping[str, Any],
+    cluster: Cluster | str,
+    *,
+    now_s: float | None = None,
+    running: Mapping[str, Sequence[Any]] | None = None,
+    backfill: str = "easy",
+) -> Next:
+    """What a policy does with a live queue: whole GPUs, no suspension.
+
+    Args:
+        policy: of `load_policy`, or by name (of a model or an order), or a function (queue, snapshot) -> keys.
+        waiting: a job table or its columns; ``duration_s`` is the run time as believed, seconds.
+        now_s, running: as `rltune.simulator.moment.snapshot_of` takes them: the last submission, and nothing runs.
+        backfill: of orders and functions; a learned policy has its own.
+
+    Raises:
+        InputError: what `snapshot_of` and `rltune.rl.asking.answer` refuse.
+    """
+    jobs = waiting if isinstance(waiting, JobTable) else JobTable.from_columns(waiting)
+    snapshot = snapshot_of(jobs, load_cluster(cluster) if isinstance(cluster, str) else cluster, now_s, running)
+    if isinstance(policy, str):
+        policy = load_policy(policy) if is_learned(policy) else order(policy)
+    if isinstance(policy, Picker):
+        learned: Any = policy
+        start, wait = learned.answer(snapshot)
+    else:
+        ordered: Policy = policy
+        first = sequence(ordered(snapshot.queue, snapshot), len(jobs))
+        plan = GreedyAllocator().allocate(snapshot, first, check_backfill(backfill))
+        start = np.array([each.job for each in plan.starts], np.int64)
+        wait = first[~np.isin(first, start)]
+    return Next(*([str(jobs.job_id[position]) for position in part] for part in (start, wait)))
 
 
 def lower_bounds(workload: Trace | JobTable, cluster: Cluster | str, preemptive: bool = False) -> Bounds:

@@ -7,12 +7,16 @@ import re
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -24,32 +28,62 @@ from rltune.config.files import CONF
 from rltune.nouns.errors import InputError, Interrupted
 from rltune.nouns.renamed import refuse_old_options
 
+Task = Callable[[dict[str, Any]], str | None]
 
-def run_main(task: Callable[[dict[str, Any]], str | None], declared: type, footer: str = "") -> None:
+
+class Sweep(Protocol):
+    """What a command does with a multirun: `rltune.experiment.sweeping.Sweep`."""
+
+    @property
+    def module(self) -> str: ...
+
+    @property
+    def objective(self) -> Callable[[Path], float] | None: ...
+
+    @property
+    def direction(self) -> str: ...
+
+    def folder(self, runs: str, sweep: str | None) -> Path: ...
+
+    def going(self, folder: Path, words: Sequence[str]) -> AbstractContextManager[None]: ...
+
+    def member(self, task: Task, cfg: dict[str, Any], pairs: Mapping[str, str], folder: Path) -> Path: ...
+
+
+def run_main(task: Task, declared: type, footer: str = "", sweep: Sweep | None = None) -> None:
     """Put the options of ``declared`` and the command line together and run ``task`` on them, once or as a multirun.
 
     ``task`` gets plain values, checked, and returns the run directory, which is printed as
     the last line of standard output; None where it leaves none. ``footer``: last lines of --help.
+    ``sweep``: what goes round the members of a multirun; None: they are runs like any others.
     """
     words = sys.argv[1:]
     if {"-h", "--help"} & set(words):
         print("\n".join(help_of(declared, footer)))
         return
+    given = [spelled(word, declared) for word in words]
+    many: Sweep | None = None
+    around: AbstractContextManager[None] = nullcontext()
     try:
         refuse_old_options(dict(word.lstrip("+~").split("=", 1) for word in words if "=" in word), options_of(declared))
+        if sweep is not None and {"-m", "--multirun"} & set(words):
+            many, around, more = planned(sweep, words, given)
+            given += more
     except InputError as error:
         fail(error)
-    sys.argv[1:] = [spelled(word, declared) for word in words]
+    sys.argv[1:] = given
     # Without this Hydra prints its own shortened traceback and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     store(declared)
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=declared.__name__)
-    def main(cfg: DictConfig) -> str | None:
+    def main(cfg: DictConfig) -> str | float | None:
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
         try:
             check_all(declared, plain)
-            path = task(plain)
+            if many is None and plain.get("sweep"):
+                raise InputError(f"sweep={plain['sweep']} is the folder of a multirun; add -m, or leave it out")
+            path = task(plain) if many is None else str(many.member(task, plain, set_apart(), folder_of_sweep()))
         except InputError as error:
             # Hydra would print the failed overrides first; in a multirun the launcher has to see the error itself.
             if HydraConfig.get().mode != RunMode.MULTIRUN:
@@ -57,10 +91,11 @@ def run_main(task: Callable[[dict[str, Any]], str | None], declared: type, foote
             raise
         if path is not None:
             print(path, flush=True)
-        return path
+        return many.objective(Path(path)) if many is not None and many.objective is not None and path else path
 
     try:
-        main()
+        with around:
+            main()
     except KeyboardInterrupt as error:
         end = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
         print(f"error: {end.told}", file=sys.stderr)
@@ -73,6 +108,64 @@ def run_main(task: Callable[[dict[str, Any]], str | None], declared: type, foote
         if cause is None:
             raise
         fail(cause)
+
+
+OPTUNA = "hydra/sweeper=optuna"
+
+
+def planned(
+    sweep: Sweep, words: Sequence[str], given: Sequence[str]
+) -> tuple[Sweep, AbstractContextManager[None], list[str]]:
+    """What goes round a multirun, and the further words that tell Hydra of it; ``given``: ``words`` as Hydra takes them.
+
+    Raises InputError for options of a single run, and for a search where it cannot be.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides([word for word in given if not word.startswith("-")])
+    except HydraException:
+        # Hydra refuses them itself, in its own words.
+        return sweep, nullcontext(), []
+    value: dict[str, Any] = {each.get_key_element().lstrip("+"): each.value() for each in parsed}
+    for name in ("name", "resume"):
+        if value.get(name) is not None:
+            raise InputError(
+                f"{name}={value[name]} is of one run; members of a multirun are named by their options: sweep=DIR"
+            )
+    folder = sweep.folder(str(value.get("runs", "runs")), value.get("sweep"))
+    more = [
+        f"hydra.job.config.override_dirname.exclude_keys={[each.key_or_group for each in parsed if not each.is_sweep_override()]}"
+    ]
+    if "hydra/launcher=ray" in given:
+        # Workers stand in other directories.
+        folder = folder.absolute()
+        if "RAY_ADDRESS" in os.environ and not any("object_store_memory" in word for word in given):
+            # The launcher would ask the cluster for a store of a size, which is refused.
+            more.append("+hydra.launcher.ray.init.object_store_memory=null")
+    if OPTUNA in given:
+        more += searched(sweep, value)
+    return sweep, sweep.going(folder, words), [*more, f"hydra.sweep.dir={quoted(str(folder))}"]
+
+
+def searched(sweep: Sweep, value: Mapping[str, Any]) -> list[str]:
+    """Further words of a search by Optuna: which way is better, and a seed, so that the same command draws the same members."""
+    if sweep.objective is None:
+        raise InputError(f"{OPTUNA}: {sweep.module} has no figure to search by; rltune.train and rltune.simulate have")
+    if find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
+        raise InputError(f"{OPTUNA} needs the package hydra-optuna-sweeper: pip install 'rltune[optuna]'")
+    usual = {"hydra.sweeper.direction": sweep.direction, "hydra.sweeper.sampler.seed": "0"}
+    return [f"{name}={usual[name]}" for name in usual if name not in value]
+
+
+def set_apart() -> dict[str, str]:
+    """The options that set this member of a multirun apart from the others, as they were typed."""
+    config = HydraConfig.get()
+    others = set(config.job.config.override_dirname.exclude_keys)
+    parsed = OverridesParser.create().parse_overrides(list(config.overrides.task))
+    return {each.key_or_group: str(each.value()) for each in parsed if each.key_or_group not in others}
+
+
+def folder_of_sweep() -> Path:
+    return Path(HydraConfig.get().sweep.dir)
 
 
 def typed() -> list[str]:
@@ -136,9 +229,14 @@ def _quoted(word: str) -> str:
     name, equals, value = word.partition("=")
     if not equals or PLAIN_PATH.fullmatch(value) or not os.path.lexists(value):
         return word
+    return f"{name}={quoted(value)}"
+
+
+def quoted(value: str) -> str:
+    """A value in quotes, whatever is in it."""
     # Before a quote backslashes count double; ${ would be taken for another option's value.
     guarded = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
-    return f"{name}='{guarded.replace('${', chr(92) + '${')}'"
+    return f"'{guarded.replace('${', chr(92) + '${')}'"
 
 
 PLAIN_PATH = re.compile(r"[\w./:%+@-]*", re.ASCII)

@@ -9,25 +9,31 @@ from typing import Any
 
 import yaml
 
+from rltune.api import is_learned
 from rltune.config.commands import Evaluate, simulation_options
 from rltune.entry import run_main
 from rltune.experiment.evaluation import Case, evaluate_into, heuristic_cases
 from rltune.experiment.provenance import check_unseen
 from rltune.experiment.setup import Experiment, make_experiment
+from rltune.experiment.sweep_table import conclude_policies
+from rltune.experiment.sweeping import Sweep
 from rltune.nouns.errors import InputError
 from rltune.report.console import say
 from rltune.rl.policy_file import AnyPolicy, load_policy
 from rltune.rl.runtime import tune
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb, remove_if_asked
 
+SWEEP = Sweep("rltune.evaluate", conclude_policies)
+
 
 def main(cfg: dict[str, Any]) -> str:
     """One evaluation; returns the run directory."""
     begun = time.perf_counter()
-    cases = cases_of(cfg)
+    orders, learned = named_policies(cfg)
+    cases = cases_of(cfg, orders)
     remove_if_asked(cfg)
     tune(1)
-    policies = [load_policy(path) for path in _listed(cfg["checkpoint"])]
+    policies = [load_policy(path) for path in learned]
     options, remarks = options_of(cfg, policies)
     experiment = make_experiment(cfg, options)
     remarks += _check_policies(experiment, policies)
@@ -72,13 +78,20 @@ def main(cfg: dict[str, Any]) -> str:
     return str(run.final)
 
 
-def cases_of(cfg: dict[str, Any]) -> list[Case]:
+def named_policies(cfg: dict[str, Any]) -> tuple[str | list[str], list[str]]:
+    """Heuristic orders (or ``all``), and learned policies: those of ``checkpoint``, and models and files among ``policy``."""
+    named = _listed(cfg["policy"])
+    learned = [*_listed(cfg["checkpoint"]), *(name for name in named if is_learned(name))]
+    orders = [name for name in named if not is_learned(name)]
+    return ("all" if orders == ["all"] else orders), list(dict.fromkeys(learned))
+
+
+def cases_of(cfg: dict[str, Any], orders: str | list[str]) -> list[Case]:
     """The heuristic rows that the options ask for; InputError for a list of none."""
     for option in ("policy", "backfill", "runtimes", "windows"):
         if cfg[option] == []:
             raise InputError(f"{option}=[]; one value or a list of some is needed")
-    policy = "all" if cfg["policy"] == "all" else _listed(cfg["policy"])
-    return heuristic_cases(policy, _listed(cfg["backfill"]), _listed(cfg["runtimes"]))
+    return heuristic_cases(orders, _listed(cfg["backfill"]), _listed(cfg["runtimes"]))
 
 
 def options_of(cfg: dict[str, Any], policies: Sequence[AnyPolicy]) -> tuple[dict[str, Any], list[str]]:
@@ -114,4 +127,4 @@ def _check_policies(experiment: Experiment, policies: Sequence[AnyPolicy]) -> li
 
 
 if __name__ == "__main__":
-    run_main(main, Evaluate)
+    run_main(main, Evaluate, sweep=SWEEP)

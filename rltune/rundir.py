@@ -30,6 +30,8 @@ LONGEST_NAME = 200
 """Bytes of a run's name: file systems allow 255, and a suffix must fit."""
 CHECKPOINT = "checkpoint"
 """In the directory of a training: what `resume=` goes on from."""
+MARK_OF_SWEEP = "sweep.yaml"
+"""In the folder of a sweep (`rltune.experiment.sweeping`), which tells of its cut-off members itself."""
 HIDDEN = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}\.partial")
 """Name of a hidden directory: the run's, the process, a random part."""
 ATTEMPTS = 10
@@ -77,7 +79,7 @@ class RunDirectory:
 
     def __enter__(self) -> RunDirectory:
         for left in left_behind(self.path.parent):
-            if left != self.path:
+            if left != self.path and not (left.parent / MARK_OF_SWEEP).is_file():
                 print(f"note: {left} was left by a run that was {_what_to_do(left)}", file=sys.stderr)
         with _disk(self.path):
             if not self._adopted:

@@ -26,6 +26,8 @@ from rltune.core.choices import MARKET
 from rltune.entry import run_main
 from rltune.experiment.progress import simulating
 from rltune.experiment.setup import cluster_of
+from rltune.experiment.sweep_table import conclude_simulations, mean_wait
+from rltune.experiment.sweeping import Sweep
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.documents import cell
 from rltune.nouns.errors import InputError
@@ -44,6 +46,7 @@ from rltune.traces.capacity import with_capacity
 
 STEPS_S = (60.0, 300.0, 600.0, 1800.0, 3600.0, 10_800.0, 21_600.0, 86_400.0)
 STEPS_SHOWN = 2000
+SWEEP = Sweep("rltune.simulate", conclude_simulations, mean_wait)
 GROUPED = ("vc", "user", "priority")
 """Columns of the job table of which by_*.csv are written, where they say more than one thing."""
 
@@ -64,7 +67,7 @@ def main(cfg: dict[str, Any]) -> str:
     if oversized == "drop" and len(misfits := find_oversized(trace.jobs, cluster)):
         told = describe_oversized(trace.jobs, cluster, misfits, trace.label)
         remarks.append(f"{told} [dropped and counted as unfinished]")
-    remarks += without_effect(cfg, trace, cluster)
+    remarks += without_effect(cfg, trace, cluster) + as_trained(cfg)
     name = cfg["name"] or default_name(trace, cluster, cfg)
     with RunDirectory(cfg["runs"], str(name)) as run:
         say(f"trace     {trace.label}: {len(trace):,} jobs")
@@ -182,6 +185,17 @@ def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> li
     return remarks + [f"options.{name} has no effect here" for name in options if not acts.get(name, True)]
 
 
+def as_trained(cfg: Mapping[str, Any]) -> list[str]:
+    """A remark where a learned policy is simulated under other rules than it was trained under."""
+    if not api.is_learned(cfg["policy"]):
+        return []
+    rules = api.load_policy(cfg["policy"]).rules
+    here = {"backfill": cfg["backfill"], "runtimes": cfg["runtimes"], "allocator": cfg["allocator"]["name"]}
+    other = {name: getattr(rules, name) for name, value in here.items() if getattr(rules, name) != value}
+    told = ", ".join(f"{name}={value}" for name, value in other.items())
+    return [f"policy={cfg['policy']} was trained with {told}; this is a transfer"] if other else []
+
+
 def allocator_of(node: Mapping[str, Any], trace: Trace, cluster: Cluster) -> Any:
     """The rule of a greedy allocator, or the MILP with its options and these jobs' demand."""
     if node["name"] != "milp":
@@ -260,8 +274,8 @@ FOOTER = """What-if: cluster.nodes=100 scales the cluster; cluster.pools.0.nodes
 a field of a pool (nodes, gpus_per_node, gpu_type, vc, max_gpus_per_job); cluster.pools.1=null takes it away;
 "cluster.pools.2={name: new, nodes: 8, gpus_per_node: 8}" adds one (the number after the last). A virtual
 cluster's quota is the size of the pools with its vc. These work with any cluster, also that of the trace.
--m cluster.nodes=85,100,135 policy=fifo,sjf makes a run of each; python -m rltune.compare RUN_DIR... (or the
-folder named by runs=...) sets them side by side."""
+-m cluster.nodes=85,100,135 policy=fifo,sjf makes a run of each, and a table and a figure of all, in the folder
+sweep=...; python -m rltune.compare RUN_DIR... sets any runs side by side."""
 
 
 class _Callable(ModuleType):
@@ -274,4 +288,4 @@ class _Callable(ModuleType):
 sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
-    run_main(main, Simulate, FOOTER)
+    run_main(main, Simulate, FOOTER, sweep=SWEEP)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -18,9 +18,12 @@ from rltune.experiment.evaluation import evaluate_into, heuristic_cases, report_
 from rltune.experiment.provenance import check_unseen, describe
 from rltune.experiment.resuming import FORMAT, Earlier, Signals, check_earlier, earlier_run, go_on, resumable, rules_of
 from rltune.experiment.setup import Experiment, make_experiment, resolve_rules, spread
+from rltune.experiment.sweep_table import conclude_policies, validation_score
+from rltune.experiment.sweeping import Sweep
 from rltune.nouns.errors import InputError
 from rltune.report.console import say, training_progress
 from rltune.report.figures import learning_curve
+from rltune.report.tracking import check_tracking, tracking
 from rltune.rl.algorithm_state import state_of
 from rltune.rl.checkpoints import Checkpoints
 from rltune.rl.env import JoinedEnv, VectorSchedulingEnv
@@ -52,6 +55,7 @@ from rltune.rundir import (
 )
 
 MODULE = "rltune.train"
+SWEEP = Sweep(MODULE, conclude_policies, validation_score, "maximize")
 
 
 def main(cfg: dict[str, Any]) -> str:
@@ -81,7 +85,7 @@ def main(cfg: dict[str, Any]) -> str:
             about = {"rules": asdict(rules), "network": network.as_dict(), "origin": origin, "options": cfg}
             about["agent"] = cfg["agent"]
             course = Course(experiment, rules, network, cfg, about)
-            outcome = _train(course, parent, earlier, checkpoints, signals)
+            outcome = _train(course, run, parent, earlier, checkpoints, signals)
             signals.check()
             origin |= _figures(outcome)
             say(f"kept      {outcome.kept}")
@@ -133,6 +137,7 @@ def default_name(experiment: Experiment, rules: Rules, cfg: dict[str, Any]) -> s
 
 def check_options(cfg: dict[str, Any]) -> None:
     """Refuse what the declarations cannot: an order that there is none of, what does not go together."""
+    check_tracking(cfg["track"])
     if cfg["baseline"] != "auto":
         needs_run_time(cfg["baseline"])
     if cfg["resume"] and cfg["checkpoint"]:
@@ -200,6 +205,7 @@ class Course(NamedTuple):
 
 def _train(
     course: Course,
+    run: RunDirectory,
     parent: AnyPolicy | None,
     earlier: Earlier | None,
     checkpoints: Checkpoints,
@@ -212,7 +218,7 @@ def _train(
     joints = [experiment.joint(cluster) for cluster in clusters]
     validator = _validator(experiment, rules, network, cfg)
     if cfg["algo"]["name"] == "cma":
-        return _search(course, setups, validator, checkpoints, signals)
+        return _search(course, run, setups, validator, signals)
     start_ray()
     signals.again()
     algo = dict(cfg["algo"])
@@ -233,10 +239,13 @@ def _train(
         begins_with = Rllib(algorithm).network
         outcome = start_of(begins_with, validator, parent.network if parent is not None else None, PARENT)
         begun_at, last = 0, cfg["epochs"]
-    done = len(outcome.curve.rows)
-    with training_progress(last - done, rules.score, cfg["progress"]) as progress:
+    done, track = len(outcome.curve.rows), check_tracking(cfg["track"])
+    with (
+        tracking(run.path, run.final.name, track, cfg, outcome.curve.rows) as log,
+        training_progress(last - done, rules.score, cfg["progress"]) as progress,
+    ):
 
-        def on_epoch(outcome: Outcome) -> None:
+        def on_epoch(outcome: Outcome, learner: Mapping[str, float]) -> None:
             state = {
                 "format": FORMAT,
                 "begun_at": begun_at,
@@ -244,6 +253,7 @@ def _train(
                 "algorithm": state_of(algorithm),
             }
             checkpoints.take(len(outcome.curve.rows), state | about)
+            log(len(outcome.curve.rows), outcome.curve.rows[-1] | dict(learner))
             progress(outcome.curve.rows[-1])
             signals.check()
 
@@ -261,17 +271,19 @@ def _steps_an_epoch(course: Course) -> int:
     return int(course.cfg["windows_per_epoch"]) * course.rules.window
 
 
-def _search(
-    course: Course, setups: list[Setup], validator: Validator, checkpoints: Checkpoints, signals: Signals
-) -> Outcome:
+def _search(course: Course, run: RunDirectory, setups: list[Setup], validator: Validator, signals: Signals) -> Outcome:
     """CMA-ES over constant levers, an epoch a generation; it leaves no checkpoint."""
     cfg, steering = course.cfg, course.network
     assert isinstance(steering, SteeringConfig)
     search = ConstantSearch(setups, steering, cfg["algo"], int(cfg["seed"]))
     outcome = start_of(search.network, validator, None, PARENT)
-    with training_progress(cfg["epochs"], course.rules.score, cfg["progress"]) as progress:
+    with (
+        tracking(run.path, run.final.name, check_tracking(cfg["track"]), cfg, outcome.curve.rows) as log,
+        training_progress(cfg["epochs"], course.rules.score, cfg["progress"]) as progress,
+    ):
 
-        def on_epoch(outcome: Outcome) -> None:
+        def on_epoch(outcome: Outcome, told: Mapping[str, float]) -> None:
+            log(len(outcome.curve.rows), outcome.curve.rows[-1] | dict(told))
             progress(outcome.curve.rows[-1])
             signals.check()
 
@@ -338,4 +350,4 @@ def _announce(experiment: Experiment, rules: Rules, cfg: dict[str, Any]) -> None
 
 
 if __name__ == "__main__":
-    run_main(main, Train)
+    run_main(main, Train, sweep=SWEEP)

@@ -40,6 +40,9 @@ class Common:
     seed: int = option(0, least=0)
     name: Any = option(None, "of the run directory; null: made of the options")
     runs: str = option("runs", "where run directories go")
+    sweep: str | None = option(
+        None, "of a multirun (-m): its folder; one that is there is gone on with; null: a new one in runs"
+    )
     remove_partial: bool = option(False, "first remove the hidden directories that killed runs left there")
     progress: bool = option(
         True, "progress on standard error: a line that is written over; in a file one after 10 s, then every 30 s"
@@ -103,7 +106,13 @@ class Train(Scored):
     resume: str | None = option(
         None, "run to go on with: a finished one for `epochs` more, one that was cut off until it has its `epochs`"
     )
-    checkpoint: str | None = option(None, "policy to fine-tune: a policy.safetensors or a run directory")
+    checkpoint: str | None = option(
+        None, "policy to fine-tune: a policy.safetensors, a run directory or a shipped model"
+    )
+    track: str | Sequence[str] | None = option(
+        None, "wandb | mlflow, or a list: the curve there too (TensorBoard's files are always written)",
+        needs="wandb, mlflow, a list of them, or null is needed",
+    )  # fmt: skip
     evaluate: bool = option(True, "end with the table on the test stretch")
 
 
@@ -112,7 +121,7 @@ class Evaluate(Scored):
     """python -m rltune.evaluate trace=helios checkpoint=runs/..."""
 
     checkpoint: str | Sequence[str] | None = option(
-        None, "a policy (or [several seeds of one]); null: heuristics alone",
+        None, "a policy, file, run directory or shipped model (or [several seeds of one]); null: heuristics alone",
         needs="a text or a list of texts is needed, e.g. runs/NAME",
     )  # fmt: skip
     windows: int | Sequence[int] = option(
@@ -120,7 +129,7 @@ class Evaluate(Scored):
         needs="a whole number of at least 1 or a list of first jobs is needed",
     )  # fmt: skip
     policy: str | Sequence[str] = option(
-        "all", "heuristic orders beside the checkpoint: all, or a list",
+        "all", "heuristic orders beside the checkpoint: all, or a list; a shipped model among them is judged as a checkpoint",
         needs="a text or a list of texts is needed, e.g. [fifo,sjf]",
     )  # fmt: skip
     backfill: str | Sequence[str] = option(
@@ -139,7 +148,7 @@ class Simulate(Common):
     policy: str = option(
         default_of(simulate_jobs, "policy"),
         "an order (fifo, sjf, f1, ...) or srtf, srsf, las, las_levels, gittins, priority, round_robin, "
-        "lottery, wfq, fair_user, fair_vc, or the file or run directory of a learned policy",
+        "lottery, wfq, fair_user, fair_vc, or a learned policy: a shipped model by name (python -m rltune.models), a file or run directory",
     )
     backfill: str = option(
         default_of(simulate_jobs, "backfill"),

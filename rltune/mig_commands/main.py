@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from rltune.entry import fail, run_main
+from rltune.entry import fail, quoted, run_main
 from rltune.nouns.errors import InputError
 
 USAGE = """usage: python -m rltune.mig COMMAND ...
@@ -118,10 +118,3 @@ def positional(words: list[str], option: str) -> list[str]:
 
 OPTION = re.compile(r"^(-|[+~]*[\w.@/]+=)")
 """A flag, or an option of Hydra's."""
-
-
-def quoted(text: str) -> str:
-    """As a value of the command line that may hold anything: spaces, commas, quotes, interpolations."""
-    # A backslash escapes only before a quote (at the end: ours) and before an interpolation.
-    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
-    return "'" + escaped.replace("${", "\\${") + "'"

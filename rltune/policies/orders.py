@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rltune.models.catalogue import models
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import JobTable
 from rltune.nouns.plan import Keys, Queue, Snapshot
@@ -82,7 +83,8 @@ def order(name: str) -> Order:
         return ORDERS[ALIASES.get(name, name)]
     except KeyError:
         raise InputError(
-            f"policy {name!r} is unknown; known are {', '.join([*ORDERS, *ALIASES])}; in rltune.simulate also {', '.join(PREEMPTIVE)}"
+            f"policy {name!r} is unknown; known are {', '.join([*ORDERS, *ALIASES])}; in rltune.simulate also "
+            f"{', '.join(PREEMPTIVE)}; shipped models: {', '.join(models('scheduler'))}"
         ) from None
 
 

@@ -22,7 +22,8 @@ FIGURES = {
     "unfinished": "unfinished",
 }
 CHANGES = {"wait_s": "wait to the first [95 %]", "jct_s": "JCT to the first [95 %]"}
-WIDTH = 190
+WIDTH, MORE = 190, 25
+"""Characters of a table, and of each further option that differs."""
 NOTE = (
     "Differences to the first run are over the jobs that finished in both; intervals pair jobs by id and resample "
     "days of submission. Cost is all GPUs of the cluster over the makespan, held or not."
@@ -54,10 +55,10 @@ def change(pair: Mapping[str, Any] | None) -> str:
     return f"{0 - pair['reduction']:+.1%}{limits}"
 
 
-def comparison_lines(found: Mapping[str, Any], title: str) -> list[str]:
-    """Lines of compare.md."""
+def comparison_lines(found: Mapping[str, Any], title: str, source: str = "compare.json") -> list[str]:
+    """Lines of compare.md; ``source``: the file they are made from."""
     heads = headings(found)
-    lines = [f"# {title}", "", f"{NOTE} Source of every figure: compare.json beside this file.", ""]
+    lines = [f"# {title}", "", f"{NOTE} Source of every figure: {source} beside this file.", ""]
     lines += [f"{remark}.\n" for remark in found["remarks"]]
     lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     lines += ["| " + " | ".join(cells(found, row)) + " |" for row in found["rows"]]
@@ -74,7 +75,7 @@ def print_comparison(found: Mapping[str, Any], title: str) -> None:
         table.add_row(*cells(found, row))
     console = Console()
     # A pipe or a narrow terminal would break numbers apart.
-    console.width = max(console.width, WIDTH)
+    console.width = max(console.width, WIDTH + MORE * (apart - 1))
     console.print(table)
     for line in [NOTE, *found["remarks"]]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

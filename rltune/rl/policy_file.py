@@ -8,9 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rltune.config.learning import SteeringConfig
 from rltune.core.state import Detail, Sim
+from rltune.nouns.plan import Keys, Queue, Snapshot
 from rltune.nouns.renamed import translated
+from rltune.rl.asking import Answer, answer
 from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
 from rltune.rl.picking import Picking, bind
@@ -39,6 +43,17 @@ class LearnedPolicy:
     def baseline(self) -> str:
         """The policy that the network corrects."""
         return self.rules.baseline
+
+    def answer(self, snapshot: Snapshot) -> Answer:
+        """Who starts now, and who goes on waiting, on a live cluster of whole GPUs."""
+        return answer(self.network, self.rules, snapshot)
+
+    def __call__(self, queue: Queue, snapshot: Snapshot) -> Keys:
+        """Keys as any other policy gives them, for `rltune.scheduler.decide`: (n_queued,), smallest first."""
+        start, wait = self.answer(snapshot)
+        keys = np.empty(len(queue))
+        keys[np.concatenate([start, wait])] = np.arange(len(queue))
+        return keys
 
     def decision(self, sim: Sim, joint: Any = None) -> Picking:
         """The network as who decides in a simulation: a `rltune.simulator.decisions.Picker`.
@@ -109,7 +124,7 @@ def save_policy(path: Path, policy: AnyPolicy) -> None:
 
 
 def load_policy(path: str | Path) -> AnyPolicy:
-    """Read a policy file, or the ``policy.safetensors`` of a run directory.
+    """Read a policy file, the ``policy.safetensors`` of a run directory, or a shipped one by name (`rltune.models`).
 
     Raises InputError for a missing, foreign, corrupt or incompatible file.
     """

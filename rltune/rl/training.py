@@ -201,8 +201,9 @@ class Learner(Protocol):
     @property
     def network(self) -> Network: ...
 
-    def epoch(self, steps: int) -> tuple[float | None, int]:
-        """One epoch: the mean return of its episodes (None: none came to its end), and environment steps in all, ``steps`` before."""
+    def epoch(self, steps: int) -> tuple[float | None, int, Mapping[str, float]]:
+        """One epoch: the mean return of its episodes (None: none came to its end), and environment steps in all, ``steps`` before;
+        and what the learner tells of it (losses, as `learner_figures`)."""
         ...
 
 
@@ -218,10 +219,10 @@ class Rllib:
         found: Network = self.algorithm.get_module().net
         return found
 
-    def epoch(self, steps: int) -> tuple[float | None, int]:
+    def epoch(self, steps: int) -> tuple[float | None, int, Mapping[str, float]]:
         """Raises RunError where nothing can be sampled any more."""
         result, steps = sampled_epoch(self.algorithm, steps)
-        return _finite(result["env_runners"].get("episode_return_mean")), steps
+        return _finite(result["env_runners"].get("episode_return_mean")), steps, learner_figures(result)
 
 
 def start_of(network: Network, validator: Validator, parent: Network | None, what: str) -> Outcome:
@@ -242,18 +243,19 @@ def train_epochs(
     validator: Validator,
     last: int,
     validate_every: int,
-    on_epoch: Callable[[Outcome], None],
+    on_epoch: Callable[[Outcome, Mapping[str, float]], None],
     outcome: Outcome,
 ) -> None:
     """Train on to epoch ``last``; what ``outcome`` keeps stays until a network is worth keeping.
 
-    ``on_epoch`` is told, after each, how things stand. Raises RunError where nothing can be sampled any more.
+    ``on_epoch`` is told, after each, how things stand, and what the learner says of its losses.
+    Raises RunError where nothing can be sampled any more.
     """
     rows, average = outcome.curve.rows, outcome.average
     steps = int(rows[-1]["steps"]) if rows else 0
     begun = time.perf_counter() - (float(rows[-1]["wall_s"]) if rows else 0.0)
     for epoch in range(len(rows) + 1, last + 1):
-        returned, steps = learner.epoch(steps)
+        returned, steps, told = learner.epoch(steps)
         blend(average, learner.network, learner.share)
         row: dict[str, Any] = {
             "epoch": epoch,
@@ -269,7 +271,14 @@ def train_epochs(
             if worth_keeping(scores, outcome.kept_scores, validator.baseline):
                 outcome.network, outcome.kept, outcome.kept_scores = copy.deepcopy(average), f"epoch {epoch}", scores
         rows.append(row)
-        on_epoch(outcome)
+        on_epoch(outcome, told)
+
+
+def learner_figures(result: Mapping[str, Any]) -> dict[str, float]:
+    """What RLlib's learner tells of an epoch (losses, entropy, gradient norm, learning rate), single finite numbers alone."""
+    told = result.get("learners", {}).get("default_policy", {})
+    numbers = {name: _finite(value) for name, value in told.items() if isinstance(value, int | float | np.number)}
+    return {f"learner/{name}": value for name, value in numbers.items() if value is not None}
 
 
 def _finite(value: Any) -> float | None:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from rltune.models.catalogue import file_of, models
 from rltune.nouns.errors import InputError
 from rltune.rl.state_file import write_durably
 
@@ -30,17 +31,20 @@ def write_weights(path: Path, network: nn.Module, header: Mapping[str, str]) -> 
 def read_weights(
     path: str | Path, what: str, kind: str, form: str, build: Callable[[dict[str, str], Weights], Built]
 ) -> Built:
-    """What ``build`` makes of the header and weights of a file, or of that of a run directory.
+    """What ``build`` makes of the header and weights of a file, of that of a run directory, or of a shipped model by name.
 
     ``what`` the user calls it in messages, ``kind`` what it should be, ``form`` the ``format`` its header must name.
     ``build`` raises an error of any kind, without the file's name, for what does not fit.
     InputError for a missing, foreign, corrupt or incompatible file.
     """
-    path = Path(path)
+    path = file_of(path) or Path(path)
     if path.is_dir():
         path = path / FILE
     if not path.is_file():
-        raise InputError(f"{what} {path} does not exist; give a {FILE} or the run directory that holds one")
+        raise InputError(
+            f"{what} {path} does not exist; give a {FILE}, the run directory that holds one, or a shipped model: "
+            f"{', '.join(models())}"
+        )
     try:
         with safe_open(str(path), framework="pt") as opened:
             header = opened.metadata() or {}

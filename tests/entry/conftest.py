@@ -34,7 +34,7 @@ def command(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         capfd.readouterr()
         status = 0
         try:
-            run_main(module.main, COMMANDS[name])
+            run_main(module.main, COMMANDS[name], sweep=module.SWEEP)
         except SystemExit as end:
             status = int(end.code or 0)
         out, err = capfd.readouterr()

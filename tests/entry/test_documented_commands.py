@@ -25,10 +25,11 @@ from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 
 import rltune
 from rltune import entry
-from rltune.api import is_policy_file
+from rltune.api import is_learned
 from rltune.config.commands import Evaluate, Simulate
 from rltune.config.traces import trace_node
 from rltune.mig_commands import main as mig
@@ -172,7 +173,7 @@ def checked(declared: type, cfg: dict[str, Any]) -> None:
         trace_node(cfg["trace"])
     if issubclass(declared, Simulate | Evaluate):
         for name in cfg["policy"] if isinstance(cfg["policy"], list) else [cfg["policy"]]:
-            if name not in {"all", *ORDERS, *ALIASES, *PREEMPTIVE, *PREEMPTIVE_ALIASES} and not is_policy_file(name):
+            if name not in {"all", *ORDERS, *ALIASES, *PREEMPTIVE, *PREEMPTIVE_ALIASES} and not is_learned(name):
                 raise InputError(f"policy={name} is unknown")
 
 
@@ -182,7 +183,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     run_main, parse_args = entry.run_main, argparse.ArgumentParser.parse_args
 
-    def only_options(task: Any, declared: type, footer: str = "") -> None:
+    def only_options(task: Any, declared: type, footer: str = "", sweep: Any = None) -> None:
         with monkeypatch.context() as within:
             # Hydra parses its own flags.
             within.setattr(argparse.ArgumentParser, "parse_args", parse_args)
@@ -211,14 +212,19 @@ def members(words: Sequence[str]) -> list[list[str]]:
     if "-m" not in words:
         return [list(words)]
     each = [
-        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        [f"{override.get_key_element()}={value}" for value in values(override)]
         if override.is_sweep_override()
         else [word]
         for word in words
-        if word != "-m"
+        if not re.match(r"-m$|sweep=|hydra[./]sweeper", word)
         for override in [OverridesParser.create().parse_override(word)]
     ]
     return [list(chosen) for chosen in itertools.product(*each)]
+
+
+def values(override: Override) -> Iterator[str]:
+    """Those of a multirun; of an interval its lower end."""
+    return override.sweep_string_iterator() if override.is_discrete_sweep() else iter([str(override.value().start)])
 
 
 def make_problem(words: Sequence[str]) -> str | None:
@@ -361,6 +367,8 @@ REPLACED = (
     ("rltune.(train|evaluate|simulate)", r"\+trace=(?!file).*", "+trace=synthetic trace.jobs=2000"),
     ("rltune.simulate", r"(begin|end)=\d.*", ""),
     ("rltune.train", r"score=(\w+),.*", r"score=\1"),
+    ("rltune.train", r"(seed=0),.*", r"\1"),
+    ("rltune.train", r"hydra.sweeper.n_trials=.*", "hydra.sweeper.n_trials=1"),
     ("rltune.train", r"runs=/.*", "runs=runs"),
     ("rltune.(train|evaluate)", r"(.*=)runs/NAME", r"\1runs/trained"),
     ("rltune.compare", "runs/NAME", "sweep/fifo"),
@@ -446,6 +454,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def skip_what_cannot_be_had(command: Command) -> None:
     """Some commands need what no test may count on."""
+    if "hydra/sweeper=optuna" in command.words:
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     if command.given[:1] == ("fetch",):
         pytest.skip("downloads from a publisher")
     if command.given[:1] == ("profiles",):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from entry_cases import QUICK, ROWS, Command, no_nan, write
 
+from rltune import compare as comparing
 from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.policy_file import LearnedPolicy, load_policy, save_policy
 from rltune.rl.rules import Rules
@@ -63,6 +64,31 @@ def test_several_seeds_stand_in_one_table_with_their_mean(here: Path, command: C
     gain = 1 - told["mean"] / rows["fifo-easy-exact"]["wait_s"]["mean"]
     assert against["fifo-easy-exact"]["reduction"] == pytest.approx(gain)
     assert told["policy"] in out
+
+
+def test_shipped_models_go_by_name_in_every_command(here: Path, command: Command) -> None:
+    """policy=helios would be refused, or be a heuristic's row, and its runs could not be compared."""
+    write(here / "jobs.csv", ROWS)
+    jobs = ("+trace=file", "trace.path=jobs.csv", "nodes=2", "progress=false")
+    for options in (("policy=helios", "name=learned"), ("policy=f4", "name=plain")):
+        status, _, err = command("simulate", *jobs, *options, "backfill=easy", "runs=sims")
+        assert status == 0, err
+        remarks = json.loads((here / "sims" / options[1][5:] / "summary.json").read_text())["remarks"]
+        assert [each for each in remarks if "transfer" in each] == (
+            ["policy=helios was trained with allocator=milp; this is a transfer"] if "name=learned" in options else []
+        )
+    assert comparing.main(["sims/learned", "sims/plain", "--name", "both"]) == 0
+    found = json.loads((here / "runs" / "both" / "compare.json").read_text())
+    # It has learned nothing, as its card says.
+    assert found["differing"] == ["policy"] and found["comparisons"][0]["reduction"] == 0
+    for policy in ("policy=[fifo,helios]", "policy=helios"):
+        status, out, err = command(
+            "evaluate", "+trace=file", "trace.path=jobs.csv", *QUICK, policy, "allocator=best_fit"
+        )
+        assert status == 0, err
+        rows = json.loads((Path(out.splitlines()[-1]) / "summary.json").read_text())["policies"]
+        assert {name for name, row in rows.items() if row["learned"]} == {"learned-easy-exact"}
+        assert ("fifo-easy-exact" in rows) == (policy != "policy=helios")
 
 
 @pytest.mark.parametrize("again", [0, 1])

@@ -21,6 +21,7 @@ from entry_cases import Command, Told
 import rltune
 from rltune import compare as comparing
 from rltune.config import changed_cluster
+from rltune.experiment.comparison import comparison, read_run
 from rltune.nouns.cluster import Cluster, Pool
 from rltune.nouns.errors import InputError
 
@@ -255,9 +256,10 @@ def test_the_command_in_a_process_of_its_own_and_a_sweep(here: Path, capfd: pyte
         capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=here, timeout=300,
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
-    printed = [line for line in told.stdout.splitlines() if line.startswith("sweep/")]
+    *printed, folder = [line for line in told.stdout.splitlines() if line.startswith("sweep/")]
     assert len(set(printed)) == 4 and all((here / line / "summary.json").is_file() for line in printed)
-    assert comparing.main(["sweep"]) == 0
+    assert all(line.startswith(f"{folder}/") for line in printed)
+    assert comparing.main([folder]) == 0
     out, _ = capfd.readouterr()
     directory = Path(out.splitlines()[-1])
     assert {p.name for p in directory.iterdir()} == {"compare.json", "compare.md", "compare.png"}
@@ -274,7 +276,7 @@ def runs_of(told: Told) -> list[dict[str, Any]]:
     """Options and summary of each run of a sweep."""
     status, out, err = told
     assert status == 0, err
-    found = [Path(line) for line in out.splitlines() if line.startswith("runs/")]
+    *found, _ = [Path(line) for line in out.splitlines() if line.startswith("runs/")]
     return [yaml.safe_load((run / "config.yaml").read_text()) | {"summary": summary_of(run)} for run in found]
 
 
@@ -328,7 +330,7 @@ def test_runs_of_before_are_compared_by_todays_names(simulate: Callable[..., Tol
     config = {"discipline": config.pop("backfill"), "knowledge": "known"} | config | {"options": {}}
     config.pop("runtimes")
     (old / "config.yaml").write_text(yaml.safe_dump(config))
-    found = comparing.comparison([comparing.read_run(old), comparing.read_run(new)])
+    found = comparison([read_run(old), read_run(new)])
     assert found["differing"] == ["backfill"]
 
 

@@ -112,7 +112,7 @@ def test_a_window_of_one_plans_in_the_order_of_the_batch() -> None:
 
 def test_the_shipped_agent_is_better_than_the_rule_it_started_from() -> None:
     """A checkpoint that no longer fits the features or the network would plan worse than no training."""
-    agent = load(Path(__file__).parents[2] / "experiments" / "policies" / "mig_batch_s0.safetensors")
+    agent = load("mig_batch")
     rng = np.random.default_rng(77)
     batches = [family_batch(family, 14, rng, MODEL) for family in FAMILIES for _ in range(3)]
     trained, prior = (np.mean([a.plan(t, MODEL).makespan_s for t in batches]) for a in (agent, untrained()))

@@ -137,7 +137,7 @@ def test_a_pickle_is_never_executed(path: Path) -> None:
 def test_a_missing_file_is_told(tmp_path: Path, name: str) -> None:
     """The user would not learn what checkpoint= takes."""
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"does not exist; give a policy\.safetensors or the run directory"):
+    with pytest.raises(InputError, match=r"does not exist; give a policy\.safetensors, the run directory"):
         load_policy(tmp_path / name)
 
 

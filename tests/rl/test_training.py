@@ -184,7 +184,8 @@ def test_a_sweep_runs_on_a_local_ray(tmp_path: Path) -> None:
         "epochs=1", runs=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len([path for path in tmp_path.iterdir() if (path / "summary.json").is_file()]) == 4
+    (folder,) = tmp_path.glob("sweep-train-*")
+    assert len([path for path in folder.iterdir() if (path / "summary.json").is_file()]) == 4
 
 
 def test_a_policy_is_kept_only_if_clearly_better_than_its_baseline() -> None:

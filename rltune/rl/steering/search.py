@@ -39,13 +39,15 @@ class ConstantSearch:
         settings = {"seed": seed + 1, "popsize": int(options["population"]), "bounds": [-1, 1], "verbose": -9}
         self._search = cma.CMAEvolutionStrategy(np.zeros(max(2, self._acting.sum())), float(options["sigma"]), settings)
 
-    def epoch(self, steps: int) -> tuple[float, int]:
-        """One generation: the mean return of its constants, and rounds simulated in all, which were ``steps`` before."""
+    def epoch(self, steps: int) -> tuple[float, int, Mapping[str, float]]:
+        """One generation: the mean return of its constants, rounds simulated in all, which were ``steps`` before, and the
+        width of the search."""
         tried = self._search.ask()
         found = [self._trial(self._levers(x)) for x in tried]
         self._search.tell(tried, [-score for score, _ in found])
         self.network.set_constant(torch.from_numpy(self._levers(self._search.result.xfavorite)))
-        return float(np.mean([score for score, _ in found])), steps + sum(rounds for _, rounds in found)
+        told = {"learner/sigma": float(self._search.sigma)}
+        return float(np.mean([score for score, _ in found])), steps + sum(rounds for _, rounds in found), told
 
     def _levers(self, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """(6,) all levers, those that have no effect at 0."""
