@@ -267,7 +267,7 @@ def test_the_search_finds_a_lever_that_pays() -> None:
     )
     steps, returned = 0, []
     for _ in range(4):
-        mean, steps = search.epoch(steps)
+        mean, steps, _ = search.epoch(steps)
         returned.append(mean)
     assert steps > 0
     assert returned[-1] > returned[0]
