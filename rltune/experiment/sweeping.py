@@ -91,6 +91,10 @@ class Sweep:
             check_same(final, cfg)
             say(f"sweep     {final.name}: finished already, skipped")
             return final
+        if final.exists():
+            raise InputError(
+                f"{final}: it has no summary.json, so it is no finished member; remove it, and it is run anew"
+            )
         left = cut_off(final)
         if busy := [path for path in left if not is_left(path)]:
             raise InputError(f"{busy[0]}: this member of the sweep is going on in another process; wait for its end")

@@ -151,6 +151,9 @@ def test_a_training_that_was_cut_off_goes_on(tmp_path: Path) -> None:
     assert ran(tmp_path) == {}
     with pytest.raises(InputError, match="finished with epochs=3, not 4"):
         ran(tmp_path, epochs=4)
+    (tmp_path / NAMED / "summary.json").unlink()
+    with pytest.raises(InputError, match=r"it has no summary\.json, so it is no finished member; remove it"):
+        ran(tmp_path)
 
 
 def test_an_interrupted_sweep_says_how_to_go_on(tmp_path: Path) -> None:
@@ -160,3 +163,45 @@ def test_an_interrupted_sweep_says_how_to_go_on(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     line = f"go on with: python -m rltune.train -m +trace=helios seed=0,1 sweep={tmp_path / 's'}"
     assert line in end.value.told and end.value.status == 130
+
+
+def policy_row(learned: bool, runtimes: str, wait: float, allocator: str = "best_fit") -> dict[str, Any]:
+    return {"learned": learned, "runtimes": runtimes, "allocator": allocator, "wait_s": {"mean": wait}}
+
+
+def test_the_table_of_trainings_compares_with_equal_knowledge(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A policy that knows nothing of run times would be held against an oracle, or its gain be that over another row."""
+    policies = {
+        "learned-skip": policy_row(True, "unknown", 90.0), "sjf-skip-exact": policy_row(False, "exact", 50.0),
+        "fifo-skip": policy_row(False, "unknown", 120.0), "smallest-skip": policy_row(False, "unknown", 100.0),
+    }  # fmt: skip
+    pairs = [
+        {
+            "policy": "learned-skip",
+            "against": name,
+            "metric": "wait_s",
+            "reduction": gain,
+            "ci95": [gain - 0.05, gain + 0.05],
+        }
+        for name, gain in (("fifo-skip", 0.25), ("smallest-skip", 0.1))
+    ]
+    trained = {"kept": "epoch 5", "steps": 900, "validation_score": -80.0, "baseline_score": -100.0}
+    summary = {
+        "trace": {"label": "t"},
+        "runtime": {"wall_s": 1},
+        "training": trained,
+        "policies": policies,
+        "comparisons": pairs,
+    }
+    for name, more in (("a", summary), ("b", {key: summary[key] for key in ("trace", "runtime", "training")})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.json").write_text(json.dumps(more))
+        config = {"score": "wait", "allocator": {"name": "best_fit"}, "sweep": {"seed": name}}
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
+    conclude_policies(tmp_path, [tmp_path / "a", tmp_path / "b"])
+    lines = (tmp_path / "sweep.md").read_text().splitlines()
+    assert "| a | epoch 5 | 900 | +20.0% | wait_s | 90 | smallest-skip 100 | +10.0% [+5.0%, +15.0%] |" in lines
+    assert "| b | epoch 5 | 900 | +20.0% | wait_s |  |  |  |" in lines
+    assert (tmp_path / "sweep.png").is_file() and "smallest-skip" in capsys.readouterr().out
