@@ -155,7 +155,7 @@ def run_once(cfg: Mapping[str, Any], whole: Trace, trace: Trace, cluster: Cluste
 
 def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> list[str]:
     """Remarks on what was asked for and cannot change anything here."""
-    jobs, policy, options = trace.jobs, PREEMPTIVE_ALIASES.get(cfg["policy"], cfg["policy"]), simulation_options(cfg)
+    jobs, policy, options = trace.jobs, ordered_by(cfg["policy"]), simulation_options(cfg)
     remarks = []
     lacking = {"fair_user": (jobs.user.codes >= 0).any(), "fair_vc": (jobs.vc.codes >= 0).any()}
     lacking["priority"] = jobs.priority.min() != jobs.priority.max()
@@ -194,6 +194,12 @@ def as_trained(cfg: Mapping[str, Any]) -> list[str]:
     other = {name: getattr(rules, name) for name, value in here.items() if getattr(rules, name) != value}
     told = ", ".join(f"{name}={value}" for name, value in other.items())
     return [f"policy={cfg['policy']} was trained with {told}; this is a transfer"] if other else []
+
+
+def ordered_by(policy: str) -> str:
+    """The name of a policy; of a learned one that of its baseline, since what acts on that acts on it."""
+    name = api.load_policy(policy).baseline if api.is_learned(policy) else policy
+    return PREEMPTIVE_ALIASES.get(name, name)
 
 
 def allocator_of(node: Mapping[str, Any], trace: Trace, cluster: Cluster) -> Any:

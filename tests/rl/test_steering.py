@@ -27,6 +27,7 @@ from rltune.rl.steering.network import SteeringNetwork
 from rltune.rl.steering.observe import FEATURES
 from rltune.rl.steering.rollout import play_rounds
 from rltune.rl.steering.search import ConstantSearch
+from rltune.simulate import ordered_by
 
 ROUND_S = 20.0
 MARKET = {"way_rule": "market"}
@@ -237,6 +238,13 @@ def test_a_file_brings_the_same_policy_back(tmp_path: Path) -> None:
     assert_same(by_file, rltune.simulate(busy(), CLUSTER, policy=policy, **options))
     save_policy(tmp_path / "picks.safetensors", LearnedPolicy(JobNetwork(NetworkConfig(visible=4)), setup.rules, {}))
     assert isinstance(load_policy(tmp_path / "picks.safetensors"), LearnedPolicy)
+
+
+def test_a_command_knows_what_acts_on_the_baseline_of_a_file(tmp_path: Path) -> None:
+    """It would say of the cost of suspensions, which the baseline pays, that it has no effect."""
+    save_policy(tmp_path / "policy.safetensors", policy_of(setup_of("las", MARKET)))
+    assert ordered_by(str(tmp_path / "policy.safetensors")) == "las"
+    assert ordered_by("tiresias") == "las_levels"
 
 
 def test_where_nothing_can_be_set_it_is_refused() -> None:
