@@ -19,7 +19,7 @@ from rltune.policies.orders import ALIASES, ORDERS, order, sequence
 from rltune.policies.preemptive import PREEMPTIVE, PREEMPTIVE_ALIASES
 from rltune.simulator import bounds
 from rltune.simulator.bounds import Bounds
-from rltune.simulator.decisions import Picker
+from rltune.simulator.decisions import Picker, Steerer
 from rltune.simulator.moment import snapshot_of
 from rltune.simulator.result import Result
 from rltune.simulator.run import check_backfill, simulate_jobs
@@ -100,6 +100,11 @@ def who_is_next(
     snapshot = snapshot_of(jobs, load_cluster(cluster) if isinstance(cluster, str) else cluster, now_s, running)
     if isinstance(policy, str):
         policy = load_policy(policy) if is_learned(policy) else order(policy)
+    if isinstance(policy, Steerer):
+        raise InputError(
+            f"policy: an agent in index form sets parameters of {policy.baseline} in a running simulation, and picks nobody; give "
+            "an order, or a policy of agent=pick"
+        )
     if isinstance(policy, Picker):
         learned: Any = policy
         start, wait = learned.answer(snapshot)

@@ -257,6 +257,8 @@ def test_where_nothing_can_be_set_it_is_refused() -> None:
         rltune.simulate(busy(), CLUSTER, policy=fifo, resume_s=5.0)
     with pytest.raises(InputError, match="not to one of your own"):
         rltune.simulate(busy(), CLUSTER, policy=policy_of(setup), allocator=Nowhere(), **dict(setup.rules.options))
+    with pytest.raises(InputError, match="picks nobody"):
+        rltune.who_is_next(policy_of(setup), {"submit_s": [0], "duration_s": [1], "num_gpus": [1]}, "uniform")
 
 
 class Nowhere:
