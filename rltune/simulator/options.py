@@ -124,7 +124,10 @@ class Options:
         for name in ("suspend_s", "resume_s", "migrate_s", "mig_mode_s"):
             _check_time(name, getattr(self, name), above=False)
         for name in ("market_crowd", "market_floor", "market_refusal", "market_patience"):
-            if not _is_number(value := getattr(self, name)) or not 0 <= float(value) < LONGEST_S:
+            value = getattr(self, name)
+            # A number of NumPy's own cannot be compared with any other without a warning.
+            plain = value.item() if isinstance(value, np.generic) else value
+            if not _is_number(plain) or not 0 <= plain < LONGEST_S:
                 raise InputError(f"{name}={value!r}; give a number of at least 0")
         for name in ("checkpoint_s", "node_mtbf_s", "gpu_mtbf_s"):
             if getattr(self, name) is not None:
