@@ -34,7 +34,8 @@ Ints = npt.NDArray[np.int64]
 CROWD, FLOOR, REFUSAL, PATIENCE, STEP = range(5)
 KNOBS = 5
 CROWD_PRICE, FLOOR_PRICE, REFUSAL_SHARE, PATIENCE_SHARE, DUAL_STEP = 3.0, 0.2, 0.3, 0.01, 0.05
-"""Defaults of the knobs: chosen on stretches of May, July and August of Helios at three loads (experiments/hybrid.py --choose)."""
+"""Defaults of the knobs: chosen on stretches of May, July and August of Helios at three loads. They hardly matter
+(experiments/steering.py; ``experiments/hybrid.py --choose`` searches from here)."""
 EVERY_S = 600.0
 """Seconds between changes of prices."""
 BLUR = 0.05
