@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rltune import compare, evaluate, train
+from rltune.config.choices import node
 from rltune.config.commands import Evaluate, Simulate, Train
 from rltune.config.declare import defaults
 from rltune.config.mig import MigBatch, MigServe, MigTrain
@@ -109,6 +110,7 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
         pass
 
 
+CHOSEN = {group: node(group, name) for group, name in (("algo", "ppo"), ("allocator", "milp"))}
 STARTS = {
     "simulate": (importlib.import_module("rltune.simulate").main, Simulate),
     "evaluate": (evaluate.main, Evaluate),
@@ -133,6 +135,7 @@ def test_what_killed_runs_left_is_removed_on_request(
     options: dict[str, Any] = {**defaults(declared), "tasks": "missing.csv", "remove_partial": True}
     options |= {name: value for name, value in nowhere.items() if name in options and command != "mig train"}
     options |= {"tasks": [6, 20], "checkpoint": "missing"} if command == "mig train" else {}
+    options |= CHOSEN if command == "train" else {}
     with RunDirectory("runs", "alive") as alive:
         # The command stops at its missing input, after the removal.
         with pytest.raises(Exception):  # noqa: B017
@@ -153,7 +156,7 @@ def test_compare_removes_on_request_too(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_training_to_go_on_with_is_not_removed(tmp_path: Path) -> None:
     """resume= would find nothing."""
     with pytest.raises(InputError, match="remove_partial=true could remove what resume= goes on from"):
-        train.main({**defaults(Train), "runs": str(tmp_path), "remove_partial": True, "resume": "x"})
+        train.main({**defaults(Train), **CHOSEN, "runs": str(tmp_path), "remove_partial": True, "resume": "x"})
 
 
 # --- single files -----------------------------------------------------------------------
