@@ -346,9 +346,17 @@ def summary(rows: list[dict[str, Any]], sums: dict[str, Any], about: dict[str, A
         "gain_jct": {name: g[0]["gain"] for name, g in gains.items() if g[0]},
         "gain_wait": {name: g[1]["gain"] for name, g in gains.items() if g[1]},
         "intervals": gains, "parts": parts,
-        "parts_helios_98": {part: of[part]["gain"] for part in ("order", "market", "exactness") if of.get(part)},
+        "parts_helios_98": {part: of[part]["gain"] for part in ("order", "market", "exactness") if of.get(part)} | learned(),
         "rows": rows,
     }  # fmt: skip
+
+
+def learned() -> dict[str, float]:
+    """What PPO gains over its start at .98 (steering.py, mean of its seeds), where that has been measured."""
+    path = RESULTS / "steering.json"
+    if not path.exists():
+        return {}
+    return {"ppo": float(json.loads(path.read_text())["gains"]["ppo, mean of all seeds, last 98"]["jct"]["gain"])}
 
 
 def percent(found: dict[str, float] | None) -> str:
