@@ -272,8 +272,11 @@ def test_an_ignored_ctrl_c_stays_ignored() -> None:
     """A training in the background (`nohup`, `&`) would end with a Ctrl-C that was meant for another."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with Signals():
+        with Signals() as signals:
             signal.raise_signal(signal.SIGINT)
+            # Would raise, had it been taken as a wish to stop.
+            signals.check()
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
 
