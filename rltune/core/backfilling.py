@@ -164,7 +164,7 @@ def pass_around(sim, head, shadow_time, stretch):
             else:
                 if np.isnan(shadow_time):
                     # Only now: where nothing else fits, no reservation is needed.
-                    shadow_time = reserve(sim, sim.space, NOBODY, head)
+                    shadow_time = reserve(sim, sim.space, NONE_DRAFTED, head)
                     narrow(sim)
                 left -= 1
                 if job != head and backfill(sim, job, shadow_time):
@@ -202,13 +202,13 @@ def backfill(sim, job, shadow_time):
     return True
 
 
-class Nobody(NamedTuple):
+class NoneDrafted(NamedTuple):
     """No drafted jobs: a reservation by running jobs alone."""
 
     none: int
 
 
-NOBODY = Nobody(0)
+NONE_DRAFTED = NoneDrafted(0)
 
 
 class Drafted(NamedTuple):
@@ -233,7 +233,7 @@ class Drafted(NamedTuple):
 def reserve(sim, free, drafted, head):
     """When ``head`` will fit by the expected ends; ``sim.spare`` is what it leaves free then.
 
-    Of running jobs and ``drafted`` ones (`NOBODY`, `Drafted`), which have taken their places in ``free``; in ``sim.spare``
+    Of running jobs and ``drafted`` ones (`NONE_DRAFTED`, `Drafted`), which have taken their places in ``free``; in ``sim.spare``
     drafted jobs hold nothing. Returns the shadow time; infinity if the head does not fit before a job of unknown end
     is over, or never (nothing is reserved then).
     """
@@ -267,12 +267,12 @@ def reserve_for_misfit(sim):
     at = start_up_to_misfit(sim)
     head = -1 if at == sim.counts[QUEUED] else sim.queue[at]
     close_gap(sim, 0, at)
-    return head, np.inf if head < 0 else reserve(sim, sim.space, NOBODY, head)
+    return head, np.inf if head < 0 else reserve(sim, sim.space, NONE_DRAFTED, head)
 
 
-def is_nobody(sim, drafted, *_):
+def is_none_drafted(sim, drafted, *_):
     """Whether there are no drafted jobs: the condition of verbs."""
-    return class_of(drafted) is Nobody
+    return class_of(drafted) is NoneDrafted
 
 
 def is_drafted(sim, drafted, *_):
@@ -285,8 +285,8 @@ def next_drafted_end(sim, drafted):
     """The first end of a drafted job that has not been counted; infinity: none."""
 
 
-@next_drafted_end.when(is_nobody)
-def _next_drafted_end_nobody(sim, drafted):
+@next_drafted_end.when(is_none_drafted)
+def _next_drafted_end_none(sim, drafted):
     return np.inf
 
 
@@ -304,8 +304,8 @@ def free_drafted(sim, drafted, instant):
     """Give back in ``sim.spare`` what drafted jobs hold that end by ``instant``."""
 
 
-@free_drafted.when(is_nobody)
-def _free_drafted_nobody(sim, drafted, instant):
+@free_drafted.when(is_none_drafted)
+def _free_drafted_none(sim, drafted, instant):
     pass
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from rltune.allocators.enumeration import NONE, search
 from rltune.allocators.milp import MilpAllocator
 from rltune.compiled import inner, kernel
-from rltune.core.backfilling import NOBODY, reserve
+from rltune.core.backfilling import NONE_DRAFTED, reserve
 from rltune.core.reference import ref
 from rltune.core.resources.verbs import book_held
 from rltune.core.runs import begin_elsewhere, withdraw
@@ -198,7 +198,7 @@ def lift(row, draft, begin):
         draft.counts[HELD] = job_to_reserve_for(row)
         row.episode.mark[RESERVED] = 0
     if draft.counts[HELD] >= 0:
-        draft.shadow[0] = reserve(sim, sim.space, NOBODY, draft.counts[HELD])
+        draft.shadow[0] = reserve(sim, sim.space, NONE_DRAFTED, draft.counts[HELD])
     for k in range(n):
         job = fresh[begin + k]
         each.job[k] = job

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from rltune.compiled import inner, kernel, verb
-from rltune.core.backfilling import NOBODY, reserve, start_what_fits, start_when_it_fits
+from rltune.core.backfilling import NONE_DRAFTED, reserve, start_what_fits, start_when_it_fits
 from rltune.core.events import can_ever_run, next_time, reset, step_single_event, work_left
 from rltune.core.loop import begin_detail, go_on, start_now
 from rltune.core.queue import remove_at, sort_queue
@@ -486,6 +486,6 @@ def expected_start(batch, i, job):
     if fits(sim, sim.space, job):
         return sim.clock[NOW]
     copy_free(sim, sim.spare, sim.shadow)
-    begins = reserve(sim, sim.space, NOBODY, job)
+    begins = reserve(sim, sim.space, NONE_DRAFTED, job)
     copy_free(sim, sim.shadow, sim.spare)
     return begins

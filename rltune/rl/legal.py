@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from rltune.compiled import inner, verb
-from rltune.core.backfilling import NOBODY, reserve
+from rltune.core.backfilling import NONE_DRAFTED, reserve
 from rltune.core.loop import something_comes
 from rltune.core.preemption import can_make_room, make_room, may_suspend_now, sort_running
 from rltune.core.priorities import has_waited_enough
@@ -155,7 +155,7 @@ def keep_reservation(row, head):
     sim, episode = row.sim, row.episode
     job = sim.queue[head]
     if episode.mark[RESERVED] != job + 1:
-        episode.tally[SHADOW] = reserve(sim, sim.space, NOBODY, job)
+        episode.tally[SHADOW] = reserve(sim, sim.space, NONE_DRAFTED, job)
         episode.mark[RESERVED] = job + 1
     narrow(sim)
     return episode.tally[SHADOW]
