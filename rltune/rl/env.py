@@ -260,15 +260,15 @@ class JoinedEnv(VectorEnv):
         return {key: np.concatenate([one[key] for one in observations]) for key in observations[0]}
 
 
-class SchedulingEnv(gym.Env[dict[str, Any], int]):
-    """One episode; the same code as the vectorised environment."""
+class OneEpisode(gym.Env[dict[str, Any], Any]):
+    """One episode of a vectorised environment of one row; the same code as that."""
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (Gymnasium's own pattern)
 
-    def __init__(self, setup: Setup, joint: Any = None) -> None:
-        self.vector = VectorSchedulingEnv(setup, 1, joint=joint)
-        self.observation_space = self.vector.single_observation_space
-        self.action_space = self.vector.single_action_space
+    def __init__(self, vector: Any) -> None:
+        self.vector = vector
+        self.observation_space = vector.single_observation_space
+        self.action_space = vector.single_action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """``options={"first_job": k}`` chooses the window."""
@@ -278,9 +278,16 @@ class SchedulingEnv(gym.Env[dict[str, Any], int]):
         observation, info = self.vector.reset(seed=seed, options=options)
         return _first(observation), _first(info)
 
-    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        observation, rewards, over, _, info = self.vector.step(np.array([action]))
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, rewards, over, _, info = self.vector.step(np.asarray(action)[None])
         return _first(observation), float(rewards[0]), bool(over[0]), False, _first(info)
+
+
+class SchedulingEnv(OneEpisode):
+    """One episode in which jobs are picked."""
+
+    def __init__(self, setup: Setup, joint: Any = None) -> None:
+        super().__init__(VectorSchedulingEnv(setup, 1, joint=joint))
 
 
 def _first(batched: dict[str, Any]) -> dict[str, Any]:

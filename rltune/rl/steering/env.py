@@ -18,6 +18,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from rltune.core.state import ARRIVED, NOW
+from rltune.rl.env import OneEpisode
 from rltune.rl.rows import Training
 from rltune.rl.rules import Setup
 from rltune.rl.steering.kernels import (
@@ -220,24 +221,8 @@ class VectorSteeringEnv(VectorEnv):
         return result_of(jobs, self.setup.cluster, self.training.copy(i), self.setup.notes)
 
 
-class SteeringEnv(gym.Env[dict[str, Any], npt.NDArray[np.float32]]):
-    """One episode; the same code as the vectorised environment."""
-
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (Gymnasium's own pattern)
+class SteeringEnv(OneEpisode):
+    """One episode in which levers are set."""
 
     def __init__(self, setup: Setup, round_s: float = ROUND_S) -> None:
-        self.vector = VectorSteeringEnv(setup, 1, round_s=round_s)
-        self.observation_space = self.vector.single_observation_space
-        self.action_space = self.vector.single_action_space
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """``options={"first_job": k}`` chooses the window."""
-        super().reset(seed=seed)
-        if options is not None and "first_job" in options:
-            options = {"first_job": [options["first_job"]]}
-        observation, info = self.vector.reset(seed=seed, options=options)
-        return {name: value[0] for name, value in observation.items()}, info
-
-    def step(self, action: npt.ArrayLike) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        observation, rewards, over, _, info = self.vector.step(np.asarray(action)[None])
-        return {name: value[0] for name, value in observation.items()}, float(rewards[0]), bool(over[0]), False, info
+        super().__init__(VectorSteeringEnv(setup, 1, round_s=round_s))
