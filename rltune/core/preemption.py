@@ -228,8 +228,8 @@ def narrowest_alone(sim, job, running):
 
 @inner
 def can_be_suspended(sim, job, victim):
-    """Whether a job runs, not only since this instant, and the waiting job is clearly ahead of it."""
-    if sim.detail.status[victim] != ON_GPUS or sim.detail.since[victim] >= sim.clock[NOW]:
+    """Whether a job that may be suspended runs, not only since this instant, and the waiting job is clearly ahead of it."""
+    if sim.detail.status[victim] != ON_GPUS or sim.detail.since[victim] >= sim.clock[NOW] or sim.detail.firm[victim]:
         return False
     return clearly_ahead(sim, job, victim)
 

@@ -93,7 +93,7 @@ def simulate_full(
     sim, jobs, notes = build_state(jobs, cluster, named, backfill, allocator, known_s, options, picks)
     if isinstance(policy, Steerer) and sim.params.outside == INSIDE:
         sim = sim._replace(params=sim.params._replace(outside=ALWAYS))
-    decision = _decision(jobs, cluster, sim, policy, backfill, allocator, options.way_rule)
+    decision = decision_of(jobs, cluster, sim, policy, backfill, allocator, options.way_rule)
     sim = drive(sim, decision)
     stats = getattr(allocator, "stats", None)
     return replace(
@@ -186,7 +186,7 @@ def placed_by(allocator: Any, picks: bool) -> str:
     return GREEDY if picks else REST
 
 
-def _decision(
+def decision_of(
     jobs: JobTable,
     cluster: Cluster,
     sim: Sim,
