@@ -15,6 +15,7 @@ from rltune.core.reference import Ref
 from rltune.core.state import (
     DROPPED,
     EVENTS,
+    FAULTS,
     LOGGED,
     ON_GPUS,
     PASSES,
@@ -51,6 +52,21 @@ OWN_JOBS = ("submit", "known", "run")
 OWN_SIM = ("start", "end", "believed", "turn", "key", "alloc_len")
 REMAKE = ("weight", "flow", "group", "groups", "way", "before", "behind", "order", "marked")
 """Parts of `Detail` with an entry a job that follow from the rules, not from what has happened."""
+
+
+SAVED = (
+    "status", "done", "since", "ready", "rate", "service", "held", "runs", "failures", "tag",
+)  # fmt: skip
+"""Parts of `Detail` that say what has become of a job."""
+MARKET, LEARNED = ("dual", "price", "total", "clock"), ("tally", "scratch", "cost", "counts")
+"""Parts of the market and of the Gittins index that are learned."""
+
+
+def copied(part: Any) -> Any:
+    """A state, or a part of it, with arrays of its own."""
+    if isinstance(part, np.ndarray):
+        return part.copy()
+    return type(part)(*(copied(x) for x in part)) if hasattr(part, "_fields") else part
 
 
 def longer(array: npt.NDArray[Any], n: int, fill: Any = 0) -> npt.NDArray[Any]:
@@ -153,10 +169,10 @@ def carry_accounts(old: Sim, new: Sim, same_flows: bool) -> None:
         new.space.room.layout[:] = old.space.room.layout
         new.detail.changed[:] = old.detail.changed
     if len(new.detail.market.price) and len(old.detail.market.price):
-        for name in ("dual", "price", "total", "clock"):
+        for name in MARKET:
             getattr(new.detail.market, name)[:] = getattr(old.detail.market, name)
     if new.detail.attained.tally.size and old.detail.attained.tally.size:
-        for name in ("tally", "scratch", "cost", "counts"):
+        for name in LEARNED:
             getattr(new.detail.attained, name)[:] = getattr(old.detail.attained, name)
 
 
@@ -168,3 +184,11 @@ def stand_up(state: Ref, closed: Ints) -> None:
     running = running[np.argsort(sim.turn[running], kind="stable")]
     waiting = waiting[np.argsort(sim.detail.since[waiting], kind="stable")]
     kernels.put_together(state, closed, running, waiting)
+
+
+def carry_node_events(old: Sim, new: Sim, pushed: int) -> int:
+    """Events of nodes that have been pushed and not yet taken in; how many."""
+    at = int(old.counts[FAULTS])
+    for name in ("listed_at", "listed_node", "listed_kind"):
+        getattr(new.detail, name)[:pushed] = getattr(old.detail, name)[at : at + pushed]
+    return pushed

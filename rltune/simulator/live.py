@@ -11,7 +11,8 @@ class not seen before, and for another policy; what has become of each job is ca
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -48,7 +49,18 @@ from rltune.nouns.mig_profiles import PROFILES
 from rltune.nouns.plan import Queue
 from rltune.policies.dynamic import STATIC
 from rltune.policies.orders import order
-from rltune.simulator.carrying import carry_accounts, carry_jobs, padded, stand_up
+from rltune.simulator.carrying import (
+    LEARNED,
+    MARKET,
+    SAVED,
+    asked,
+    carry_accounts,
+    carry_jobs,
+    carry_node_events,
+    copied,
+    padded,
+    stand_up,
+)
 from rltune.simulator.decisions import Decision, Picker, Steerer
 from rltune.simulator.full import build_state, decision_of, preemptive_policy
 from rltune.simulator.joint import JointAllocator
@@ -190,8 +202,97 @@ class LiveCluster:
         self.state: Any = None
         self._flow_name: str | None = None
         for vc in [None, *dict(rules.options.quotas or ())]:
-            self._see(Request(vc=vc))
+            self.see(Request(vc=vc))
         self.rebuild()
+
+    # --- copies, and what is kept on disk ---------------------------------------------------
+
+    def fork(self, rules: Rules | None = None) -> LiveCluster:
+        """The same cluster, to go on by itself under the same or other rules: what happens there happens to nobody."""
+        other = copy(self)
+        other.jobs = {name: replace(one) for name, one in self.jobs.items()}
+        other.examples, other._flows = dict(self.examples), dict(self._flows)
+        other.state = ref(copied(self.sim))
+        other.rules = self.rules if rules is None else rules
+        other.rebuild()
+        return other
+
+    def saved(self, job: str) -> dict[str, Any]:
+        """What has become of a job so far, as plain values; `restore` takes it."""
+        sim, row = self.sim, self.jobs[job].row
+        out: dict[str, Any] = {name: getattr(sim.detail, name)[row].item() for name in SAVED}
+        out |= {"start": sim.start[row].item(), "turn": int(sim.turn[row]), "known": float(sim.jobs.known[row])}
+        base, m = int(sim.jobs.part[row]), int(sim.alloc_len[row])
+        out["places"] = [[int(sim.alloc_node[base + i]), int(sim.alloc_grant[base + i])] for i in range(m)]
+        way = int(sim.detail.way[row])
+        out["way"] = [int(sim.choices.pool[way]), *asked(sim, int(sim.choices.way[way]))]
+        return out
+
+    def restore(
+        self, saved: Mapping[str, Mapping[str, Any]], layouts: Mapping[tuple[int, int], int], closed: Sequence[int]
+    ) -> None:
+        """Jobs that have been submitted to this new cluster, in order, are as they were `saved` (waiting or running).
+
+        ``layouts``: (node, GPU) to the MIG instances there, as `layout_of`; ``closed`` (n_nodes,): reasons why nodes take no job.
+        """
+        sim = self.sim
+        for (node, gpu), layout in layouts.items():
+            if gpu < sim.space.room.layout.shape[1]:
+                sim.space.room.layout[node, gpu] = layout
+        for name, kept in saved.items():
+            self._restore_row(sim, self.jobs[name].row, kept)
+        sim.counts[STARTED] = 1 + max([int(kept["turn"]) for kept in saved.values()], default=-1)
+        arrived = [one for name, one in self.jobs.items() if name in saved]
+        sim.counts[ARRIVED] = len(self.examples) + len(arrived)
+        self._pending = len(self.jobs) - len(arrived)
+        stand_up(self.state, np.array(closed, np.int64))
+        self._layout = sim.space.room.layout.copy()
+        self._stir()
+
+    def _restore_row(self, sim: Sim, row: int, kept: Mapping[str, Any]) -> None:
+        for name in SAVED:
+            getattr(sim.detail, name)[row] = kept[name]
+        sim.start[row], sim.turn[row], sim.jobs.known[row] = kept["start"], kept["turn"], kept["known"]
+        base, c = int(sim.jobs.part[row]), int(sim.jobs.cls[row])
+        sim.alloc_len[row] = len(kept["places"])
+        for i, (node, grant) in enumerate(kept["places"]):
+            sim.alloc_node[base + i], sim.alloc_grant[base + i] = node, grant
+        for q in range(int(sim.choices.ptr[c]), int(sim.choices.ptr[c + 1])):
+            if [int(sim.choices.pool[q]), *asked(sim, int(sim.choices.way[q]))] == kept["way"]:
+                sim.detail.way[row] = q
+        if sim.detail.status[row] == ON_GPUS:
+            left = (kept["known"] - kept["done"]) / kept["rate"]
+            sim.end[row] = NEVER
+            sim.believed[row] = NEVER if np.isnan(left) else kept["ready"] + left
+            sim.detail.using[sim.detail.flow[row]] += size_held(sim, row)
+
+    def accounts(self) -> dict[str, Any]:
+        """Prices, fair shares and what was learned of run times, as plain values; `set_accounts` takes them."""
+        detail = self.sim.detail
+        names = {index: name for name, index in self._flows.items()}
+        usage = [[names[k], float(detail.used[k]), float(detail.used_at[k])] for k in range(len(names))]
+        market = {name: getattr(detail.market, name).tolist() for name in MARKET if len(detail.market.price)}
+        learned = {name: getattr(detail.attained, name).tolist() for name in LEARNED if detail.attained.tally.size}
+        return {"charged": self._flow_name, "usage": usage, "market": market, "learned": learned}
+
+    def set_accounts(self, kept: Mapping[str, Any]) -> None:
+        """Take up accounts of earlier, as far as the present rules know them; after `restore`."""
+        detail = self.sim.detail
+        if kept["charged"] == self._flow_name:
+            for name, used, used_at in kept["usage"]:
+                k = self._flows.setdefault(name, len(self._flows))
+                if k < len(detail.used):
+                    detail.used[k], detail.used_at[k] = used, used_at
+        for part, values in ((detail.market, kept["market"]), (detail.attained, kept["learned"])):
+            for name, value in values.items():
+                into = getattr(part, name)
+                if into.shape == np.shape(value):
+                    into[:] = value
+
+    def layout_of(self, node: int, gpu: int) -> int:
+        """The MIG instances of a GPU as one number (`rltune.nouns.mig_layout`); 0: none, MIG mode off."""
+        layout = self.sim.space.room.layout
+        return int(layout[node, gpu]) if layout.shape[1] else 0
 
     # --- what is told -----------------------------------------------------------------------
 
@@ -211,19 +312,21 @@ class LiveCluster:
             return bool(self.sim.choices.ptr[c] < self.sim.choices.ptr[c + 1])
         return bool(may_run(table_of([request], np.zeros(1), np.zeros(1)), self.cluster)[0])
 
-    def submit(self, job: str, request: Request, at_s: float, known_s: float = float("nan")) -> None:
-        """A job waits from ``at_s`` on, not before now; ``known_s``: what is believed of its run time, seconds.
+    def submit(
+        self, job: str, request: Request, at_s: float, known_s: float = float("nan"), late: bool = False
+    ) -> None:
+        """A job waits from ``at_s`` on, not before now (``late``: also before); ``known_s``: what is believed of its run time, seconds.
 
         The same instant is decided on by the next `advance`. InputError for a name twice.
         """
         if job in self.jobs:
             raise InputError(f"job {job} is there already; give each job a name of its own")
-        self._see(request)
+        self.see(request)
         row = int(self.sim.counts[ARRIVED]) + self._pending
         if not self._has_room(row, request):
             self.rebuild()
             row = int(self.sim.counts[ARRIVED])
-        one = Live(job, row, request, max(at_s, self._now), known_s)
+        one = Live(job, row, request, at_s if late else max(at_s, self._now), known_s)
         self.jobs[job] = self._of_row[row] = one
         self._fill(one)
         self._pending += 1
@@ -243,34 +346,38 @@ class LiveCluster:
         (kernels.fail_at if failed else kernels.end_at)(self.state, row, at)
         return True
 
-    def cancel(self, job: str) -> Changes:
-        """A job goes, waiting or running, at the present instant; others may start in its place by the next `advance`."""
+    def cancel(self, job: str) -> list[Changes]:
+        """A job goes, waiting or running, at the present instant; others may start in its place by the next `advance`.
+
+        One that has only just been submitted is taken in first, with all that is due.
+        """
+        out = []
+        if int(self.sim.detail.status[self.jobs[job].row]) == FUTURE:
+            out = self.advance(self._now)
         row, before = self.jobs[job].row, self._mark()
         status = int(self.sim.detail.status[row])
-        if status == FUTURE:
-            self.advance(self._now)
-            return self.cancel(job)
         if status == WAITING:
             kernels.drop_waiting(self.state, row)
         elif status == ON_GPUS:
             kernels.drop_run(self.state, row)
         self._stir()
-        return self._changes(before)
+        return [*out, self._changes(before)]
 
     def change_node(self, node: int, kind: str, at_s: float) -> None:
         """A node fails (its runs are lost), is repaired, drains or is reopened at ``at_s``; ``kind`` as of `Options.node_events`."""
         detail, at = self.sim.detail, int(self.sim.counts[FAULTS]) + self._listed
         if at >= len(detail.listed_at):
             self.rebuild()
-            detail, at = self.sim.detail, 0
+            detail, at = self.sim.detail, self._listed
         detail.listed_at[at], detail.listed_node[at], detail.listed_kind[at] = max(at_s, self._now), node, KINDS[kind]
         self._listed += 1
 
     def forget(self, jobs: Iterable[str]) -> None:
         """Jobs that are over: they are no longer known by name."""
         for job in jobs:
-            one = self.jobs.pop(job)
-            self._of_row.pop(one.row, None)
+            one = self.jobs.pop(job, None)
+            if one is not None:
+                self._of_row.pop(one.row, None)
 
     def use(self, rules: Rules) -> None:
         """From now on other rules decide; InputError, and no change, where they do not go with the jobs there are."""
@@ -319,7 +426,7 @@ class LiveCluster:
 
     # --- rows -------------------------------------------------------------------------------
 
-    def _see(self, request: Request) -> None:
+    def see(self, request: Request) -> None:
         """Remember the class of a request; a new one needs a new state."""
         if request.kind in self.examples:
             return
@@ -405,7 +512,9 @@ class LiveCluster:
         sim.jobs.run[:] = NEVER
         now = np.arange(first, first + len(alive))
         closed = np.zeros(self.cluster.nodes, np.int64)
+        waiting_events = 0
         if old is not None:
+            waiting_events = carry_node_events(old, sim, self._listed)
             carry_accounts(old, sim, same_flows)
             carry_jobs(old, sim, was, now)
             closed = old.space.room.closed.copy()
@@ -414,7 +523,7 @@ class LiveCluster:
             self._fill_own(sim, one)
         pending = int((sim.detail.status[now] == FUTURE).sum())
         sim.counts[ARRIVED] = first + len(alive) - pending
-        self._pending, self._listed, self.state = pending, 0, state
+        self._pending, self._listed, self.state = pending, waiting_events, state
         self._of_row, self.jobs = {x.row: x for x in alive}, {x.id: x for x in alive}
         stand_up(state, closed)
         self._layout = sim.space.room.layout.copy()
@@ -566,3 +675,8 @@ def long_enough(table: JobTable, allocator: Any) -> JobTable:
     """At least as many rows as the joint allocator decides on together."""
     wanted = int(getattr(allocator, "head", 0))
     return table if len(table) >= wanted else table.take(np.resize(np.arange(len(table)), wanted))
+
+
+def size_held(sim: Sim, row: int) -> float:
+    """GPUs that a job holds, a share as its fraction."""
+    return float(sim.detail.size[sim.choices.way[sim.detail.way[row]]])

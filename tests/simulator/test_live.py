@@ -86,7 +86,7 @@ def test_a_job_that_goes_makes_room_at_once():
     for k in range(5):
         live.submit(f"j{k}", Request(gpus=8), 1.0 + k)
     assert names(live.advance(6.0)) == ["j0", "j1", "j2", "j3"]
-    stopped = live.cancel("j1").stopped
+    stopped = live.cancel("j1")[-1].stopped
     assert [(one.job, one.outcome) for one in stopped] == [("j1", "given up")]
     assert names(live.advance(7.0)) == ["j4"]
     live.cancel("j4")
