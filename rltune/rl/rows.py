@@ -44,7 +44,7 @@ TALLIES = 8
 FRESH, SCORED, DECISIONS, HEAD, SHOWN, RESERVED, CLOSED, OVER, PAIRED, READ = range(10)
 FULL, LOOK, PASS, SORTED, MADE, LEFTOVERS, REMADE = range(10, 17)
 MARKS = 17
-SHARED = ("sim.cluster", "sim.choices", "sim.place", "sim.frontier", "sim.merged", "sim.passed", "sim.space.cost",
+SHARED = ("sim.cluster", "sim.choices", "sim.place", "sim.frontier", "sim.merged", "sim.passed", "sim.fitted", "sim.space.cost",
           "sim.spare.cost", "sim.shadow.cost", "sim.space.levels.cost", "sim.spare.levels.cost", "sim.shadow.levels.cost",
           "sim.detail.demand", "sim.detail.size", "sim.detail.amount", "sim.detail.listed",
           "sim.detail.market.share", "sim.detail.thresholds", "sim.detail.quota", "sim.detail.profile")  # fmt: skip
