@@ -51,9 +51,7 @@ def serve() -> None:
         options = {"policy": "fifo", "backfill": "easy", "runtimes": "predicted", "ways": "mig_profiles", "seed": 0}
         speed = {"name": "gavel", "missing": "assumed", "reference": None, "draw": 0}
         some, begun = jobs.take(slice(0, n)), time.perf_counter()
-        result = rltune.simulate(
-            some, hybrid.CLUSTER, allocator=allocator, way_rule=ways, speed=speed, **options
-        )
+        result = rltune.simulate(some, hybrid.CLUSTER, allocator=allocator, way_rule=ways, speed=speed, **options)
         seconds, runs = time.perf_counter() - begun, result.runs
         parts = (runs.start_s, runs.end_s, runs.node, runs.mask, runs.first_slice)
         told = hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
@@ -102,7 +100,9 @@ def measure(before: Path) -> list[dict[str, Any]]:
                 sides = (old, new) if n in SIZES else (new,)
                 found = [[ask(side, n, allocator, ways) for side in sides] for _ in range(turns)]
                 last = found[-1]
-                assert len({x["schedule"] for pair in found for x in pair}) == 1, f"{n} {allocator} {ways}: schedules differ"
+                assert len({x["schedule"] for pair in found for x in pair}) == 1, (
+                    f"{n} {allocator} {ways}: schedules differ"
+                )
                 seconds = [min(pair[k]["seconds"] for pair in found) for k in range(len(sides))]
                 rows.append(
                     {

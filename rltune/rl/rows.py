@@ -13,6 +13,7 @@ import numpy as np
 from rltune.compiled import inner, verb
 from rltune.core.conservative import stacked
 from rltune.core.reference import Ref, Rows, at, ref, row_of
+from rltune.core.shadows import copied
 from rltune.core.state import (
     LOGGED,
     PER_JOB,
@@ -193,13 +194,6 @@ def own_arrays(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from own_arrays(part, f"{name}.")
         elif isinstance(part, np.ndarray) and not name.startswith(SHARED):
             yield name, part
-
-
-def copied(value: Any) -> Any:
-    """The same with arrays of its own."""
-    if isinstance(value, np.ndarray):
-        return value.copy()
-    return type(value)(*map(copied, value)) if hasattr(value, "_fields") else value
 
 
 def own(value: Any, n: int, prefix: str = "") -> Any:
