@@ -17,6 +17,7 @@ from rltune.core.queue import (
     class_blocked,
     leave_line,
     remove_at,
+    sort_anew,
     sort_by_key,
     sort_queue,
 )
@@ -288,6 +289,4 @@ def refresh_index(sim):
         count_in(known, known.scratch, known.size[job], progress(sim, job), False)
     work_out_index(known)
     # All keys have changed.
-    for k in range(sim.counts[QUEUED]):
-        sim.key[sim.queue[k]] = key_of(sim, sim.queue[k])
-    sort_by_key(sim, sim.queue, sim.counts[QUEUED])
+    sort_anew(sim)
