@@ -8,14 +8,15 @@ themselves are those of the loop: the same events are taken in, the same decisio
 from __future__ import annotations
 
 from rltune.compiled import inner, kernel
+from rltune.core.backfilling import NONE_DRAFTED, reserve
 from rltune.core.events import next_time, take_in
 from rltune.core.heap import push, remove
 from rltune.core.loop import close_turn, decide, next_turn, open_turn
 from rltune.core.prices import count_present, has_market, set_prices
 from rltune.core.priorities import key_of
-from rltune.core.queue import join_line, leave_line, position_of, remove_at, sort_by_key
+from rltune.core.queue import join_line, leave_line, position_of, remove_at, sort_by_key, sort_queue
 from rltune.core.resources.nodes import index_node
-from rltune.core.resources.verbs import book_held
+from rltune.core.resources.verbs import book_held, fits
 from rltune.core.runs import log_is_full, stop_run
 from rltune.core.state import ABANDONED, EVENTS, HELD, JOB_FAILURE, NOW, QUEUED, RUNNING
 
@@ -140,3 +141,21 @@ def run_out(sim, job, left):
     done = detail.done[job] + max(0.0, sim.clock[NOW] - detail.ready[job]) * detail.rate[job]
     sim.jobs.run[job] = done + left
     end_at(sim, job, begin + left / detail.rate[job])
+
+
+@kernel
+def fits_now(sim, job):
+    """Whether there is room for a waiting job now, whoever stands before it."""
+    return fits(sim, sim.space, job)
+
+
+@kernel
+def in_order(sim):
+    """The queue as it would be gone through now."""
+    sort_queue(sim)
+
+
+@kernel
+def reservation(sim, head):
+    """When ``head`` will fit by the expected ends, seconds; ``sim.spare`` is what it leaves free then."""
+    return reserve(sim, sim.space, NONE_DRAFTED, head)

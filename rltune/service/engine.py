@@ -10,6 +10,7 @@ import heapq
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ IDLE_S = 0.25
 """The same while nothing runs."""
 MOST_REQUESTS = 512
 """Of one turn: more wait for the next, so that none waits for a long one."""
+PAST = 2000
+"""Newest jobs that have ended whose (run time, GPUs, believed run time) say how far beliefs go wrong."""
 ACCOUNTS_S = 30.0
 """Between two writes of prices, fair shares and what was learned."""
 CLOSED = "the service is going down; try again when it is back"
@@ -116,6 +119,7 @@ class Engine:
             "lost": 0,
             "store_errors": 0,
         }
+        self.past: deque[tuple[float, int, float]] = deque(maxlen=PAST)
         self.listeners: list[Callable[[list[Event]], None]] = []
         self._asked: queue.SimpleQueue[_Asked] = queue.SimpleQueue()
         self._acquiring: dict[str, _Acquiring] = {}
@@ -534,6 +538,7 @@ class Engine:
         if code == 0:
             request = record.request
             self.forecasts.learn(groups_of(request.user, request.vc, request.name, request.gpus), ran_s)
+            self.past.append((ran_s, request.gpus, record.known_s))
         self._close(record, DONE if code == 0 else FAILED, "" if code == 0 else f"ended with status {code}")
 
     def _again(self, record: Record, why: str) -> None:

@@ -38,6 +38,7 @@ def restore(engine: Engine) -> int:
         if record.state == "done" and record.kind == "job" and record.ran_s > 0:
             request = record.request
             engine.forecasts.learn(groups_of(request.user, request.vc, request.name, request.gpus), record.ran_s)
+            engine.past.append((record.ran_s, request.gpus, record.known_s))
     saved: dict[str, Mapping[str, Any]] = {}
     rows = store.read(f"SELECT * FROM jobs WHERE state IN {ALIVE} ORDER BY seq")
     # All classes first: each new one makes the state anew.

@@ -220,6 +220,8 @@ class LiveCluster:
         other.jobs = {name: copy(one) for name, one in self.jobs.items()}
         other.examples, other._flows = dict(self.examples), dict(self._flows)
         other.state = ref(copied(self.sim))
+        # The state's own clock stands at its last event.
+        other.sim.clock[NOW] = self._now
         return other
 
     def saved(self, job: str) -> dict[str, Any]:
@@ -309,6 +311,10 @@ class LiveCluster:
     def sim(self) -> Sim:
         sim: Sim = self.state.value
         return sim
+
+    def of_row(self, row: int) -> Live | None:
+        """The job in a row of the state."""
+        return self._of_row.get(row)
 
     def possible(self, request: Request) -> bool:
         """Whether some idle pool could hold such a job in one of its ways."""
@@ -533,9 +539,14 @@ class LiveCluster:
         self._of_row, self.jobs = {x.row: x for x in alive}, {x.id: x for x in alive}
         stand_up(state, closed)
         self._layout = sim.space.room.layout.copy()
-        self.decision: Decision | None = decision_of(
-            long_enough(table, rules.allocator), self.cluster, sim, rules.policy, rules.backfill, rules.allocator,
-            rules.options.way_rule,
+        self._table_now = long_enough(table, rules.allocator)
+        self.decision = self.decision_for(sim)
+
+    def decision_for(self, sim: Sim) -> Decision | None:
+        """What decides outside the kernels in a state like the present one; None: the kernels decide all."""
+        rules = self.rules
+        return decision_of(
+            self._table_now, self.cluster, sim, rules.policy, rules.backfill, rules.allocator, rules.options.way_rule
         )  # fmt: skip
 
     def _alive(self, row: int) -> bool:
