@@ -161,8 +161,7 @@ def test_a_killed_executor_takes_its_tasks_along(tmp_path):
     program = textwrap.dedent(f"""
         import os, sys, time
         from pathlib import Path
-        from rltune.devices.execution.keeper import children_of
-from rltune.devices.execution.processes import Processes, Signals
+        from rltune.devices.execution.processes import Processes, Signals
         with Signals() as signals, Processes(signals) as processes:
             folder = Path({str(tmp_path)!r})
             for key, command in enumerate((["sh", "-c", "sleep 6000 & echo $! > child; wait"], [sys.executable, "-S", "-c", {DAEMON + "time.sleep(6000)"!r}])):
