@@ -22,6 +22,12 @@ class Cut:
     mig: bool
     instances: tuple[tuple[str, int], ...] = ()
 
+    def leaves(self, held: Held) -> bool:
+        """Whether a run that holds this keeps it."""
+        if held.gpu != self.gpu:
+            return True
+        return held.instance in self.instances if held.instance is not None else not self.mig
+
 
 @dataclass(frozen=True, slots=True)
 class Held:

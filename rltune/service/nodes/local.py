@@ -338,7 +338,7 @@ class LocalNode:
         ]
         if change.cut is not None:
             for one in others:
-                if not _kept(one, change.cut):
+                if not all(map(change.cut.leaves, one.held)):
                     raise InputError(f"GPU {change.gpu}: run {one.name} holds what would have to go; stop it first")
         places = []
         for held in run.held if run else ():
@@ -654,17 +654,9 @@ def _same(one: Held, other: Held) -> bool:
     return one.instance is None or other.instance is None or one.instance == other.instance
 
 
-def _kept(run: _Run, cut: Cut) -> bool:
-    """Whether a cut leaves a run what it holds."""
-    return all(
-        one.gpu != cut.gpu or (one.instance in cut.instances if one.instance is not None else not cut.mig)
-        for one in run.held
-    )
-
-
 def _stands_in_the_way(run: _Run, change: Change, asking: _Run | None) -> bool:
     """Whether a change has to wait until a run is gone."""
-    if change.cut is not None and not _kept(run, change.cut):
+    if change.cut is not None and not all(map(change.cut.leaves, run.held)):
         return True
     return any(_same(one, its) for its in (asking.held if asking else ()) if its.gpu == change.gpu for one in run.held)
 
