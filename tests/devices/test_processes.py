@@ -10,7 +10,8 @@ import time
 import pytest
 from execution_cases import PATIENCE_S
 
-from rltune.devices.execution.processes import Processes, Signals, children_of
+from rltune.devices.execution.keeper import children_of
+from rltune.devices.execution.processes import Processes, Signals
 
 DAEMON = "import os, time\nif os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n  open('pid', 'w').write(str(os.getpid()))\n  time.sleep(6000)\n os._exit(0)\nos.wait()\nwhile not os.path.exists('pid') or not open('pid').read():\n time.sleep(0.01)\n"
 
