@@ -12,11 +12,12 @@ from rltune.core.events import next_time, take_in
 from rltune.core.heap import push, remove
 from rltune.core.loop import close_turn, decide, next_turn, open_turn
 from rltune.core.prices import count_present, has_market, set_prices
-from rltune.core.queue import enqueue, join_line, leave_line, position_of, remove_at
+from rltune.core.priorities import key_of
+from rltune.core.queue import join_line, leave_line, position_of, remove_at, sort_by_key
 from rltune.core.resources.nodes import index_node
 from rltune.core.resources.verbs import book_held
 from rltune.core.runs import log_is_full, stop_run
-from rltune.core.state import ABANDONED, EVENTS, HELD, JOB_FAILURE, NOW, RUNNING
+from rltune.core.state import ABANDONED, EVENTS, HELD, JOB_FAILURE, NOW, QUEUED, RUNNING
 
 QUIET, STEPPED, ASKED, FULL = range(4)
 """What `step` did: nothing is due; an instant; the same, and starts are to be decided outside; the log needs more room."""
@@ -112,19 +113,23 @@ def put_together(sim, closed, running, waiting):
         sim.counts[RUNNING] += 1
         sim.counts[HELD] += sim.alloc_len[job]
     for k in range(len(waiting)):
-        wait_again(sim, waiting[k])
+        wait_again(sim, waiting[k], k)
+    sim.counts[QUEUED] = len(waiting)
+    sort_by_key(sim, sim.queue, len(waiting))
     if has_market(sim):
         count_present(sim)
         set_prices(sim)
 
 
 @inner
-def wait_again(sim, job):
-    """A job that has been waiting stands in the queue and in the line, since when it did."""
+def wait_again(sim, job, at):
+    """A job that has been waiting stands in the line, since when it did, and for now at place ``at`` of the queue."""
     since = sim.detail.since[job]
     join_line(sim, job)
     sim.detail.since[job] = since
-    enqueue(sim, job)
+    sim.key[job] = key_of(sim, job)
+    sim.queue[at] = job
+    sim.waiting[sim.jobs.cls[job]] += 1
 
 
 @kernel

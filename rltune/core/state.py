@@ -227,6 +227,7 @@ class Sim(NamedTuple):
     waiting: Ints  # (n_classes,) waiting jobs of each class
     passed: Ints  # (n_classes,) how many of them the present pass has left waiting though they fit
     misfit: Ints  # (2, n_classes) last pass in which the class did not fit: now; beside the reservation
+    fitted: Ints  # (n_classes,) runs started when the present pass found that the class fits; -1: it has not
     # Running jobs.
     active: Int32s  # (most running,) heap of the first ``counts[RUNNING]`` by ``end``
     active_at: Int32s  # (n_jobs,) places there
@@ -305,7 +306,7 @@ def blank(cluster: ClusterArrays, jobs: Jobs, choices: Choices, most: int, grant
     n, classes, places = len(jobs.submit), len(choices.ptr) - 1, int(jobs.part[-1])
     return Sim(
         cluster=cluster, jobs=jobs, choices=choices, queue=int32s(n), merged=int32s(0), waiting=ints(classes),
-        passed=ints(classes), misfit=np.zeros((2, classes), np.int64), active=int32s(most), active_at=int32s(n),
+        passed=ints(classes), misfit=np.zeros((2, classes), np.int64), fitted=ints(classes), active=int32s(most), active_at=int32s(n),
         expected=int32s(most), expected_at=int32s(n), frontier=int32s(most + 1), start=np.full(n, np.nan),
         end=np.full(n, np.nan), believed=floats(n), turn=int32s(n), key=floats(n), alloc_node=int32s(places),
         alloc_grant=np.zeros(places, grant), alloc_len=int32s(n), clock=floats(CLOCKS), counts=ints(COUNTERS), **parts,

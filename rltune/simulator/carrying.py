@@ -111,7 +111,7 @@ def carry_jobs(old: Sim, new: Sim, was: Ints, now: Ints) -> None:
     for name in PER_JOB:
         if name not in REMAKE:
             getattr(new.detail, name)[..., now] = getattr(old.detail, name)[..., was]
-    for a, b in zip(was.tolist(), now.tolist(), strict=True):
+    for a, b in zip(was[old.alloc_len[was] > 0].tolist(), now[old.alloc_len[was] > 0].tolist(), strict=True):
         m, here, there = int(old.alloc_len[a]), int(old.jobs.part[a]), int(new.jobs.part[b])
         new.alloc_node[there : there + m] = old.alloc_node[here : here + m]
         new.alloc_grant[there : there + m] = old.alloc_grant[here : here + m]
@@ -121,9 +121,8 @@ def carry_jobs(old: Sim, new: Sim, was: Ints, now: Ints) -> None:
 
 def carry_ways(old: Sim, new: Sim, was: Ints, now: Ints) -> None:
     """The way that a job holds, or held last, among those that it has now: same pool, same request."""
-    for a, b in zip(was.tolist(), now.tolist(), strict=True):
-        if old.detail.runs[a] == 0:
-            continue
+    has_run = old.detail.runs[was] > 0
+    for a, b in zip(was[has_run].tolist(), now[has_run].tolist(), strict=True):
         at, c = int(old.detail.way[a]), int(new.jobs.cls[b])
         pool, ask = int(old.choices.pool[at]), asked(old, int(old.choices.way[at]))
         for q in range(int(new.choices.ptr[c]), int(new.choices.ptr[c + 1])):

@@ -209,12 +209,17 @@ class LiveCluster:
 
     def fork(self, rules: Rules | None = None) -> LiveCluster:
         """The same cluster, to go on by itself under the same or other rules: what happens there happens to nobody."""
-        other = copy(self)
-        other.jobs = {name: replace(one) for name, one in self.jobs.items()}
-        other.examples, other._flows = dict(self.examples), dict(self._flows)
-        other.state = ref(copied(self.sim))
+        other = self.picture()
         other.rules = self.rules if rules is None else rules
         other.rebuild()
+        return other
+
+    def picture(self) -> LiveCluster:
+        """The present as it is, cheaply taken; for nothing but to be looked at, or forked in another thread."""
+        other = copy(self)
+        other.jobs = {name: copy(one) for name, one in self.jobs.items()}
+        other.examples, other._flows = dict(self.examples), dict(self._flows)
+        other.state = ref(copied(self.sim))
         return other
 
     def saved(self, job: str) -> dict[str, Any]:
@@ -467,17 +472,18 @@ class LiveCluster:
         detail.way[row], detail.group[row] = detail.way[example], detail.group[example]
         if len(detail.attained.size):
             detail.attained.size[row] = detail.attained.size[example]
-        self._fill_own(sim, one)
+        self._fill_own(sim, [one], np.array([row]))
 
-    def _fill_own(self, sim: Sim, one: Live) -> None:
-        """What is the job's own, not its class's."""
-        detail, row, request = sim.detail, one.row, one.request
-        sim.jobs.submit[row] = one.submit_s
-        detail.priority[row], detail.firm[row] = request.priority, request.firm
-        detail.weight[row] = max(LEAST_WEIGHT, 1.0 + request.priority)
-        detail.flow[row] = self._flows.setdefault(self._flow_of(request), len(self._flows))
+    def _fill_own(self, sim: Sim, jobs: Sequence[Live], rows: Any) -> None:
+        """What is the jobs' own, not their classes'."""
+        detail = sim.detail
+        priority = np.array([one.request.priority for one in jobs], np.float64)
+        sim.jobs.submit[rows] = [one.submit_s for one in jobs]
+        detail.priority[rows], detail.weight[rows] = priority, np.maximum(LEAST_WEIGHT, 1.0 + priority)
+        detail.firm[rows] = [one.request.firm for one in jobs]
+        detail.flow[rows] = [self._flows.setdefault(self._flow_of(one.request), len(self._flows)) for one in jobs]
         if self._static is not None:
-            self._static.place(sim, one)
+            self._static.place(sim, jobs)
 
     # --- the state, made anew ---------------------------------------------------------------
 
@@ -520,7 +526,7 @@ class LiveCluster:
             closed = old.space.room.closed.copy()
         for row, one in zip(now.tolist(), alive, strict=True):
             one.row = row
-            self._fill_own(sim, one)
+        self._fill_own(sim, alive, now)
         pending = int((sim.detail.status[now] == FUTURE).sum())
         sim.counts[ARRIVED] = first + len(alive) - pending
         self._pending, self._listed, self.state = pending, waiting_events, state
@@ -629,31 +635,44 @@ class StaticKeys:
         self._number: list[float] = []
         self._rows: dict[int, tuple[float, ...]] = {}
 
-    def place(self, sim: Sim, one: Live) -> None:
-        """Write the key of a job into its row."""
-        mine = self._key(one)
-        self._rows[one.row] = mine
-        at = bisect_left(self._sorted, mine)
-        if at == len(self._sorted) or self._sorted[at] != mine:
-            low = self._number[at - 1] if at else (self._number[0] - 2 * GAP if self._number else 0.0)
+    def place(self, sim: Sim, jobs: Sequence[Live]) -> None:
+        """Write the keys of jobs into their rows."""
+        mine = self._keys_of(jobs)
+        self._rows.update(zip([one.row for one in jobs], mine, strict=True))
+        if len(jobs) > 1 or not self._sorted:
+            self._sorted = sorted({*self._sorted, *mine})
+            self._number_anew(sim)
+            return
+        at = bisect_left(self._sorted, mine[0])
+        if at == len(self._sorted) or self._sorted[at] != mine[0]:
+            low = self._number[at - 1] if at else self._number[0] - 2 * GAP
             high = self._number[at] if at < len(self._number) else low + 2 * GAP
             between = (low + high) / 2
-            self._sorted.insert(at, mine)
+            self._sorted.insert(at, mine[0])
             self._number.insert(at, between)
             if not low < between < high:
-                self._number = [GAP * k for k in range(len(self._sorted))]
-                for row, key in self._rows.items():
-                    sim.key[row] = self._number[bisect_left(self._sorted, key)]
-        sim.key[one.row] = self._number[at]
+                self._number_anew(sim)
+        sim.key[jobs[0].row] = self._number[at]
 
-    def _key(self, one: Live) -> tuple[float, ...]:
-        whole, none = np.array([one.request.gpus], np.int64), np.zeros(1, np.int64)
+    def _number_anew(self, sim: Sim) -> None:
+        """Even gaps again; the order stays."""
+        self._number = [GAP * k for k in range(len(self._sorted))]
+        of_key = dict(zip(self._sorted, self._number, strict=True))
+        sim.key[list(self._rows)] = [of_key[key] for key in self._rows.values()]
+
+    def _keys_of(self, jobs: Sequence[Live]) -> list[tuple[float, ...]]:
+        n = len(jobs)
+        if not n:
+            return []
+        none = np.zeros(n, np.int64)
         queue = Queue(
-            job=none, submit_s=np.array([one.submit_s]), run_s=np.array([one.known_s]), num_gpus=whole, wait_s=np.zeros(1),
-            priority=np.array([one.request.priority]), pool_lo=none, pool_hi=none, pools=none,
+            job=none, submit_s=np.array([one.submit_s for one in jobs]), run_s=np.array([one.known_s for one in jobs]),
+            num_gpus=np.array([one.request.gpus for one in jobs], np.int64), wait_s=np.zeros(n),
+            priority=np.array([one.request.priority for one in jobs]), pool_lo=none, pool_hi=none, pools=none,
         )  # fmt: skip
         keys = self._keys(queue)
-        return tuple(float(np.asarray(key)[0]) for key in (keys if isinstance(keys, tuple) else (keys,)))
+        columns = [np.asarray(key, np.float64).tolist() for key in (keys if isinstance(keys, tuple) else (keys,))]
+        return list(zip(*columns, strict=True))
 
 
 def table_of(asked: list[Request], submit_s: Any, run_s: Any) -> JobTable:
