@@ -178,7 +178,7 @@ class Users:
             try:
                 pwd.getpwnam(user)
             except KeyError:
-                raise InputError(f"users.{tenant}={user}: there is no such user on this machine") from None
+                raise InputError(f"users={{{tenant}: {user}}}: there is no such user on this machine") from None
         if (self.of or self.any_user) and os.geteuid() != 0:
             raise InputError(
                 "users, any_user: only root can run jobs as others; start the service as root, or leave them out"
@@ -196,6 +196,6 @@ class Users:
         if mapped is None and not self.as_service:
             raise Refused(
                 403,
-                f"tenant {tenant} has no Unix user here; the service needs users.{tenant}=NAME, or as_service=true for all",
+                f"tenant {tenant} has no Unix user here; the service needs users={{{tenant}: NAME}}, or as_service=true for all",
             )
         return spec if mapped is None else spec.model_copy(update={"user": mapped})

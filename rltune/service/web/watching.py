@@ -13,8 +13,8 @@ from rltune import __version__
 from rltune.service.engine import Refused
 from rltune.service.web.answers import ErrorAnswer, errors
 from rltune.service.web.context import Reads
-from rltune.service.web.docs_page import page_of
 from rltune.service.web.description import success
+from rltune.service.web.docs_page import page_of
 from rltune.service.web.security import TENANT
 from rltune.service.web.streaming import PAGE, described, event_stream, stream, visible
 
