@@ -346,11 +346,13 @@ class Adapter:
         create: Sequence[Instance],
         tenant: str | None = None,
         lasting: bool = False,
+        mig: bool | None = None,
     ) -> None:
         """Replace some instances of one GPU by others, as one transaction; the rest of the GPU is not touched.
 
         With ``tenant`` its own instances may go, and those created are held for it while this process lives (``lasting``: until
-        they are released or destroyed). Errors as `apply`.
+        they are released or destroyed). ``mig``: MIG mode afterwards, None: as it is; where it waits for a reset, so does the
+        rest. Errors as `apply`.
         """
         named = self._with_cut([gpu])
         with self._alone(named) as held:
@@ -362,8 +364,10 @@ class Adapter:
                 raise InputError(f"GPU {identity.index} has no instance {missing[0]} to destroy; it is [{before}]")
             left = [one for one in before.instances if one not in destroy]
             after = state(before.mig, [*left, *create], before.pending)
+            if mig is not None:
+                after = state(mig, after.instances)
             change = GpuPlan(identity.index, gpu, identity.name, before, after, {})
-            if not before.mig and create:
+            if not after.mig and after.instances:
                 raise DeviceError(NOT_SUPPORTED, "nvmlDeviceCreateGpuInstance", f"GPU {identity.index}")
             self._check_idle([change], tenant)
             pid = None if lasting else os.getpid()

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar
 
+from rltune.devices.execution.keeper import process_start
 from rltune.devices.ownership import Key, Part
 from rltune.devices.state import GpuState, Instance, States
 from rltune.nouns.checked import shown
@@ -414,17 +415,6 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
-
-
-def process_start(pid: int) -> str | None:
-    """When a process began, in the kernel's ticks: with its number it names the process for good. None: it is not there."""
-    try:
-        content = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        return None
-    # The command's name, in brackets, may hold anything.
-    words = content.rpartition(")")[2].split()
-    return None if words[0] in "ZX" else words[19]
 
 
 def _dumped(states: Mapping[str, GpuState]) -> str:

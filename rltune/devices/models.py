@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from rltune.nouns.gpus import GPU_TYPES
+
 GIB = 1 << 30
 SIMULATED = "simulated "
 """Before the type's own name: how `rltune.devices.simulated` calls its GPUs."""
@@ -56,3 +58,17 @@ def model_of(name: str, memory_bytes: int | None) -> str | None:
             off = 0.0 if memory_bytes is None else abs(memory_bytes / GIB / model.memory_gib - 1)
             return model.name if off <= TOLERANCE else None
     return None
+
+
+def type_of(name: str, memory_bytes: int | None) -> str:
+    """GPU type of ours (`rltune.nouns.gpus.GPU_TYPES`), also of GPUs without MIG (``Tesla V100-SXM2-32GB``); ``any`` for others."""
+    model = model_of(name, memory_bytes)
+    if model is not None:
+        return model
+    words = set(re.split(r"[ -]+", name))
+    for known in GPU_TYPES.values():
+        if known.memory_gb and known.name.split("-")[0] in words and memory_bytes is not None:
+            off = abs(memory_bytes / GIB / known.memory_gb - 1)
+            if off <= TOLERANCE:
+                return known.name
+    return "any"

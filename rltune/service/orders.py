@@ -119,7 +119,10 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What a node has, and what runs there: ``runs`` name -> began, suspended, ended (its exit status in ``codes``)."""
+    """What a node has, and what runs there: ``runs`` name -> began, suspended, ended (its exit status in ``codes``), lost.
+
+    Runs that wait for their GPUs are not among them, nor those that went on under another name (``resumes``).
+    """
 
     node: str
     gpus: tuple[Gpu, ...]
@@ -150,7 +153,11 @@ class Node(Protocol):
         ...
 
     def read_log(self, run: str, offset: int, most: int) -> bytes:
-        """Up to ``most`` bytes of a run's output from ``offset`` on; empty where there is none."""
+        """Up to ``most`` bytes of a run's output from ``offset`` on; empty where there is none yet, or it was cut (`log_span`)."""
+        ...
+
+    def log_span(self, run: str) -> tuple[int, int]:
+        """Offsets of the first byte that is kept of a run's output (older ones were cut from a long log), and of its end."""
         ...
 
     def forget(self, runs: Sequence[str]) -> None:

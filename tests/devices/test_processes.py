@@ -10,7 +10,8 @@ import time
 import pytest
 from execution_cases import PATIENCE_S
 
-from rltune.devices.execution.processes import Processes, Signals, children_of
+from rltune.devices.execution.keeper import children_of
+from rltune.devices.execution.processes import Processes, Signals
 
 DAEMON = "import os, time\nif os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n  open('pid', 'w').write(str(os.getpid()))\n  time.sleep(6000)\n os._exit(0)\nos.wait()\nwhile not os.path.exists('pid') or not open('pid').read():\n time.sleep(0.01)\n"
 
@@ -160,7 +161,8 @@ def test_a_killed_executor_takes_its_tasks_along(tmp_path):
     program = textwrap.dedent(f"""
         import os, sys, time
         from pathlib import Path
-        from rltune.devices.execution.processes import Processes, Signals
+        from rltune.devices.execution.keeper import children_of
+from rltune.devices.execution.processes import Processes, Signals
         with Signals() as signals, Processes(signals) as processes:
             folder = Path({str(tmp_path)!r})
             for key, command in enumerate((["sh", "-c", "sleep 6000 & echo $! > child; wait"], [sys.executable, "-S", "-c", {DAEMON + "time.sleep(6000)"!r}])):

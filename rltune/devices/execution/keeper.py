@@ -1,7 +1,8 @@
 """Outlives the executor by a moment: when its pipe ends without a word, kills the tasks that the executor left.
 
-Runs as a program, with nothing but the standard library's `os`, so that it starts in a hundredth of a second. Reads sessions
-on standard input, ``+pid`` begun and ``-pid`` ended; ``done`` means that all is well. Its argument is the mark of the run.
+Runs as a program, with nothing but the standard library, so that it starts in a hundredth of a second; what ``/proc`` tells of
+processes is read here, for all who look. Reads sessions on standard input, ``+pid`` begun and ``-pid`` ended; ``done`` means
+that all is well. Its argument is the mark of the run.
 """
 
 from __future__ import annotations
@@ -56,18 +57,52 @@ def environment_of(pid: int) -> str | None:
 
 def stat_of(pid: int) -> tuple[int | None, int | None]:
     """Parent and session of a living process; None for a dead one."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            # The name in parentheses may hold anything.
-            words = file.read().rpartition(")")[2].split()
-    except OSError:
-        return None, None
-    return (None, None) if words[0] in "ZX" else (int(words[1]), int(words[3]))
+    words = _stat(pid)
+    return (None, None) if words is None or words[0] in "ZX" else (int(words[1]), int(words[3]))
 
 
 def session_of(pid: int) -> int | None:
     """Session of a living process."""
     return stat_of(pid)[1]
+
+
+def state_of(pid: int) -> str | None:
+    """The kernel's letter for what a process does (``T``: stopped, ``Z``: dead, not reaped); None: it is not there."""
+    words = _stat(pid)
+    return None if words is None else words[0]
+
+
+def process_start(pid: int) -> str | None:
+    """When a process began, in the kernel's ticks: with its number it names the process for good. None: it is dead."""
+    words = _stat(pid)
+    return None if words is None or words[0] in "ZX" else words[19]
+
+
+def _stat(pid: int) -> list[str] | None:
+    """``/proc/PID/stat`` from the state on (proc_pid_stat(5), from field 3)."""
+    try:
+        with open(f"/proc/{pid}/stat", errors="replace") as file:
+            # The name in parentheses may hold anything.
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def children_of(pid: int) -> list[int]:
+    """Children of all threads of a process; empty when it is gone."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children") as file:
+                found += map(int, file.read().split())
+    except FileNotFoundError:
+        # The process or thread is gone, or the kernel was built without CONFIG_PROC_CHILDREN.
+        if os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children"):
+            return found
+        return [int(e) for e in os.listdir("/proc") if e.isdecimal() and stat_of(int(e))[0] == pid]
+    except OSError:
+        pass
+    return found
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from rltune.devices.execution import keeper
-from rltune.devices.execution.keeper import MARK, environment_of, session_of
+from rltune.devices.execution.keeper import MARK, children_of, environment_of, session_of
 
 PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
 """Of ``linux/prctl.h``."""
@@ -355,23 +355,6 @@ class Processes:
     def _is_task(self, pid: int) -> bool:
         """Not what another thread of this process started meanwhile: that has our session."""
         return session_of(pid) != os.getsid(0)
-
-
-def children_of(pid: int) -> list[int]:
-    """Children of all threads of a process; empty when it is gone."""
-    found: list[int] = []
-    try:
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children") as file:
-                found += map(int, file.read().split())
-    except FileNotFoundError:
-        # The process or thread is gone, or the kernel was built without CONFIG_PROC_CHILDREN.
-        if os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children"):
-            return found
-        return [int(e) for e in os.listdir("/proc") if e.isdecimal() and keeper.stat_of(int(e))[0] == pid]
-    except OSError:
-        pass
-    return found
 
 
 def _reaped(pid: int) -> bool:

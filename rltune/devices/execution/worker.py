@@ -82,7 +82,7 @@ class Worker:
     def _step(self, step: Step, instance: Instance) -> tuple[str, str | None]:
         try:
             if step.action == "destroy":
-                self._patiently([instance], [])
+                patiently(lambda: self.adapter.reconfigure(self.gpu, [instance], [], tenant=self.tenant))
                 return "", None
             if step.action == "create":
                 self.adapter.reconfigure(self.gpu, [], [instance], tenant=self.tenant)
@@ -96,17 +96,6 @@ class Worker:
             # Whatever it is, the tasks of other GPUs go on.
             return "", f"{type(error).__name__}: {error}"
 
-    def _patiently(self, destroy: Sequence[Instance], create: Sequence[Instance]) -> None:
-        deadline = time.monotonic() + RELEASED_S
-        while True:
-            try:
-                self.adapter.reconfigure(self.gpu, destroy, create, tenant=self.tenant)
-                return
-            except InputError:
-                if not destroy or time.monotonic() >= deadline:
-                    raise
-            time.sleep(PAUSE_S)
-
     def _restore(self, before: GpuState, held: Sequence[Instance], keep: bool) -> None:
         now = self.adapter.states()[self.gpu].instances
         if not keep:
@@ -114,10 +103,27 @@ class Worker:
             create = [one for one in before.instances if one in held and one not in now]
             if destroy or create:
                 begun = time.monotonic()
-                self._patiently(destroy, create)
+                change = lambda: self.adapter.reconfigure(self.gpu, destroy, create, tenant=self.tenant)  # noqa: E731
+                patiently(change, bool(destroy))
                 self.removed = dict.fromkeys(destroy, (begun, time.monotonic()))
                 now = self.adapter.states()[self.gpu].instances
         mine = {(t.profile, t.start) for t in self.adapter.tenants() if t.gpu == self.gpu and t.tenant == self.tenant}
         for one in now:
             if (one.profile, one.start) in mine:
                 self.adapter.release(self.gpu, one, self.tenant)
+
+
+def patiently(
+    change: Callable[[], None], destroys: bool = True, final: tuple[type[InputError], ...] = ()
+) -> None:  # fmt: skip
+    """A change of a GPU; one that destroys is tried again for a while, since its users may just have ended, but for ``final``
+    errors."""
+    deadline = time.monotonic() + RELEASED_S
+    while True:
+        try:
+            change()
+            return
+        except InputError as error:
+            if not destroys or isinstance(error, final) or time.monotonic() >= deadline:
+                raise
+        time.sleep(PAUSE_S)
