@@ -12,6 +12,11 @@ from rltune.simulator.run import DETAILED
 
 DEVICES = ("simulated", "nvml", "virtual")
 BELIEVED = ("requested", "learned", "unknown")
+NOT_LIVE = (
+    *("speed", "seed", "past_jobs", "weights", "node_events", "capacity"),
+    *("node_mtbf_s", "node_repair_s", "gpu_mtbf_s"),
+)
+"""Options of a simulation that mean nothing where machines fail by themselves."""
 PORT = 8471
 HOST = "127.0.0.1"
 
@@ -36,7 +41,7 @@ class Serve:
     options: Any = part(
         Options,
         "what goes beyond the order: costs, quanta, quotas of tenants ({ann: 4})",
-        without=("speed", "seed", "past_jobs", "node_events", "capacity", "weights"),
+        without=NOT_LIVE,
     )
     state: str | None = option(
         None,

@@ -44,7 +44,7 @@ def export(store: Store, path: Path, leases: bool = True) -> tuple[int, int]:
     if not columns:
         raise InputError(f"{store.path}: no job is over that has run; there is nothing to export")
     jobs = JobTable.from_columns(columns, source=str(store.path))
-    write(Trace("service", jobs), path)
+    write(Trace.of(jobs, name="service", source="user"), path)
     return len(jobs), left_out
 
 

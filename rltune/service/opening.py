@@ -24,6 +24,7 @@ from rltune.service.orders import Gpu, Node
 from rltune.service.policies import MILP, Choice, Policies, choice_at_start, rules_of
 from rltune.service.restart import reconcile, restore
 from rltune.service.store import Store, StoreError
+from rltune.simulator.live import Request
 from rltune.simulator.options import Options, make_options
 
 DATABASE, LOCK, TOKEN_FILE, NODES = "state.sqlite", "service.lock", "operator.token", "nodes"
@@ -98,9 +99,20 @@ def opened(cfg: Mapping[str, Any]) -> Iterator[Opened]:
             notes.append(
                 f"policy {choice.name}, as it was set while the service ran; the command line's is {given.name}"
             )
+        warm(engine)
         engine.start()
         stack.callback(engine.stop)
         yield Opened(engine, policies, store, notes)
+
+
+def warm(engine: Engine) -> None:
+    """Let a copy of the cluster see a job come and go: kernels are compiled before anybody waits for them."""
+    copy = engine.live.fork()
+    copy.submit("warm", Request(), copy.now_s)
+    copy.advance(copy.now_s)
+    if "warm" in copy.jobs and not copy.end("warm", copy.now_s):
+        copy.cancel("warm")
+    copy.advance(copy.now_s)
 
 
 def _told(counts: Mapping[str, int]) -> str:
