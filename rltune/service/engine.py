@@ -147,6 +147,11 @@ class Engine:
             self._asked.put(_Asked(future, act))
         return future
 
+    @property
+    def alive(self) -> bool:
+        """Whether its thread decides."""
+        return self._thread is not None and self._thread.is_alive()
+
     def stop(self) -> None:
         """Finish the present turn, write everything down and end; runs go on."""
         self._closing.set()
@@ -256,11 +261,16 @@ class Engine:
         return [record.id for record in self._accept(JOB, list(specs), tenant)]
 
     def acquire(self, spec: LeaseSpec, tenant: str, answer: Future[Any]) -> Any:
-        """A lease: ``answer`` gets its name and devices once it holds them; `Refused` (409) if not in time."""
+        """A lease: ``answer`` gets its record once it holds its devices; `Refused` (409) if not in time."""
+        self.begin_acquire(spec, tenant, answer)
+        return PENDING
+
+    def begin_acquire(self, spec: LeaseSpec, tenant: str, answer: Future[Any]) -> str:
+        """As `acquire`; the name of the lease, by which it can be cancelled while it waits."""
         (record,) = self._accept(LEASE, [spec], tenant)
         self._acquiring[record.id] = _Acquiring(answer, self.now + float(spec.wait_s))
         heapq.heappush(self.due, (self.now + float(spec.wait_s), "acquire", record.id))
-        return PENDING
+        return record.id
 
     def _accept(self, kind: str, specs: list[Any], tenant: str) -> list[Record]:
         asked = [(spec, request_of(spec, tenant, self.cluster)) for spec in specs]

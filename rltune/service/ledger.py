@@ -45,7 +45,7 @@ class Ledger:
         self._runs: dict[str, dict[str, Any]] = {}
         self._cuts: dict[tuple[str, int], int] = {}
         self._nodes: dict[str, tuple[str, str]] = {}
-        self._answers: list[tuple[Any, ...]] = []
+        self._answers: dict[tuple[str, str], tuple[str, str, float]] = {}
         self._meta: dict[str, Any] = {}
         self._news: list[Event] = []
 
@@ -92,7 +92,14 @@ class Ledger:
 
     def answer(self, tenant: str, key: str, body: str, answer: Any, at_s: float) -> None:
         """What a request with this idempotency key was answered."""
-        self._answers.append((tenant, key, body, json.dumps(answer), at_s))
+        self._answers[tenant, key] = (body, json.dumps(answer), at_s)
+
+    def answered(self, tenant: str, key: str) -> tuple[str, Any] | None:
+        """Body and answer of the request with this idempotency key, where there was one."""
+        if (fresh := self._answers.get((tenant, key))) is not None:
+            return fresh[0], json.loads(fresh[1])
+        rows = self.store.read("SELECT body, answer FROM requests WHERE tenant = ? AND key = ?", (tenant, key))
+        return (rows[0]["body"], json.loads(rows[0]["answer"])) if rows else None
 
     def meta(self, key: str, value: Any) -> None:
         self._meta[key] = value
@@ -110,7 +117,9 @@ class Ledger:
             self._write_runs(link)
             link.executemany("INSERT OR REPLACE INTO cuts VALUES (?, ?, ?)", [(*k, v) for k, v in self._cuts.items()])
             link.executemany("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?)", [(k, *v) for k, v in self._nodes.items()])
-            link.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?)", self._answers)
+            link.executemany(
+                "INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?)", [(*k, *v) for k, v in self._answers.items()]
+            )
             link.executemany(
                 "INSERT INTO events (seq, at_s, what, job, tenant, data) VALUES (?, ?, ?, ?, ?, ?)",
                 [(e.seq, e.at_s, e.what, e.job, e.tenant, json.dumps(e.data)) for e in self._news],
@@ -122,7 +131,7 @@ class Ledger:
             if record.over:
                 self.over.append(record.id)
         self._dirty, self._runs, self._cuts, self._nodes = {}, {}, {}, {}
-        self._answers, self._meta, self._news = [], {}, []
+        self._answers, self._meta, self._news = {}, {}, []
         self.events.extend(news)
         while len(self.over) > KEPT_OVER:
             self.records.pop(self.over.popleft(), None)
@@ -144,7 +153,8 @@ class Ledger:
         self._dirty.pop(record.id, None)
         for run in [run for run, row in self._runs.items() if row.get("job") == record.id]:
             del self._runs[run]
-        self._answers = [row for row in self._answers if record.id not in row[3]]
+        named = json.dumps(record.id)
+        self._answers = {key: kept for key, kept in self._answers.items() if named not in kept[1]}
         kept = [event for event in self._news if event.job != record.id]
         # Numbers never skip.
         first = self.last_event - len(self._news) + 1
