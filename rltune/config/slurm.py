@@ -31,7 +31,8 @@ class BesideSlurm:
         "easy", "which jobs may start when the first does not fit; a learned policy has its own", choices=BACKFILL
     )
     once: bool = option(
-        False, "one look, one decision, then the end; what it changed stays until `release` or the next start"
+        False,
+        "one look, one decision, then the end; what it changed stays, for the next once=true to go on with, or until `release`",
     )
     every_s: float = option(30.0, "seconds between decisions where nothing changes", above=0)
     poll_s: float = option(

@@ -68,6 +68,9 @@ class Hands:
             if job is None or job.user != mark.user:
                 del marks[name]
             elif not job.pending:
+                if mark.held and job.reason == ADMIN_HOLD:
+                    # It began while it was being held; put back into the queue, it would be held.
+                    acts += self._do(name, "release", "it runs", partial(self.slurm.release, name))
                 mark.held, mark.ran = False, True
             elif mark.ran and mark.sent:
                 # It was put back into the queue, and would wait for the nodes that we named then.
@@ -96,12 +99,11 @@ class Hands:
 
     def act(self, seen: Seen, decision: Decision) -> list[Act]:
         """Do what the depth allows."""
-        acts = {
-            "advise": lambda: [],
-            "priority": lambda: self._rank(seen, decision),
-            "place": lambda: self._place(decision),
-        }
-        done: list[Act] = acts[self.depth]()
+        done: list[Act] = []
+        if self.depth == "priority":
+            done = self._rank(seen, decision)
+        elif self.depth == "place":
+            done = self._place(decision)
         self.memory.save()
         return done
 
@@ -180,9 +182,12 @@ class Hands:
         alive = by_name(everywhere)
         for name, mark in list(marks.items()):
             jobs = [job for job in alive.get(name, []) if job.user == mark.user]
-            if mark.sent and jobs and not jobs[0].pending:
+            if jobs and not jobs[0].pending:
+                if mark.held and jobs[0].reason == ADMIN_HOLD:
+                    acts += self._do(name, "release", "it runs", partial(self.slurm.release, name))
                 mark.ran, mark.held = True, False
-                continue
+                if mark.sent:
+                    continue
             if pending := [job for job in jobs if job.pending]:
                 acts += self._give_back(pending, name, mark)
             del marks[name]

@@ -50,13 +50,14 @@ class Mark:
 @dataclass(slots=True)
 class Memory:
     """The state file of one partition. ``origin_s``: second since 1970 from which submissions count; ``floor``: least priority that
-    we give (None: none was given yet)."""
+    we give (None: none was given yet); ``depth``: of the run that wrote it."""
 
     path: Path
     partition: str
     marks: dict[str, Mark] = field(default_factory=dict)
     origin_s: float | None = None
     floor: int | None = None
+    depth: str = ""
     _saved: str = field(default="", repr=False)
 
     def save(self) -> None:
@@ -67,6 +68,7 @@ class Memory:
                 "partition": self.partition,
                 "origin_s": self.origin_s,
                 "floor": self.floor,
+                "depth": self.depth,
                 "jobs": {job: asdict(mark) for job, mark in self.marks.items()},
             },
             indent=1,
@@ -107,7 +109,7 @@ def read_memory(path: Path, partition: str) -> Memory:
         value: dict[str, Any] = json.loads(text)
         version, named = value["version"], value["partition"]
         marks = {job: _mark(mark) for job, mark in value["jobs"].items()}
-        memory = Memory(path, partition, marks, value["origin_s"], value["floor"])
+        memory = Memory(path, partition, marks, value["origin_s"], value["floor"], value["depth"])
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"state={path} is no state file of rltune.slurm; give another path, or look in it for jobs that are held and release them"

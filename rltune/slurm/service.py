@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -18,7 +19,8 @@ from rltune.report.console import say
 from rltune.slurm.acting import Act, Hands
 from rltune.slurm.commands import Slurm, SlurmError, Unreachable
 from rltune.slurm.deciding import Decider, Decision
-from rltune.slurm.reading import counts_memory, default_partition, jobs_of, look
+from rltune.slurm.moment import moment_of
+from rltune.slurm.reading import Asked, Job, Node, Seen, counts_memory, default_partition, jobs_of, look
 from rltune.slurm.remembering import alone, read_memory
 from rltune.slurm.telling import Log, print_decision
 
@@ -98,7 +100,7 @@ class Beside:
                 if found != seen or time.monotonic() >= due:
                     decision, acts, now_s = self.step()
                     due = time.monotonic() + float(self.cfg["every_s"])
-                    self._show(decision, acts, now_s)
+                    self.show(decision, acts, now_s)
                     seen = self.fingerprint() if acts else found
                 if down:
                     say("Slurm's controller answers again")
@@ -110,23 +112,15 @@ class Beside:
                 down = True
             ending.wait(float(self.cfg["poll_s"]))
 
-    def _show(self, decision: Decision, acts: list[Act], now_s: float) -> None:
+    def show(self, decision: Decision, acts: list[Act], now_s: float) -> None:
+        """On the screen: all of a decision that is advice, else what was done."""
         if self.cfg["depth"] == "advise":
             print_decision(decision, now_s)
         elif acts:
+            told = ", ".join(f"{count} {name}" for name, count in Counter(act["act"] for act in acts).items())
             refused = sum("refused" in act for act in acts)
-            told = ", ".join(f"{count} {name}" for name, count in _counted(acts).items())
-            say(
-                f"{len(decision.starts)} start, {len(decision.rows) - len(decision.starts)} wait: {told}"
-                + (f" ({refused} refused)" if refused else "")
-            )
-
-
-def _counted(acts: list[Act]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for act in acts:
-        found[act["act"]] = found.get(act["act"], 0) + 1
-    return found
+            more = f" ({refused} refused)" if refused else ""
+            say(f"{len(decision.starts)} start, {len(decision.rows) - len(decision.starts)} wait: {told}{more}")
 
 
 def _without_turns(line: str) -> str:
@@ -145,18 +139,57 @@ def run(cfg: Mapping[str, Any]) -> None:
         memory = read_memory(path, partition)
         hands = Hands(slurm, memory, cfg["depth"], float(cfg["patience_s"]), cfg["priority_from"])
         log = Log(Path(cfg["log"]) if cfg["log"] else path.with_suffix(".jsonl"))
-        if memory.marks:
-            told(log, give_back(hands), f"an earlier run left {path}")
+        if memory.marks and not (cfg["once"] and memory.depth == cfg["depth"]):
+            told(log, give_back(hands), "left by an earlier run")
+        memory.depth = cfg["depth"]
+        if cfg["depth"] != "advise":
+            # Kernels compile at their first use, which may take a minute: not while jobs are held.
+            rehearse(decider)
         beside = Beside(slurm, partition, hands, decider, log, cfg, counts_memory(slurm))
         log.write("begin", partition=partition, depth=cfg["depth"], policy=cfg["policy"])
         if cfg["once"]:
             decision, acts, now_s = beside.step()
-            beside._show(decision, acts, now_s)
+            beside.show(decision, acts, now_s)
             return
         with given_back(hands, log):
             beside.loop(ending)
         if ending.got:
             raise Interrupted(ending.got, "interrupted; control was given back to Slurm")
+
+
+def rehearse(decider: Decider) -> None:
+    """A decision on made-up jobs, so that everything is loaded and compiled before the first real one."""
+    gpus = {"a100": 8, "a100_1g.10gb": 7}
+    nodes = tuple(Node(f"n{k}", gpus, {"a100": 4 * k}, True, 64, 0.0) for k in range(3))
+    asked = [
+        Asked({"a100": 16}, 2, 8),
+        *(Asked({"a100": k}, 1, k) for k in (4, 2, 1, 8, 1)),
+        Asked({"a100_1g.10gb": 1}, 1, 1),
+    ]
+    waits = [
+        Job(str(k), float(k), "p", "u", "", "PENDING", "Priority", 1, 0, 60.0 * (k + 1), each)
+        for k, each in enumerate(asked)
+    ]
+    running = [
+        Job(
+            f"r{k}",
+            0.0,
+            "p",
+            "u",
+            "",
+            "RUNNING",
+            "",
+            1,
+            0,
+            600.0,
+            Asked({"a100": 4}),
+            nodes=("n1",),
+            held=({"a100": 4},),
+        )
+        for k in range(1)
+    ]
+    seen = Seen(100.0, "p", (*waits, *running), nodes)
+    decider.decide(seen, moment_of(seen))
 
 
 @contextmanager

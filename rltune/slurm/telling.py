@@ -114,10 +114,7 @@ class Log:
         waits = [row for row in decision.rows if not row.starts]
         told = {
             **about,
-            "starts": [
-                {"job": row.job.id, "nodes": row.nodes, "gpus": [p.gpus for p in row.places], "why": row.why}
-                for row in decision.starts
-            ],
+            "starts": [_started(row) for row in decision.starts],
             "waits": [{"job": row.job.id, "why": row.why} for row in waits[:LOGGED]],
             "waiting": len(waits),
             "left_to_slurm": {job.id: why for job, why in decision.apart},
@@ -131,6 +128,11 @@ class Log:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _started(row: Row) -> dict[str, Any]:
+    gpus = [{place.kind: place.gpus} for place in row.places]
+    return {"job": row.job.id, "nodes": [place.node for place in row.places], "gpus": gpus, "why": row.why}
 
 
 def plain(value: Any) -> Any:
