@@ -35,14 +35,16 @@ class JobRefused(SlurmError):
 
 @dataclass(frozen=True, slots=True)
 class Slurm:
-    """Commands of Slurm, found on PATH. ``timeout_s``: of each."""
+    """Commands of Slurm, found on PATH. ``timeout_s``: of each. ``conf``: slurm.conf; None: where Slurm looks for it."""
 
     timeout_s: float = 30.0
+    conf: str | None = None
 
     def run(self, *words: str) -> str:
         """Standard output of a command. Raises `SlurmError` (`Unreachable`, `JobRefused`)."""
         # Lists of array tasks in full; no colours; a session of its own: Ctrl-C is for us.
         env = {**os.environ, "SLURM_BITSTR_LEN": "0", "LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
+        env |= {"SLURM_CONF": self.conf} if self.conf else {}
         try:
             done = subprocess.run(
                 words, capture_output=True, text=True, errors="replace", env=env, timeout=self.timeout_s,

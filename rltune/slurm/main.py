@@ -17,17 +17,16 @@ docs/slurm.md tells how to run it, what each depth does, and the traps."""
 def main() -> None:
     """Hand over to a command."""
     # Each command loads what it needs: prologs run before every job, and need neither kernels nor PyTorch.
-    command = sys.argv[1] if sys.argv[1:] else ""
+    command = next((word for word in sys.argv[1:] if word in ("release", "prolog", "epilog")), "")
+    if command:
+        sys.argv.remove(command)
     if command in ("prolog", "epilog"):
         from rltune.config.slurm import SlurmMig
 
-        del sys.argv[1]
         run_main(_prolog if command == "prolog" else _epilog, SlurmMig)
         return
     from rltune.config.slurm import BesideSlurm
 
-    if command == "release":
-        del sys.argv[1]
     run_main(_release if command == "release" else _run, BesideSlurm, FOOTER)
 
 

@@ -163,7 +163,7 @@ def pools_of(
     """Pools on whose open nodes a job fits in the form it asks for; or why it is not for us to place."""
     request = read_request(asked.tres)
     if request.why_not:
-        return request.why_not.removeprefix("jobs ").replace("with ", "asks for ", 1).replace("on ", "asks for ", 1)
+        return f"is one of the {request.why_not}"
     if request.gpu_milli < 1000 or not asked.gpus:
         return "asks for no whole GPU and no slice"
     kinds, total = [kind for kind in asked.gpus if kind], sum(asked.gpus.values())

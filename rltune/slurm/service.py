@@ -170,25 +170,9 @@ def rehearse(decider: Decider) -> None:
         Job(str(k), float(k), "p", "u", "", "PENDING", "Priority", 1, 0, 60.0 * (k + 1), each)
         for k, each in enumerate(asked)
     ]
-    running = [
-        Job(
-            f"r{k}",
-            0.0,
-            "p",
-            "u",
-            "",
-            "RUNNING",
-            "",
-            1,
-            0,
-            600.0,
-            Asked({"a100": 4}),
-            nodes=("n1",),
-            held=({"a100": 4},),
-        )
-        for k in range(1)
-    ]
-    seen = Seen(100.0, "p", (*waits, *running), nodes)
+    held = {"a100": 4}
+    runs = Job("r", 0.0, "p", "u", "", "RUNNING", "", 1, 0, 600.0, Asked(held), nodes=("n1",), held=(held,))
+    seen = Seen(100.0, "p", (*waits, runs), nodes)
     decider.decide(seen, moment_of(seen))
 
 
