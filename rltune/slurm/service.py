@@ -101,7 +101,8 @@ class Beside:
                     decision, acts, now_s = self.step()
                     due = time.monotonic() + float(self.cfg["every_s"])
                     self.show(decision, acts, now_s)
-                    seen = self.fingerprint() if acts else found
+                    # As it was before the look: what came meanwhile, our own changes too, brings another decision.
+                    seen = found
                 if down:
                     say("Slurm's controller answers again")
                 down = False
