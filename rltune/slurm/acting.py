@@ -16,7 +16,7 @@ from rltune.slurm.deciding import Decision, Row
 from rltune.slurm.moment import Moment, moment_of
 from rltune.slurm.ranking import HIGHEST, renumbered
 from rltune.slurm.reading import ADMIN_HOLD, Job, Seen
-from rltune.slurm.remembering import Mark, Memory
+from rltune.slurm.remembering import DiskRefuses, Mark, Memory
 from rltune.slurm.words import hosts, ranges
 
 Act = dict[str, Any]
@@ -71,13 +71,13 @@ class Hands:
                 if mark.held and job.reason == ADMIN_HOLD:
                     # It began while it was being held; put back into the queue, it would be held.
                     acts += self._do(name, "release", "it runs", partial(self.slurm.release, name))
-                mark.held, mark.ran = False, True
+                mark.held, mark.sure, mark.ran = False, False, True
             elif mark.ran and mark.sent:
                 # It was put back into the queue, and would wait for the nodes that we named then.
                 acts += self._do(name, "clear nodes", "", partial(self.slurm.update, name, "ReqNodeList="))
                 mark.sent, mark.ran = (), False
             elif not mark.let_go and taken_from_us(job, mark):
-                mark.let_go, mark.held = True, False
+                mark.let_go, mark.held, mark.sure = True, False, False
                 acts.append({"job": name, "act": "let go", "why": "somebody else released it or changed its priority"})
             elif mark.sent and not mark.held and self.clock() - mark.sent_s > self.patience_s:
                 acts += self._call_back(name, mark, job)
@@ -86,11 +86,12 @@ class Hands:
 
     def _call_back(self, name: str, mark: Mark, job: Job) -> list[Act]:
         """Hold a job again that Slurm did not start."""
-        mark.held = True
+        mark.held, mark.sure = True, False
         self.memory.save()
         acts = self._do(
             name, "hold", f"not started within {self.patience_s:g} s ({job.reason})", partial(self.slurm.hold, name)
         )
+        mark.sure = "refused" not in acts[-1]
         acts += self._do(name, "clear nodes", "", partial(self.slurm.update, name, "ReqNodeList="))
         mark.sent = ()
         return acts
@@ -135,9 +136,10 @@ class Hands:
     def _place(self, decision: Decision) -> list[Act]:
         """Hold those that wait; name the nodes of those that start, and release them."""
         marks = self.memory.marks
-        fresh = [row.job for row in decision.rows if not row.starts and not (marks.get(row.job.id) or NO_MARK).held]
+        fresh = [row.job for row in decision.rows if not row.starts and not (marks.get(row.job.id) or NO_MARK).sure]
         for job in fresh:
-            marks.setdefault(job.id, Mark(job.user, nice=job.nice)).held = True
+            mark = marks.setdefault(job.id, Mark(job.user, nice=job.nice))
+            mark.held, mark.sent = True, ()
         for row in decision.starts:
             mark = marks.setdefault(row.job.id, Mark(row.job.user, nice=row.job.nice))
             mark.sent, mark.sent_s, mark.ran = row.places, self.clock(), False
@@ -146,7 +148,7 @@ class Hands:
         for name, tasks in together(fresh).items():
             done = self._do(name, "hold", "", partial(self.slurm.hold, name))
             for job in tasks:
-                marks[job.id].held = "refused" not in done[0]
+                marks[job.id].held = marks[job.id].sure = "refused" not in done[0]
             acts += done
         for row in decision.starts:
             acts += self._send(row, marks[row.job.id])
@@ -159,6 +161,8 @@ class Hands:
             mark.sent = ()
             return acts
         if mark.held:
+            # Where no answer comes, the next look shows whether it is released.
+            mark.sure = False
             acts += self._do(name, "release", "", partial(self.slurm.release, name))
             mark.held = "refused" in acts[-1]
         return acts
@@ -180,23 +184,37 @@ class Hands:
         """
         marks, acts = self.memory.marks, []
         alive = by_name(everywhere)
+        failed: DiskRefuses | None = None
         for name, mark in list(marks.items()):
             jobs = [job for job in alive.get(name, []) if job.user == mark.user]
-            if jobs and not jobs[0].pending:
-                if mark.held and jobs[0].reason == ADMIN_HOLD:
-                    acts += self._do(name, "release", "it runs", partial(self.slurm.release, name))
-                mark.ran, mark.held = True, False
-                if mark.sent:
-                    continue
-            if pending := [job for job in jobs if job.pending]:
-                acts += self._give_back(pending, name, mark)
-            del marks[name]
-            self.memory.save()
+            try:
+                acts += self._give_back(jobs, name, mark)
+            except DiskRefuses as error:
+                # The others must not stay held for that.
+                failed = error
         self.memory.floor = None
+        if failed is not None:
+            raise failed
         self.memory.save()
         return acts
 
     def _give_back(self, jobs: Sequence[Job], name: str, mark: Mark) -> list[Act]:
+        """One job, or the tasks of an array; it is forgotten unless it runs on nodes that we named."""
+        acts: list[Act] = []
+        if jobs and not jobs[0].pending:
+            if mark.held and jobs[0].reason == ADMIN_HOLD:
+                acts += self._do(name, "release", "it runs", partial(self.slurm.release, name))
+            mark.held, mark.sure, mark.ran = False, False, True
+            if mark.sent:
+                return acts
+        if pending := [job for job in jobs if job.pending]:
+            acts += self._returned(pending, name, mark)
+        del self.memory.marks[name]
+        self.memory.save()
+        return acts
+
+    def _returned(self, jobs: Sequence[Job], name: str, mark: Mark) -> list[Act]:
+        """Pending jobs as they were before."""
         acts: list[Act] = []
         if mark.sent and set(hosts(jobs[0].required)) == set(mark.nodes):
             acts += self._do(name, "clear nodes", "", partial(self.slurm.update, name, "ReqNodeList="))
@@ -228,7 +246,7 @@ def key_of(job: Job) -> str:
 def taken_from_us(job: Job, mark: Mark) -> bool:
     """Whether somebody else has released a job that we hold, or changed the priority that we gave."""
     if mark.held:
-        return job.reason != ADMIN_HOLD and job.priority > 0
+        return mark.sure and job.reason != ADMIN_HOLD and job.priority > 0
     return mark.priority is not None and job.priority > 0 and job.priority not in mark.priorities
 
 

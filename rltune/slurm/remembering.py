@@ -18,12 +18,17 @@ from rltune.slurm.moment import Place
 VERSION = 1
 
 
+class DiskRefuses(RunError):
+    """The state file cannot be written."""
+
+
 @dataclass(slots=True)
 class Mark:
     """What we did to a job (of an array, to all its pending tasks, or to one).
 
     ``user``: whose it is; an id that came round again is another's. ``nice``: before we set a priority, which takes it away.
-    ``priority``: that we gave it; ``next_priority``: that we were about to give. ``held``: we hold it, or were about to. ``sent``: the
+    ``priority``: that we gave it; ``next_priority``: that we were about to give. ``held``: we hold it, or were about to;
+    ``sure``: Slurm has answered that it is held. ``sent``: the
     places that we named as its nodes, ``sent_s`` when. ``ran``: it has run since. ``let_go``: somebody else took it from us.
     """
 
@@ -32,6 +37,7 @@ class Mark:
     priority: int | None = None
     next_priority: int | None = None
     held: bool = False
+    sure: bool = False
     sent: tuple[Place, ...] = ()
     sent_s: float = 0.0
     ran: bool = False
@@ -61,7 +67,7 @@ class Memory:
     _saved: str = field(default="", repr=False)
 
     def save(self) -> None:
-        """On disk, whole or not at all; nothing is written where nothing changed. RunError where the disk refuses."""
+        """On disk, whole or not at all; nothing is written where nothing changed. `DiskRefuses` where it is."""
         text = json.dumps(
             {
                 "version": VERSION,
@@ -82,7 +88,7 @@ class Memory:
                 os.fsync(file.fileno())
             _sync(self.path.parent)
         except OSError as error:
-            raise RunError(
+            raise DiskRefuses(
                 f"{self.path} cannot be written ({error.strerror}): nothing may be changed in Slurm that is not written down first"
             ) from None
         self._saved = text

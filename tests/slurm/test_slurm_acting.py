@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -14,6 +15,7 @@ from slurm_cases import Memoryless, job
 
 from rltune.nouns.errors import InputError, RunError
 from rltune.slurm.acting import Hands, in_one_word
+from rltune.slurm.commands import Unreachable
 from rltune.slurm.deciding import Decider
 from rltune.slurm.reading import Asked, Job
 from rltune.slurm.remembering import Mark, alone, read_memory
@@ -222,6 +224,35 @@ def test_the_controller_is_away_when_all_is_given_back(tmp_path: Path) -> None:
         mine.give_back = lambda jobs: slurm.hold("1")  # type: ignore[assignment, method-assign, return-value]
         give_back(mine, pause=lambda s: None)
     assert read_memory(tmp_path / "s.json", "main").marks
+
+
+def test_no_answer_to_a_hold_or_a_release(tmp_path: Path) -> None:
+    """A job whose hold was not answered would be taken for one that an administrator released, and never be decided on again."""
+    slurm = Memoryless(queue_of(12))
+    mine = hands(slurm, tmp_path / "s.json", "place")
+    for k in range(30):
+        slurm.down_at = k
+        with suppress(Unreachable):
+            step(mine, slurm)
+    slurm.down_at = None
+    decision, _ = step(mine, slurm)
+    assert not any(mark.let_go for mark in mine.memory.marks.values())
+    for row in decision.rows:
+        if not row.starts:
+            assert slurm.jobs[row.job.id].reason == "JobHeldAdmin"
+
+
+def test_a_disk_that_refuses_while_giving_back(tmp_path: Path) -> None:
+    """One job whose return cannot be written down would keep all others held."""
+    slurm = Memoryless(queue_of(12))
+    mine = hands(slurm, tmp_path / "s.json", "place")
+    step(mine, slurm)
+    with (
+        patch("rltune.slurm.remembering.os.fsync", side_effect=OSError(28, "No space left on device")),
+        pytest.raises(RunError, match="No space left"),
+    ):
+        mine.give_back(slurm.jobs.values())
+    assert [each.id for each in slurm.jobs.values() if each.reason == "JobHeldAdmin"] == ["admin"]
 
 
 def test_the_state_file_is_checked(tmp_path: Path) -> None:
