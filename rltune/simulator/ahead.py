@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from rltune.core.live import ASKED, decide_again
 from rltune.core.loop import DECIDE, FINISHED_ALL, LOG_FULL, PAUSED, run_until
 from rltune.core.reference import ref
 from rltune.core.shadows import Cast, present_jobs, progress_of, shadow
@@ -106,7 +105,7 @@ def run_on(live: LiveCluster, made: Sim, watched: npt.NDArray[np.int64]) -> Floa
     """(k,) seconds from now until the jobs in rows ``watched`` of a shadow hold GPUs (again)."""
     state, decision = ref(made), live.decision_for(made)
     now, before, step = float(made.clock[NOW]), made.detail.runs[watched].copy(), FIRST_STEP_S
-    code = DECIDE if decide_again(state, now) == ASKED else PAUSED
+    code = run_until(state, now + step)
     while code != FINISHED_ALL:
         if code == DECIDE and decision is not None:
             decision.take(state)
@@ -149,7 +148,9 @@ def with_job(live: LiveCluster, job: str, request: Request, known_s: float) -> L
 
 def with_rules(live: LiveCluster, rules: Rules) -> LiveCluster:
     """A copy of the present in which other rules decide from now on."""
-    return live.fork(rules)
+    other = live.fork(rules)
+    other.decide_now()
+    return other
 
 
 def with_nodes(live: LiveCluster, pool: str, more: int) -> LiveCluster:

@@ -431,6 +431,11 @@ class LiveCluster:
         self._now = max(self._now, now_s)
         return out
 
+    def decide_now(self) -> list[Changes]:
+        """An instant now, though nothing has happened."""
+        self._stir()
+        return self.advance(self._now)
+
     def _stir(self) -> None:
         """The next `advance` decides though nothing is due."""
         self._asked = self._now
