@@ -165,9 +165,10 @@ def test_a_look_ahead_is_the_future_when_nobody_comes(policy):
     since: dict[str, tuple[float, float]] = {}
     sim = live.sim
     for one in live.jobs.values():
+        done[one.id] = float(sim.detail.done[one.row])
         if sim.detail.status[one.row] == 2:
             since[one.id] = (float(sim.detail.ready[one.row]), 1.0)
-            ends[one.id] = float(sim.detail.ready[one.row]) + run[one.id]
+            ends[one.id] = float(sim.detail.ready[one.row]) + run[one.id] - done[one.id]
     while ends or np.isfinite(live.wake_s):
         now = min(min(ends.values(), default=np.inf), live.wake_s)
         for name in [name for name, at in ends.items() if at <= now]:
