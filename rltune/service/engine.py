@@ -35,6 +35,7 @@ from rltune.service.records import (
     WAITING,
     Record,
 )
+from rltune.service.shadowing import Shadow
 from rltune.service.specs import JobSpec, LeaseSpec, request_of
 from rltune.service.store import Store, StoreError
 from rltune.simulator.live import Changes, Cut, LiveCluster, Request, Rules, Started, Stopped
@@ -120,6 +121,7 @@ class Engine:
             "store_errors": 0,
         }
         self.past: deque[tuple[float, int, float]] = deque(maxlen=PAST)
+        self.shadow: Shadow | None = None
         self.listeners: list[Callable[[list[Event]], None]] = []
         self._asked: queue.SimpleQueue[_Asked] = queue.SimpleQueue()
         self._acquiring: dict[str, _Acquiring] = {}
@@ -158,6 +160,8 @@ class Engine:
         self._asked.put(_Asked(Future(), lambda engine: None))
         if self._thread is not None:
             self._thread.join()
+        if self.shadow is not None:
+            self.shadow.stop()
         for machine in self.dispatch.machines.values():
             machine.close()
 
@@ -382,6 +386,19 @@ class Engine:
         self.ledger.meta("policy_before", before)
         self.ledger.tell(self.now, "policy", None, policy=name, before=before)
 
+    def use_shadow(self, rules: Rules | None, name: str = "") -> None:
+        """Another policy decides beside the active one and is only written down; None: none does any more."""
+        if self.shadow is not None:
+            self.shadow.stop()
+        self.shadow = None
+        if rules is not None:
+            self.shadow = Shadow(name, rules, lambda told: self.ask(lambda engine: engine.tell_shadow(name, told)))
+        self.ledger.tell(self.now, "shadow", None, policy=name)
+
+    def tell_shadow(self, name: str, told: dict[str, Any]) -> None:
+        """An instant at which the shadow policy would have started other jobs."""
+        self.ledger.tell(told.pop("at_s"), "shadow differs", None, policy=name, **told)
+
     def found(self, job: str) -> Record:
         """The record of a job or lease that is not long over; `Refused` (404)."""
         record = self.ledger.records.get(job)
@@ -416,9 +433,17 @@ class Engine:
     # --- what the core decides ----------------------------------------------------------------------------
 
     def _decide(self) -> None:
-        for changes in self.live.advance(self.now):
+        seen = (
+            self.shadow.before(self.live, self.now)
+            if self.shadow is not None and self.live.wake_s <= self.now
+            else None
+        )
+        decided = self.live.advance(self.now)
+        for changes in decided:
             self.counters["decisions"] += 1
             self._apply(changes)
+        if seen is not None and self.shadow is not None:
+            self.shadow.after(seen, decided)
 
     def _apply(self, changes: Changes) -> None:
         """Carry over what one instant has brought: to records, and to orders for machines."""
