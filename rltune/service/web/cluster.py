@@ -8,6 +8,8 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
+from rltune.mig.configurations import configuration_number
+from rltune.mig.geometry import Geometry, Placement, State, geometry
 from rltune.nouns.checked import Checked, Says
 from rltune.service.engine import Engine, Refused, nodes_by_name
 from rltune.service.web.answers import errors
@@ -36,14 +38,18 @@ class GpuAnswer(BaseModel):
 
     gpu: int
     mig: bool
+    configuration: int | None = Field(
+        description="number of its partition (`python -m rltune.mig states`); null: MIG mode is off"
+    )
     held_by: list[str]
     instances: list[InstanceAnswer]
 
 
 class NodeAnswer(BaseModel):
-    """A node; ``state``: open, drained (takes no new job) or lost (does not answer)."""
+    """A node; ``state``: open, drained (takes no new job) or lost (does not answer); ``first_gpu``: GPUs of the nodes before it."""
 
     name: str
+    first_gpu: int
     state: str
     reason: str
     pool: str
@@ -87,7 +93,8 @@ async def cluster(
     if node is not None:
         begin = number_of(visit.web.engine, node)
         end = begin + 1
-    return JSONResponse(await visit.web.ask(lambda engine: described(engine, begin, end, visit.caller, node is None)))
+    told = await visit.web.ask(lambda engine: described(engine, begin, end, visit.caller, node is None))
+    return JSONResponse(await visit.web.read(lambda: numbered(told)))
 
 
 def described(engine: Engine, begin: int, end: int, caller: Caller, more: bool) -> dict[str, Any]:
@@ -115,9 +122,34 @@ def _node(engine: Engine, node: int, held: dict[tuple[int, int], list[tuple[Plac
     pool = engine.cluster.pools[int(engine.live.arrays.node_pool[node])]
     return _state(engine, node) | {
         "pool": pool.name,
+        "first_gpu": _first_gpu(engine, node),
         "gpu_type": pool.gpu_type,
         "gpus": [_gpu(engine, node, gpu, held.get((node, gpu), [])) for gpu in range(pool.gpus_per_node)],
     }
+
+
+def _first_gpu(engine: Engine, node: int) -> int:
+    before, arrays = 0, engine.live.arrays
+    for k, pool in enumerate(engine.cluster.pools):
+        within = min(max(0, node - int(arrays.pool_lo[k])), pool.nodes)
+        before += within * pool.gpus_per_node
+    return before
+
+
+def numbered(told: dict[str, Any]) -> dict[str, Any]:
+    """The same with the number of each GPU's partition; off the engine's thread, since tables are made at the first use."""
+    for node in told["nodes"]:
+        for gpu in node["gpus"]:
+            table = geometry(node["gpu_type"]) if gpu["mig"] else None
+            gpu["configuration"] = (
+                None if table is None else configuration_number(table, _state_of(table, gpu["instances"]))
+            )
+    return told
+
+
+def _state_of(table: Geometry, instances: list[dict[str, Any]]) -> State:
+    names = [profile.name for profile in table.profiles]
+    return tuple(sorted((Placement(names.index(x["profile"]), x["start"]) for x in instances), key=lambda x: x.start))
 
 
 def _gpu(engine: Engine, node: int, gpu: int, held: list[tuple[Place, str]]) -> dict[str, Any]:
