@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, FailFast, Field
 
 from rltune.nouns.checked import Checked, Says, check_fields, checked, model_of
 from rltune.nouns.documents import Document
@@ -108,7 +108,7 @@ class ClusterSpec(Checked):
 
     accepted = "a cluster is a mapping with 'pools', a list such as [{nodes: 2, gpus_per_node: 8}]; see conf/cluster/"
     name: str | int | None = None
-    pools: Annotated[list[PoolEntry], Says("give a list of pools such as [{nodes: 2, gpus_per_node: 8}]")]
+    pools: Annotated[list[PoolEntry], FailFast(), Says("give a list of pools such as [{nodes: 2, gpus_per_node: 8}]")]
 
 
 class ClusterArrays(NamedTuple):
