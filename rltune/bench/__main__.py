@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import date
 from functools import partial
@@ -216,6 +217,14 @@ def bench_devices() -> list[dict[str, Any]]:
     told = f"{committing.GPUS} simulated A100-80GB that take no time (rltune.bench.committing)"
     return [
         row("device_apply_ms_8_gpus", committing.apply_ms(), "ms", 20, told, "7 x 1g to 4g + 3g and back", most=True),
+        row(
+            "device_apply_cpu_ms_8_gpus",
+            committing.apply_ms(time.process_time),
+            "ms",
+            None,
+            told,
+            "the same, in CPU time",
+        ),
         row("device_show_ms_8_gpus", committing.show_ms(), "ms", 50, told, "inventory as JSON", most=True),
     ]
 
