@@ -110,6 +110,31 @@ def run_main(task: Task, declared: type, footer: str = "", sweep: Sweep | None =
         fail(cause)
 
 
+def composed(declared: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a command as `run_main` would give them to its task, of values by name instead of words.
+
+    Raises InputError in one line, as the command line does.
+    """
+    words = [spelled(f"{name}={as_word(value)}", declared) for name, value in options.items()]
+    store(declared)
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            plain: Any = OmegaConf.to_container(hydra.compose(declared.__name__, words), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_one_line(error, declared)) from None
+    check_all(declared, plain)
+    return {name: value for name, value in plain.items() if name != "hydra"}
+
+
+def as_word(value: Any) -> str:
+    """A value as one types it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(as_word, value))}]"
+    return str(value) if isinstance(value, int | float) or PLAIN_PATH.fullmatch(str(value)) else quoted(str(value))
+
+
 OPTUNA = "hydra/sweeper=optuna"
 
 

@@ -42,6 +42,7 @@ from rltune.traces.folder import need, traces_folder
 from rltune.traces.openb import read_openb_nodes, read_openb_requests
 
 EXPERIMENTS = CONF.parent / "experiments"
+RECORD = (EXPERIMENTS if EXPERIMENTS.is_dir() else Path()) / "bench.json"
 COMMAND = "python -m rltune.bench"
 SCALES = (10_000, 100_000, 1_000_000, 10_000_000)
 SLICING_LOAD = 0.95
@@ -327,7 +328,7 @@ def shown(value: float | None) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=EXPERIMENTS / "bench.json")
+    parser.add_argument("--out", type=Path, default=RECORD)
     parser.add_argument(
         "--only",
         choices=("simulator", "allocator", "environment", "ppo", "mig", "devices", "first_use", "core"),

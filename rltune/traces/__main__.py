@@ -20,6 +20,7 @@ from rltune.traces.catalog import catalogue
 from rltune.traces.fetch import PUBLICATIONS, fetch
 from rltune.traces.load import load_trace
 
+COMMANDS = ("list", "describe", "convert", "fetch")
 PIPED_WIDTH = 140
 """Columns of a table that goes to a file or pipe."""
 
