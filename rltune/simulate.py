@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date, datetime
 from types import ModuleType
 from typing import Any
@@ -25,9 +25,10 @@ from rltune.config.traces import trace_node
 from rltune.core.choices import MARKET
 from rltune.entry import run_main
 from rltune.experiment.progress import simulating
-from rltune.experiment.setup import cluster_of
+from rltune.experiment.setup import cluster_of, remarks_on
 from rltune.experiment.sweep_table import conclude_simulations, mean_wait
 from rltune.experiment.sweeping import Sweep
+from rltune.nouns.asked_slices import with_profiles
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.documents import cell
 from rltune.nouns.errors import InputError
@@ -60,8 +61,9 @@ def main(cfg: dict[str, Any]) -> str:
     node = trace_node(cfg.get("trace"))
     whole = from_config(node)
     trace = stretch_of(whole, cfg["begin"], cfg["end"], cfg["limit"])
-    cluster = cluster_of(cfg["cluster"], node, "month")
+    cluster = cluster_of(cfg["cluster"], node, "month", trace.jobs)
     cluster = cluster if cfg["nodes"] is None else cluster.with_nodes(cfg["nodes"])
+    trace = replace(trace, jobs=with_profiles(trace.jobs, cluster), notes=(*trace.notes, *remarks_on(cluster)))
     oversized = str(cfg["oversized"] if cfg["oversized"] != "refuse" else node.get("oversized", "refuse"))
     remarks = list(trace.notes)
     # What is to be refused is refused by the simulator.
@@ -291,6 +293,8 @@ FOOTER = """What-if: cluster.nodes=100 scales the cluster; cluster.pools.0.nodes
 a field of a pool (nodes, gpus_per_node, gpu_type, vc, max_gpus_per_job); cluster.pools.1=null takes it away;
 "cluster.pools.2={name: new, nodes: 8, gpus_per_node: 8}" adds one (the number after the last). A virtual
 cluster's quota is the size of the pools with its vc. These work with any cluster, also that of the trace.
+A log of your own: +trace=jobs.csv (its columns may bear any usual names; trace.columns.submit_s=NAME says which); a cluster of
+your own: cluster=my.yaml. Without one a cluster is sized to the jobs.
 -m cluster.nodes=85,100,135 policy=fifo,sjf makes a run of each, and a table and a figure of all, in the folder
 sweep=...; python -m rltune.compare RUN_DIR... sets any runs side by side."""
 
