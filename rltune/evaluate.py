@@ -22,6 +22,7 @@ from rltune.report.console import say
 from rltune.rl.policy_file import AnyPolicy, load_policy
 from rltune.rl.runtime import tune
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb, remove_if_asked
+from rltune.simulator.guard import Guard
 
 SWEEP = Sweep("rltune.evaluate", conclude_policies)
 
@@ -31,9 +32,11 @@ def main(cfg: dict[str, Any]) -> str:
     begun = time.perf_counter()
     orders, learned = named_policies(cfg)
     cases = cases_of(cfg, orders)
+    if cfg["guard"] and not learned:
+        raise InputError("guard=true guards learned policies; give checkpoint=..., or leave guard out")
     remove_if_asked(cfg)
     tune(1)
-    policies = [load_policy(path) for path in learned]
+    policies = [guarded(cfg, load_policy(path)) for path in learned]
     options, remarks = options_of(cfg, policies)
     experiment = make_experiment(cfg, options)
     remarks += _check_policies(experiment, policies)
@@ -84,6 +87,11 @@ def named_policies(cfg: dict[str, Any]) -> tuple[str | list[str], list[str]]:
     learned = [*_listed(cfg["checkpoint"]), *(name for name in named if is_learned(name))]
     orders = [name for name in named if not is_learned(name)]
     return ("all" if orders == ["all"] else orders), list(dict.fromkeys(learned))
+
+
+def guarded(cfg: dict[str, Any], policy: AnyPolicy) -> AnyPolicy:
+    """The policy, under guard where that is asked for."""
+    return policy.guarded(Guard(**cfg["shadow"])) if cfg["guard"] else policy
 
 
 def cases_of(cfg: dict[str, Any], orders: str | list[str]) -> list[Case]:

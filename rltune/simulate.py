@@ -39,6 +39,7 @@ from rltune.report.figures import timeline_figure
 from rltune.report.simulation import simulation_table
 from rltune.rl.rules import run_times
 from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest, peak_rss_mb, remove_if_asked
+from rltune.simulator.guard import Guard
 from rltune.simulator.result import Result
 from rltune.simulator.run import describe_oversized, find_oversized
 from rltune.traces import Trace, from_config, split
@@ -139,7 +140,7 @@ def run_once(cfg: Mapping[str, Any], whole: Trace, trace: Trace, cluster: Cluste
     result = api.simulate(
         trace,
         cluster,
-        policy=cfg["policy"],
+        policy=policy_of(cfg),
         backfill=cfg["backfill"],
         allocator=allocator_of(cfg["allocator"], trace, cluster),
         runtimes=runtimes,
@@ -151,6 +152,15 @@ def run_once(cfg: Mapping[str, Any], whole: Trace, trace: Trace, cluster: Cluste
         believed = trace.jobs.requested_s if cfg["runtimes"] == "requested" else runtimes
         result.extra["forecast"] = forecast_error(trace.jobs, believed)
     return result
+
+
+def policy_of(cfg: Mapping[str, Any]) -> Any:
+    """The policy, by name where it is not guarded."""
+    if not cfg["guard"]:
+        return cfg["policy"]
+    if not api.is_learned(cfg["policy"]):
+        raise InputError(f"guard=true guards learned policies; policy={cfg['policy']} is a rule: leave guard out")
+    return api.load_policy(cfg["policy"]).guarded(Guard(**cfg["shadow"]))
 
 
 def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> list[str]:
@@ -226,6 +236,7 @@ def described(cfg: Mapping[str, Any], oversized: str) -> dict[str, Any]:
     """What was simulated, as the summary tells it."""
     names = ("policy", "backfill", "runtimes", "seed", "begin", "end", "limit")
     told = {name: cfg[name] for name in names} | {"options": simulation_options(cfg)}
+    told |= {"guard": dict(cfg["shadow"])} if cfg["guard"] else {}
     return told | {"allocator": cfg["allocator"]["name"], "oversized": oversized}
 
 

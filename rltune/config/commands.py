@@ -12,6 +12,7 @@ from rltune.config.learning import AGENTS, VISIBLE, NetworkConfig, SteeringConfi
 from rltune.core.state import BACKFILLS
 from rltune.nouns.metrics import SCORE_METRIC
 from rltune.policies.knowledge import RUNTIMES, SIMULATED
+from rltune.simulator.guard import Guard
 from rltune.simulator.options import Options
 from rltune.simulator.run import OVERSIZED, TRAINED, simulate_jobs
 
@@ -52,6 +53,17 @@ class Common:
         "what goes beyond the order: costs, quanta, failures, sizes over time; of evaluate: as its checkpoint was trained",
         without=("speed", "seed", "past_jobs"),
     )
+
+
+@dataclass
+class Guarding(Common):
+    """What commands have that let learned policies decide."""
+
+    guard: bool = option(
+        False, "learned policies decide only while a shadow simulation of the present state says that they do no worse than their "
+        "baseline and shadow.rule; else the baseline does",
+    )  # fmt: skip
+    shadow: Any = part(Guard, "of guard=true: how far shadows look ahead, how long a verdict holds, the further rule")
 
 
 @dataclass
@@ -117,7 +129,7 @@ class Train(Scored):
 
 
 @dataclass
-class Evaluate(Scored):
+class Evaluate(Scored, Guarding):
     """python -m rltune.evaluate trace=helios checkpoint=runs/..."""
 
     checkpoint: str | Sequence[str] | None = option(
@@ -141,7 +153,7 @@ class Evaluate(Scored):
 
 
 @dataclass
-class Simulate(Common):
+class Simulate(Guarding):
     """python -m rltune.simulate trace=philly policy=sjf allocator=best_fit backfill=easy ..."""
 
     allocator: str = group("best_fit", "what chooses the nodes")

@@ -7,7 +7,7 @@ easy: every job that does not delay the head's reservation (EASY backfilling, Li
 and not only GPUs. conservative: `rltune.core.conservative`.
 
 A pass reads the queue, in order, and what is free; it writes the queue without the jobs that start, ``waiting`` and
-``misfit`` of classes, ``spare`` and ``shadow`` under easy, and by `start_job` all that a run begins with.
+``misfit``, ``fitted`` of classes, ``spare`` and ``shadow`` under easy, and by `start_job` all that a run begins with.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rltune.core.resources.verbs import (
     wants_units,
 )
 from rltune.core.runs import find_ending_by, start_job
-from rltune.core.state import BESIDE, NOW, PRESENT, QUEUED, RUNNING, Floats, Ints
+from rltune.core.state import BESIDE, NOW, PRESENT, QUEUED, RUNNING, STARTED, Floats, Ints
 
 
 @inner
@@ -151,14 +151,14 @@ class Stretch(NamedTuple):
 def pass_around(sim, head, shadow_time, stretch):
     """Start what fits now and does not delay ``head``; ``shadow_time``: NaN where it is yet to be reserved for."""
     kept, i, left = stretch.kept, stretch.rest, stretch.left
-    sim.passed[:] = 0
+    sim.passed[:], sim.fitted[:] = 0, -1
     # Ends with the last job of a class that still fits.
     while left > 0:
         job = sim.queue[i]
         i += 1
         if not class_blocked(sim, job, PRESENT):
             c = sim.jobs.cls[job]
-            if job != head and not fits(sim, sim.space, job):
+            if job != head and not still_fits(sim, job):
                 block_class(sim, job, PRESENT)
                 left -= sim.waiting[c] - sim.passed[c]
             else:
@@ -175,6 +175,15 @@ def pass_around(sim, head, shadow_time, stretch):
         sim.queue[kept] = job
         kept += 1
     close_gap(sim, kept, i)
+
+
+@inner
+def still_fits(sim, job):
+    """Whether a job fits now: asked once a class between two starts of a pass, not once a waiting job."""
+    c = sim.jobs.cls[job]
+    if sim.fitted[c] != sim.counts[STARTED] and fits(sim, sim.space, job):
+        sim.fitted[c] = sim.counts[STARTED]
+    return sim.fitted[c] == sim.counts[STARTED]
 
 
 @inner
@@ -251,8 +260,9 @@ def reserve(sim, free, drafted, head):
             at, size = next_in_order(sim.expected, running, sim.believed, sim.turn, sim.frontier, size)
             book_held(sim, sim.spare, sim.expected[at], 1)
         free_drafted(sim, drafted, shadow_time)
-        m = find(sim, sim.spare, head)
-        if m > 0:
+        # Whether is asked at every end, where only once.
+        if fits(sim, sim.spare, head):
+            m = find(sim, sim.spare, head)
             prefer_unreserved(sim, sim.spare, free, head, m)
             take_found(sim, sim.spare, head, m)
             free_drafted(sim, drafted, np.inf)

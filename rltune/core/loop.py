@@ -13,7 +13,7 @@ from rltune.core.moving import may_move, move_to_cheaper
 from rltune.core.preemption import may_suspend_now, new_round, next_patience, preempt, refresh_index
 from rltune.core.prices import has_market, open_market, trade
 from rltune.core.priorities import key_of
-from rltune.core.queue import begin_pass, sort_by_key, sort_queue
+from rltune.core.queue import begin_pass, sort_anew, sort_by_key, sort_queue
 from rltune.core.resources.verbs import fits
 from rltune.core.runs import log_is_full
 from rltune.core.state import (
@@ -63,6 +63,19 @@ def run_for(sim, steps):
     if sim.params.backfill == BLOCKING:
         return run_blocking(sim, steps)
     for _ in range(steps):
+        if log_is_full(sim):
+            return LOG_FULL
+        if not go_on(sim):
+            return FINISHED_ALL
+        if decide(sim):
+            return DECIDE
+    return PAUSED
+
+
+@kernel
+def run_until(sim, until):
+    """The same, for as long as something happens by ``until``, seconds; PAUSED where it comes later."""
+    while min(next_time(sim), next_turn(sim)) <= until:
         if log_is_full(sim):
             return LOG_FULL
         if not go_on(sim):
@@ -223,6 +236,18 @@ def _start_now_full(sim):
     else:
         sort_queue(sim)
         start_jobs(sim)
+
+
+@kernel
+def start_here(sim):
+    """Let jobs start at this instant, as where nothing decides outside the kernels."""
+    start_now(sim)
+
+
+@kernel
+def put_in_order(sim):
+    """Bring the queue into order after what orders it has been changed from outside."""
+    sort_anew(sim)
 
 
 @kernel

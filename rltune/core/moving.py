@@ -40,6 +40,8 @@ def move_to_cheaper(sim):
         here = market.excess[sim.detail.way[job]]
         if here <= 0.0 or sim.detail.since[job] >= sim.clock[NOW] or class_blocked(sim, job, PRESENT):
             continue
+        if sim.detail.firm[job]:
+            continue
         m = find(sim, sim.space, job)
         if m == 0:
             block_class(sim, job, PRESENT)

@@ -17,12 +17,14 @@ from rltune.core.queue import (
     class_blocked,
     leave_line,
     remove_at,
+    sort_anew,
     sort_by_key,
     sort_queue,
 )
 from rltune.core.resources.verbs import book_held, copy_free, find, fits
 from rltune.core.runs import start_job, stop_run
 from rltune.core.state import (
+    BESIDE,
     DISPLACE,
     LONGEST,
     NOW,
@@ -67,7 +69,12 @@ def preempt(sim, may_suspend):
             i += 1
             continue
         c = sim.jobs.cls[job]
-        m = find(sim, sim.space, job)
+        m = 0
+        # What did not fit before in this pass fits only once a suspension has made room.
+        if not class_blocked(sim, job, BESIDE):
+            m = find(sim, sim.space, job)
+            if m == 0:
+                block_class(sim, job, BESIDE)
         if m == 0 and may_suspend and not has_waited_enough(sim, job):
             # One of its class that has waited longer may suspend others all the same.
             sim.passed[c] += 1
@@ -80,6 +87,7 @@ def preempt(sim, may_suspend):
             left += again
             if made:
                 suspended = True
+                sim.misfit[BESIDE, :] = 0
                 m = find(sim, sim.space, job)
         if m > 0:
             remove_at(sim, i)
@@ -228,8 +236,8 @@ def narrowest_alone(sim, job, running):
 
 @inner
 def can_be_suspended(sim, job, victim):
-    """Whether a job runs, not only since this instant, and the waiting job is clearly ahead of it."""
-    if sim.detail.status[victim] != ON_GPUS or sim.detail.since[victim] >= sim.clock[NOW]:
+    """Whether a job that may be suspended runs, not only since this instant, and the waiting job is clearly ahead of it."""
+    if sim.detail.status[victim] != ON_GPUS or sim.detail.since[victim] >= sim.clock[NOW] or sim.detail.firm[victim]:
         return False
     return clearly_ahead(sim, job, victim)
 
@@ -281,6 +289,4 @@ def refresh_index(sim):
         count_in(known, known.scratch, known.size[job], progress(sim, job), False)
     work_out_index(known)
     # All keys have changed.
-    for k in range(sim.counts[QUEUED]):
-        sim.key[sim.queue[k]] = key_of(sim, sim.queue[k])
-    sort_by_key(sim, sim.queue, sim.counts[QUEUED])
+    sort_anew(sim)

@@ -93,8 +93,13 @@ def position_of(sim, job):
 @kernel
 def sort_queue(sim):
     """Bring the queue into the order of this instant."""
-    if not keys_move(sim):
-        return
+    if keys_move(sim):
+        sort_anew(sim)
+
+
+@inner
+def sort_anew(sim):
+    """The same, with all keys worked out anew."""
     n = sim.counts[QUEUED]
     for k in range(n):
         sim.key[sim.queue[k]] = key_of(sim, sim.queue[k])

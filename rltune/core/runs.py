@@ -123,7 +123,7 @@ def _time_run_full(sim, job, overhead):
 
 @verb
 def find_ending_by(sim, job, instant):
-    """Places now for a job expected to end by ``instant``: how many; 0: it fits but ends later; -1: it does not fit."""
+    """Places now for a job expected to end by ``instant``: how many; 0: it ends later; -1: it does not fit."""
 
 
 @find_ending_by.when(is_lean)
@@ -136,6 +136,9 @@ def _find_ending_by_lean(sim, job, instant):
 
 @find_ending_by.when(is_full)
 def _find_ending_by_full(sim, job, instant):
+    # Where it cannot end in time even in its fastest way, it need not be placed, as most in a long queue.
+    if sim.clock[NOW] + least_run(sim, job) > instant:
+        return 0
     m = find(sim, sim.space, job)
     if m == 0:
         return -1
@@ -165,6 +168,15 @@ def expected_run(sim, job, m):
     """Seconds for which a waiting job would hold the m places in ``sim.place``, as believed (full build)."""
     left = max(0.0, sim.jobs.known[job] - sim.detail.done[job])
     return left / sim.choices.rate[sim.place.way[0]] + overhead_at(sim, job, m)
+
+
+@inner
+def least_run(sim, job):
+    """The same in the fastest of the ways of its class, without overheads: it holds no places for less."""
+    choices, c, rate = sim.choices, sim.jobs.cls[job], 0.0
+    for q in range(choices.ptr[c], choices.ptr[c + 1]):
+        rate = max(rate, choices.rate[q])
+    return max(0.0, sim.jobs.known[job] - sim.detail.done[job]) / rate
 
 
 @inner

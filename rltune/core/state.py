@@ -172,6 +172,7 @@ class Detail(NamedTuple):
     runs: Ints  # (n_jobs,) begun so far
     failures: Ints  # (n_jobs,) so far
     final: Floats  # (n_jobs,) completion; NaN: not completed
+    firm: Int8s  # (n_jobs,) 1: once it runs it is neither suspended nor moved
     tag: Floats  # (n_jobs,) of fair queueing and round robin, see `rltune.core.priorities`
     before: (
         Int32s  # (n_jobs,) neighbour in the line of waiting jobs by since when they wait, + 1; 0: none, -1: not in line
@@ -204,7 +205,7 @@ class Detail(NamedTuple):
 
 PER_JOB = (
     "way", "priority", "weight", "flow", "group", "groups", "status", "done", "since", "ready", "rate", "fails",
-    "service", "held", "runs", "failures", "final", "tag", "marked", "order", "before", "behind",
+    "service", "held", "runs", "failures", "final", "firm", "tag", "marked", "order", "before", "behind",
 )  # fmt: skip
 """Parts of `Detail` with an entry a job, on the last axis."""
 
@@ -226,6 +227,7 @@ class Sim(NamedTuple):
     waiting: Ints  # (n_classes,) waiting jobs of each class
     passed: Ints  # (n_classes,) how many of them the present pass has left waiting though they fit
     misfit: Ints  # (2, n_classes) last pass in which the class did not fit: now; beside the reservation
+    fitted: Ints  # (n_classes,) runs started when the present pass found that the class fits; -1: it has not
     # Running jobs.
     active: Int32s  # (most running,) heap of the first ``counts[RUNNING]`` by ``end``
     active_at: Int32s  # (n_jobs,) places there
@@ -304,7 +306,7 @@ def blank(cluster: ClusterArrays, jobs: Jobs, choices: Choices, most: int, grant
     n, classes, places = len(jobs.submit), len(choices.ptr) - 1, int(jobs.part[-1])
     return Sim(
         cluster=cluster, jobs=jobs, choices=choices, queue=int32s(n), merged=int32s(0), waiting=ints(classes),
-        passed=ints(classes), misfit=np.zeros((2, classes), np.int64), active=int32s(most), active_at=int32s(n),
+        passed=ints(classes), misfit=np.zeros((2, classes), np.int64), fitted=ints(classes), active=int32s(most), active_at=int32s(n),
         expected=int32s(most), expected_at=int32s(n), frontier=int32s(most + 1), start=np.full(n, np.nan),
         end=np.full(n, np.nan), believed=floats(n), turn=int32s(n), key=floats(n), alloc_node=int32s(places),
         alloc_grant=np.zeros(places, grant), alloc_len=int32s(n), clock=floats(CLOCKS), counts=ints(COUNTERS), **parts,
@@ -414,6 +416,7 @@ def detail_of(
         groups=columns.groups, mean=np.full(int(columns.groups.max(initial=-1)) + 1, np.nan),
         status=np.zeros(n, np.int8), done=floats(n), since=floats(n), ready=floats(n), rate=np.ones(n),
         fails=np.zeros(n, np.int8), service=floats(n), held=floats(n), runs=ints(n), failures=ints(n), final=np.full(n, np.nan),
+        firm=np.zeros(n, np.int8),
         tag=floats(n), marked=np.zeros(n, np.int8), order=int32s(n), used=floats(flows), using=floats(flows),
         used_at=floats(flows), change=np.full(nodes, np.inf), broken=np.zeros(nodes, np.int8), breaks=ints(nodes), changed=np.zeros((0, 0)),
         node_heap=ints(nodes), node_at=ints(nodes), listed_at=listed[0], listed_node=listed[1], listed_kind=listed[2],

@@ -305,6 +305,7 @@ def plays_of(experiment: Experiment, policies: Sequence[AnyPolicy]) -> list[Play
             rules = replace(policy.rules, allocator=allocator, warmup=0, reward="score", options=experiment.options)
             found = SEARCHED if policy.origin.get("algo") == "cma" else LEARNED
             name = f"{found}-{rules.backfill}-{rules.runtimes}{suffix}{placed}"
+            name += "+guard" if policy.guard is not None else ""
             plays[name] = Play(name, replace(policy, rules=rules))
             if placed:
                 name = f"{rules.baseline}-{rules.backfill}-{rules.runtimes}{placed}"

@@ -13,6 +13,7 @@ import pandas as pd
 from rltune.core.choices import FASTEST
 from rltune.nouns.metrics import ci95, distribution, iqm, reduction, widest
 from rltune.policies.knowledge import RUNTIMES
+from rltune.report.tables import guard_text
 from rltune.rl.policy_file import BASELINE, PARENT
 from rltune.simulator.result import DAY_S, Result
 
@@ -94,7 +95,27 @@ def summarise(row: Row) -> dict[str, Any]:
         values = np.array([getattr(result, name)() for result in row.results])
         out[name] = {"mean": float(values.mean()), "ci95": ci95(values)}
     out["unfinished"] = int(sum((~result.finished).sum() for result in row.results))
+    if "guard" in row.results[0].extra:
+        out["guard"] = guard_over([result.extra["guard"] for result in row.results])
     return out
+
+
+def guard_over(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a guard found in several simulations, as in one; see `rltune.rl.guarded.Guarded.summary`."""
+    checks = [each["checks"] for each in found]
+    out = {name: sum(each[name] for each in found) for name in ("checks", "checks_for_learned", "switches")}
+
+    def over_checks(values: Sequence[float]) -> float:
+        return float(np.dot(values, checks) / max(1, sum(checks)))
+
+    return {
+        **{name: found[0][name] for name in ("rules", "ahead_s", "every_s")}, **out,
+        "decisions": {who: sum(each["decisions"][who] for each in found) for who in found[0]["decisions"]},
+        "mean_cost": {
+            name: over_checks([each["mean_cost"].get(name, 0.0) for each in found]) for name in ("learned", *found[0]["rules"])
+        },
+        "s_a_check": over_checks([each["s_a_check"] for each in found]),
+    }  # fmt: skip
 
 
 def comparisons(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -154,6 +175,10 @@ def notes(rows: Sequence[Row], seeds: Sequence[dict[str, Any]], metric: str) -> 
     out = [f"{s['policy']}: {metric} {s['mean']:,.5g} ({s['min']:,.5g} to {s['max']:,.5g})" for s in seeds]
     out += [f"{row.name}: training kept its baseline order {row.baseline}" for row in rows if row.kept == BASELINE]
     out += [f"{row.name}: training kept the policy that it began with" for row in rows if row.kept == PARENT]
+    out += [
+        f"{row.name}: {guard_text(guard_over([r.extra['guard'] for r in row.results]))}"
+        for row in rows if "guard" in row.results[0].extra
+    ]  # fmt: skip
     return out
 
 

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import zlib
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
@@ -169,6 +170,63 @@ def read_json(path: str | Path, what: str) -> Any:
         raise InputError(f"{path}: {error}; give {what}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}); give {what}") from None
+
+
+def parse_json(data: bytes, accepted: str) -> Document:
+    """The document in bytes of JSON that come from somewhere else: numbers that are numbers, texts that can be written down.
+
+    InputError, which ends with what is ``accepted``, for anything else: NaN, a key twice, nesting that overflows a reader.
+    """
+    try:
+        value = json.loads(
+            data.decode(), object_pairs_hook=_once, parse_constant=_no_number, parse_int=_whole, parse_float=_finite
+        )
+        _check_depth(value)
+    except UnicodeDecodeError as error:
+        raise InputError(f"byte {error.start} is no UTF-8; {accepted}") from None
+    except InputError as error:
+        raise InputError(f"{error}; {accepted}") from None
+    except RecursionError:
+        raise InputError(f"nested more than {DEEPEST} deep; {accepted}") from None
+    except ValueError as error:
+        raise InputError(f"no JSON ({error}); {accepted}") from None
+    return Document("", value)
+
+
+def _no_number(text: str) -> Any:
+    raise InputError(f"{text} is no number of JSON; leave it out, or write null")
+
+
+def _whole(text: str) -> int:
+    if len(text) > LONGEST_NUMBER:
+        raise InputError(f"a number of {len(text)} digits; at most {LONGEST_NUMBER} can be meant")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text) if len(text) <= LONGEST_NUMBER else math.inf
+    if math.isinf(value):
+        raise InputError(f"the number {text[:20]} is too large or too long to be meant")
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    """Refuse what is nested too deep, and texts with halves of characters, which no file takes."""
+    level: list[Any] = [value]
+    for _ in range(DEEPEST):
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                inner += one.values()
+                inner += one
+            elif isinstance(one, list):
+                inner += one
+            elif isinstance(one, str) and not one.isascii() and any("\ud800" <= sign <= "\udfff" for sign in one):
+                raise InputError("a text has half a character (a lone surrogate); send UTF-8")
+        level = inner
+        if not level:
+            return
+    raise InputError(f"nested more than {DEEPEST} deep")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rltune.report.tables import forecast_text, interval, number
+from rltune.report.tables import forecast_text, guard_text, interval, number
 
 SCORES = {
     "wait_s": "wait (s)",
@@ -122,6 +122,8 @@ def cluster_facts(row: dict[str, Any], cluster: dict[str, Any], bounds: dict[str
     if "mig" in row:
         mig = row["mig"]
         facts.append(("MIG", f"{mig['reconfigurations']:,} reconfigurations, {mig['reconfiguring_s']:,.0f} s in all"))
+    if "guard" in row:
+        facts.append(("guard", guard_text(row["guard"])))
     if "forecast" in row:
         facts.append(("believed run times", forecast_text(row["forecast"])))
     facts.append(("runs", f"{runs['count']:,}{f' ({other})' if other else ''}; unfinished jobs: {row['unfinished']:,}"))

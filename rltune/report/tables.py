@@ -122,6 +122,16 @@ def markdown_table(block: dict[str, Any], metric: str, title: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def guard_text(found: dict[str, Any]) -> str:
+    """Who decided how often under a guard, in words."""
+    decisions = found["decisions"]
+    return (
+        f"what was learned decided {decisions['learned']:,} times, the baseline {decisions['baseline']:,} times "
+        f"({found['checks_for_learned']:,} of {found['checks']:,} checks for it, {found['switches']:,} switches; "
+        f"beside {', '.join(found['rules'])}, {found['ahead_s'] / 3600:g} h ahead; {1000 * found['s_a_check']:,.0f} ms a check)"
+    )
+
+
 def forecast_text(forecast: dict[str, Any]) -> str:
     """How far believed run times are from the true ones, in words."""
     if not forecast["jobs"]:

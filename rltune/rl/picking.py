@@ -85,6 +85,10 @@ class Picking:
                     break
         self.records.append({"now_s": now, "queued": waiting, "started": int(sim.counts[STARTED]) - started})
 
+    def exchange(self, network: JobNetwork) -> None:
+        """Another network of the same configuration decides from now on."""
+        self.network = network.eval()
+
     def choose(self) -> int:
         """The network's best legal action on the present observation."""
         return int(self.scores().argmax())

@@ -15,16 +15,19 @@ from rltune.core.state import Detail, Sim
 from rltune.nouns.plan import Keys, Queue, Snapshot
 from rltune.nouns.renamed import translated
 from rltune.rl.asking import Answer, answer
+from rltune.rl.guarded import Guarded, Guarding
 from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
 from rltune.rl.picking import Picking, bind
 from rltune.rl.rules import Rules
 from rltune.rl.steering.deciding import Steering
+from rltune.rl.steering.kernels import set_levers
 from rltune.rl.steering.levers import LEVERS
 from rltune.rl.steering.network import SteeringNetwork
 from rltune.rl.steering.observe import FEATURES
 from rltune.rl.weights_file import Weights, fill, read_weights, write_weights
 from rltune.simulator.decisions import Decision
+from rltune.simulator.guard import Guard
 
 FORMAT = "rltune-policy-1"
 BASELINE, PARENT = "baseline order", "parent"
@@ -38,6 +41,7 @@ class LearnedPolicy:
     network: JobNetwork
     rules: Rules
     origin: dict[str, Any]
+    guard: Guard | None = None
 
     @property
     def baseline(self) -> str:
@@ -55,21 +59,31 @@ class LearnedPolicy:
         keys[np.concatenate([start, wait])] = np.arange(len(queue))
         return keys
 
-    def decision(self, sim: Sim, joint: Any = None) -> Picking:
+    def decision(self, sim: Sim, joint: Any = None) -> Picking | Guarded:
         """The network as who decides in a simulation: a `rltune.simulator.decisions.Picker`.
 
         ``joint``: a `rltune.allocators.milp.MilpAllocator` (lean build), a `rltune.simulator.joint.Joint` (full), or None.
+        In shadows of a guard jobs are placed where they are picked, whatever places them in the simulation.
         """
         if joint is not None:
             # The solver takes a while to import.
             from rltune.rl.joint import JointPlacement, JointStarts
 
             joint = JointStarts(joint) if isinstance(sim.detail, Detail) else JointPlacement(joint)
-        return bind(self.network, sim, joint)
+        inner = bind(self.network, sim, joint)
+        if self.guard is None:
+            return inner
+        plain = JobNetwork(self.network.config)
+        guarding = Guarding(plain, self.baseline, self.rules.score, lambda made: bind(self.network, made))
+        return Guarded(inner, guarding, self.guard, sim)
+
+    def guarded(self, guard: Guard | None = None) -> LearnedPolicy:
+        """The same, deciding only while it does no worse than rules in shadow simulation; ``guard``: None, the usual one."""
+        return replace(self, guard=guard or Guard())
 
     def untrained(self) -> LearnedPolicy:
         """What it began as: the baseline."""
-        return replace(self, network=JobNetwork(self.network.config))
+        return replace(self, network=JobNetwork(self.network.config), guard=None)
 
     def described(self) -> dict[str, str]:
         """What the header says of its kind."""
@@ -83,19 +97,32 @@ class SteeringPolicy:
     network: SteeringNetwork
     rules: Rules
     origin: dict[str, Any]
+    guard: Guard | None = None
 
     @property
     def baseline(self) -> str:
         """The policy whose levers are set."""
         return self.rules.baseline
 
-    def steering(self, sim: Sim, joint: Decision | None = None) -> Steering:
+    def steering(self, sim: Sim, joint: Decision | None = None) -> Steering | Guarded:
         """The network as who sets the levers in a simulation: a `rltune.simulator.decisions.Steerer`."""
-        return Steering.of(self.network, sim, joint)
+        inner = Steering.of(self.network, sim, joint)
+        if self.guard is None:
+            return inner
+        usual = inner.usual
+        guarding = Guarding(
+            SteeringNetwork(self.network.config), self.baseline, self.rules.score,
+            lambda made: Steering(self.network, usual), lambda state: set_levers(state, usual),
+        )  # fmt: skip
+        return Guarded(inner, guarding, self.guard, sim)
+
+    def guarded(self, guard: Guard | None = None) -> SteeringPolicy:
+        """The same, setting levers only while it does no worse than rules in shadow simulation; ``guard``: None, the usual one."""
+        return replace(self, guard=guard or Guard())
 
     def untrained(self) -> SteeringPolicy:
         """What it began as: the baseline."""
-        return replace(self, network=SteeringNetwork(self.network.config))
+        return replace(self, network=SteeringNetwork(self.network.config), guard=None)
 
     def described(self) -> dict[str, str]:
         """What the header says of its kind."""

@@ -13,6 +13,7 @@ import numpy as np
 from rltune.compiled import inner, verb
 from rltune.core.conservative import stacked
 from rltune.core.reference import Ref, Rows, at, ref, row_of
+from rltune.core.shadows import copied
 from rltune.core.state import (
     LOGGED,
     PER_JOB,
@@ -44,7 +45,7 @@ TALLIES = 8
 FRESH, SCORED, DECISIONS, HEAD, SHOWN, RESERVED, CLOSED, OVER, PAIRED, READ = range(10)
 FULL, LOOK, PASS, SORTED, MADE, LEFTOVERS, REMADE = range(10, 17)
 MARKS = 17
-SHARED = ("sim.cluster", "sim.choices", "sim.place", "sim.frontier", "sim.merged", "sim.passed", "sim.space.cost",
+SHARED = ("sim.cluster", "sim.choices", "sim.place", "sim.frontier", "sim.merged", "sim.passed", "sim.fitted", "sim.space.cost",
           "sim.spare.cost", "sim.shadow.cost", "sim.space.levels.cost", "sim.spare.levels.cost", "sim.shadow.levels.cost",
           "sim.detail.demand", "sim.detail.size", "sim.detail.amount", "sim.detail.listed",
           "sim.detail.market.share", "sim.detail.thresholds", "sim.detail.quota", "sim.detail.profile")  # fmt: skip
@@ -193,13 +194,6 @@ def own_arrays(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from own_arrays(part, f"{name}.")
         elif isinstance(part, np.ndarray) and not name.startswith(SHARED):
             yield name, part
-
-
-def copied(value: Any) -> Any:
-    """The same with arrays of its own."""
-    if isinstance(value, np.ndarray):
-        return value.copy()
-    return type(value)(*map(copied, value)) if hasattr(value, "_fields") else value
 
 
 def own(value: Any, n: int, prefix: str = "") -> Any:

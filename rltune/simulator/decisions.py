@@ -77,6 +77,11 @@ def drive(sim: Sim, decision: Decision | None) -> Sim:
     return final
 
 
+def told_by(decision: Any) -> dict[str, Any]:
+    """What a guarded policy adds to the summary: how often it decided itself; nothing for others."""
+    return {"guard": decision.summary()} if hasattr(decision, "summary") else {}
+
+
 @dataclass(slots=True)
 class GivenKeys:
     """A user-defined policy orders the jobs; starts, places and suspensions follow as for a named policy.

@@ -46,7 +46,7 @@ from rltune.policies.knowledge import forecast_error
 from rltune.policies.learn import group_table
 from rltune.policies.orders import order, static_rank
 from rltune.policies.preemptive import LAS_LEVELS_GPU_S, PREEMPTIVE, PREEMPTIVE_ALIASES, Preemptive
-from rltune.simulator.decisions import Decision, GivenKeys, Picker, Planned, Steerer, drive
+from rltune.simulator.decisions import Decision, GivenKeys, Picker, Planned, Steerer, drive, told_by
 from rltune.simulator.joint import GREEDY, REST, Joint, JointAllocator, Ordered
 from rltune.simulator.options import (
     Options,
@@ -93,11 +93,13 @@ def simulate_full(
     sim, jobs, notes = build_state(jobs, cluster, named, backfill, allocator, known_s, options, picks)
     if isinstance(policy, Steerer) and sim.params.outside == INSIDE:
         sim = sim._replace(params=sim.params._replace(outside=ALWAYS))
-    decision = _decision(jobs, cluster, sim, policy, backfill, allocator, options.way_rule)
+    decision = decision_of(jobs, cluster, sim, policy, backfill, allocator, options.way_rule)
     sim = drive(sim, decision)
     stats = getattr(allocator, "stats", None)
+    found = result_of(jobs, cluster, sim, notes)
     return replace(
-        result_of(jobs, cluster, sim, notes),
+        found,
+        extra=found.extra | told_by(decision),
         decisions=getattr(decision, "records", []),
         allocator_stats=stats.as_dict() if stats is not None else {},
     )
@@ -186,7 +188,7 @@ def placed_by(allocator: Any, picks: bool) -> str:
     return GREEDY if picks else REST
 
 
-def _decision(
+def decision_of(
     jobs: JobTable,
     cluster: Cluster,
     sim: Sim,

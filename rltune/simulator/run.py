@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -25,7 +26,7 @@ from rltune.policies.dynamic import STATIC
 from rltune.policies.knowledge import known_run_times
 from rltune.policies.orders import Order, order, static_rank
 from rltune.simulator.blocking import run_blocking
-from rltune.simulator.decisions import GivenKeys, Picker, Planned, Steerer, drive
+from rltune.simulator.decisions import GivenKeys, Picker, Planned, Steerer, drive, told_by
 from rltune.simulator.full import preemptive_policy, simulate_full
 from rltune.simulator.joint import JointAllocator
 from rltune.simulator.options import make_options
@@ -166,7 +167,7 @@ def simulate_picking(
     stats = joint.stats.as_dict() if joint is not None else {}
     if joint is not None:
         stats["kept_for_reservation"] = picking.joint.kept_for_reservation
-    return Result.of(jobs, cluster, sim, picking.records, stats)
+    return replace(Result.of(jobs, cluster, sim, picking.records, stats), extra=told_by(picking))
 
 
 def greedy_with_cost(allocator: str | Allocator, cost: FloatArray) -> Allocator:

@@ -249,7 +249,7 @@ def add_others(sim, trial, running):
 @inner
 def may_go(sim, victim):
     """Whether a running job may be suspended, is no candidate yet, and stands on open nodes only."""
-    if sim.detail.marked[victim] == GONE:
+    if sim.detail.marked[victim] == GONE or sim.detail.firm[victim]:
         return False
     if sim.detail.status[victim] != ON_GPUS or sim.detail.since[victim] >= sim.clock[NOW]:
         return False

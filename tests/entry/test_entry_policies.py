@@ -128,3 +128,29 @@ def test_a_policy_that_kept_no_epoch_is_told_and_is_its_order(here: Path, comman
     assert rows["learned-easy-exact+milp"]["wait_s"] == rows["sjf-easy-exact+milp"]["wait_s"]
     for text in (out, (run / "table.md").read_text()):
         assert "learned-easy-exact: training kept its baseline order sjf" in " ".join(text.split())
+
+
+def test_both_commands_guard_a_policy_and_tell_how_often_it_decided(here: Path, command: Command) -> None:
+    """Who decided would be unknown, or a typo among the guard's options pass without a word."""
+    write(here / "jobs.csv", ROWS)
+    (path,) = save_seeds(here, 1, 1.0)
+    trace = ("+trace=file", "trace.path=jobs.csv")
+    status, out, err = command(
+        "evaluate", *trace, *QUICK, "allocator=best_fit", f"checkpoint={path}", "guard=true", "shadow.rule=f1"
+    )
+    assert status == 0, err
+    summary = json.loads((Path(out.splitlines()[-1]) / "summary.json").read_text())
+    told = summary["policies"]["learned-easy-exact+guard"]["guard"]
+    assert told["rules"] == ["sjf", "f1"]
+    assert sum(told["decisions"].values()) >= told["checks"] > 0
+    assert any("what was learned decided" in line for line in summary["notes"])
+    guarded = (f"policy={path}", "guard=true", "backfill=easy")
+    status, out, err = command("simulate", *trace, *guarded, "shadow.every_s=60")
+    assert status == 0, err
+    summary = json.loads((Path(out.splitlines()[-1]) / "summary.json").read_text())
+    assert summary["simulation"]["guard"] == {"ahead_s": 7200.0, "every_s": 60, "rule": None, "tolerance": 0.01}
+    assert next(iter(summary["policies"].values()))["guard"]["checks"] > 0
+    assert "guard" in out
+    for wrong, told_of in ((("policy=sjf", "guard=true"), "guard"), ((*guarded, "shadow.ahead_s=0"), "ahead_s")):
+        status, _, err = command("simulate", *trace, *wrong)
+        assert (status, told_of in err) == (2, True), err

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from rltune.core.loop import start_here
 from rltune.core.reference import Ref
 from rltune.core.state import NOW, QUEUED, STARTED, Sim
-from rltune.rl.steering.kernels import set_levers, start_here
+from rltune.rl.steering.kernels import set_levers
 from rltune.rl.steering.levers import LEVERS, Floats, usual_of, values_of
 from rltune.rl.steering.network import SteeringNetwork
 from rltune.rl.steering.observe import FEATURES, observe_world
@@ -54,6 +55,10 @@ class Steering:
                 name: float(x) for name, x in zip(LEVERS, values, strict=True) if not np.isnan(x)
             }
             self.records.append({"now_s": now, "queued": waiting, "started": started} | levers)
+
+    def exchange(self, network: SteeringNetwork) -> None:
+        """Another network decides from now on, and begins a round."""
+        self.network, self._until = network.eval(), -np.inf
 
     def choose(self, state: Any) -> Floats:
         """(6,) the network's greedy action on what it sees."""

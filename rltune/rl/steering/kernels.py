@@ -8,8 +8,7 @@ from rltune.compiled import kernel
 from rltune.core.loop import go_on, start_now
 from rltune.core.market import CROWD, FLOOR, PATIENCE, REFUSAL
 from rltune.core.prices import has_market
-from rltune.core.priorities import key_of
-from rltune.core.queue import sort_by_key
+from rltune.core.queue import sort_anew
 from rltune.core.runs import log_is_full
 from rltune.core.state import ARRIVED, BREADTH, DISPLACE, NOW, QUEUED
 from rltune.rl.kernels import begin
@@ -40,15 +39,7 @@ def set_levers(sim, values):
         return
     index[BREADTH] = values[POWER]
     # Keys of waiting jobs stand still but for this.
-    for k in range(sim.counts[QUEUED]):
-        sim.key[sim.queue[k]] = key_of(sim, sim.queue[k])
-    sort_by_key(sim, sim.queue, sim.counts[QUEUED])
-
-
-@kernel
-def start_here(sim):
-    """Let jobs start at this instant, as in a simulation without an agent."""
-    start_now(sim)
+    sort_anew(sim)
 
 
 # --- on rows of a batch --------------------------------------------------------------------

@@ -1,0 +1,192 @@
+"""The service's memory on disk: SQLite with a write-ahead log. What is committed survives a power cut.
+
+One thread writes (the engine), in one transaction a batch of requests; others read on connections of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rltune.nouns.errors import InputError
+
+VERSION = 1
+"""Of the tables below; `MIGRATIONS` lead from one to the next."""
+TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE jobs (
+    seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, tenant TEXT NOT NULL, spec TEXT NOT NULL,
+    submit_s REAL NOT NULL, known_s REAL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', run TEXT NOT NULL DEFAULT '',
+    number INTEGER NOT NULL DEFAULT 0, places TEXT NOT NULL DEFAULT '[]', started_s REAL, began_s REAL, ended_s REAL, code INTEGER,
+    ran_s REAL NOT NULL DEFAULT 0, left INTEGER NOT NULL DEFAULT 0, expires_s REAL, core TEXT
+);
+CREATE INDEX jobs_by_tenant ON jobs (tenant, seq);
+CREATE INDEX jobs_alive ON jobs (state) WHERE state NOT IN ('done', 'failed', 'cancelled');
+CREATE TABLE runs (
+    run TEXT PRIMARY KEY, job TEXT NOT NULL, number INTEGER NOT NULL, places TEXT NOT NULL, start_s REAL NOT NULL, ready_s REAL NOT NULL,
+    speed REAL NOT NULL, end_s REAL, outcome TEXT, code INTEGER
+) WITHOUT ROWID;
+CREATE INDEX runs_of_job ON runs (job, number);
+CREATE TABLE requests (
+    tenant TEXT NOT NULL, key TEXT NOT NULL, body TEXT NOT NULL, answer TEXT NOT NULL, at_s REAL NOT NULL, PRIMARY KEY (tenant, key)
+) WITHOUT ROWID;
+CREATE TABLE nodes (name TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE cuts (node TEXT NOT NULL, gpu INTEGER NOT NULL, layout INTEGER NOT NULL, PRIMARY KEY (node, gpu)) WITHOUT ROWID;
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, at_s REAL NOT NULL, what TEXT NOT NULL, job TEXT, tenant TEXT, data TEXT NOT NULL
+);
+CREATE TABLE tokens (
+    digest TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, role TEXT NOT NULL, tenant TEXT, created_s REAL NOT NULL, revoked_s REAL
+) WITHOUT ROWID;
+"""
+MIGRATIONS: dict[int, str] = {}
+"""From a version to the next: SQL, run in one transaction when the service starts."""
+JOB_COLUMNS = (
+    "seq", "id", "kind", "tenant", "spec", "submit_s", "known_s", "state", "reason", "run", "number", "places", "started_s", "began_s",
+    "ended_s", "code", "ran_s", "left", "expires_s", "core",
+)  # fmt: skip
+ALIVE = ("waiting", "suspended", "starting", "running")
+"""States of jobs that are not over."""
+
+
+class StoreError(RuntimeError):
+    """The disk does not take or give what it should; the message says what to do."""
+
+
+class Store:
+    """See the module. ``path``: the database file, made where there is none (mode 0600).
+
+    Raises InputError for a file of a later version or one that is no database of ours, StoreError for a damaged one.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        new = not self.path.exists() or self.path.stat().st_size == 0
+        if new:
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        self._local = threading.local()
+        with told(self.path):
+            self._writer = self._connect()
+            self._prepare(new)
+
+    def _connect(self) -> sqlite3.Connection:
+        link = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=30.0)
+        link.row_factory = sqlite3.Row
+        for line in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "wal_autocheckpoint=4000"):
+            link.execute(f"PRAGMA {line}")
+        return link
+
+    def _prepare(self, new: bool) -> None:
+        if new:
+            self._writer.executescript(f"BEGIN; {TABLES} PRAGMA user_version={VERSION}; COMMIT;")
+            return
+        (found,) = self._writer.execute("PRAGMA user_version").fetchone()
+        names = {row[0] for row in self._writer.execute("SELECT name FROM sqlite_master")}
+        if "jobs" not in names or found == 0:
+            raise InputError(f"{self.path}: this is no database of rltune.serve; give another state directory")
+        if found > VERSION:
+            raise InputError(
+                f"{self.path}: version {found} is of a later release, this one knows {VERSION}; use that release"
+            )
+        for version in range(found, VERSION):
+            self._writer.executescript(f"BEGIN; {MIGRATIONS[version]} PRAGMA user_version={version + 1}; COMMIT;")
+
+    def close(self) -> None:
+        with told(self.path):
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._writer.close()
+
+    # --- writing, by the engine alone -----------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, on disk when it ends; StoreError where the disk refuses, and nothing of it is written."""
+        with told(self.path):
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+            except BaseException:
+                self._roll_back()
+                raise
+            try:
+                self._writer.execute("COMMIT")
+            except sqlite3.Error:
+                self._roll_back()
+                raise
+
+    def _roll_back(self) -> None:
+        if self._writer.in_transaction:
+            self._writer.execute("ROLLBACK")
+
+    def write_jobs(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Insert or replace."""
+        marks = ", ".join(f":{name}" for name in JOB_COLUMNS)
+        self._writer.executemany(f"INSERT OR REPLACE INTO jobs ({', '.join(JOB_COLUMNS)}) VALUES ({marks})", rows)
+
+    def set_meta(self, key: str, value: Any) -> None:
+        self._writer.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+
+    # --- reading, from any thread -----------------------------------------------------------------
+
+    def read(self, query: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
+        """All rows of a query, as they are committed."""
+        with told(self.path):
+            link = getattr(self._local, "link", None)
+            if link is None:
+                link = self._local.link = self._connect()
+            rows: list[sqlite3.Row] = link.execute(query, values).fetchall()
+            return rows
+
+    def meta(self, key: str, default: Any = None) -> Any:
+        rows = self.read("SELECT value FROM meta WHERE key = ?", (key,))
+        return json.loads(rows[0][0]) if rows else default
+
+    def backup(self, target: str | Path) -> None:
+        """A consistent copy while the service runs, complete or not there at all."""
+        target = Path(target)
+        part = target.with_name(f".{target.name}.part")
+        with told(target):
+            part.unlink(missing_ok=True)
+            link = sqlite3.connect(part)
+            with link:
+                source = self._connect()
+                source.backup(link)
+                source.close()
+            link.close()
+            with open(part, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(part, target)
+
+    def check(self) -> list[str]:
+        """What SQLite finds wrong with the file; empty: nothing."""
+        found = [row[0] for row in self.read("PRAGMA integrity_check")]
+        return [] if found == ["ok"] else found
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """SQLite's errors as one line that says what to do."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        text = str(error)
+        if "disk is full" in text or "disk I/O" in text:
+            raise StoreError(f"{path}: {text}; make room on the disk: nothing of the request was kept") from error
+        if "readonly" in text or "unable to open" in text:
+            raise StoreError(f"{path}: {text}; the service must be able to write there") from error
+        if "malformed" in text or "not a database" in text:
+            raise StoreError(f"{path}: {text}; restore a backup (python -m rltune.serve restore)") from error
+        raise StoreError(f"{path}: {text}") from error
+
+
+def digest_of(token: str) -> str:
+    """What is kept of a token: nobody can tell the token from it."""
+    return hashlib.sha256(token.encode()).hexdigest()
