@@ -29,7 +29,7 @@ from rltune.service.nodes.lanes import Change, Lane
 from rltune.service.nodes.records import NAME, Begun, Ended, Folder
 from rltune.service.nodes.running import Gone, Identity, Shepherds, Started, alive, all_stopped, end_rest, send
 from rltune.service.nodes.shepherd import GO_ON, STOP_ALL
-from rltune.service.orders import Begin, Command, Cut, Held, Inventory, Order, Report, Stop, Suspend
+from rltune.service.orders import Begin, Command, Cut, Gpu, Held, Inventory, Order, Report, Stop, Suspend
 
 COMING, STARTING, BEGAN, SUSPENDED, ENDED, LOST = "coming", "starting", "began", "suspended", "ended", "lost"
 """States of a run: waits for its GPUs; its shepherd begins; runs, or is held; gave its GPUs up; over; should be there and is not."""
@@ -132,10 +132,13 @@ class LocalNode:
 
     def inventory(self) -> Inventory:
         """See `rltune.service.orders.Node`; leases whose instance has gone are lost."""
+        with self._turn:
+            # Of those that begin from here on the GPUs may tell nothing yet.
+            leases = [run for run in self._runs.values() if run.what == LEASE and run.state == BEGAN]
         gpus = self.device.gpus()
         with self._turn:
-            for run in self._runs.values():
-                if run.what == LEASE and run.state == BEGAN and not all(map(self.device.has, run.held)):
+            for run in leases:
+                if run.what == LEASE and run.state == BEGAN and any(_missing(one, gpus) for one in run.held):
                     self._lose(run, "its MIG instance is gone")
             seen = {run.name: run for run in self._runs.values() if run.state not in (COMING, STARTING)}
             lanes = {gpu: lane.problem for gpu, lane in self._lanes.items()}
@@ -645,6 +648,13 @@ def _checked(run: str) -> str:
     if not NAME.fullmatch(run):
         raise InputError(f"run {run[:40]!r}: a name has 1 to 128 letters, digits, dots, hyphens and underscores")
     return run
+
+
+def _missing(held: Held, gpus: Sequence[Gpu]) -> bool:
+    """Whether an instance is not there; of a GPU that does not answer nobody knows."""
+    if held.instance is None or (held.gpu < len(gpus) and gpus[held.gpu].doubtful):
+        return False
+    return held.gpu >= len(gpus) or held.instance not in gpus[held.gpu].instances
 
 
 def _same(one: Held, other: Held) -> bool:

@@ -113,7 +113,8 @@ def connect(
             "RAY_AUTH_MODE is not token: whoever reaches this Ray cluster could run code on it; start Ray with tokens (README, On a "
             "Ray cluster), or allow an open cluster"
         )
-    if not ray.is_initialized():
+    joined = not ray.is_initialized()
+    if joined:
         try:
             ray.init(address=address or "auto", namespace=NAMESPACE, logging_level=logging.ERROR, log_to_driver=False)
         except Exception as error:
@@ -122,7 +123,7 @@ def connect(
             raise InputError(
                 f"Ray at {address or 'RAY_ADDRESS'}: cannot join ({reason}); check address and token"
             ) from error
-    nodes = RayNodes(make, lost_after_s)
+    nodes = RayNodes(make, lost_after_s, joined)
     nodes.wait(lost_after_s)
     return nodes
 
@@ -141,15 +142,16 @@ class _Link:
 
 
 class RayNodes:
-    """``nodes`` by name, more as Ray nodes join; ``notes``: what went wrong with actors. `close` lets the actors go on."""
+    """``nodes`` by name, more as Ray nodes join; ``notes``: what went wrong with actors. `close` lets the actors go on; ``leaves``: it
+    leaves Ray too."""
 
-    def __init__(self, make: Callable[[str], Node], lost_after_s: float) -> None:
+    def __init__(self, make: Callable[[str], Node], lost_after_s: float, leaves: bool = True) -> None:
         self.notes: deque[str] = deque(maxlen=1000)
         self._make, self._lost_after_s = make, lost_after_s
         self._links: dict[str, _Link] = {}
         self._events: queue.SimpleQueue[tuple[_Link, Any, str, Future[Any] | None]] = queue.SimpleQueue()
         self._actor = ray.remote(Actor)
-        self._closing = False
+        self._closing, self._leaves = False, leaves
         self._discover()
         self._thread = threading.Thread(target=self._loop, name="ray-nodes", daemon=True)
         self._thread.start()
@@ -168,7 +170,8 @@ class RayNodes:
     def close(self) -> None:
         self._closing = True
         self._thread.join()
-        ray.shutdown()
+        if self._leaves:
+            ray.shutdown()
 
     # The thread.
 
