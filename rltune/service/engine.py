@@ -131,6 +131,7 @@ class Engine:
         self._accounts_at = self.now
         self._closing = threading.Event()
         self._ended_early: set[str] = set()
+        self._over: dict[str, list[str]] = {}
         self._thread: threading.Thread | None = None
 
     # --- from other threads -----------------------------------------------------------------------
@@ -214,6 +215,9 @@ class Engine:
         self.failing = ""
         self._fresh.clear()
         self.dispatch.send()
+        over, self._over = self._over, {}
+        for name, runs in over.items():
+            self.dispatch.machines[name].forget(runs)
         for one, answer, error_of in answers:
             if error_of is not None:
                 one.future.set_exception(error_of)
@@ -504,7 +508,9 @@ class Engine:
         self.ledger.begin_run(record, started)
         self.ledger.touch(record)
         self.dispatch.begin(record, self.cuts_for(record), resumes)
-        self.ledger.tell(started.at_s, "started", record, state=STARTING, run=record.run, nodes=self.nodes_of(record))
+        self.ledger.tell(started.at_s, "started", record, state=STARTING, run=record.run, nodes=self.nodes_of(record),
+            ready_s=started.ready_s, speed=started.speed,
+        )  # fmt: skip
 
     def cuts_for(self, record: Record) -> list[Cut]:
         """How the GPUs of its places are to be cut: told with every run, since a machine may have lost its instances."""
@@ -529,6 +535,9 @@ class Engine:
         record = self.ledger.records.get(job)
         if report.what == "not_cut":
             self._refused(machine, report)
+        elif report.what == "ended":
+            # Once that is on disk the machine need not know it any longer.
+            self._over.setdefault(machine, []).append(report.run)
         if record is None or record.run != report.run or record.over or not record.holds:
             return
         if report.what == "began":
