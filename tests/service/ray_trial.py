@@ -81,6 +81,8 @@ def second(folder: Path) -> None:
     heard1.wait("lost", "run-n1")
     heard1.wait("lost", "lease-n1")
     assert not n1.present and n0.present
+    # Without its Ray node the machine's jobs go on.
+    assert process_start(pid)
     n0.carry_out([Stop("run-n0"), begin("other", ("true",), cuts=())])
     assert heard0.wait("ended", "other").code == 0
     n1.carry_out([begin("refused")])

@@ -12,6 +12,7 @@ import queue
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,8 @@ COMING, STARTING, BEGAN, SUSPENDED, ENDED, LOST = "coming", "starting", "began",
 PROCESS, LEASE, NOTHING = "process", "lease", "nothing"
 """What is there of a run now."""
 LOG_BYTES = 1 << 24
+NOTES = 1000
+"""Newest that are kept."""
 LOOK_S = 0.02
 """Between looks at what is being stopped."""
 PAUSE_S = 30.0
@@ -106,7 +109,7 @@ class LocalNode:
 
     def __init__(self, name: str, adapter: Adapter, state_dir: Path, log_bytes: int = LOG_BYTES) -> None:
         self.name, self.log_bytes = name, log_bytes
-        self.device, self.notes = Device(adapter), list[str]()
+        self.device, self.notes = Device(adapter), deque[str](maxlen=NOTES)
         self._folder = Path(os.path.abspath(state_dir)) / "runs"
         self._boot = boot_id()
         self._inbox: queue.SimpleQueue[Order | _Forget | Change] = queue.SimpleQueue()
@@ -196,9 +199,8 @@ class LocalNode:
                     self._guarded(self._take_event, event)
                 while not self._inbox.empty():
                     self._guarded(self._take, self._inbox.get())
-                self._look_at_stops()
-                self._look_at_lanes()
-                self._guarded(self._advance)
+                for look in (self._look_at_stops, self._look_at_lanes, self._advance):
+                    self._guarded(look)
 
     def _guarded(self, work, *arguments) -> None:  # type: ignore[no-untyped-def]
         """Whatever goes wrong with one order, the node goes on."""
@@ -207,8 +209,11 @@ class LocalNode:
         except Exception as error:
             why = f"{type(error).__name__}: {' '.join(str(error).split())}"
             self.notes.append(f"{work.__name__.strip('_')}: {why}")
-            if arguments and isinstance(order := arguments[0], Begin | Suspend | Stop | Started | Gone):
-                self._tell("refused" if isinstance(order, Begin) else "lost", order.run, message=why)
+            order = arguments[0] if arguments else None
+            if isinstance(order, Begin) and order.run in self._runs:
+                self._refuse(self._runs[order.run], why)
+            elif isinstance(order, Suspend | Stop | Started | Gone):
+                self._tell(LOST, order.run, message=why)
 
     def _patience_s(self) -> float:
         stopping = any(run.ending and run.suspend == "stop" and run.intent == "suspend" for run in self._runs.values())
