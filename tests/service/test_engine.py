@@ -124,6 +124,24 @@ def test_cancelled_jobs_free_their_places_whatever_they_do(hand):
     assert both == ["cancelled"]
 
 
+def test_a_job_that_is_cancelled_as_it_starts_is_over_and_stopped(hand):
+    """It would run on without anybody knowing of it."""
+    name = hand.ask(lambda e: [e.submit([job()], "ann")[0], e.cancel("job-1")][0])
+    hand.turn(1.0)
+    assert hand.state(name) == "cancelled" and Stop(f"{name}.1") in hand.machines[0].orders + hand.machines[1].orders
+    assert hand.engine.live.sim.counts[1] == 0
+
+
+def test_a_run_that_is_cancelled_ends_when_it_was(hand):
+    """The journal would say that it ended with the event before, and how long it ran would be lost."""
+    (name,) = hand.ask(lambda e: e.submit([job()], "ann"))
+    hand.turn(1.0)
+    hand.clock.set(50.0)
+    hand.ask(lambda e: e.cancel(name))
+    (row,) = hand.store.read("SELECT r.end_s, j.ran_s FROM runs r JOIN jobs j ON j.id = r.job")
+    assert (row["end_s"], row["ran_s"]) == (50.0, 50.0)
+
+
 def test_a_time_limit_ends_a_job(hand):
     """A job would run for ever."""
     (name,) = hand.ask(lambda e: e.submit([job(limit_s=10)], "ann"))
