@@ -336,7 +336,7 @@ class LiveCluster:
         row = int(self.sim.counts[ARRIVED]) + self._pending
         if not self._has_room(row, request):
             self.rebuild()
-            row = int(self.sim.counts[ARRIVED])
+            row = int(self.sim.counts[ARRIVED]) + self._pending
         one = Live(job, row, request, at_s if late else max(at_s, self._now), known_s)
         self.jobs[job] = self._of_row[row] = one
         self._fill(one)

@@ -95,6 +95,21 @@ def test_arrays_are_jobs_with_numbers(hand):
     assert sorted(o.command.environment["RLTUNE_ARRAY_INDEX"] for o in orders) == ["0", "1", "2"]
 
 
+def test_many_jobs_of_one_instant_all_get_their_turn(hand):
+    """Jobs that came when the core's arrays were full would be written over each other, and wait for ever."""
+    from rltune.simulator.live import ROOM
+
+    names = hand.ask(lambda e: e.submit([job(gpus=4, array=ROOM + 100)], "ann"))
+    assert len({hand.engine.live.jobs[name].row for name in names}) == len(names)
+    for k, name in enumerate(names):
+        hand.turn(float(k + 1))
+        assert hand.state(name) in ("starting", "running")
+        for machine in hand.machines:
+            machine.end(f"{name}.1")
+    hand.turn(1e6)
+    assert {hand.state(name) for name in names} == {"done"}
+
+
 def test_an_urgent_job_suspends_one_that_may_be_and_it_comes_back(tmp_path):
     """Suspended jobs would be lost, or a job that may not be suspended would be."""
     hand = Hand(tmp_path, rules=suspending())
