@@ -35,6 +35,7 @@ from rltune.service.records import (
     WAITING,
     Record,
 )
+from rltune.service.shadowing import Shadow
 from rltune.service.specs import JobSpec, LeaseSpec, request_of
 from rltune.service.store import Store, StoreError
 from rltune.simulator.live import Changes, Cut, LiveCluster, Request, Rules, Started, Stopped
@@ -120,6 +121,7 @@ class Engine:
             "store_errors": 0,
         }
         self.past: deque[tuple[float, int, float]] = deque(maxlen=PAST)
+        self.shadow: Shadow | None = None
         self.listeners: list[Callable[[list[Event]], None]] = []
         self._asked: queue.SimpleQueue[_Asked] = queue.SimpleQueue()
         self._acquiring: dict[str, _Acquiring] = {}
@@ -129,6 +131,7 @@ class Engine:
         self._accounts_at = self.now
         self._closing = threading.Event()
         self._ended_early: set[str] = set()
+        self._over: dict[str, list[str]] = {}
         self._thread: threading.Thread | None = None
 
     # --- from other threads -----------------------------------------------------------------------
@@ -158,6 +161,8 @@ class Engine:
         self._asked.put(_Asked(Future(), lambda engine: None))
         if self._thread is not None:
             self._thread.join()
+        if self.shadow is not None:
+            self.shadow.stop()
         for machine in self.dispatch.machines.values():
             machine.close()
 
@@ -210,6 +215,9 @@ class Engine:
         self.failing = ""
         self._fresh.clear()
         self.dispatch.send()
+        over, self._over = self._over, {}
+        for name, runs in over.items():
+            self.dispatch.machines[name].forget(runs)
         for one, answer, error_of in answers:
             if error_of is not None:
                 one.future.set_exception(error_of)
@@ -383,6 +391,19 @@ class Engine:
         self.ledger.meta("policy_before", before)
         self.ledger.tell(self.now, "policy", None, policy=name, before=before)
 
+    def use_shadow(self, rules: Rules | None, name: str = "") -> None:
+        """Another policy decides beside the active one and is only written down; None: none does any more."""
+        if self.shadow is not None:
+            self.shadow.stop()
+        self.shadow = None
+        if rules is not None:
+            self.shadow = Shadow(name, rules, lambda told: self.ask(lambda engine: engine.tell_shadow(name, told)))
+        self.ledger.tell(self.now, "shadow", None, policy=name)
+
+    def tell_shadow(self, name: str, told: dict[str, Any]) -> None:
+        """An instant at which the shadow policy would have started other jobs."""
+        self.ledger.tell(told.pop("at_s"), "shadow differs", None, policy=name, **told)
+
     def found(self, job: str) -> Record:
         """The record of a job or lease that is not long over; `Refused` (404)."""
         record = self.ledger.records.get(job)
@@ -417,9 +438,17 @@ class Engine:
     # --- what the core decides ----------------------------------------------------------------------------
 
     def _decide(self) -> None:
-        for changes in self.live.advance(self.now):
+        seen = (
+            self.shadow.before(self.live, self.now)
+            if self.shadow is not None and self.live.wake_s <= self.now
+            else None
+        )
+        decided = self.live.advance(self.now)
+        for changes in decided:
             self.counters["decisions"] += 1
             self._apply(changes)
+        if seen is not None and self.shadow is not None:
+            self.shadow.after(seen, decided)
 
     def _apply(self, changes: Changes) -> None:
         """Carry over what one instant has brought: to records, and to orders for machines."""
@@ -480,7 +509,9 @@ class Engine:
         self.ledger.begin_run(record, started)
         self.ledger.touch(record)
         self.dispatch.begin(record, self.cuts_for(record), resumes)
-        self.ledger.tell(started.at_s, "started", record, state=STARTING, run=record.run, nodes=self.nodes_of(record))
+        self.ledger.tell(started.at_s, "started", record, state=STARTING, run=record.run, nodes=self.nodes_of(record),
+            ready_s=started.ready_s, speed=started.speed,
+        )  # fmt: skip
 
     def cuts_for(self, record: Record) -> list[Cut]:
         """How the GPUs of its places are to be cut: told with every run, since a machine may have lost its instances."""
@@ -505,6 +536,9 @@ class Engine:
         record = self.ledger.records.get(job)
         if report.what == "not_cut":
             self._refused(machine, report)
+        elif report.what == "ended":
+            # Once that is on disk the machine need not know it any longer.
+            self._over.setdefault(machine, []).append(report.run)
         if record is None or record.run != report.run or record.over or not record.holds:
             return
         if report.what == "began":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rltune import api
@@ -26,13 +26,15 @@ MILP = "milp"
 class Choice:
     """A policy (an order, one that suspends, a learned one: as `rltune.simulate` takes them by name) and what goes with it.
 
-    ``milp``: options of allocator milp.
+    ``milp``: options of allocator milp. ``guard``: whether a learned policy decides only while shadow simulation of the present
+    says that it does no worse than rules (`rltune.simulator.guard`); a rule needs none.
     """
 
     policy: str = "fifo"
     backfill: str = "skip"
     allocator: str = "best_fit"
     milp: Mapping[str, Any] = field(default_factory=dict)
+    guard: bool = True
 
     @property
     def name(self) -> str:
@@ -46,7 +48,10 @@ class Choice:
 
 def rules_of(choice: Choice, options: Options) -> Rules:
     """What the core decides by. It may take seconds (PyTorch, the solver). InputError for names that there are not."""
-    policy: Any = api.load_policy(choice.policy) if api.is_learned(choice.policy) else choice.policy
+    policy: Any = choice.policy
+    if api.is_learned(choice.policy):
+        policy = api.load_policy(choice.policy)
+        policy = policy.guarded() if choice.guard else policy
     check_backfill(choice.backfill, TRAINED if isinstance(policy, Picker) else DETAILED)
     allocator: Any = choice.allocator
     if choice.allocator == MILP:
@@ -76,7 +81,7 @@ class Policies:
     def with_changes(self, changes: Mapping[str, str | None]) -> Choice:
         """The present choice with what is not None changed."""
         given = {name: value for name, value in changes.items() if value is not None}
-        return Choice(**(self.current.told() | given), milp=self.milp)
+        return replace(self.current, **given, milp=self.milp)  # type: ignore[arg-type]
 
     def prepare(self, choice: Choice, copy: LiveCluster) -> Rules:
         """Rules of a choice, once they have decided on a copy of the cluster: what cannot be is refused here, and kernels are

@@ -12,6 +12,7 @@ from rltune.nouns.errors import InputError
 from rltune.nouns.gpus import GPU_TYPES
 from rltune.nouns.jobs import WHOLE
 from rltune.nouns.mig_profiles import NAMES
+from rltune.nouns.ways import parse_ways
 from rltune.simulator.live import Request
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,99}$"
@@ -39,6 +40,12 @@ class Asked(Checked):
     """A MIG slice in the place of GPUs."""
     slice_memory_gb: Annotated[int | float | None, Field(gt=0, le=1000), Says("GB above 0")] = None
     """The smallest MIG slice with at least this memory."""
+    ways: Annotated[
+        list[Annotated[str, Field(max_length=200)]] | None,
+        Field(min_length=1, max_length=100),
+        Says('a list of ways to run such as ["1xA100-40GB", "3g.20gb@0.8", "2xV100@0.6"]'),
+    ] = None
+    """Ways to run, of which the scheduler takes one at each start: GPUs, shares or slices, each with its relative speed."""
     priority: Annotated[
         int, Field(ge=-1000, le=1000), Says("a whole number from -1000 to 1000; larger is more urgent")
     ] = 0
@@ -57,6 +64,13 @@ class Asked(Checked):
             )
             raise InputError(f"{what} is cut from no GPU here; there are {', '.join(there) or 'no GPUs with MIG'}")
         return found
+
+    def check_ways(self) -> None:
+        """Refuse ways beside what they stand in the place of, and those that are none."""
+        if self.ways is not None:
+            if self.profile is not None or self.slice_memory_gb is not None or self.gpu_types is not None:
+                raise InputError("ways are given; leave profile, slice_memory_gb and gpu_types out: ways name them")
+            parse_ways(" | ".join(self.ways))
 
     def _accepts(self, kind: str) -> bool:
         return self.gpu_types is None or kind in self.gpu_types
@@ -112,6 +126,7 @@ class JobSpec(Asked):
     @model_validator(mode="after")
     def _agree(self) -> JobSpec:
         cut = self.profile is not None or self.slice_memory_gb is not None
+        self.check_ways()
         if self.profile is not None and self.slice_memory_gb is not None:
             raise InputError("profile and slice_memory_gb are both given; give one of them")
         if cut and (self.gpus != 1 or self.share is not None):
@@ -135,6 +150,7 @@ class LeaseSpec(Asked):
 
     @model_validator(mode="after")
     def _agree(self) -> LeaseSpec:
+        self.check_ways()
         if self.profile is not None and self.slice_memory_gb is not None:
             raise InputError("profile and slice_memory_gb are both given; give one of them")
         if (self.profile is not None or self.slice_memory_gb is not None) and self.gpus != 1:
@@ -142,7 +158,7 @@ class LeaseSpec(Asked):
         return self
 
 
-def request_of(spec: JobSpec | LeaseSpec, tenant: str, cluster: Cluster, speeds: Any = None) -> Request:
+def request_of(spec: JobSpec | LeaseSpec, tenant: str, cluster: Cluster) -> Request:
     """What the core is asked for. InputError: GPU types or slices that the cluster has not."""
     check_types(spec, cluster)
     slices = spec.profiles(cluster)
@@ -152,6 +168,8 @@ def request_of(spec: JobSpec | LeaseSpec, tenant: str, cluster: Cluster, speeds:
     else:
         common |= {"cpus": float(spec.cpus), "memory_gb": float(spec.memory_gb), "firm": spec.suspend == "never"}
         common["estimate_s"] = float("nan") if spec.estimate_s is None else float(spec.estimate_s)
+    if spec.ways is not None:
+        return Request(gpus=max(1, spec.gpus), ways=" | ".join(spec.ways), **common)
     if slices:
         profiles = sorted({name for _, name in slices})
         kinds = "|".join(kind for kind, _ in slices)

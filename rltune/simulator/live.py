@@ -28,9 +28,9 @@ from rltune.core.resources.slices import INDICES, START_BIT
 from rltune.core.state import (
     ALWAYS,
     ARRIVED,
-    DONE,
     FAULTS,
     FUTURE,
+    IMPOSSIBLE,
     INSIDE,
     LOGGED,
     NOW,
@@ -407,6 +407,11 @@ class LiveCluster:
     # --- what follows -----------------------------------------------------------------------
 
     @property
+    def waiting_to_arrive(self) -> int:
+        """Jobs that have been submitted since the last instant."""
+        return self._pending
+
+    @property
     def wake_s(self) -> float:
         """When something happens by itself, or is due since it was pushed; infinity: never."""
         return min(float(kernels.wake_time(self.state)), self._asked)
@@ -529,7 +534,8 @@ class LiveCluster:
         self._flow_name, self._flows = charged, flows
         self._example_rows = {kind: k for k, kind in enumerate(self.examples)}
         self._static = StaticKeys(order(rules.baseline).keys) if static else None
-        sim.detail.status[:first] = DONE
+        # Examples are of no time, and teach nothing.
+        sim.detail.status[:first], sim.jobs.submit[:first] = IMPOSSIBLE, -NEVER
         sim.jobs.run[:] = NEVER
         now = np.arange(first, first + len(alive))
         closed = np.zeros(self.cluster.nodes, np.int64)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from rltune.service.engine import Refused, Settings
 from rltune.service.orders import Begin, Report, Stop, Suspend
 from rltune.service.specs import JobSpec, LeaseSpec
 from rltune.service.store import StoreError
+from rltune.simulator.live import Rules
 from tests.service.fakes import Hand, suspending
 
 
@@ -272,7 +275,7 @@ def test_orders_that_were_lost_are_given_again_and_what_is_gone_waits_again(tmp_
     again.turn(2.0)
     again.turn(2.1)
     assert [again.state(n) for n in (never, gone)] == ["running", "running"]
-    assert again.machines[0].runs[f"{never}.1"] == "began" and again.machines[0].runs["job-99.1"] == "ended"
+    assert again.machines[0].runs == {f"{never}.1": "began"} and Stop("job-99.1") in again.machines[0].orders
     assert again.machines[1].runs == {f"{gone}.2": "began"}
 
 
@@ -309,3 +312,32 @@ def test_a_transaction_is_whole_or_not_there(hand):
         link.execute("INSERT INTO nodes VALUES ('m9', 'open', '')")
         link.execute("INSERT INTO nodes VALUES ('m9', 'open', '')")
     assert not hand.store.read("SELECT * FROM nodes")
+
+
+# --- other policies ---------------------------------------------------------------------------------
+
+
+def test_a_shadow_policy_is_compared_and_changes_nothing(hand):
+    """A policy on trial would move real jobs, or its differences would go unseen."""
+    hand.ask(lambda e: e.submit([job(gpus=4, estimate_s=100)], "ann"))
+    hand.ask(lambda e: e.use_shadow(Rules("sjf", "strict"), "sjf"))
+    long, short = hand.ask(lambda e: e.submit([job(gpus=4, estimate_s=900), job(gpus=4, estimate_s=1)], "ann"))
+    for machine in hand.machines:
+        machine.end("job-1.1")
+    settled(hand.engine.shadow)
+    hand.turn(5.0)
+    hand.turn(5.1)
+    assert [hand.state(n) for n in (long, short)] == ["running", "waiting"]
+    settled(hand.engine.shadow)
+    hand.engine.turn(hand.engine._all_asked())
+    told = [event.data for event in hand.engine.ledger.events if event.what == "shadow differs"]
+    assert told and told[-1]["only_active"] == [long] and told[-1]["only_shadow"] == [short]
+    assert hand.engine.shadow.tally.compared > hand.engine.shadow.tally.agreed
+    hand.ask(lambda e: e.use_shadow(None))
+
+
+def settled(shadow):
+    """Wait until its thread has nothing to do."""
+    deadline = time.monotonic() + 120
+    while shadow._busy.is_set() and time.monotonic() < deadline:
+        time.sleep(0.01)

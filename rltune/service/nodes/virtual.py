@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import signal
 import time
@@ -26,10 +27,11 @@ class VirtualNode:
     """``VirtualNode(name, ["A100-80GB"] * 8, mig=True)``: a `rltune.service.orders.Node`, to be used by one thread at a time.
 
     ``kinds``: the type of each GPU; ``mig``: whether MIG is on at first; ``clock``: seconds since 1970 for reports. A run ends when
-    `end` says so. It knows no geometry: any cut is legal that takes nothing away from a run.
+    `end` says so; the command ``sleep N`` ends by itself after N seconds. It knows no geometry: any cut is legal that takes nothing
+    away from a run.
     """
 
-    __slots__ = ("_clock", "_cuts", "_kinds", "_mig", "_reports", "_runs", "name")
+    __slots__ = ("_clock", "_cuts", "_due", "_kinds", "_mig", "_reports", "_runs", "name")
 
     def __init__(
         self, name: str, kinds: Sequence[str], mig: bool = False, clock: Callable[[], float] = time.time
@@ -39,6 +41,7 @@ class VirtualNode:
         self._cuts: dict[int, Cut] = {}
         self._runs: dict[str, _Run] = {}
         self._reports: deque[Report] | None = None
+        self._due: list[tuple[float, str]] | None = None
 
     def end(self, run: str, code: int = 0) -> None:
         """The run ends by itself; KeyError for one that is not there, nothing for one that has ended."""
@@ -67,6 +70,10 @@ class VirtualNode:
 
     def reports(self) -> list[Report]:
         found = []
+        while self._due and self._due[0][0] <= time.monotonic():
+            run = heapq.heappop(self._due)[1]
+            if run in self._runs and self._runs[run].state == BEGAN:
+                self._move(run, ENDED, 0)
         # One by one: whoever appends meanwhile appends to this very queue.
         while self._reports:
             found.append(self._reports.popleft())
@@ -122,6 +129,9 @@ class VirtualNode:
             self._runs.pop(order.resumes, None)
         devices = ",".join(self._device(held) for held in order.held)
         self._runs[order.run] = _Run(BEGAN, order.held, devices, not order.command.argv)
+        if len(order.command.argv) == 2 and order.command.argv[0] == "sleep":
+            self._due = self._due or []
+            heapq.heappush(self._due, (time.monotonic() + float(order.command.argv[1]), order.run))
         self._tell(BEGAN, order.run, message=devices)
 
     def _problem(self, order: Begin) -> str:
