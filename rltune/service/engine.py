@@ -332,11 +332,12 @@ class Engine:
         record = self.found(job)
         if record.over:
             return record.state
-        held = record.holds
-        changes = self.live.cancel(job)
-        self._close(record, CANCELLED if record.kind == JOB else DONE, why)
-        for one in changes:
+        *before, last = self.live.cancel(job, self.now)
+        for one in before:
             self._apply(one)
+        held = record.holds
+        self._close(record, CANCELLED if record.kind == JOB else DONE, why)
+        self._apply(last)
         if job in self.live.jobs:
             self.live.forget([job])
         if (

@@ -12,7 +12,7 @@ from rltune.nouns.errors import InputError
 from rltune.service.engine import Engine
 from rltune.service.forecasts import groups_of
 from rltune.service.orders import Inventory, Report
-from rltune.service.records import RUNNING, STARTING, SUSPENDED, Record, record_of, spec_of
+from rltune.service.records import LEASE, RUNNING, STARTING, SUSPENDED, WAITING, Record, record_of, spec_of
 from rltune.service.specs import request_of
 from rltune.service.store import ALIVE
 
@@ -138,6 +138,10 @@ def reconcile(engine: Engine) -> dict[str, int]:
                 counts["foreign"] += 1
         over = [run for run, state in inventory.runs.items() if state == "ended" and run not in wanted[name]]
         engine.dispatch.machines[name].forget(over)
+    for record in list(engine.ledger.alive()):
+        if record.kind == LEASE and record.state == WAITING:
+            # Whoever has asked for it is not connected any more.
+            engine.cancel(record.id, "the service was started anew while it waited")
     for node in range(engine.cluster.nodes):
         seat = engine.dispatch.seats[node]
         if (inventory := inventories[seat.machine]) is not None:

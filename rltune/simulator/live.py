@@ -336,7 +336,7 @@ class LiveCluster:
         row = int(self.sim.counts[ARRIVED]) + self._pending
         if not self._has_room(row, request):
             self.rebuild()
-            row = int(self.sim.counts[ARRIVED])
+            row = int(self.sim.counts[ARRIVED]) + self._pending
         one = Live(job, row, request, at_s if late else max(at_s, self._now), known_s)
         self.jobs[job] = self._of_row[row] = one
         self._fill(one)
@@ -357,16 +357,20 @@ class LiveCluster:
         (kernels.fail_at if failed else kernels.end_at)(self.state, row, at)
         return True
 
-    def cancel(self, job: str) -> list[Changes]:
-        """A job goes, waiting or running, at the present instant; others may start in its place by the next `advance`.
+    def cancel(self, job: str, at_s: float | None = None) -> list[Changes]:
+        """A job goes, waiting or running, at ``at_s`` (None: the present instant); others may start in its place by the next `advance`.
 
-        One that has only just been submitted is taken in first, with all that is due.
+        One that has only just been submitted is taken in first, with all that is due: the last of the changes is that it goes.
         """
         out = []
         if int(self.sim.detail.status[self.jobs[job].row]) == FUTURE:
             out = self.advance(self._now)
         row, before = self.jobs[job].row, self._mark()
-        status = int(self.sim.detail.status[row])
+        status, clock = int(self.sim.detail.status[row]), self.sim.clock
+        # The core's clock stands at the last event; it goes on, but not past one that is due.
+        clock[NOW] = max(
+            float(clock[NOW]), min(self._now if at_s is None else at_s, float(kernels.wake_time(self.state)))
+        )
         if status == WAITING:
             kernels.drop_waiting(self.state, row)
         elif status == ON_GPUS:

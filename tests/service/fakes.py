@@ -30,6 +30,7 @@ class FakeMachine:
         self.orders: list[Order] = []
         self.runs: dict[str, str] = {}
         self.codes: dict[str, int] = {}
+        self.logs: dict[str, bytes] = {}
         self._reports: list[Report] = []
 
     def carry_out(self, orders: Sequence[Order]) -> None:
@@ -66,7 +67,10 @@ class FakeMachine:
         return f"/nowhere/{run}"
 
     def read_log(self, run: str, offset: int, most: int) -> bytes:
-        return b""[offset : offset + most]
+        return self.logs.get(run, b"")[offset : offset + most]
+
+    def log_span(self, run: str) -> tuple[int, int]:
+        return 0, len(self.logs.get(run, b""))
 
     def forget(self, runs: Sequence[str]) -> None:
         for run in runs:

@@ -98,6 +98,21 @@ def test_arrays_are_jobs_with_numbers(hand):
     assert sorted(o.command.environment["RLTUNE_ARRAY_INDEX"] for o in orders) == ["0", "1", "2"]
 
 
+def test_many_jobs_of_one_instant_all_get_their_turn(hand):
+    """Jobs that came when the core's arrays were full would be written over each other, and wait for ever."""
+    from rltune.simulator.live import ROOM
+
+    names = hand.ask(lambda e: e.submit([job(gpus=4, array=ROOM + 100)], "ann"))
+    assert len({hand.engine.live.jobs[name].row for name in names}) == len(names)
+    for k, name in enumerate(names):
+        hand.turn(float(k + 1))
+        assert hand.state(name) in ("starting", "running")
+        for machine in hand.machines:
+            machine.end(f"{name}.1")
+    hand.turn(1e6)
+    assert {hand.state(name) for name in names} == {"done"}
+
+
 def test_an_urgent_job_suspends_one_that_may_be_and_it_comes_back(tmp_path):
     """Suspended jobs would be lost, or a job that may not be suspended would be."""
     hand = Hand(tmp_path, rules=suspending())
@@ -125,6 +140,24 @@ def test_cancelled_jobs_free_their_places_whatever_they_do(hand):
     assert hand.state(again) == "running" and hand.ask(lambda e: e.cancel(running)) == "cancelled"
     both = hand.ask(lambda e: [e.cancel(e.submit([job(gpus=1)], "ann")[0])])
     assert both == ["cancelled"]
+
+
+def test_a_job_that_is_cancelled_as_it_starts_is_over_and_stopped(hand):
+    """It would run on without anybody knowing of it."""
+    name = hand.ask(lambda e: [e.submit([job()], "ann")[0], e.cancel("job-1")][0])
+    hand.turn(1.0)
+    assert hand.state(name) == "cancelled" and Stop(f"{name}.1") in hand.machines[0].orders + hand.machines[1].orders
+    assert hand.engine.live.sim.counts[1] == 0
+
+
+def test_a_run_that_is_cancelled_ends_when_it_was(hand):
+    """The journal would say that it ended with the event before, and how long it ran would be lost."""
+    (name,) = hand.ask(lambda e: e.submit([job()], "ann"))
+    hand.turn(1.0)
+    hand.clock.set(50.0)
+    hand.ask(lambda e: e.cancel(name))
+    (row,) = hand.store.read("SELECT r.end_s, j.ran_s FROM runs r JOIN jobs j ON j.id = r.job")
+    assert (row["end_s"], row["ran_s"]) == (50.0, 50.0)
 
 
 def test_a_time_limit_ends_a_job(hand):

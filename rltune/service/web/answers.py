@@ -106,10 +106,12 @@ class Views:
 
     def record(self, record: Record, caller: Caller) -> dict[str, Any]:
         """One that is in memory."""
-        return self.row(record.row(None), caller, dict(record.devices))
+        return self.row(record.row(None), caller)
 
-    def row(self, row: Mapping[str, Any], caller: Caller, devices: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """One as it is on disk (`rltune.service.store.JOB_COLUMNS`)."""
+    def row(self, row: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        """One as it is on disk (`rltune.service.store.JOB_COLUMNS`); its devices are known as long as it holds them."""
+        record = self.engine.ledger.records.get(row["id"])
+        devices = dict(record.devices) if record is not None and record.run == row["run"] else {}
         spec = json.loads(row["spec"])
         if caller.role == READER and "environment" in spec:
             spec["environment"] = dict.fromkeys(spec["environment"], HIDDEN)
@@ -117,7 +119,7 @@ class Views:
             "id": row["id"], "kind": row["kind"], "tenant": row["tenant"], "state": row["state"], "reason": row["reason"], "spec": spec,
             "submit_s": self.wall(row["submit_s"]), "believed_s": row["known_s"], "start_s": self.wall(row["started_s"]),
             "began_s": self.wall(row["began_s"]), "end_s": self.wall(row["ended_s"]), "ran_s": row["ran_s"], "code": row["code"],
-            "run": row["run"] or None, "runs": row["number"], "places": self.places(row["places"]), "devices": devices or {},
+            "run": row["run"] or None, "runs": row["number"], "places": self.places(row["places"]), "devices": devices,
             "expires_s": self.wall(row["expires_s"]),
         }  # fmt: skip
 

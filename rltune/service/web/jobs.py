@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import codecs
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any
@@ -109,11 +110,7 @@ async def page(
     """A page of jobs or leases: ``wanted`` kind, state, tenant, None: any."""
     query, values = selection(wanted, visit.caller, None if cursor is None else seq_of(cursor))
     rows = await visit.web.read(lambda: visit.web.engine.store.read(f"{query} LIMIT {limit + 1}", values))
-    memory = visit.web.engine.ledger.records
-    items = []
-    for row in rows[:limit]:
-        record = memory.get(row["id"])
-        items.append(visit.web.views.row(dict(row), visit.caller, None if record is None else dict(record.devices)))
+    items = [visit.web.views.row(dict(row), visit.caller) for row in rows[:limit]]
     return {"items": items, "next": cursor_of(rows[limit - 1]["seq"]) if len(rows) > limit else None}
 
 
@@ -167,10 +164,7 @@ async def one(visit: Reads, id: Id) -> Response:
 
 
 async def found(visit: Visit, name: str, kind: str) -> dict[str, Any]:
-    """A job or lease as the caller sees it."""
-    record = visit.web.record(name, visit.caller, kind)
-    if record is not None:
-        return visit.web.views.record(record, visit.caller)
+    """A job or lease as it is on disk: what is told is never ahead of what a power cut would leave."""
     return visit.web.views.row(await visit.web.row(name, visit.caller, kind), visit.caller)
 
 
@@ -307,16 +301,18 @@ class Log:
 
     async def follow(self, offset: int) -> AsyncIterator[str]:
         """Server-sent events from ``offset`` on, until the run is over."""
+        # A piece may end within a character.
+        text = codecs.getincrementaldecoder("utf-8")("replace")
         with self.web.feed.counted():
             while not self.web.feed.closing:
                 # Asked before reading: what is printed in between is read by the next look.
                 over = self.over
                 offset, data = await self.read(offset, 65_536)
                 if data:
-                    yield message({"offset": offset, "text": data.decode(errors="replace")}, "log", offset + len(data))
+                    yield message({"offset": offset, "text": text.decode(data)}, "log", offset + len(data))
                     offset += len(data)
                 elif over:
-                    yield message({"offset": offset, "run": self.run}, "end")
+                    yield message({"offset": offset, "text": text.decode(b"", True), "run": self.run}, "end")
                     return
                 else:
                     await asyncio.sleep(FOLLOW_S)
