@@ -291,8 +291,8 @@ def _about(result: dict[str, Any]) -> list[str]:
         f"Jobs: the first {JOBS} of hour {result['hour']} of the log ({result['hour_is']}): of the test range's hours with {JOBS} "
         "submissions, at most a tenth of them too wide for the nodes, the one with most widths. Submitted",
         f"in {SPAN_S:g} s (factor {jobs['factor']:.1f}). Run times are scaled by the same factor, then {LOAD:g} times longer, so that",
-        f"four nodes are contended; {jobs['run_times_raised_to_the_shortest']} raised to {SHORTEST_S:g} s, {jobs['run_times_cut_to_the_longest']} cut "
-        f"to {LONGEST_S:g} s. GPUs: {widths}; {jobs['widths_capped']} capped at {WIDEST}.",
+        f"four nodes are contended; {jobs['run_times_raised_to_the_shortest']} raised to {SHORTEST_S:g} s, "
+        f"{jobs['run_times_cut_to_the_longest']} cut to {LONGEST_S:g} s. GPUs: {widths}; {jobs['widths_capped']} capped at {WIDEST}.",
         f"Helios names no slices: some single-GPU jobs ask for one by a fixed pattern ({types}). Nodes: three of 8 a100, one of 6 a100,",
         "2 3g.40gb and 7 1g.10gb. Jobs are `sleep`. Time limits, which Slurm counts in minutes, are a minute a second of run time:",
         "everybody knows run times alike, and who ends when 60 times too late.",
