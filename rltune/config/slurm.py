@@ -30,6 +30,10 @@ class BesideSlurm:
     backfill: str = option(
         "easy", "which jobs may start when the first does not fit; a learned policy has its own", choices=BACKFILL
     )
+    runtimes: str = option(
+        "requested", "what run times are taken to be: requested: the time limits; predicted: learned from jobs that ended while this ran",
+        choices=("requested", "predicted"),
+    )  # fmt: skip
     once: bool = option(
         False,
         "one look, one decision, then the end; what it changed stays, for the next once=true to go on with, or until `release`",

@@ -43,7 +43,8 @@ class Job:
     """One job, or one pending task of an array; ``id`` as scontrol takes it. Times: seconds since 1970.
 
     ``whole``: all pending tasks of its array, as scontrol takes them (``9_[1-4]``), else ``id``. ``nodes, held``: of a
-    running job, its nodes and the GPUs on each by type. ``limit_s``: its time limit. ``array_most``: tasks of its array that may run
+    running job, its nodes and the GPUs on each by type. ``limit_s``: its time limit; ``believed_s``: a forecast that is shorter.
+    ``array_most``: tasks of its array that may run
     at once. ``required``: the nodes that it names. ``apart``: why nobody but Slurm may place it, whatever it names; "" where we may.
     """
 
@@ -66,6 +67,12 @@ class Job:
     array: str = ""
     array_most: int | None = None
     apart: str = ""
+    believed_s: float | None = None
+
+    @property
+    def run_s(self) -> float:
+        """Its run time as believed."""
+        return self.limit_s if self.believed_s is None else self.believed_s
 
     @property
     def pending(self) -> bool:
@@ -274,6 +281,6 @@ def _gpus(text: str) -> str:
 
 
 def ends_s(job: Job, now_s: float) -> float:
-    """When a running job is expected to end: at its limit; NaN without one that is of use."""
-    end = job.start_s + job.limit_s
+    """When a running job is expected to end, by its limit or forecast; NaN without one that is of use."""
+    end = job.start_s + job.run_s
     return max(end, now_s) if math.isfinite(end) else math.nan

@@ -19,6 +19,7 @@ from rltune.report.console import say
 from rltune.slurm.acting import Act, Hands
 from rltune.slurm.commands import Slurm, SlurmError, Unreachable
 from rltune.slurm.deciding import Decider, Decision
+from rltune.slurm.forecasting import Past, past_of
 from rltune.slurm.moment import moment_of
 from rltune.slurm.reading import Asked, Job, Node, Seen, counts_memory, default_partition, jobs_of, look
 from rltune.slurm.remembering import alone, read_memory
@@ -69,6 +70,7 @@ class Beside:
     log: Log
     cfg: Mapping[str, Any]
     memory_counts: bool
+    past: Past | None = None
 
     def step(self) -> tuple[Decision, list[Act], float]:
         """One look, one decision, what follows from it; and the second of the look."""
@@ -77,6 +79,9 @@ class Beside:
         for note in seen.notes:
             self.log.write("note", note=note)
         acts = self.hands.notice(seen)
+        if self.past is not None:
+            self.past.notice(seen)
+            seen = self.past.believed(seen)
         moment = self.hands.moment(seen, int(self.cfg["most"]))
         decision = self.decider.decide(seen, moment)
         acts += self.hands.act(seen, decision)
@@ -146,7 +151,7 @@ def run(cfg: Mapping[str, Any]) -> None:
         if cfg["depth"] != "advise":
             # Kernels compile at their first use, which may take a minute: not while jobs are held.
             rehearse(decider)
-        beside = Beside(slurm, partition, hands, decider, log, cfg, counts_memory(slurm))
+        beside = Beside(slurm, partition, hands, decider, log, cfg, counts_memory(slurm), past_of(cfg, path))
         log.write("begin", partition=partition, depth=cfg["depth"], policy=cfg["policy"])
         if cfg["once"]:
             decision, acts, now_s = beside.step()
