@@ -100,6 +100,11 @@ class Decider:
             )
         self._node = dict(allocator)
 
+    @property
+    def reserves(self) -> bool:
+        """Whether the first job that does not fit is kept its time by what starts before it."""
+        return self.backfill == "easy" and not isinstance(self.policy, Picker)
+
     def decide(self, seen: Seen, moment: Moment) -> Decision:
         """Who starts now, who waits, and why."""
         snapshot = moment.snapshot
@@ -191,9 +196,10 @@ def described(decider: Decider, moment: Moment, first: IntArray, plan: Plan, sho
         why = f"number {rank[start.job] + 1} of {len(first)} by {decider.name}{behind}"
         rows.append(Row(moment.jobs[start.job], places, why))
     for k, position in enumerate(waiting):
-        expected = expected_start(moment.snapshot, after, position) if position == head else None
+        kept = decider.reserves and position == head
+        expected = expected_start(moment.snapshot, after, position) if kept else None
         why = short.get(position) or _why_waits(decider, moment, after, position, head)
-        rows.append(Row(moment.jobs[position], (), f"{k} ahead; {why}", expected))
+        rows.append(Row(moment.jobs[position], (), f"{f'{k} ahead' if k else 'next'}; {why}", expected))
     many = len(moment.jobs)
     rows += [Row(job, (), f"stands behind the first {many} jobs, which are decided on") for job in moment.behind]
     return Decision(tuple(rows), moment.apart, moment.others, dict(plan.report))
