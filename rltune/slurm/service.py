@@ -21,7 +21,7 @@ from rltune.slurm.commands import Slurm, SlurmError, Unreachable
 from rltune.slurm.deciding import Decider, Decision
 from rltune.slurm.forecasting import Past, past_of
 from rltune.slurm.moment import moment_of
-from rltune.slurm.reading import Asked, Job, Node, Seen, counts_memory, default_partition, jobs_of, look
+from rltune.slurm.reading import Asked, Job, Node, Seen, counts_memory, default_partition, jobs_of, look, queue_of
 from rltune.slurm.remembering import alone, read_memory
 from rltune.slurm.telling import Log, print_decision
 
@@ -195,7 +195,7 @@ def give_back(hands: Hands, pause: Callable[[float], None] = time.sleep) -> list
     """Give everything back, with some patience for a controller that does not answer. RunError where it never does."""
     for k in range(GIVE_BACK_TRIES):
         try:
-            queue = hands.slurm.json("squeue", "--json")
+            queue = queue_of(hands.slurm)
             everywhere = []
             for record in queue["jobs"]:
                 with suppress(KeyError, TypeError, ValueError):
