@@ -24,7 +24,8 @@ class BesideSlurm:
     partition: str | None = option(None, "whose jobs are decided on, and no others; null: the default one")
     policy: str = option(
         default_of(simulate_jobs, "policy"),
-        "an order (fifo, sjf, f1, wfp3, ...), or a learned policy: a shipped model by name, a file or run directory",
+        "an order (fifo, sjf, f1, wfp3, ...), priority (Slurm's own), fair_user, fair_vc (by account), or a learned policy: a shipped "
+        "model by name, a file or run directory",
     )
     allocator: str = group("best_fit", "what chooses the nodes: a rule for whole GPUs, or milp")
     backfill: str = option(

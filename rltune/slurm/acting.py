@@ -54,10 +54,13 @@ class Hands:
         return moment_of(replace(seen, jobs=jobs), held, sent, most, self.memory.origin_s)
 
     def _as_ours(self, job: Job) -> Job:
-        """A job without the nodes that we named for it; one that somebody else has changed is for Slurm alone."""
+        """A job with Slurm's own priority and without the nodes that we named; one that somebody else has changed is for Slurm alone."""
         mark, rank = self.memory.marks.get(job.id), self.memory.marks.get(key_of(job))
         if (mark and mark.let_go) or (rank and rank.let_go):
             return replace(job, apart=job.apart or "was changed by somebody else since")
+        own = (rank or mark or NO_MARK).own
+        if own and job.pending and (job.priority == 0 or (rank and job.priority in rank.priorities)):
+            job = replace(job, priority=own)
         return replace(job, required="") if mark and names_ours(job, mark) else job
 
     def notice(self, seen: Seen) -> list[Act]:
@@ -122,7 +125,7 @@ class Hands:
         present = {name: mark.priority for name, mark in marks.items() if mark.priority is not None}
         changes = renumbered(list(jobs), present, self.memory.floor)
         for name, number in changes.items():
-            mark = marks.setdefault(name, Mark(jobs[name][0].user, nice=jobs[name][0].nice))
+            mark = marks.setdefault(name, new_mark(jobs[name][0]))
             mark.next_priority = number
         self.memory.save()
         acts = []
@@ -140,9 +143,9 @@ class Hands:
         marks = self.memory.marks
         fresh = [row.job for row in decision.rows if not row.starts and not (marks.get(row.job.id) or NO_MARK).sure]
         for job in fresh:
-            marks.setdefault(job.id, Mark(job.user, nice=job.nice)).held = True
+            marks.setdefault(job.id, new_mark(job)).held = True
         for row in decision.starts:
-            mark = marks.setdefault(row.job.id, Mark(row.job.user, nice=row.job.nice))
+            mark = marks.setdefault(row.job.id, new_mark(row.job))
             mark.sent, mark.sent_s, mark.ran = row.places, self.clock(), False
         self.memory.save()
         acts: list[Act] = []
@@ -253,6 +256,10 @@ class Hands:
 
 
 NO_MARK = Mark("")
+
+
+def new_mark(job: Job) -> Mark:
+    return Mark(job.user, nice=job.nice, own=job.priority)
 
 
 def key_of(job: Job) -> str:

@@ -1,9 +1,10 @@
-"""Run times learned from jobs that ended while we looked: `rltune.policies.knowledge.predict` on a table of them, kept in a file."""
+"""Jobs that ended while we looked, kept in a file: run times learned from them (`rltune.policies.knowledge.predict`), and usage."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 from rltune.nouns.errors import RunError
 from rltune.nouns.jobs import JobTable
 from rltune.policies.knowledge import predict
+from rltune.policies.preemptive import HALF_LIFE_S
 from rltune.slurm.moment import gpus_of
 from rltune.slurm.reading import LONGEST_S, Job, Seen
 
@@ -24,6 +26,7 @@ class Ended(NamedTuple):
     """A job that has ended: whose, its name and GPUs, and when it began and ended, seconds since 1970."""
 
     user: str
+    account: str
     name: str
     gpus: int
     start_s: float
@@ -50,9 +53,7 @@ class Past:
         alive = {job.id for job in seen.everywhere}
         gone = [job for name, job in self.running.items() if name not in alive]
         self.running = {job.id: job for job in seen.jobs if not job.pending}
-        new = [
-            Ended(job.user, job.name, gpus_of(job.asked), job.start_s, seen.now_s) for job in gone if job.start_s > 0
-        ]
+        new = [ended_now(job, seen.now_s) for job in gone if job.start_s > 0]
         if new:
             try:
                 with open(self.path, "a") as file:
@@ -76,6 +77,15 @@ class Past:
             jobs.append(job if outlived or seconds >= job.limit_s else replace(job, believed_s=float(seconds)))
         return replace(seen, jobs=tuple(jobs))
 
+    def usage(self, seen: Seen, flow: str) -> dict[str, float]:
+        """GPU-seconds by user or account (``flow``) of jobs that ended or run, older ones counting less: half after a week."""
+        now, found = seen.now_s, defaultdict[str, float](float)
+        running = [ended_now(job, now) for job in seen.jobs if not job.pending and job.start_s > 0]
+        for each in (*self.ended, *running):
+            at = [2.0 ** ((when - now) / HALF_LIFE_S) for when in (each.start_s, min(each.end_s, now))]
+            found[getattr(each, flow)] += each.gpus * HALF_LIFE_S / math.log(2.0) * max(0.0, at[1] - at[0])
+        return dict(found)
+
     def _forecast(self, seen: Seen) -> Any:
         """(n_jobs,) seconds of the jobs seen, from all that have ended."""
         n, asked = len(self.ended), [(job.user, job.name, gpus_of(job.asked)) for job in seen.jobs]
@@ -96,14 +106,19 @@ class Past:
         return predict(table)[np.arange(n, n + len(asked))]
 
 
+def ended_now(job: Job, now_s: float) -> Ended:
+    return Ended(job.user, job.account, job.name, gpus_of(job.asked), job.start_s, now_s)
+
+
 def _ended(line: str) -> Ended | None:
     try:
-        user, name, gpus, start_s, end_s = json.loads(line)
-        return Ended(str(user), str(name), int(gpus), float(start_s), float(end_s)) if end_s >= start_s >= 0 else None
+        user, account, name, gpus, start_s, end_s = json.loads(line)
+        found = Ended(str(user), str(account), str(name), int(gpus), float(start_s), float(end_s))
+        return found if found.end_s >= found.start_s >= 0 else None
     except (ValueError, TypeError):
         return None
 
 
-def past_of(cfg: Mapping[str, Any], state: Path) -> Past | None:
-    """The past that forecasts rest on, beside the state file; None where time limits are believed."""
-    return Past.read(state.with_suffix(".past.jsonl")) if cfg["runtimes"] == "predicted" else None
+def past_of(state: Path, needed: bool) -> Past | None:
+    """The past that forecasts and fair shares rest on, beside the state file; None where neither is asked for."""
+    return Past.read(state.with_suffix(".past.jsonl")) if needed else None

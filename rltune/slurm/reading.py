@@ -69,6 +69,7 @@ class Job:
     array_most: int | None = None
     apart: str = ""
     believed_s: float | None = None
+    account: str = ""
 
     @property
     def run_s(self) -> float:
@@ -198,6 +199,7 @@ def jobs_of(record: Mapping[str, Any]) -> list[Job]:
         submit_s=max(number(record.get("submit_time")), number(record.get("eligible_time"))),
         partition=word(record.get("partition")),
         user=word(record.get("user_name")),
+        account=word(record.get("account")),
         name=word(record.get("name")),
         state="PENDING" if state == "PENDING" else "RUNNING",
         reason=word(record.get("state_reason")),

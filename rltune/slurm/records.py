@@ -35,6 +35,7 @@ def _record(told: Mapping[str, str], line: str) -> dict[str, Any]:
         "state_reason": _reason(told.get("Reason", "")),
         "partition": told.get("Partition", ""),
         "user_name": told.get("UserId", "").partition("(")[0],
+        "account": word(told.get("Account")),
         "name": told.get("JobName", ""),
         "priority": int(told.get("Priority") or 0),
         "nice": int(told.get("Nice") or 0),

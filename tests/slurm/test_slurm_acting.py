@@ -119,6 +119,19 @@ def killed_and_given_back(path: Path, depth: str, first: int, second: int) -> No
     assert {name: slurm.jobs[name] for name in before if name in slurm.jobs} == before
 
 
+@pytest.mark.parametrize("depth", ["priority", "place"])
+def test_slurms_own_priority_is_kept_in_mind(tmp_path: Path, depth: str) -> None:
+    """With policy=priority our own numbers and holds would feed back into the order."""
+    jobs = {str(k): job(str(k), 8, priority=100 + k, submit_s=k) for k in range(8)}
+    slurm = Memoryless(jobs)
+    decider = Decider("priority", {"name": "best_fit"}, "easy")
+    mine = hands(slurm, tmp_path / "s.json", depth)
+    first = [each.id for each in step(mine, slurm, decider)[0].ranked()]
+    assert first == [str(k) for k in range(7, -1, -1)]
+    again = [each.id for each in step(mine, slurm, decider)[0].ranked()]
+    assert again == [name for name in first if name in again]
+
+
 def test_somebody_elses_word_counts(tmp_path: Path) -> None:
     """An administrator's release or priority would be undone at the next look, and again and again."""
     slurm = Memoryless(queue_of(12))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from slurm_cases import FOUR, NOW_S, job, look_of, running
 
-from rltune.slurm.forecasting import Past
+from rltune.slurm.forecasting import Ended, Past
 from rltune.slurm.moment import moment_of
 
 
@@ -69,3 +70,14 @@ def test_nothing_is_known_at_first(tmp_path: Path) -> None:
     """The first day would be decided by a guess instead of by the limits."""
     past = Past.read(tmp_path / "past.jsonl")
     assert past.believed(seen_at(NOW_S, job("1", minutes=7))).jobs[0].run_s == 420
+
+
+def test_usage_decays(tmp_path: Path) -> None:
+    """Fair shares would go by what users held months ago as by what they hold now."""
+    week = 7 * 86_400.0
+    past = Past.read(tmp_path / "past.jsonl")
+    past.ended = [Ended("ann", "x", "", 4, 0.0, 100.0), Ended("bob", "x", "", 4, week, week + 100.0)]
+    used = past.usage(seen_at(week + 100.0, running("1", "n1", 2, user="cid", account="y", start_s=week)), "user")
+    assert used["bob"] == pytest.approx(400.0, rel=1e-3) and used["ann"] == pytest.approx(200.0, rel=1e-3)
+    assert used["cid"] == pytest.approx(200.0, rel=1e-3)
+    assert past.usage(seen_at(week + 100.0), "account")["x"] == pytest.approx(600.0, rel=1e-3)
