@@ -143,10 +143,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="")
     parser.add_argument("--seeds", type=int, default=len(hybrid.SEEDS))
+    parser.add_argument(
+        "--begin", type=int, default=0, help="first seed; those before it are kept as they are recorded"
+    )
     given = parser.parse_args()
     path = RESULTS / "robustness.json"
-    rows = json.loads(path.read_text())["rows"] if given.only and path.exists() else []
-    for seed in hybrid.SEEDS[: given.seeds]:
+    rows = json.loads(path.read_text())["rows"] if (given.only or given.begin) and path.exists() else []
+    for seed in hybrid.SEEDS[given.begin : given.seeds]:
         new = measure(seed, given.only)
         again = {(r["condition"], r["rule"], r["seed"]) for r in new}
         rows = [*(r for r in rows if (r["condition"], r["rule"], r["seed"]) not in again), *new]
