@@ -182,6 +182,7 @@ def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> li
     suspends = policy in (*ticking, "srtf", "srsf", "priority") or options.get("preemptive")
     fails = any(options.get(name) for name in ("node_mtbf_s", "gpu_mtbf_s", "node_events"))
     slices = any(pool.mig for pool in cluster.pools) and bool(options.get("ways") or jobs.mig.names or jobs.ways.names)
+    several = bool(options.get("ways") or (jobs.ways.codes >= 0).any() or "speed" in options)
     acts = {
         "quantum_s": policy in ticking, "las_levels_gpu_s": policy in ("las", "las_levels"),
         "displace_factor": policy in ("srtf", "srsf", "las", "gittins") and cfg["allocator"]["name"] != "milp",
@@ -189,7 +190,9 @@ def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> li
         "overrun_factor": policy in ("srtf", "srsf") and cfg["runtimes"] != "exact", "weights": policy in ("lottery", "wfq"),
         "half_life_s": policy in ("fair_user", "fair_vc"), "reservations": cfg["backfill"] == "conservative",
         "checkpoint_s": fails, "max_retries": fails, "node_repair_s": options.get("node_mtbf_s"),
-        "way_rule": options.get("ways") or (jobs.ways.codes >= 0).any() or "speed" in options,
+        **dict.fromkeys(("speed_error", "speed_unknown"), several),
+        "speed_learned": several and bool(options.get("speed_error") or options.get("speed_unknown")),
+        "way_rule": several,
         **dict.fromkeys(("market_crowd", "market_floor", "market_refusal", "market_patience"), options.get("way_rule") == MARKET),
         "mig_reconfiguration": slices, "mig_mode_s": slices,
         "suspend_s": suspends, "resume_s": suspends or fails, "migrate_s": suspends or fails,
