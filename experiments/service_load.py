@@ -1,9 +1,10 @@
 """The service under load: ``python experiments/service_load.py [--minutes 10]``.
 
 One service (``device=virtual``, cluster ``mixed`` with 156 nodes, 1,000 GPUs, tokens, disk writes as always) and one client
-process on this machine. The client sends 200 requests a second at even times, whatever the answers take (open loop): half submissions of short jobs (``sleep``), of the
-rest status, lists, cancellations, leases acquired and released. Latency counts from the moment a request was due. Then the rate is
-raised step by step until the 99th percentile passes a second or requests fail. Memory is read each minute.
+process on this machine. The client sends 200 requests a second at even times, whatever the answers take (open loop): half of them
+submissions of short jobs (``sleep``), of the rest status, lists, cancellations, leases acquired and released. Latency counts from
+the moment a request was due. Then the rate is raised step by step until the 99th percentile passes a second or requests fail.
+Memory is read each minute.
 Writes the part "load" of results/service.json and results/service_load.md.
 """
 
@@ -40,7 +41,8 @@ class Service:
     def __init__(self, folder: Path, *options: str) -> None:
         self.log = (folder / "service.log").open("w+")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "rltune.serve", "device=virtual", "cluster=mixed", f"cluster.nodes={NODES}", f"state={folder / 'state'}", "port=0",
+            [sys.executable, "-m", "rltune.serve", "device=virtual", "cluster=mixed", f"cluster.nodes={NODES}",
+             f"state={folder / 'state'}", "port=0",
              "rate=0", "burst=100000", "as_service=true", "policy=fifo", "backfill=easy", *options],
             stdout=self.log, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
