@@ -33,6 +33,9 @@ class Serve:
         "over restarts",
     )
     backfill: str = option("skip", "which jobs may start when the first does not fit", choices=tuple(DETAILED))
+    guard: bool = option(
+        True, "of a learned policy: it decides only while shadow simulation says that it does no worse than rules"
+    )
     runtimes: str = option(
         "requested",
         "what is believed of run times: the job's estimate, else one learned from jobs before; learned; or nothing",

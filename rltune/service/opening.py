@@ -154,7 +154,7 @@ def choice_of(cfg: Mapping[str, Any]) -> Choice:
     """The policy of the command line."""
     milp = {key: value for key, value in cfg["allocator"].items() if key != "name"}
     name = str(cfg["allocator"]["name"])
-    return Choice(str(cfg["policy"]), str(cfg["backfill"]), name, milp if name == MILP else {})
+    return Choice(str(cfg["policy"]), str(cfg["backfill"]), name, milp if name == MILP else {}, cfg["guard"])
 
 
 # --- machines --------------------------------------------------------------------------------------
