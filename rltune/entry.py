@@ -385,7 +385,9 @@ def _one_line(error: BaseException, declared: type | None) -> str:
     if choice:
         group, _, name = choice.group(1).rpartition("/")
         near = get_close_matches(name, names(group), 1)
-        return f"{group}={name} is unknown; known are {', '.join(names(group))}" + (f"; did you mean {near[0]}?" if near else "")
+        return f"{group}={name} is unknown; known are {', '.join(names(group))}" + (
+            f"; did you mean {near[0]}?" if near else ""
+        )
     if isinstance(error, OmegaConfBaseException) and "???" in text:
         return f"{text.split(' full_key:')[0]}; for a file of your own: +trace=file trace.path=jobs.csv"
     return text
