@@ -1,5 +1,5 @@
 # Every target sets up what it needs: `make train` and `make test` work on a fresh machine.
-# Settings: PYTHON (an interpreter 3.11 or 3.12), ARGS (further options of the command), RLTUNE_TRACES (a folder of
+# Settings: PYTHON (an interpreter 3.11 to 3.13), ARGS (further options of the command), RLTUNE_TRACES (a folder of
 # real traces), TORCH_INDEX (address of PyTorch's index of CPU builds, where the usual index has only CUDA builds).
 
 PYTHON ?= python3
@@ -13,10 +13,10 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval test check bench
+.PHONY: help setup train eval test check bench release
 
 help: ## show this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-6s %s\n", $$1, $$2}'
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-7s %s\n", $$1, $$2}'
 
 setup: $(READY) ## create .venv with everything inside (all other targets do this first; once)
 
@@ -41,12 +41,15 @@ check: $(READY) ## lint, format, types, and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+release: $(READY) ## build wheel and sdist into dist/, and try every command of the wheel in an empty environment
+	PYTHON=$(PYTHON) BUILD=$(BIN)/python TORCH_INDEX=$(TORCH_INDEX) .ci/release
+
 bench: $(READY) ## measure the speed figures into experiments/bench.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m rltune.bench $(ARGS)
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || \
-	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -1); Python 3.11 or 3.12 is needed: make PYTHON=python3.11 ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
+	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -1); Python 3.11 to 3.13 is needed: make PYTHON=python3.11 ..." >&2; exit 2; }
 	@test -x $(BIN)/pip || { echo "setup 1/4: a virtual environment in $(VENV)"; $(PYTHON) -m venv $(VENV); } || \
 	  { echo "error: $(PYTHON) -m venv failed; install the venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 2; }
 	@echo "setup 2/4: PyTorch for CPUs ($(TORCH))"

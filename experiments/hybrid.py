@@ -79,7 +79,7 @@ PARTS = {
 }
 """What each part is worth: the first rule against the second."""
 HEADS = ("rule", "mean JCT s", "mean wait s", "p99 wait s", "starts a job", "on slices", "seeds", "s a run")
-EXACT_ON = (("gittins",), ("pai_98",), (0, 1))
+EXACT_ON = (("gittins",), ("helios_98", "heavy_98", "pai_98"), (0, 1))
 """Orders, worlds and seeds on which the MILP decides: it takes minutes where the others take a second."""
 
 
@@ -161,7 +161,8 @@ def run(setting: World, order: dict[str, Any], place: dict[str, Any], **more: An
     options = (
         {"runtimes": "unknown", "ways": "mig_profiles", "seed": setting.seed, "backfill": "skip"} | order | place | more
     )
-    options["speed"] = {"name": "gavel", "missing": "assumed", "reference": None, "draw": setting.seed}
+    usual = {"name": "gavel", "missing": "assumed", "reference": None, "draw": setting.seed}
+    options["speed"] = more.get("speed", usual)
     if options["policy"] not in ("fifo", "sjf"):
         options["resume_s"] = 60.0
     if options.get("past_jobs"):
@@ -169,7 +170,7 @@ def run(setting: World, order: dict[str, Any], place: dict[str, Any], **more: An
     if options["allocator"] == "milp":
         options["allocator"] = MilpAllocator(head=8)
     begun = time.perf_counter()
-    result = rltune.simulate(setting.jobs, CLUSTER, **options)
+    result = rltune.simulate(setting.jobs, options.pop("cluster", CLUSTER), **options)
     seconds = time.perf_counter() - begun
     assert result.finished.all()
     wait, jct, runs = result.wait_s, result.end_s - setting.jobs.submit_s, result.runs

@@ -82,3 +82,6 @@ for part in golden month hard; do "$python" experiments/allocators.py "$part"; d
 # The hybrid on unlike GPUs and what each part of it is worth (an hour), and one pool with unknown run times.
 "$python" experiments/hybrid.py
 "$python" experiments/one_pool.py
+
+# Beside a real Slurm (root; Debian's slurmctld, slurmd, slurm-client, munge; an hour).
+"$python" experiments/slurm.py

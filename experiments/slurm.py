@@ -121,8 +121,10 @@ def scaled(jobs: JobTable) -> tuple[JobTable, dict[str, Any]]:
     )  # fmt: skip
     told = {
         "factor": factor, "run_times_raised_to_the_shortest": int((run < SHORTEST_S).sum()),
-        "run_times_cut_to_the_longest": int((run > LONGEST_S).sum()), "widths": {str(k): v for k, v in sorted(Counter(asked.tolist()).items())},
-        "widths_capped": int((asked > WIDEST).sum()), "widths_rounded_to_whole_nodes": int((gpus > np.minimum(asked, WIDEST)).sum()),
+        "run_times_cut_to_the_longest": int((run > LONGEST_S).sum()),
+        "widths": {str(width): count for width, count in sorted(Counter(asked.tolist()).items())},
+        "widths_capped": int((asked > WIDEST).sum()),
+        "widths_rounded_to_whole_nodes": int((gpus > np.minimum(asked, WIDEST)).sum()),
         "by_type": dict(Counter(kind.tolist())), "gpu_seconds": float((table.duration_s * table.num_gpus).sum()),
     }  # fmt: skip
     return table, told
@@ -232,6 +234,7 @@ def rows_of(runs: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]
         of_runs = [float(np.mean(each)) for each in waits[name]]
         row = {"arm": name, "runs": len(of_runs), "mean_wait_s": float(np.mean(of_runs)), "of_runs_s": of_runs}
         row["median_wait_s"], row["p95_wait_s"] = (float(np.quantile(waits[name], q)) for q in (0.5, 0.95))
+        row["longest_wait_s"] = float(np.mean([max(each) for each in waits[name]]))
         row["interval_s"] = _interval(of_runs)
         row["makespan_s"] = float(np.mean([each["makespan_s"] for each in runs if each["arm"] == name]))
         row["less_than"] = {
@@ -255,53 +258,72 @@ def _interval(values: list[float]) -> list[float] | None:
     return [float(np.mean(values)) - half, float(np.mean(values)) + half]
 
 
+HEADS = (
+    "who decides", "runs", "mean wait s [95 % by runs]", "each run", "median", "p95", "longest", "last end s",
+    "less than by age s [95 % by jobs]", "less than by size s [95 % by jobs]",
+)  # fmt: skip
+
+
 def written(result: dict[str, Any]) -> None:
+    """Both files of the results."""
     OUT.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    jobs, choice = result["jobs"], result["choice"]
-    listed = ", ".join(f"{count} of {width}" for width, count in jobs["widths"].items())
-    lines = [
-        "# Beside a real Slurm",
-        "",
-        f"`{COMMAND}`, {result['machine']}; {result['slurm']}; trace {result['trace']}.",
-        "",
-        f"The first {JOBS} jobs of hour {result['hour']} of the log, {result['hour_is']} (of the test range's hours with {JOBS} submissions, at most "
-        f"a tenth of them too wide, the one with most widths), in {SPAN_S:g} s (factor {jobs['factor']:.1f}); run times by a {LOAD:g}th of that factor, {jobs['run_times_raised_to_the_shortest']} "
-        f"raised to {SHORTEST_S:g} s, {jobs['run_times_cut_to_the_longest']} cut to {LONGEST_S:g} s. GPUs: {listed}; {jobs['widths_capped']} capped at "
-        f"{WIDEST}. Helios names no slices: of the single-GPU jobs some ask for one by a fixed pattern "
-        f"({', '.join(f'{count} {kind}' for kind, count in jobs['by_type'].items())}). Nodes: three of 8 a100, one of 6, 2 3g.40gb and "
-        "7 1g.10gb. Jobs are `sleep`; time limits are a minute a second of run time (Slurm counts minutes), known to all alike.",
-        "",
-        f"Slurm: `{QUICK['SchedulerParameters']}`; by age: `{_settings(BY_AGE)}`; by size over limit: `{_settings(SHORT_FIRST)}`. Ours ran beside the "
-        f"form by age. Policy {choice['policy']}: least mean wait of {len(choice['mean_wait_s'])} in simulations of {choice['hours']} hours before "
-        f"September ({', '.join(f'{name} {wait:.1f} s' for name, wait in list(choice['mean_wait_s'].items())[:4])}). In simulation, without "
-        f"Slurm's own delays, it waits {result['simulated_s']:.1f} s on these jobs, fifo {result['simulated_fifo_s']:.1f} s.",
-        "",
-        "| who decides | runs | mean wait s [95 % of runs] | each run | median | p95 | last end s | less than by age s [95 % of jobs] | less than by size s |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    lines = ["# Beside a real Slurm", "", *_about(result), "", f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|"]
     for row in result["rows"]:
-        against = [_difference(row["less_than"].get(name)) for name in (each.name for each in arms("")[:2])]
-        lines.append(
-            f"| {row['arm']} | {row['runs']} | {row['mean_wait_s']:.1f} {_pair(row['interval_s'])} | "
-            f"{', '.join(f'{each:.1f}' for each in row['of_runs_s'])} | {row['median_wait_s']:.1f} | {row['p95_wait_s']:.1f} | "
-            f"{row['makespan_s']:.0f} | {against[0]} | {against[1]} |"
-        )
+        against = [_difference(row["less_than"].get(each.name)) for each in arms("")[:2]]
+        cells = [
+            row["arm"], str(row["runs"]), f"{row['mean_wait_s']:.1f} {_pair(row['interval_s'])}",
+            ", ".join(f"{each:.1f}" for each in row["of_runs_s"]), f"{row['median_wait_s']:.1f}", f"{row['p95_wait_s']:.1f}",
+            f"{row['longest_wait_s']:.0f}", f"{row['makespan_s']:.0f}", *against,
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *_decided(result["runs"])]
     OUT.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
+def _about(result: dict[str, Any]) -> list[str]:
+    """What was run, and what was changed of the log."""
+    jobs, choice = result["jobs"], result["choice"]
+    widths = ", ".join(f"{count} of {width}" for width, count in jobs["widths"].items())
+    types = ", ".join(f"{count} {kind}" for kind, count in jobs["by_type"].items())
+    best = ", ".join(f"{name} {wait:.1f} s" for name, wait in list(choice["mean_wait_s"].items())[:4])
+    return [
+        f"`{COMMAND}`; {result['machine']}; {result['slurm']}; trace: {result['trace']}.",
+        "",
+        f"Jobs: the first {JOBS} of hour {result['hour']} of the log ({result['hour_is']}): of the test range's hours with {JOBS} "
+        "submissions, at most a tenth of them too wide for the nodes, the one with most widths. Submitted",
+        f"in {SPAN_S:g} s (factor {jobs['factor']:.1f}). Run times are scaled by the same factor, then {LOAD:g} times longer, so that",
+        f"four nodes are contended; {jobs['run_times_raised_to_the_shortest']} raised to {SHORTEST_S:g} s, "
+        f"{jobs['run_times_cut_to_the_longest']} cut to {LONGEST_S:g} s. GPUs: {widths}; {jobs['widths_capped']} capped at {WIDEST}.",
+        f"Helios names no slices: some single-GPU jobs ask for one by a fixed pattern ({types}). Nodes: three of 8 a100, one of 6 a100,",
+        "2 3g.40gb and 7 1g.10gb. Jobs are `sleep`. Time limits, which Slurm counts in minutes, are a minute a second of run time:",
+        "everybody knows run times alike, and who ends when 60 times too late.",
+        "",
+        f"Slurm: `{QUICK['SchedulerParameters']}`.",
+        f"By age: `{_settings(BY_AGE)}`. By size over limit, which puts short jobs first: `{_settings(SHORT_FIRST)}`.",
+        f"Ours ran beside the form by age. Policy {choice['policy']}: least mean wait of {len(choice['mean_wait_s'])} in simulations of "
+        f"{choice['hours']} hours before September ({best}). In simulation,",
+        f"without Slurm's delays, it waits {result['simulated_s']:.1f} s on these jobs, fifo {result['simulated_fifo_s']:.1f} s. "
+        "Slurm records whole seconds.",
+    ]
+
+
 def _decided(runs: list[dict[str, Any]]) -> list[str]:
+    """How many decisions, how long they took, what they changed; and how the jobs ended."""
     lines = []
     for name in dict.fromkeys(each["arm"] for each in runs if "decisions" in each):
         mine = [each for each in runs if each["arm"] == name]
-        acts = sum((Counter(each["acts"]) for each in mine), Counter())
+        acts: Counter[str] = sum((Counter(each["acts"]) for each in mine), Counter())
+        median = np.median([each["decision_s"]["median"] for each in mine])
+        slowest = max(each["decision_s"]["p95"] for each in mine)
         lines.append(
-            f"{name}: {sum(each['decisions'] for each in mine)} decisions, median {np.median([e['decision_s']['median'] for e in mine]):.2f} s, "
-            f"p95 {np.max([e['decision_s']['p95'] for e in mine]):.2f} s with their commands; changes: "
-            f"{', '.join(f'{count} {act}' for act, count in acts.items())}; {sum(each['refused'] for each in mine)} refused (jobs that began meanwhile)."
+            f"{name}: {sum(each['decisions'] for each in mine)} decisions, median {median:.2f} s, p95 {slowest:.2f} s with their "
+            f"commands; changes: {', '.join(f'{count} {act}' for act, count in acts.items())}; "
+            f"{sum(each['refused'] for each in mine)} refused (jobs that began meanwhile).\n"
         )
-    states = sum((Counter(each["states"]) for each in runs), Counter())
-    return [*lines, f"Jobs by their last state: {', '.join(f'{count} {state}' for state, count in states.items())}."]
+    states: Counter[str] = sum((Counter(each["states"]) for each in runs), Counter())
+    loads = [each["load"] for each in runs]
+    lines.append(f"Jobs by their last state: {', '.join(f'{count} {state}' for state, count in states.items())}.")
+    return [*lines, f"The machine was shared: load {min(loads):.1f} to {max(loads):.1f} at the ends of runs."]
 
 
 def _settings(settings: Mapping[str, str]) -> str:
@@ -320,15 +342,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--go-on", action="store_true", help="keep the finished runs of results/slurm.json")
+    parser.add_argument("--table", action="store_true", help="only write the table of results/slurm.json anew")
     args = parser.parse_args()
+    if args.table:
+        found = json.loads(OUT.with_suffix(".json").read_text())
+        written(found | {"rows": rows_of(found["runs"], [each.name for each in arms("")])})
+        return
     trace = rltune.load_trace("helios")
     choice = chosen(trace.between("2020-04-01", "2020-09-01").jobs)
-    hour, found = hours(trace.between("2020-09-01", "2020-09-28").jobs)[0]
-    jobs, told = scaled(found)
+    hour, first = hours(trace.between("2020-09-01", "2020-09-28").jobs)[0]
+    jobs, told = scaled(first)
     kept = json.loads(OUT.with_suffix(".json").read_text())["runs"] if args.go_on else []
     result: dict[str, Any] = {
         "command": COMMAND, "machine": f"{os.cpu_count()} cores, shared, {platform.system()}", "trace": f"{trace.label}, {trace.source}",
-        "hour": hour, "hour_is": f"{len(found)} jobs in {found.submit_s[-1] - found.submit_s[0]:.0f} s", "jobs": told, "choice": choice,
+        "hour": hour, "hour_is": f"{len(first)} jobs in {first.submit_s[-1] - first.submit_s[0]:.0f} s", "jobs": told, "choice": choice,
         "simulated_s": _wait(jobs, choice["policy"]), "simulated_fifo_s": _wait(jobs, "fifo"), "settings": QUICK, "runs": kept, "rows": [],
     }  # fmt: skip
     for turn in range(args.runs):

@@ -61,7 +61,7 @@ def run_main(task: Task, declared: type, footer: str = "", sweep: Sweep | None =
     if {"-h", "--help"} & set(words):
         print("\n".join(help_of(declared, footer)))
         return
-    given = [spelled(word, declared) for word in words]
+    given = [spelled(each, declared) for word in words for each in with_files(word)]
     many: Sweep | None = None
     around: AbstractContextManager[None] = nullcontext()
     try:
@@ -108,6 +108,32 @@ def run_main(task: Task, declared: type, footer: str = "", sweep: Sweep | None =
         if cause is None:
             raise
         fail(cause)
+
+
+def composed(declared: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a command as `run_main` would give them to its task, of values by name instead of words.
+
+    Raises InputError in one line, as the command line does.
+    """
+    typed = [each for name, value in options.items() for each in with_files(f"{name}={as_word(value)}")]
+    words = [spelled(word, declared) for word in typed]
+    store(declared)
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            plain: Any = OmegaConf.to_container(hydra.compose(declared.__name__, words), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_one_line(error, declared)) from None
+    check_all(declared, plain)
+    return {name: value for name, value in plain.items() if name != "hydra"}
+
+
+def as_word(value: Any) -> str:
+    """A value as one types it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(as_word, value))}]"
+    return str(value) if isinstance(value, int | float) or PLAIN_PATH.fullmatch(str(value)) else quoted(str(value))
 
 
 OPTUNA = "hydra/sweeper=optuna"
@@ -208,6 +234,25 @@ def check_all(declared: type, plain: dict[str, Any]) -> None:
             check_node(group, plain[group])
 
 
+def with_files(word: str) -> list[str]:
+    """``trace=jobs.csv`` and ``cluster=my.yaml`` as ``trace=file trace.path=jobs.csv``; other words as they are."""
+    name, _, value = word.partition("=")
+    name, paths = name.lstrip("+"), value.strip("'").split(",")
+    # A name that there is comes before a file that is called so, which is reached as ./helios.
+    if name in FILE_ENDS and all(is_file_word(path, FILE_ENDS[name]) and path not in names(name) for path in paths):
+        return [f"{name}=file", f"{name}.path={','.join(_value(path) for path in paths)}"]
+    return [word]
+
+
+def is_file_word(value: str, ends: tuple[str, ...]) -> bool:
+    """Whether a value can only be meant as a file: by its end, or as a path that is there."""
+    return value.endswith(ends) or (os.sep in value and os.path.lexists(value))
+
+
+FILE_ENDS = {"trace": (".csv", ".csv.gz", ".json", ".json.gz", ".parquet"), "cluster": (".yaml", ".yml")}
+"""What may be chosen by path, and what such a path ends in."""
+
+
 def spelled(word: str, declared: type) -> str:
     """A word of the command line as Hydra wants it."""
     word = _quoted(word)
@@ -227,9 +272,11 @@ def spelled(word: str, declared: type) -> str:
 def _quoted(word: str) -> str:
     """The value in quotes where it is the name of a file or folder that Hydra's grammar would take apart."""
     name, equals, value = word.partition("=")
-    if not equals or PLAIN_PATH.fullmatch(value) or not os.path.lexists(value):
-        return word
-    return f"{name}={quoted(value)}"
+    return f"{name}={_value(value)}" if equals and os.path.lexists(value) else word
+
+
+def _value(path: str) -> str:
+    return path if PLAIN_PATH.fullmatch(path) else quoted(path)
 
 
 def quoted(value: str) -> str:

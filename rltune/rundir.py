@@ -243,6 +243,9 @@ def sha256_of(path: Path) -> str:
 def _git(*words: str) -> str | None:
     """What git says of this checkout; None outside one or without git."""
     root = Path(__file__).resolve().parent.parent
+    # An installed package may lie in a checkout of something else.
+    if not (root / ".git").exists():
+        return None
     try:
         done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date, datetime
 from types import ModuleType
 from typing import Any
@@ -25,9 +25,10 @@ from rltune.config.traces import trace_node
 from rltune.core.choices import MARKET
 from rltune.entry import run_main
 from rltune.experiment.progress import simulating
-from rltune.experiment.setup import cluster_of
+from rltune.experiment.setup import cluster_of, remarks_on
 from rltune.experiment.sweep_table import conclude_simulations, mean_wait
 from rltune.experiment.sweeping import Sweep
+from rltune.nouns.asked_slices import with_profiles
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.documents import cell
 from rltune.nouns.errors import InputError
@@ -60,8 +61,9 @@ def main(cfg: dict[str, Any]) -> str:
     node = trace_node(cfg.get("trace"))
     whole = from_config(node)
     trace = stretch_of(whole, cfg["begin"], cfg["end"], cfg["limit"])
-    cluster = cluster_of(cfg["cluster"], node, "month")
+    cluster = cluster_of(cfg["cluster"], node, "month", trace.jobs)
     cluster = cluster if cfg["nodes"] is None else cluster.with_nodes(cfg["nodes"])
+    trace = replace(trace, jobs=with_profiles(trace.jobs, cluster), notes=(*trace.notes, *remarks_on(cluster)))
     oversized = str(cfg["oversized"] if cfg["oversized"] != "refuse" else node.get("oversized", "refuse"))
     remarks = list(trace.notes)
     # What is to be refused is refused by the simulator.
@@ -180,6 +182,7 @@ def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> li
     suspends = policy in (*ticking, "srtf", "srsf", "priority") or options.get("preemptive")
     fails = any(options.get(name) for name in ("node_mtbf_s", "gpu_mtbf_s", "node_events"))
     slices = any(pool.mig for pool in cluster.pools) and bool(options.get("ways") or jobs.mig.names or jobs.ways.names)
+    several = bool(options.get("ways") or (jobs.ways.codes >= 0).any() or "speed" in options)
     acts = {
         "quantum_s": policy in ticking, "las_levels_gpu_s": policy in ("las", "las_levels"),
         "displace_factor": policy in ("srtf", "srsf", "las", "gittins") and cfg["allocator"]["name"] != "milp",
@@ -187,7 +190,9 @@ def without_effect(cfg: Mapping[str, Any], trace: Trace, cluster: Cluster) -> li
         "overrun_factor": policy in ("srtf", "srsf") and cfg["runtimes"] != "exact", "weights": policy in ("lottery", "wfq"),
         "half_life_s": policy in ("fair_user", "fair_vc"), "reservations": cfg["backfill"] == "conservative",
         "checkpoint_s": fails, "max_retries": fails, "node_repair_s": options.get("node_mtbf_s"),
-        "way_rule": options.get("ways") or (jobs.ways.codes >= 0).any() or "speed" in options,
+        **dict.fromkeys(("speed_error", "speed_unknown"), several),
+        "speed_learned": several and bool(options.get("speed_error") or options.get("speed_unknown")),
+        "way_rule": several,
         **dict.fromkeys(("market_crowd", "market_floor", "market_refusal", "market_patience"), options.get("way_rule") == MARKET),
         "mig_reconfiguration": slices, "mig_mode_s": slices,
         "suspend_s": suspends, "resume_s": suspends or fails, "migrate_s": suspends or fails,
@@ -291,6 +296,8 @@ FOOTER = """What-if: cluster.nodes=100 scales the cluster; cluster.pools.0.nodes
 a field of a pool (nodes, gpus_per_node, gpu_type, vc, max_gpus_per_job); cluster.pools.1=null takes it away;
 "cluster.pools.2={name: new, nodes: 8, gpus_per_node: 8}" adds one (the number after the last). A virtual
 cluster's quota is the size of the pools with its vc. These work with any cluster, also that of the trace.
+A log of your own: +trace=jobs.csv (its columns may bear any usual names; trace.columns.submit_s=NAME says which); a cluster of
+your own: cluster=my.yaml. Without one a cluster is sized to the jobs.
 -m cluster.nodes=85,100,135 policy=fifo,sjf makes a run of each, and a table and a figure of all, in the folder
 sweep=...; python -m rltune.compare RUN_DIR... sets any runs side by side."""
 

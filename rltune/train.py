@@ -18,7 +18,7 @@ from rltune.experiment.evaluation import Case, evaluate_into, heuristic_cases, r
 from rltune.experiment.parts import has_parts
 from rltune.experiment.provenance import check_unseen, describe
 from rltune.experiment.resuming import FORMAT, Earlier, Signals, check_earlier, earlier_run, go_on, resumable, rules_of
-from rltune.experiment.setup import Experiment, make_experiment, resolve_rules, spread
+from rltune.experiment.setup import Experiment, check_long_enough, make_experiment, resolve_rules, spread
 from rltune.experiment.sweep_table import conclude_policies, validation_score
 from rltune.experiment.sweeping import Sweep
 from rltune.nouns.errors import InputError
@@ -68,6 +68,7 @@ def main(cfg: dict[str, Any]) -> str:
     earlier = earlier_run(cfg["resume"]) if cfg["resume"] else None
     parent = load_policy(cfg["checkpoint"]) if cfg["checkpoint"] else None
     experiment = make_experiment(cfg)
+    check_long_enough(experiment)
     if earlier is not None:
         check_earlier(experiment, earlier, cfg)
     elif parent is not None:
@@ -356,5 +357,8 @@ def _announce(experiment: Experiment, rules: Rules, cfg: dict[str, Any]) -> None
     say(f"learning  {cfg['algo']['name']}, {budget}, seed {cfg['seed']}")
 
 
+FOOTER = """A log of your own: +trace=jobs.csv (its columns may bear any usual names; trace.columns.submit_s=NAME says which). With the
+defaults it needs 1,707 jobs: an episode is protocol.window=256 jobs, and trace.validate holds 15 % of them."""
+
 if __name__ == "__main__":
-    run_main(main, Train, sweep=SWEEP)
+    run_main(main, Train, FOOTER, sweep=SWEEP)

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import date
 from functools import partial
@@ -41,6 +42,7 @@ from rltune.traces.folder import need, traces_folder
 from rltune.traces.openb import read_openb_nodes, read_openb_requests
 
 EXPERIMENTS = CONF.parent / "experiments"
+RECORD = (EXPERIMENTS if EXPERIMENTS.is_dir() else Path()) / "bench.json"
 COMMAND = "python -m rltune.bench"
 SCALES = (10_000, 100_000, 1_000_000, 10_000_000)
 SLICING_LOAD = 0.95
@@ -216,6 +218,14 @@ def bench_devices() -> list[dict[str, Any]]:
     told = f"{committing.GPUS} simulated A100-80GB that take no time (rltune.bench.committing)"
     return [
         row("device_apply_ms_8_gpus", committing.apply_ms(), "ms", 20, told, "7 x 1g to 4g + 3g and back", most=True),
+        row(
+            "device_apply_cpu_ms_8_gpus",
+            committing.apply_ms(time.process_time),
+            "ms",
+            None,
+            told,
+            "the same, in CPU time",
+        ),
         row("device_show_ms_8_gpus", committing.show_ms(), "ms", 50, told, "inventory as JSON", most=True),
     ]
 
@@ -318,7 +328,7 @@ def shown(value: float | None) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=EXPERIMENTS / "bench.json")
+    parser.add_argument("--out", type=Path, default=RECORD)
     parser.add_argument(
         "--only",
         choices=("simulator", "allocator", "environment", "ppo", "mig", "devices", "first_use", "core"),

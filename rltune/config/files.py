@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 
-CONF = Path(__file__).resolve().parent.parent.parent / "conf"
-"""The folder of the checkout (rltune is installed in place: ``pip install -e .``)."""
+PACKAGE = Path(__file__).resolve().parent.parent
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+"""In an installed package the folder that the wheel brought along; in a checkout conf/ beside the package."""
 
 
 def named(group: str) -> list[str]:

@@ -55,6 +55,9 @@ class Serve:
         "real processes on simulated MIG GPUs; on this machine's GPUs; or nodes that run nothing, for load tests",
         choices=DEVICES,
     )
+    ray: str | None = option(
+        None, "address of a Ray cluster, or auto: the machines are its nodes, with their own GPUs (Ray with token authentication)"
+    )
     pace: float = option(1.0, "of device=simulated: share of the time that changing MIG instances takes", least=0)
     host: str = option(HOST, "address to listen at; another one than this machine's own needs tls_cert and tls_key")
     port: int = option(PORT, "0: any that is free", least=0, most=65535)

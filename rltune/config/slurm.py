@@ -24,12 +24,17 @@ class BesideSlurm:
     partition: str | None = option(None, "whose jobs are decided on, and no others; null: the default one")
     policy: str = option(
         default_of(simulate_jobs, "policy"),
-        "an order (fifo, sjf, f1, wfp3, ...), or a learned policy: a shipped model by name, a file or run directory",
+        "an order (fifo, sjf, f1, wfp3, ...), priority (Slurm's own), fair_user, fair_vc (by account), or a learned policy: a shipped "
+        "model by name, a file or run directory",
     )
     allocator: str = group("best_fit", "what chooses the nodes: a rule for whole GPUs, or milp")
     backfill: str = option(
         "easy", "which jobs may start when the first does not fit; a learned policy has its own", choices=BACKFILL
     )
+    runtimes: str = option(
+        "requested", "what run times are taken to be: requested: the time limits; predicted: learned from jobs that ended while this ran",
+        choices=("requested", "predicted"),
+    )  # fmt: skip
     once: bool = option(
         False,
         "one look, one decision, then the end; what it changed stays, for the next once=true to go on with, or until `release`",

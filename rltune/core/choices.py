@@ -39,6 +39,10 @@ class Choices(NamedTuple):
     rate: Floats  # (n_choices,) speed there relative to the recorded hardware
     stop: Ints  # (n_choices,) end of the stretch of pools of one speed and demand, which compete
     way: Ints  # (n_choices,) row of the demands that is asked for there (lean: 0)
+    guess: Floats  # (n_choices,) ``rate`` as the scheduler believes; may be learned while a simulation runs
+    alike: (
+        Ints  # (n_choices,) choices of equal number are of the same speed for the same reason: one measured, all known
+    )
 
 
 class Taking(NamedTuple):
@@ -46,6 +50,18 @@ class Taking(NamedTuple):
 
     rule: str = FASTEST
     least: float = 0.0
+
+
+class Knowing(NamedTuple):
+    """What is known of speeds. Jobs of equal speeds and listed ways are of one kind.
+
+    ``error``: believed speeds are drawn evenly from within this share of the true ones, for each kind and way; ``unknown``: share of
+    kinds, drawn, of which nothing is known: they are believed to be as fast as the known kinds are on the mean in each way.
+    """
+
+    error: float = 0.0
+    unknown: float = 0.0
+    seed: int = 0
 
 
 class Offered(NamedTuple):
@@ -62,8 +78,8 @@ class Offered(NamedTuple):
 
 Ask = tuple[int, int, float, float, int]
 """GPUs, thousandths, CPU cores, GB, MIG profile: a row of `Demand`."""
-Entry = tuple[int, Ask, float]
-"""A pool, what is asked for there, and the speed."""
+Entry = tuple[int, Ask, float, float, int]
+"""A pool, what is asked for there, the speed, the speed as believed, and the number of those alike."""
 
 
 def plain_choices(jobs: JobTable, cluster: Cluster) -> tuple[Int32s, Choices]:
@@ -71,7 +87,8 @@ def plain_choices(jobs: JobTable, cluster: Cluster) -> tuple[Int32s, Choices]:
     base = eligibility(jobs, cluster)
     n = len(base.pools)
     stop = np.repeat(base.ptr[1:], np.diff(base.ptr))
-    return base.cls, Choices(base.ptr, base.pools, np.ones(n), stop, np.zeros(n, np.int64))
+    none = np.zeros(n, np.int64)
+    return base.cls, Choices(base.ptr, base.pools, np.ones(n), stop, none, np.ones(n), none)
 
 
 def offer(
@@ -80,6 +97,7 @@ def offer(
     speed: Floats | None = None,
     group: Ints | None = None,
     taking: Taking | None = None,
+    knowing: Knowing | None = None,
 ) -> Offered:
     """Classes of jobs of equal pools, demands, speeds and quotas, and the ways of each.
 
@@ -97,31 +115,69 @@ def offer(
         columns += [jobs.ways.codes, np.where(several, jobs.vc.codes, -1)]
     first, kind = distinct_rows([base.cls, *columns])
     many = np.bincount(kind, minlength=len(first))
+    own = [_request(base, asked, row, speed) for row in first.tolist()]
+    found = [
+        mine if not several[row] else _listed(jobs, cluster, asked, row, speed, mine)
+        for row, mine in zip(first.tolist(), own, strict=True)
+    ]
+    kinds = [(b"" if speed is None else speed[row].tobytes(), int(jobs.ways.codes[row])) for row in first.tolist()]
+    found = believed(found, kinds, knowing or Knowing())
     rows: dict[Ask, int] = {}
     ptr, entries, stops, slower = [0], list[Entry](), list[int](), 0
-    for row, jobs_of_class in zip(first.tolist(), many.tolist(), strict=True):
-        own = _request(base, asked, row, speed)
-        found = own if not several[row] else _listed(jobs, cluster, asked, row, speed, own)
-        fastest = max((x[2] for x in found), default=0.0)
-        kept = _ordered([x for x in found if x[2] >= taking.least * fastest], taking.rule)
-        slower += jobs_of_class * (len(kept) < len(found))
+    for mine, requested, jobs_of_class in zip(found, own, many.tolist(), strict=True):
+        fastest = max((x[3] for x in mine), default=0.0)
+        kept = _ordered([x for x in mine if x[3] >= taking.least * fastest], taking.rule)
+        slower += jobs_of_class * (len(kept) < len(mine))
         stops.extend(_stops(kept, len(entries)))
         entries.extend(kept)
         ptr.append(len(entries))
-        for _, ask, _ in kept or own:
-            rows.setdefault(ask, len(rows))
+        for each in kept or requested:
+            rows.setdefault(each[1], len(rows))
     choices = Choices(
         np.array(ptr, np.int64), np.array([x[0] for x in entries], np.int64), np.array([x[2] for x in entries], np.float64),
         np.array(stops, np.int64), np.array([rows[x[1]] for x in entries], np.int64),
+        np.array([x[3] for x in entries], np.float64), np.array([x[4] for x in entries], np.int64),
     )  # fmt: skip
     return Offered(kind.astype(np.int32), choices, _table(list(rows)), slower)
+
+
+def believed(found: list[list[Entry]], kinds: Sequence[Any], knowing: Knowing) -> list[list[Entry]]:
+    """The entries of each class with believed speeds and numbers of those alike; ``kinds``: of each class."""
+    rng, numbers, factor = np.random.default_rng(knowing.seed), dict[Any, int](), dict[Any, float]()
+    distinct = list(dict.fromkeys(kinds))
+    hidden = set(rng.permutation(len(distinct))[: round(knowing.unknown * len(distinct))].tolist())
+    number_of = {kind: k for k, kind in enumerate(distinct)}
+    known: dict[Any, dict[int, float]] = {}
+    for kind, mine in zip(kinds, found, strict=True):
+        for p, ask, rate, _, _ in mine:
+            where = (p, ask[1], ask[4])
+            numbers.setdefault((kind, where), len(numbers))
+            factor.setdefault((kind, where), 1.0 + knowing.error * float(rng.uniform(-1, 1)) if knowing.error else 1.0)
+            if number_of[kind] not in hidden:
+                known.setdefault(where, {})[number_of[kind]] = rate * factor[kind, where]
+    out = []
+    for kind, mine in zip(kinds, found, strict=True):
+        row = []
+        for p, ask, rate, _, _ in mine:
+            where = (p, ask[1], ask[4])
+            guess = rate * factor[kind, where]
+            if number_of[kind] in hidden:
+                guess = float(np.mean(list(known.get(where, {0: 1.0}).values())))
+            row.append((p, ask, rate, guess, numbers[kind, where]))
+        out.append(row)
+    return out
 
 
 def _request(base: Eligibility, asked: Demand, row: int, speed: Floats | None) -> list[Entry]:
     """What the job table itself asks for, by pool."""
     ask: Any = tuple(column[row].item() for column in asked)
     pools = base.pools[base.ptr[base.cls[row]] : base.ptr[base.cls[row] + 1]]
-    return [(int(p), ask, 1.0 if speed is None else float(speed[row, p])) for p in pools]
+    return [_entry(int(p), ask, 1.0 if speed is None else float(speed[row, p])) for p in pools]
+
+
+def _entry(pool: int, ask: Ask, rate: float) -> Entry:
+    """One whose speed is known."""
+    return pool, ask, rate, rate, 0
 
 
 def _listed(
@@ -133,7 +189,7 @@ def _listed(
     cpus, memory = float(asked.cpus[row]), float(asked.memory[row])
     for way in parse_ways(jobs.ways.names[jobs.ways.codes[row]]):
         if way.gpus == 0:
-            offered = own
+            offered = [(p, ask, rate) for p, ask, rate, _, _ in own]
         else:
             pools = cluster.eligible_pools(vc, way.gpu_type, way.gpus, cpus, memory, way.profile)
             ask = (way.gpus, way.milli, cpus, memory, -1 if way.profile is None else PROFILES.index(way.profile))
@@ -141,15 +197,15 @@ def _listed(
         for p, ask, of_pool in offered:
             rate = of_pool if way.speed is None else way.speed
             found[p, ask] = max(rate, found.get((p, ask), 0.0))
-    return [(p, ask, rate) for (p, ask), rate in found.items()]
+    return [_entry(p, ask, rate) for (p, ask), rate in found.items()]
 
 
 def _ordered(entries: list[Entry], rule: str) -> list[Entry]:
     """First to try first: fastest, of equally fast ways the one of fewest GPUs; or most work per GPU, then fastest."""
     if rule == EFFICIENT:
         # A way without GPUs costs none.
-        return sorted(entries, key=lambda x: (-x[2] / max(_gpus(x[1]), 1e-9), -x[2]))
-    return sorted(entries, key=lambda x: (-x[2], _gpus(x[1])))
+        return sorted(entries, key=lambda x: (-x[3] / max(_gpus(x[1]), 1e-9), -x[3]))
+    return sorted(entries, key=lambda x: (-x[3], _gpus(x[1])))
 
 
 def _gpus(ask: Ask) -> float:
@@ -162,7 +218,7 @@ def _stops(entries: Sequence[Entry], at: int) -> list[int]:
     out: list[int] = []
     end = len(entries)
     for k in range(len(entries) - 1, -1, -1):
-        if k + 1 < len(entries) and entries[k][1:] != entries[k + 1][1:]:
+        if k + 1 < len(entries) and entries[k][1:4] != entries[k + 1][1:4]:
             end = k + 1
         out.append(at + end)
     return out[::-1]

@@ -290,7 +290,7 @@ def shortest_run(sim, job):
     """Seconds that a job will hold its places at least, wherever they are."""
     c, fastest = sim.jobs.cls[job], 0.0
     for q in range(sim.choices.ptr[c], sim.choices.ptr[c + 1]):
-        fastest = max(fastest, sim.choices.rate[q])
+        fastest = max(fastest, sim.choices.guess[q])
     return max(0.0, sim.jobs.known[job] - sim.detail.done[job]) / fastest
 
 

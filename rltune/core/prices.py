@@ -28,6 +28,8 @@ from rltune.core.state import NOW, QUEUED, RUNNING
 CLOSED = 1e6
 """Price of a pool whose nodes are all closed: no class has its cheapest way there."""
 HOUR_S = 3600.0
+MEASURED_S = 60.0
+"""How long a job runs until its speed there has been measured: of training jobs some hundred iterations."""
 
 
 @inner
@@ -71,7 +73,10 @@ def trade(sim):
 
 @inner
 def count_present(sim):
-    """Waiting and running jobs of each class, since when the first of them waits, GPUs of open nodes: those of all pools."""
+    """Waiting and running jobs of each class, since when the first of them waits, GPUs of open nodes: those of all pools.
+
+    On the way speeds are learned of running jobs, where they are.
+    """
     market, room = sim.detail.market, sim.space.room
     market.present[:] = 0
     market.longest[:] = sim.clock[NOW]
@@ -82,6 +87,8 @@ def count_present(sim):
         market.longest[c] = min(market.longest[c], sim.detail.since[job])
     for k in range(sim.counts[RUNNING]):
         market.present[sim.jobs.cls[sim.active[k]]] += 1
+        if sim.params.learns_speed:
+            learn_speed(sim, sim.active[k])
     gpus = 0.0
     market.capacity[:] = 0.0
     for node in range(len(room.closed)):
@@ -93,10 +100,21 @@ def count_present(sim):
 
 
 @inner
+def learn_speed(sim, job):
+    """The speed of the job's present way is known from now on, if it has run there for long enough, and of all alike."""
+    choices, q = sim.choices, sim.detail.way[job]
+    if choices.guess[q] == choices.rate[q] or sim.clock[NOW] - sim.detail.ready[job] < MEASURED_S:
+        return
+    for k in range(len(choices.guess)):
+        if choices.alike[k] == choices.alike[q]:
+            choices.guess[k] = choices.rate[k]
+
+
+@inner
 def cost_of(sim, q):
     """Job-seconds a second of work by choice q, at present prices."""
     market, choices = sim.detail.market, sim.choices
-    return (1.0 + market.share[choices.way[q]] * market.price[choices.pool[q]]) / choices.rate[q]
+    return (1.0 + market.share[choices.way[q]] * market.price[choices.pool[q]]) / choices.guess[q]
 
 
 @inner
@@ -125,7 +143,7 @@ def change_duals(sim, gpus):
         for q in range(lo, hi):
             part = market.present[c] * np.exp(-market.excess[q] / BLUR) / weights
             # A slow way keeps its GPUs longer.
-            wanted = part * market.share[choices.way[q]] / choices.rate[q]
+            wanted = part * market.share[choices.way[q]] / choices.guess[q]
             market.demand[choices.pool[q]] += wanted
             total += wanted
     if total == 0.0:

@@ -10,6 +10,7 @@ import numpy as np
 
 from rltune.compiled import inner, kernel, verb
 from rltune.core.heap import next_in_order, push, remove
+from rltune.core.prices import learn_speed
 from rltune.core.priorities import charge, size_of
 from rltune.core.queue import enqueue, join_line
 from rltune.core.repartition import set_up, set_up_s
@@ -102,7 +103,7 @@ def _time_run_full(sim, job, overhead):
     detail.since[job], detail.ready[job] = now, now + overhead
     # What is left of the job's own run time, at this speed, after restoring.
     sim.end[job] = detail.ready[job] + (sim.jobs.run[job] - detail.done[job]) / rate
-    believed = detail.ready[job] + (sim.jobs.known[job] - detail.done[job]) / rate
+    believed = detail.ready[job] + (sim.jobs.known[job] - detail.done[job]) / sim.choices.guess[detail.way[job]]
     sim.believed[job] = np.inf if np.isnan(believed) else believed
     # The run may fail before: drawn anew for each run, by its GPUs.
     detail.fails[job] = 0
@@ -167,7 +168,7 @@ def _fits_ending_by_full(sim, job, instant):
 def expected_run(sim, job, m):
     """Seconds for which a waiting job would hold the m places in ``sim.place``, as believed (full build)."""
     left = max(0.0, sim.jobs.known[job] - sim.detail.done[job])
-    return left / sim.choices.rate[sim.place.way[0]] + overhead_at(sim, job, m)
+    return left / sim.choices.guess[sim.place.way[0]] + overhead_at(sim, job, m)
 
 
 @inner
@@ -175,7 +176,7 @@ def least_run(sim, job):
     """The same in the fastest of the ways of its class, without overheads: it holds no places for less."""
     choices, c, rate = sim.choices, sim.jobs.cls[job], 0.0
     for q in range(choices.ptr[c], choices.ptr[c + 1]):
-        rate = max(rate, choices.rate[q])
+        rate = max(rate, choices.guess[q])
     return max(0.0, sim.jobs.known[job] - sim.detail.done[job]) / rate
 
 
@@ -229,6 +230,8 @@ def stop_run(sim, job, outcome):
     charge(sim, job, -1.0)
     detail.service[job] += (now - detail.since[job]) * size_of(sim, job)
     detail.held[job] += now - detail.since[job]
+    if sim.params.learns_speed:
+        learn_speed(sim, job)
     useful = useful_of(sim, job, outcome)
     detail.done[job] += useful
     detail.status[job] = WAITING

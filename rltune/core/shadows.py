@@ -91,7 +91,8 @@ def shadow(sim: Sim, cast: Cast) -> Sim:
     counts, queued, running = sim.counts.copy(), sim.counts[QUEUED], sim.counts[RUNNING]
     counts[[ARRIVED, LOGGED, FAULTS]] = n, 0, 0
     made = sim._replace(
-        jobs=jobs, counts=counts, clock=sim.clock.copy(), waiting=sim.waiting.copy(), passed=np.zeros_like(sim.passed),
+        jobs=jobs, choices=sim.choices._replace(guess=sim.choices.guess.copy()),
+        counts=counts, clock=sim.clock.copy(), waiting=sim.waiting.copy(), passed=np.zeros_like(sim.passed),
         misfit=np.zeros_like(sim.misfit), fitted=np.zeros_like(sim.fitted), merged=int32s(k), frontier=int32s(most + 1),
         space=copied(sim.space), spare=copied(sim.spare), shadow=copied(sim.shadow),
         alloc_node=taken(sim.alloc_node, places), alloc_grant=taken(sim.alloc_grant, places),

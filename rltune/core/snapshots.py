@@ -80,14 +80,15 @@ def classes_of(queue: Queue) -> tuple[Ints, Choices]:
     """(n_queued,) class of each job, and the pools of each class, all equally fast."""
     if not len(queue):
         none = np.zeros(0, np.int64)
-        return none, Choices(np.zeros(2, np.int64), none, np.zeros(0), none, none)
+        return none, Choices(np.zeros(2, np.int64), none, np.zeros(0), none, none, np.zeros(0), none)
     asked = np.stack([queue.num_gpus, queue.pool_lo, queue.pool_hi], axis=1)
     rows, cls = np.unique(asked, axis=0, return_inverse=True)
     length = rows[:, 2] - rows[:, 1]
     ptr = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
     pools = queue.pools[np.arange(ptr[-1]) + np.repeat(rows[:, 1] - ptr[:-1], length)]
     stop = np.repeat(ptr[1:], length)
-    return cls.reshape(-1), Choices(ptr, pools, np.ones(len(pools)), stop, np.zeros(len(pools), np.int64))
+    zeros, ones = np.zeros(len(pools), np.int64), np.ones(len(pools))
+    return cls.reshape(-1), Choices(ptr, pools, ones, stop, zeros, ones, zeros)
 
 
 def hold(sim: Sim, running: Running, first: int) -> None:

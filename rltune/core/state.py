@@ -116,6 +116,7 @@ class Parameters(NamedTuple):
     half_life: float  # of the usage that fair share charges
     reservations: int  # of conservative backfill; -1: all
     learns: bool  # run times are learned from jobs that end
+    learns_speed: bool  # so are speeds that are not known, from runs
     seed: int  # of failures, lottery, random placement
     patience: float  # how long a job waits before it suspends others
     overrun: float  # least total run time that is believed, over what the job has run

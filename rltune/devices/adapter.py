@@ -17,7 +17,16 @@ from rltune.devices.journal import LONGEST_TENANT, Journal, Tenant, boot_id, che
 from rltune.devices.lock import Held, default_locks, locked
 from rltune.devices.models import model_of
 from rltune.devices.open import store_path
-from rltune.devices.reading import Users, describe_elsewhere, instance_of, read_state, read_states, read_users
+from rltune.devices.reading import (
+    Reading,
+    Users,
+    describe_elsewhere,
+    instance_of,
+    read_gpu,
+    read_state,
+    read_states,
+    read_users,
+)
 from rltune.devices.spec import Spec
 from rltune.devices.state import GpuState, Instance, States, state
 from rltune.devices.status import NOT_SUPPORTED, DeviceError
@@ -155,11 +164,12 @@ class Adapter:
         plans = []
         for gpu in gpus:
             if gpu.uuid in entries:
-                now = read_state(self.driver, gpu.index)
+                found = read_gpu(self.driver, gpu.index)
+                now = found.state
                 entry = entries[gpu.uuid]
                 # An empty GPU has no users to ask for; without root rights the driver would refuse the question.
                 held = bool(now.instances) or entry.mig not in (None, now.mig) or entry.mig not in (None, now.pending)
-                users = self._users(gpu, now, tenants) if mind_users and held else Users({})
+                users = self._users(gpu, found, tenants) if mind_users and held else Users({})
                 profiles = self._profiles(gpu, now) if entry.instances else ()
                 plans.append(plan_gpu(gpu, now, users, entry, profiles))
         return Plan(tuple(plans), time.time())
@@ -178,12 +188,12 @@ class Adapter:
 
         return profiles_of(model)
 
-    def _users(self, gpu: Identity, now: GpuState, tenants: Mapping[tuple[str, str, int], str]) -> Users:
-        if not now.mig:
-            on_it = () if now.mig is None else self.driver.processes(gpu.index)
+    def _users(self, gpu: Identity, now: Reading, tenants: Mapping[tuple[str, str, int], str]) -> Users:
+        if not now.state.mig:
+            on_it = () if now.state.mig is None else self.driver.processes(gpu.index)
             return Users({}, tuple(sorted({process.pid for process in on_it})))
         mine = {(profile, start): name for (uuid, profile, start), name in tenants.items() if uuid == gpu.uuid}
-        return read_users(self.driver, gpu.index, mine)
+        return read_users(self.driver, gpu.index, mine, now.held)
 
     def verify(self, spec: Spec) -> list[str]:
         """What differs from a spec, a line each; empty where everything is as it should be."""
@@ -204,8 +214,7 @@ class Adapter:
         named = self._with_cut([gpu.uuid for gpu in plan.gpus])
         with self._alone(named) as held:
             notes = self._recover(held)
-            self._check_unchanged(plan)
-            self._check_idle(plan.changes, tenant)
+            self._check_idle(plan.changes, self._check_unchanged(plan), tenant)
             self._sign(held)
             if not plan.changes:
                 return Applied(None, 0, notes=tuple(notes))
@@ -215,8 +224,7 @@ class Adapter:
     def check(self, plan: Plan, mig_mode: bool = False, tenant: str | None = None) -> None:
         """InputError where `apply` would refuse to begin, judged by the present state."""
         self._check_modes(plan, mig_mode)
-        self._check_unchanged(plan)
-        self._check_idle(plan.changes, tenant)
+        self._check_idle(plan.changes, self._check_unchanged(plan), tenant)
 
     def _check_modes(self, plan: Plan, mig_mode: bool) -> None:
         for gpu in plan.changes:
@@ -224,23 +232,26 @@ class Adapter:
                 word = "on" if gpu.after.mig else "off"
                 raise InputError(f"GPU {gpu.index}: the plan turns MIG mode {word}; repeat with --mig-mode to allow it")
 
-    def _check_unchanged(self, plan: Plan) -> None:
+    def _check_unchanged(self, plan: Plan) -> dict[str, Reading]:
+        """The plan's GPUs as they are now, by UUID; InputError where that is not what the plan was made on."""
         gpus = tuple(gpu for gpu in self.driver.gpus() if gpu.uuid in {one.uuid for one in plan.gpus})
         index = {gpu.uuid: gpu.index for gpu in gpus}
-        for line in states_differ(plan, read_states(self.driver, gpus)):
+        now = {gpu.uuid: read_gpu(self.driver, gpu.index) for gpu in gpus}
+        for line in states_differ(plan, {uuid: found.state for uuid, found in now.items()}):
             raise InputError(f"{line}: not the state that the plan was made on; plan anew")
         for one in plan.gpus:
             if index[one.uuid] != one.index:
                 raise InputError(f"GPU {one.index} ({one.uuid}) is now GPU {index[one.uuid]}; plan anew")
+        return now
 
-    def _check_idle(self, changes: Sequence[GpuPlan], tenant: str | None) -> None:
+    def _check_idle(self, changes: Sequence[GpuPlan], now: Mapping[str, Reading], tenant: str | None) -> None:
         """Refuse to destroy what is in use; where the driver does not report users, nothing counts as idle."""
         tenants = self._tenants(but=tenant)
         for gpu in changes:
             going = [step.instance for step in gpu.steps if step.action == "destroy"]
             if not going and not gpu.mode_changes:
                 continue
-            users = self._users(Identity(gpu.index, gpu.uuid, gpu.name, None, None), gpu.before, tenants)
+            users = self._users(Identity(gpu.index, gpu.uuid, gpu.name, None, None), now[gpu.uuid], tenants)
             for one, who in users.of.items():
                 if one in going:
                     raise InputError(
@@ -358,7 +369,8 @@ class Adapter:
         with self._alone(named) as held:
             self._recover(held)
             identity = self._identity(gpu)
-            before = read_state(self.driver, identity.index)
+            found = read_gpu(self.driver, identity.index)
+            before = found.state
             missing = [one for one in destroy if one not in before.instances]
             if missing:
                 raise InputError(f"GPU {identity.index} has no instance {missing[0]} to destroy; it is [{before}]")
@@ -369,7 +381,7 @@ class Adapter:
             change = GpuPlan(identity.index, gpu, identity.name, before, after, {})
             if not after.mig and after.instances:
                 raise DeviceError(NOT_SUPPORTED, "nvmlDeviceCreateGpuInstance", f"GPU {identity.index}")
-            self._check_idle([change], tenant)
+            self._check_idle([change], {gpu: found}, tenant)
             pid = None if lasting else os.getpid()
             claims = [Tenant(gpu, one.profile, one.start, tenant, pid) for one in create] if tenant is not None else []
             if change.steps:

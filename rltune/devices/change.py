@@ -15,14 +15,15 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from rltune.devices.driver import Driver, GpuInstance
-from rltune.devices.ownership import ANYWHERE, COMING, GOING, MADE, Key, Own, Uuids, key_of
-from rltune.devices.reading import instance_of, read_state
+from rltune.devices.ownership import ANYWHERE, COMING, GOING, MADE, Key, Own, Part, Uuids, key_of
+from rltune.devices.reading import instance_of
 from rltune.devices.state import GpuState, Instance
 from rltune.devices.status import (
     FUNCTION_NOT_FOUND,
     IN_USE,
     INSUFFICIENT_RESOURCES,
     NOT_FOUND,
+    NOT_SUPPORTED,
     RESET_REQUIRED,
     SUCCESS,
     DeviceError,
@@ -105,8 +106,7 @@ class Change:
 
     def run(self) -> None:
         """Do it; the first refusal is raised, unless ``thorough``."""
-        now = read_state(self.driver, self.gpu)
-        mode, pending = bool(now.mig), bool(now.pending)
+        mode, pending = self._mode()
         wanted = bool(self.target.mig)
         waits = self.target.mig != self.target.pending
         if (wanted and not mode) or (wanted == mode and pending != wanted and not waits):
@@ -117,6 +117,16 @@ class Change:
         if mode and not wanted:
             with self._step():
                 self._disable()
+
+    def _mode(self) -> tuple[bool, bool]:
+        """MIG mode now and after the next reset; off where the GPU has none."""
+        try:
+            mode = self.driver.mig_mode(self.gpu)
+        except DeviceError as error:
+            if error.code != NOT_SUPPORTED:
+                raise
+            return False, False
+        return mode.current, mode.pending
 
     def _disable(self) -> None:
         """Turn MIG off, unless that would take what somebody else made meanwhile."""
@@ -202,9 +212,11 @@ class Change:
             return
         with suppress(DeviceError):  # without them the numbers decide
             uuids = self.driver.mig_uuids(self.gpu)
-            for key, part in made.items():
-                names = tuple(uuid for (instance, _), uuid in uuids.items() if instance == part.number)
-                self.own.note(key, MADE, part.number, names)
+            names = {
+                key: tuple(uuid for (instance, _), uuid in uuids.items() if instance == part.number)
+                for key, part in made.items()
+            }
+            self.own.note_all({key: Part(MADE, part.number, names[key]) for key, part in made.items()})
 
     def _create_all(self, missing: Sequence[Instance]) -> None:
         for at, one in enumerate(missing):

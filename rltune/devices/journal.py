@@ -242,17 +242,18 @@ class Journal:
             self._db.executemany("INSERT INTO steps VALUES (?, ?, ?, ?)", rows)
         return number
 
-    def note(self, number: int, gpu: str, key: Key, part: Part | None) -> None:
-        """Write what is known of an instance of a transaction; None: it is gone. Outlives this process, not a power cut."""
+    def note(self, number: int, gpu: str, parts: Mapping[Key, Part | None]) -> None:
+        """Write what is known of instances of a transaction; None: it is gone. Outlives this process, not a power cut."""
         with self._writing(synchronised=False):
-            if part is None:
-                where = "transaction_id = ? AND gpu = ? AND profile = ? AND start = ?"
-                self._db.execute(f"DELETE FROM parts WHERE {where}", (number, gpu, *key))
-            else:
-                row = (number, gpu, *key, part.status, part.number, json.dumps(part.devices))
-                self._db.execute(
-                    "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, _checksum(*row))
-                )
+            for key, part in parts.items():
+                if part is None:
+                    where = "transaction_id = ? AND gpu = ? AND profile = ? AND start = ?"
+                    self._db.execute(f"DELETE FROM parts WHERE {where}", (number, gpu, *key))
+                else:
+                    row = (number, gpu, *key, part.status, part.number, json.dumps(part.devices))
+                    self._db.execute(
+                        "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, _checksum(*row))
+                    )
 
     def parts(self, number: int) -> dict[str, dict[Key, Part]]:
         """What a transaction wrote about instances: GPU -> place -> what."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from ctypes import byref, c_uint
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -67,8 +67,8 @@ class NvmlDriver:
         self._handles: dict[int, Handle] = {}
         self._names: dict[int, str] = {}
         self._profiles: dict[int, tuple[DeviceProfile, ...]] = {}
-        self._slices: dict[tuple[int, int], tuple[Slices, ...]] = {}
-        """(GPU, id of a GPU-instance profile) -> compute-instance profiles, largest first, plain ones before others."""
+        self._slices: dict[tuple[Hashable, int], tuple[Slices, ...]] = {}
+        """(kind of GPU, id of a GPU-instance profile) -> compute-instance profiles, largest first, plain ones before others."""
         self._too_old: set[str] = set()
         """Calls that this driver turned out not to have."""
         self._call((), "nvmlInit")
@@ -117,7 +117,7 @@ class NvmlDriver:
         finally:  # also after an error: the mode may have changed all the same
             self._handles.pop(gpu, None)
             self._profiles.pop(gpu, None)
-            self._slices = {key: value for key, value in self._slices.items() if key[0] != gpu}
+            self._slices.clear()
 
     # What a GPU can be cut into
 
@@ -202,7 +202,9 @@ class NvmlDriver:
         return tuple(ComputeInstance(number, found[number]) for number in sorted(found))
 
     def _compute_profiles(self, gpu: int, profile_id: int, gpu_instance: int, handle: Handle) -> tuple[Slices, ...]:
-        if (gpu, profile_id) not in self._slices:
+        # GPUs of one name that list the same profiles are cut alike.
+        key = (self._names[gpu], self.profiles(gpu)), profile_id
+        if key not in self._slices:
             where, found = (gpu, gpu_instance), dict[int, Slices]()
             for number in range(pynvml.NVML_COMPUTE_INSTANCE_PROFILE_COUNT):
                 try:
@@ -217,8 +219,8 @@ class NvmlDriver:
             self._call(where, "nvmlGpuInstanceGetInfo", handle)
             self._check_complete(where, profile_id, found.values())
             # Stable: NVML counts plain profiles before those with extras (REV1, NVL).
-            self._slices[gpu, profile_id] = tuple(sorted(found.values(), key=lambda slices: -slices.compute))
-        return self._slices[gpu, profile_id]
+            self._slices[key] = tuple(sorted(found.values(), key=lambda slices: -slices.compute))
+        return self._slices[key]
 
     def _check_complete(self, where: tuple[int, int], profile_id: int, found: Iterable[Slices]) -> None:
         """Every GPU instance can have a compute instance that takes all of it: a list without one is no list."""

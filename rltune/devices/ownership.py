@@ -62,7 +62,7 @@ def places(before: GpuState, after: GpuState, blind: bool = False) -> frozenset[
 
 @dataclass
 class Own:
-    """The records of one transaction on one GPU: ``parts`` by place, ``write(key, part)`` (None: struck out) keeps them.
+    """The records of one transaction on one GPU: ``parts`` by place, ``write`` keeps them (None: struck out).
 
     ``recorded`` False: a transaction of an earlier version, which wrote none; then what was there ``before`` is its own, and
     so is what has no compute instance yet.
@@ -71,20 +71,24 @@ class Own:
     places: frozenset[Key]
     before: frozenset[Key]
     parts: dict[Key, Part] = field(default_factory=dict)
-    write: Callable[[Key, Part | None], None] = lambda key, part: None
+    write: Callable[[Mapping[Key, Part | None]], None] = lambda parts: None
     recorded: bool = True
 
     def note(self, key: Key, status: str, number: int | None = None, devices: tuple[str, ...] = ()) -> None:
         """Write down a step, before its call (COMING, GOING) or after it."""
-        part = Part(status, number, devices)
-        if self.parts.get(key) != part:
-            self.write(key, part)
-            self.parts[key] = part
+        self.note_all({key: Part(status, number, devices)})
+
+    def note_all(self, parts: Mapping[Key, Part]) -> None:
+        """Several at once, in one commit."""
+        new = {key: part for key, part in parts.items() if self.parts.get(key) != part}
+        if new:
+            self.write(new)
+            self.parts |= new
 
     def strike(self, key: Key) -> None:
         """It is gone: what is there from now on is another's."""
         if key in self.parts:
-            self.write(key, None)
+            self.write({key: None})
             del self.parts[key]
 
     def of(self, held: Collection[GpuInstance], uuids: Uuids) -> dict[int, GpuInstance]:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rltune.devices.driver import Driver, GpuInstance, Identity
 from rltune.devices.state import GpuState, Instance, States, state
 from rltune.devices.status import NOT_SUPPORTED, DeviceError
+
+
+class Reading(NamedTuple):
+    """One GPU at one moment: its state, and the driver's numbers of its instances (none where MIG is off)."""
+
+    state: GpuState
+    held: tuple[GpuInstance, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +35,21 @@ def describe_elsewhere(users: Users) -> str:
     return f"pid {pids} runs on it, and the driver does not tell in which instance; end that first"
 
 
-def read_state(driver: Driver, gpu: int) -> GpuState:
+def read_gpu(driver: Driver, gpu: int) -> Reading:
     """MIG mode and instances of one GPU, by number."""
     try:
         mode = driver.mig_mode(gpu)
     except DeviceError as error:
         if error.code != NOT_SUPPORTED:
             raise
-        return state(None)
-    held = [instance_of(one) for one in driver.instances(gpu)] if mode.current else []
-    return state(mode.current, held, mode.pending)
+        return Reading(state(None), ())
+    held = driver.instances(gpu) if mode.current else ()
+    return Reading(state(mode.current, map(instance_of, held), mode.pending), held)
+
+
+def read_state(driver: Driver, gpu: int) -> GpuState:
+    """MIG mode and instances of one GPU, without the driver's numbers."""
+    return read_gpu(driver, gpu).state
 
 
 def read_states(driver: Driver, gpus: tuple[Identity, ...] | None = None) -> States:
@@ -49,12 +62,15 @@ def instance_of(one: GpuInstance) -> Instance:
     return Instance(one.profile, one.start, tuple(sorted(ci.compute for ci in one.compute_instances)))
 
 
-def read_users(driver: Driver, gpu: int, tenants: Mapping[tuple[str, int], str]) -> Users:
-    """Processes and tenants of one GPU; ``tenants``: (profile, start) -> name.
+def read_users(
+    driver: Driver, gpu: int, tenants: Mapping[tuple[str, int], str], listed: tuple[GpuInstance, ...] | None = None
+) -> Users:
+    """Processes and tenants of one GPU; ``tenants``: (profile, start) -> name; ``listed``: its instances, if read just now.
 
-    Raises DeviceError where the driver does not tell processes: nobody may then take an instance for idle.
+    Raises DeviceError where the driver does not tell processes: nobody may then take an instance for idle. They are asked for last,
+    so that one in an instance made meanwhile counts as ``elsewhere``.
     """
-    held = {one.id: instance_of(one) for one in driver.instances(gpu)}
+    held = {one.id: instance_of(one) for one in (driver.instances(gpu) if listed is None else listed)}
     found: dict[Instance, list[str]] = {}
     elsewhere: list[int] = []
     for process in driver.processes(gpu):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BeforeValidator, ConfigDict, FailFast, Field, TypeAdapter, model_validator
 
 from rltune.devices.driver import Identity
 from rltune.devices.state import INSIDE, PROFILE, GpuState, Instance, States, compute_slices
@@ -184,7 +184,9 @@ class SpecFile(Checked):
 
     accepted = f"a spec begins with version: {VERSION} and has a list gpus"
     version: Literal[1]
-    gpus: Annotated[list[GpuEntry], Field(min_length=1), Says(f"a list of entries is needed; {GpuEntry.accepted}")]
+    gpus: Annotated[
+        list[GpuEntry], FailFast(), Field(min_length=1), Says(f"a list of entries is needed; {GpuEntry.accepted}")
+    ]
 
 
 class PartedEntry(Checked):

@@ -134,12 +134,13 @@ class Transactions:
 
     def _record_found(self, gpu: GpuPlan, own: Own) -> None:
         """Write down which instances it is to destroy or change, before it touches any; and what tells of a reset."""
-        own.note(METER, FOUND, self.driver.telemetry(gpu.index).energy_mj)
+        found = {METER: Part(FOUND, self.driver.telemetry(gpu.index).energy_mj)}
         if {key_of(one) for one in gpu.before.instances} & own.places:
             uuids = self.driver.mig_uuids(gpu.index)
             for one in self.driver.instances(gpu.index):
                 if (one.profile, one.start) in own.places:
-                    own.note((one.profile, one.start), FOUND, one.id, devices_of(one, uuids))
+                    found[one.profile, one.start] = Part(FOUND, one.id, devices_of(one, uuids))
+        own.note_all(found)
 
     def _own(
         self, number: int, gpu: str, before: GpuState, after: GpuState, parts: Mapping[Key, Part],
@@ -147,9 +148,9 @@ class Transactions:
     ) -> Own:  # fmt: skip
         """The records of a transaction on one GPU. ``back``: a journal that fails must not stop the way back."""
 
-        def write(key: Key, part: Part | None) -> None:
+        def write(parts: Mapping[Key, Part | None]) -> None:
             try:
-                self.journal.note(number, gpu, key, part)
+                self.journal.note(number, gpu, parts)
             except InputError:
                 if not back:
                     raise

@@ -14,8 +14,10 @@ from rltune.allocators.fragmentation import Demand, FloatArray, cost_table, dema
 from rltune.allocators.greedy import rule_code
 from rltune.config import changed_cluster, load_cluster, named
 from rltune.config.commands import simulation_options
+from rltune.config.fitting import LOAD, fitted
 from rltune.config.traces import STRETCHES, trace_node
 from rltune.core.resources.scores import SHARING_RULES
+from rltune.nouns.asked_slices import with_profiles
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import JobTable
@@ -34,6 +36,8 @@ from rltune.traces.split import split
 
 AUTO_ORDER_WINDOWS = 128
 """Windows of each stretch on which baseline=auto judges."""
+FITTED = "fitted"
+"""Name of the cluster that is made for its jobs."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,10 @@ def make_experiment(cfg: Mapping[str, Any], options: Mapping[str, Any] | None = 
         raise InputError(f"nodes={nodes!r}; a whole number of at least 1, or a list of different ones, is needed")
     stretches = {name: split(trace, bounds) for name, bounds in ranges.items()}
     check_apart(trace, stretches, ranges)
-    cluster = cluster_of(cfg["cluster"], node, protocol["name"])
+    cluster = cluster_of(cfg["cluster"], node, protocol["name"], trace.jobs)
+    # A slice by its compute alone (1g) is what the cluster cuts so.
+    trace = replace(trace, jobs=with_profiles(trace.jobs, cluster), notes=(*trace.notes, *remarks_on(cluster)))
+    stretches = {name: replace(each, jobs=with_profiles(each.jobs, cluster)) for name, each in stretches.items()}
     oversized = str(cfg["oversized"] if cfg["oversized"] != "refuse" else node.get("oversized", "refuse"))
     made = Experiment(
         trace=trace,
@@ -157,6 +164,19 @@ def make_experiment(cfg: Mapping[str, Any], options: Mapping[str, Any] | None = 
     return made
 
 
+def check_long_enough(experiment: Experiment, names: Sequence[str] = ("train", "validate")) -> None:
+    """Refuse stretches shorter than an episode before anything is trained; the message says how many jobs would do."""
+    needed = int(experiment.protocol["window"]) + int(experiment.protocol["warmup"])
+    for name in names:
+        jobs, whole = len(experiment.stretches[name].jobs), len(experiment.trace.jobs)
+        if jobs < needed:
+            enough = math.ceil(whole * needed / jobs)
+            raise InputError(
+                f"{experiment.trace.label}: trace.{name} has {jobs} jobs, an episode takes {needed}; {enough:,} jobs in all would do "
+                f"(there are {whole:,}), or a smaller protocol.window, protocol.warmup, or a longer trace.{name}"
+            )
+
+
 def check_apart(trace: Trace, stretches: Mapping[str, Trace], ranges: Mapping[str, Any]) -> None:
     """Refuse stretches that share jobs: a policy would be judged on what it was trained on."""
     row = {job: k for k, job in enumerate(trace.jobs.job_id)}
@@ -170,18 +190,43 @@ def check_apart(trace: Trace, stretches: Mapping[str, Trace], ranges: Mapping[st
             )
 
 
-def cluster_of(chosen: Mapping[str, Any], node: Mapping[str, Any], protocol: str) -> Cluster:
-    """The cluster node of a configuration: a spec or, with ``auto``, the trace's own for the protocol; with its changes."""
-    changes = {key: value for key, value in chosen.items() if key not in ("auto", "spec", "_target_")}
+def cluster_of(chosen: Mapping[str, Any], node: Mapping[str, Any], protocol: str, jobs: JobTable) -> Cluster:
+    """The cluster node of a configuration, with its changes: a spec, a file, one ``fitted`` to the jobs, or, with ``auto``, the
+    trace's own for the protocol."""
+    changes = {key: value for key, value in chosen.items() if key not in ("auto", "spec", "path", "fitted", "_target_")}
+    if "path" in chosen:
+        return changed_cluster(load_cluster(file_of(chosen["path"])), changes)
+    if chosen.get("fitted"):
+        return changed_cluster(fitted(jobs), changes)
     if not chosen.get("auto"):
         return changed_cluster(Cluster.from_spec(chosen["spec"]), changes)
     clusters = node.get("clusters") or {}
     if protocol not in clusters:
-        known = ", ".join(name for name in named("cluster") if name != "auto")
-        raise InputError(f"trace: no cluster is named for protocol={protocol}; add cluster=NAME ({known})")
+        known = ", ".join(name for name in named("cluster") if name not in ("auto", "file"))
+        raise InputError(
+            f"trace: no cluster is named for protocol={protocol}; add cluster=NAME ({known}, or a YAML file)"
+        )
     if "spec" in chosen:
         raise InputError("option cluster.spec needs cluster=NAME; cluster.pools and cluster.nodes change any cluster")
-    return changed_cluster(load_cluster(str(clusters[protocol])), changes)
+    own = str(clusters[protocol])
+    return changed_cluster(fitted(jobs) if own == FITTED else load_cluster(own), changes)
+
+
+def file_of(path: Any) -> str:
+    """The path of a cluster file; InputError where it is not given or no YAML."""
+    if not isinstance(path, str) or not path.endswith((".yaml", ".yml")):
+        raise InputError(f"cluster.path={path}; a YAML file with 'pools' is needed: cluster=my.yaml")
+    return path
+
+
+def remarks_on(cluster: Cluster) -> list[str]:
+    """What must be told of a cluster that nobody has chosen."""
+    if cluster.name != FITTED:
+        return []
+    return [
+        f"no cluster was given: this one is sized so that the jobs would keep {LOAD:.0%} of it busy; cluster=FILE.yaml or "
+        "cluster=NAME for yours"
+    ]
 
 
 def resolve_rules(experiment: Experiment, cfg: Mapping[str, Any], *, visible: int, reward: str) -> Rules:

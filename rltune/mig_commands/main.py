@@ -36,18 +36,10 @@ def main() -> None:
     if command in ("-h", "--help"):
         print(USAGE)
         return
-    commands: dict[str, Callable[[list[str]], None]] = {
-        "batch": _batch,
-        "serve-trace": _serve_trace,
-        "serve": _serve,
-        "train": _train,
-        "profiles": _profiles,
-        "states": _states,
-    }
-    if command not in commands:
-        fail(InputError(f"command {command!r} is unknown; known are {', '.join(commands)} (see --help)"))
+    if command not in COMMANDS:
+        fail(InputError(f"command {command!r} is unknown; known are {', '.join(COMMANDS)} (see --help)"))
     try:
-        commands[command](words)
+        COMMANDS[command](words)
     except InputError as error:
         fail(error)
 
@@ -116,5 +108,13 @@ def positional(words: list[str], option: str) -> list[str]:
     return [f"{option}={quoted(word)}" if word in files else word for word in words]
 
 
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "batch": _batch,
+    "serve-trace": _serve_trace,
+    "serve": _serve,
+    "train": _train,
+    "profiles": _profiles,
+    "states": _states,
+}
 OPTION = re.compile(r"^(-|[+~]*[\w.@/]+=)")
 """A flag, or an option of Hydra's."""

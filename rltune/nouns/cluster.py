@@ -9,12 +9,12 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, FailFast, Field
 
-from rltune.nouns.checked import Checked, Says, check_fields, checked, model_of
+from rltune.nouns.checked import Checked, Says, check_fields, checked, model_of, shown
 from rltune.nouns.documents import Document
 from rltune.nouns.errors import InputError
-from rltune.nouns.gpus import gpu_type
+from rltune.nouns.gpus import gpu_type, usual_types
 from rltune.nouns.jobs import WHOLE, JobTable
 from rltune.nouns.mig_profiles import PROFILES, STARTS, TYPES
 
@@ -23,6 +23,14 @@ MOST_NODES = 1_000_000
 """Of a cluster: a hundred times the largest known; each takes some hundred bytes in a simulation."""
 GRID = 2.0**20
 """CPU cores and GB are counted in units of 1 / GRID: sums of such numbers are exact, in any order."""
+
+
+def _one_type(value: Any) -> Any:
+    """A GPU type by its usual spelling; InputError where that may be several."""
+    found = usual_types(value) if isinstance(value, str) else ()
+    if len(found) > 1:
+        raise InputError(f"={shown(value)} may be {' or '.join(found)}; write which")
+    return found[0] if found else value
 
 
 def _plain(value: Any) -> Any:
@@ -65,7 +73,7 @@ class Pool:
     gpus_per_node: Annotated[
         Whole, Field(ge=0, le=MAX_GPUS_PER_NODE), Says(f"1 to {MAX_GPUS_PER_NODE} are possible, a whole number")
     ]
-    gpu_type: str = "any"
+    gpu_type: Annotated[str, BeforeValidator(_one_type)] = "any"
     vc: Name | None = None
     first_node_id: Annotated[
         Whole, Field(ge=0, le=10**15), Says("at least 0 is needed, at most 10^15, a whole number")
@@ -108,7 +116,7 @@ class ClusterSpec(Checked):
 
     accepted = "a cluster is a mapping with 'pools', a list such as [{nodes: 2, gpus_per_node: 8}]; see conf/cluster/"
     name: str | int | None = None
-    pools: Annotated[list[PoolEntry], Says("give a list of pools such as [{nodes: 2, gpus_per_node: 8}]")]
+    pools: Annotated[list[PoolEntry], FailFast(), Says("give a list of pools such as [{nodes: 2, gpus_per_node: 8}]")]
 
 
 class ClusterArrays(NamedTuple):

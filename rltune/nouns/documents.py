@@ -10,19 +10,17 @@ import math
 import zlib
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import yaml
-from yaml.composer import Composer
-from yaml.constructor import SafeConstructor
-from yaml.resolver import Resolver
 
 from rltune.nouns.errors import InputError
 
 MOST_BYTES = 16 * 2**20
 """Of a file; the largest lists that were ever wanted have a tenth."""
-MOST_NODES = 200_000
-"""Values in a YAML file, what aliases and merge keys repeat counted each time: nested aliases double it line by line."""
+MOST_REPEATED, TIMES_WRITTEN = 200_000, 4
+"""Values that the aliases and merge keys of a YAML file may stand for, all together, and so many more for each value that is written
+out: nested aliases double them line by line, while 50,000 tasks may share what is common to them."""
 DEEPEST = 32
 """Mappings and lists within each other; a spec has five. Deeper ones overflow the reader's stack."""
 LONGEST_NUMBER = 100
@@ -120,8 +118,8 @@ def read_yaml(path: str | Path, what: str) -> Document:
 def parse_yaml(path: str | Path, data: bytes) -> Document:
     """The document in bytes of YAML or JSON (of which YAML is a superset)."""
     try:
-        loader = _Loader(text_of(path, data))
-        return Document(str(path), loader.get_single_data(), loader.lines)
+        reader = _Reader(text_of(path, data))
+        return Document(str(path), reader.single(), reader.lines)
     except InputError:
         raise
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -245,78 +243,149 @@ class _Fault(yaml.MarkedYAMLError):
     """What is no fault of YAML's own grammar."""
 
 
-class _Fast(Composer, getattr(yaml.cyaml, "CParser", object), SafeConstructor, Resolver):  # type: ignore[misc]
-    """libyaml's parser, a hundred times as fast as Python's; the tree is built by Python, where each step can be watched."""
+def _refuse(why: str, event: Any) -> NoReturn:
+    raise _Fault(None, None, why, event.start_mark)
+
+
+class _Named(NamedTuple):
+    """What an anchor names, and how many values that is with all aliases written out."""
+
+    value: Any
+    size: int
+
+
+class _Reader:
+    """Plain values from the events of the parser (libyaml's, where PyYAML has it), counted before they can hang or kill anything.
+
+    No key twice in one mapping (the last would silently win); ``lines`` as in `Document`.
+    """
 
     def __init__(self, text: str) -> None:
-        yaml.cyaml.CParser.__init__(self, text)  # type: ignore[attr-defined]
-        Composer.__init__(self)
-        SafeConstructor.__init__(self)
-        Resolver.__init__(self)
-
-
-class _Loader(_Fast if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
-    """Plain values only; no key twice in one mapping (the last would silently win); ``lines`` as in `Document`."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
+        loader: Any = (yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader)(text)
+        self._loader, self._next = loader, loader.get_event
         self.lines: dict[int, dict[Any, int]] = {}
-        self._depth = self._nodes = 0
-        self._sizes: dict[yaml.Node, int] = {}
-        self._checked: set[yaml.MappingNode] = set()
+        self._anchors: dict[str, _Named | None] = {}
+        """None while what it names is being read."""
+        self._plain: dict[str, Any] = {}
+        """Plain scalars that were met: most come again and again."""
+        self._merged: list[Any] = []
+        """Merged mappings, kept since `lines` knows mappings by their ids."""
+        self._depth = self._written = self._repeated = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """One node and all below it, counted: before anything is built of it, it is known to be small."""
-        event: Any = self.peek_event()
-        before, self._depth = self._nodes, self._depth + 1
+    def single(self) -> Any:
+        """The one document of the text; None where there is none."""
+        self._next()
+        event = self._next()
+        if isinstance(event, yaml.StreamEndEvent):
+            return None
+        found = self._value(self._next())
+        self._next()
+        event = self._next()
+        if not isinstance(event, yaml.StreamEndEvent):
+            _refuse("another document begins here; keep one", event)
+        return found
+
+    def _value(self, event: Any) -> Any:
+        """One value, and all below it."""
+        if isinstance(event, yaml.AliasEvent):
+            return self._repeat(event)
+        self._written += 1
+        if event.anchor is None:
+            return self._new(event)
+        if event.anchor in self._anchors:
+            _refuse(f"the anchor &{event.anchor} stands twice; name each once", event)
+        self._anchors[event.anchor] = None
+        before = self._written + self._repeated - 1
+        found = self._new(event)
+        self._anchors[event.anchor] = _Named(found, self._written + self._repeated - before)
+        return found
+
+    def _repeat(self, alias: Any) -> Any:
+        if alias.anchor not in self._anchors:
+            _refuse(f"*{alias.anchor} names nothing; write &{alias.anchor} before what it means", alias)
+        named = self._anchors[alias.anchor]
+        if named is None:
+            _refuse(f"*{alias.anchor} stands within what it names; write it out", alias)
+        self._repeated += named.size
+        if self._repeated > MOST_REPEATED + TIMES_WRITTEN * self._written:
+            _refuse(
+                f"{self._repeated:,} values with aliases written out, of {self._written:,} in the file; split it", alias
+            )
+        return named.value
+
+    def _new(self, event: Any) -> Any:
+        if isinstance(event, yaml.ScalarEvent):
+            return self._scalar(event)
+        self._depth += 1
         if self._depth > DEEPEST:
-            raise _Fault(None, None, f"nested more than {DEEPEST} deep; no file here needs that", event.start_mark)
-        node = super().compose_node(parent, index)
+            _refuse(f"nested more than {DEEPEST} deep; no file here needs that", event)
+        mapping = isinstance(event, yaml.MappingStartEvent)
+        if event.tag not in (None, "!", f"{_TAG}{'map' if mapping else 'seq'}"):
+            _refuse(f"could not determine a constructor for the tag {event.tag[:100]!r}", event)
+        found = self._mapping() if mapping else self._list()
         self._depth -= 1
-        alias = isinstance(event, yaml.AliasEvent)
-        if alias and node not in self._sizes:
-            raise _Fault(None, None, f"*{event.anchor} stands within what it names; write it out", event.start_mark)
-        self._nodes += self._sizes[node] if alias else 1
-        self._sizes.setdefault(node, self._nodes - before)
-        if self._nodes > MOST_NODES:
-            raise _Fault(
-                None, None, f"more than {MOST_NODES:,} values, aliases written out; split it", event.start_mark
-            )
-        return node  # type: ignore[no-any-return]
+        return found
 
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Check before merge keys (``<<``) bring in what this mapping overrides; a mapping merged elsewhere comes twice."""
-        if node not in self._checked:
-            self._checked.add(node)
-            seen: set[Hashable] = set()
-            for key_node, _ in node.value:
-                key = self.construct_object(key_node, deep=True) if key_node.tag != _MERGE else _MERGE
-                if isinstance(key, Hashable) and (key in seen or seen.add(key)):  # type: ignore[func-returns-value]
-                    raise _Fault(
-                        None, None, f"the key {key!r} stands twice in one mapping: keep one", key_node.start_mark
-                    )
-        super().flatten_mapping(node)
+    def _list(self) -> list[Any]:
+        found = []
+        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
+            found.append(self._value(event))
+        return found
 
-    def construct_yaml_map(self, node: yaml.MappingNode) -> dict[Any, Any]:
-        """A mapping, whole at once: nothing here stands within itself."""
-        found = self.construct_mapping(node, deep=True)
-        self.lines[id(found)] = {self.construct_object(key): key.start_mark.line + 1 for key, _ in node.value}
-        return found  # type: ignore[no-any-return]
+    def _mapping(self) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        lines: dict[Any, int] = {}
+        merged: list[dict[Any, Any]] | None = None
+        while not isinstance(event := self._next(), yaml.MappingEndEvent):
+            merges = isinstance(event, yaml.ScalarEvent) and event.value == "<<" and event.implicit[0]
+            key = "<<" if merges else self._value(event)
+            if not isinstance(key, Hashable):
+                _refuse("a list or mapping as a key; a text or number is needed", event)
+            if merged is not None if merges else key in found:
+                _refuse(f"the key {key!r} stands twice in one mapping: keep one", event)
+            if merges:
+                merged = self._sources(event)
+            else:
+                lines[key] = event.start_mark.line + 1
+                found[key] = self._value(self._next())
+        # What stands here overrides what is merged; of several that are merged, the first wins.
+        for source in merged or ():
+            for key, value in source.items():
+                if key not in found:
+                    found[key] = value
+                    lines[key] = self.lines[id(source)][key]
+        self.lines[id(found)] = lines
+        return found
 
-    def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """Numbers of thousands of digits cannot even be named in a message."""
-        if len(str(node.value)) > LONGEST_NUMBER:
-            raise _Fault(
-                None,
-                None,
-                f"a value of {len(node.value)} characters; at most {LONGEST_NUMBER} can be meant",
-                node.start_mark,
-            )
-        made: dict[str, Any] = {"int": self.construct_yaml_int, "float": self.construct_yaml_float}
-        return made[node.tag.rpartition(":")[2]](node)  # type: ignore[no-any-return]
+    def _sources(self, merge: Any) -> list[dict[Any, Any]]:
+        """The mappings behind a merge key."""
+        value = self._value(self._next())
+        sources = value if isinstance(value, list) else [value]
+        if not all(isinstance(source, dict) for source in sources):
+            _refuse("<< takes a mapping, or a list of mappings", merge)
+        self._merged += sources
+        return sources
+
+    def _scalar(self, event: Any) -> Any:
+        """The value; those of quoted and block texts as they stand."""
+        plain = event.tag is None and event.implicit[0]
+        if plain and event.value in self._plain:
+            return self._plain[event.value]
+        tag = event.tag
+        if tag is None or tag == "!":
+            tag = self._loader.resolve(yaml.ScalarNode, event.value, event.implicit)
+        if tag == f"{_TAG}str":
+            value = event.value
+        else:
+            # Numbers of thousands of digits cannot even be named in a message.
+            if tag in (f"{_TAG}int", f"{_TAG}float") and len(event.value) > LONGEST_NUMBER:
+                _refuse(f"a value of {len(event.value)} characters; at most {LONGEST_NUMBER} can be meant", event)
+            node = yaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark)
+            value = self._loader.construct_object(node)
+            self._loader.constructed_objects.clear()
+        if plain:
+            self._plain[event.value] = value
+        return value
 
 
-_MERGE = "tag:yaml.org,2002:merge"
-_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_yaml_map)
-for _kind in ("int", "float"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
+_TAG = "tag:yaml.org,2002:"

@@ -13,6 +13,7 @@ by batch size and optimizer. At the highest limit, averaged over settings and th
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from rltune.nouns.errors import InputError
@@ -77,6 +78,21 @@ GPU_TYPES: dict[str, GpuType] = {
         GpuType("RTX-PRO-6000", 96),
     )
 }
+
+
+def usual_types(name: str) -> tuple[str, ...]:
+    """Types that a usual spelling may mean: ``a100`` two, ``A100-SXM4-40GB`` and ``NVIDIA H100 80GB HBM3`` one, others none."""
+    if name in GPU_TYPES:
+        return (name,)
+    words = set(re.split(r"[\W_]+", re.sub(r"(\d)\s*g(?:i?b)?\b", r"\1gb", name.lower())))
+    sizes = {word for word in words if re.fullmatch(r"\d+gb", word)}
+    found = []
+    for gpu in GPU_TYPES.values():
+        own = set(gpu.name.lower().split("-")) - {f"{gpu.memory_gb:g}gb" if gpu.memory_gb else ""}
+        # Types without a name of their own (12GB, G1, MISC, any) have no other spelling.
+        if gpu.memory_gb is not None and own and own <= words:
+            found += [gpu.name] if not sizes or f"{gpu.memory_gb:g}gb" in sizes else []
+    return tuple(found)
 
 
 def gpu_type(name: str) -> GpuType:

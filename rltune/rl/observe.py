@@ -161,7 +161,7 @@ def _believed_left_lean(sim, job):
 @believed_left.when(is_full)
 def _believed_left_full(sim, job):
     # In the way it would get first: on its fastest GPUs.
-    fastest = sim.choices.rate[sim.choices.ptr[sim.jobs.cls[job]]]
+    fastest = sim.choices.guess[sim.choices.ptr[sim.jobs.cls[job]]]
     left = sim.jobs.known[job] - sim.detail.done[job]
     return left if np.isnan(left) else max(0.0, left) / fastest
 

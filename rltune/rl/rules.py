@@ -161,6 +161,10 @@ def make_setup(
         return Setup(trace, cluster, rules, table, 0, len(jobs) - length + 1)
     check_detailed(reason, rules.backfill, rules.allocator)
     options = make_options(given)
+    if options.speed_learned:
+        raise InputError(
+            "options.speed_learned=true: what one episode learned of speeds would be known in all others; leave it out in training"
+        )
     table, jobs, notes = build_state(
         jobs, cluster, rules.baseline, rules.backfill, rules.allocator, known, options, True
     )

@@ -59,7 +59,7 @@ def losses(sim: Sim, rule: str) -> Floats:
     choices, loss = sim.choices, floats(len(sim.choices.pool))
     for a, b in zip(choices.ptr[:-1].tolist(), choices.ptr[1:].tolist(), strict=True):
         if a < b:
-            spent = choices.rate[a:b].max() / choices.rate[a:b]
+            spent = choices.guess[a:b].max() / choices.guess[a:b]
             if rule == EFFICIENT:
                 amount = sim.detail.amount[choices.way[a:b]]
                 spent = spent * (1.0 + amount / max(1, int(amount.max())))

@@ -257,7 +257,7 @@ def queue_of(sim: Sim, job: Any, priority: npt.NDArray[np.float64], running: Any
         pool_lo=read_only(sim.choices.ptr[c]),
         pool_hi=read_only(sim.choices.ptr[c + 1]),
         pools=read_only(sim.choices.pool),
-        speed=read_only(sim.choices.rate),
+        speed=read_only(sim.choices.guess),
         gpu_milli=read_only(detail.demand.milli[way] if full else np.full(len(job), WHOLE)),
         profile=read_only(detail.demand.profile[way] if full else np.full(len(job), -1)),
         cpus=read_only(detail.demand.cpus[way] if full else np.zeros(len(job))),

@@ -89,7 +89,7 @@ def place_first(sim, draft):
         if m == 0:
             break
         draft.each.job[n] = job
-        draft.end[n] = sim.clock[NOW] + longest_run(sim, job, sim.choices.rate[sim.place.way[0]])
+        draft.end[n] = sim.clock[NOW] + longest_run(sim, job, sim.choices.guess[sim.place.way[0]])
         write_place(sim, draft.each, n, m)
         take_found(sim, sim.shadow, job, m)
         n += 1
@@ -125,7 +125,7 @@ def contests_quota(sim, draft, job):
         return False
     slowest = np.inf
     for q in range(sim.choices.ptr[c], sim.choices.ptr[c + 1]):
-        slowest = min(slowest, sim.choices.rate[q])
+        slowest = min(slowest, sim.choices.guess[q])
     return ends_late(sim, draft, job, slowest)
 
 
@@ -137,7 +137,7 @@ def would_hold_quota(sim, draft, k, q):
         return False
     amount, way = sim.detail.amount, sim.choices.way
     counted = 0 if draft.end[k] <= draft.shadow[0] else amount[way[draft.each.chosen[k]]]
-    return amount[way[q]] > counted and ends_late(sim, draft, job, sim.choices.rate[q])
+    return amount[way[q]] > counted and ends_late(sim, draft, job, sim.choices.guess[q])
 
 
 @inner
@@ -154,7 +154,7 @@ def list_choices(sim, draft):
             if not accepts(sim, job, q):
                 continue
             each.choice[at] = q
-            each.late[at] = 1 if ends_late(sim, draft, job, sim.choices.rate[q]) else 0
+            each.late[at] = 1 if ends_late(sim, draft, job, sim.choices.guess[q]) else 0
             at += 1
         each.hi[k] = at
 
@@ -179,7 +179,7 @@ def ends_late(sim, draft, job, rate):
 @inner
 def placed_late(sim, draft, job):
     """The same for the places in ``sim.place``."""
-    return ends_late(sim, draft, job, sim.choices.rate[sim.place.way[0]])
+    return ends_late(sim, draft, job, sim.choices.guess[sim.place.way[0]])
 
 
 @inner

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rltune.core import priorities
-from rltune.core.choices import MARKET, Offered, Taking, offer
+from rltune.core.choices import MARKET, Knowing, Offered, Taking, offer
 from rltune.core.conservative import RAN_OUT, with_profile
 from rltune.core.market import CHANGES, DUAL_STEP, MOVES, Market, market_of, no_market
 from rltune.core.resources.fragments import MEASURES, task_types
@@ -136,7 +136,8 @@ def build_state(
     jobs, more = with_ways(jobs, cluster, options, speed)
     quotas = job_quotas(options, jobs, cluster)
     taking = Taking(options.way_rule, float(options.way_least_speed))
-    offered = offer(jobs, cluster, speed, None if quotas is None else quotas[0], taking)
+    knowing = Knowing(float(options.speed_error), float(options.speed_unknown), int(options.seed))
+    offered = offer(jobs, cluster, speed, None if quotas is None else quotas[0], taking, knowing)
     weighted = params.order in (priorities.LOTTERY, priorities.WFQ)
     columns = Columns(
         known=estimate,
@@ -281,6 +282,7 @@ def _policy_of(
         node_repair=float(options.node_repair_s), gpu_mtbf=_or_never(options.gpu_mtbf_s),
         retries=int(options.max_retries), half_life=float(options.half_life_s),
         reservations=-1 if options.reservations is None else int(options.reservations), learns=online,
+        learns_speed=bool(options.speed_learned),
         seed=int(options.seed), mig_mode=float(options.mig_mode_s), mig_longest=mig_longest,
         **hysteresis(jobs, name, estimate, options),
     )  # fmt: skip

@@ -81,6 +81,11 @@ class Options:
             time; false: slices appear and go in no time.
         mig_mode_s: to turn MIG mode of a GPU on or off, when it serves in slices after it served whole or the other way;
             0: it depends on driver and type (on an A100 it is a reset), and no measurement is at hand.
+        speed_error, speed_unknown: what the scheduler believes of speeds: it is off by up to this share of the true ones, drawn evenly
+            for each kind of job (of equal speeds and listed ways) and each way; of this share of the kinds, drawn, it knows nothing and
+            believes them to be as fast in each way as the known kinds are on the mean. Jobs run at the true ones.
+        speed_learned: whether speeds are known once a job of the kind has run in that way for a minute; the fixed sequence of ways
+            of the rules fastest and efficient does not follow.
         way_least_speed: ways slower than this share of the job's fastest, 0 to 1, are left out; 0: none is.
     """
 
@@ -111,6 +116,9 @@ class Options:
     ways: str | None = None
     way_rule: str = FASTEST
     way_least_speed: float = 0.0
+    speed_error: float = 0.0
+    speed_unknown: float = 0.0
+    speed_learned: bool = False
     market_crowd: float = CROWD_PRICE
     market_floor: float = FLOOR_PRICE
     market_refusal: float = REFUSAL_SHARE
@@ -167,6 +175,11 @@ class Options:
         share = self.way_least_speed
         if not _is_number(share) or not 0 <= share <= 1:
             raise InputError(f"way_least_speed={share!r}; give a share of the fastest way's speed, 0 to 1")
+        for name, most in (("speed_error", 0.99), ("speed_unknown", 1)):
+            if not _is_number(value := getattr(self, name)) or not 0 <= value <= most:
+                raise InputError(f"{name}={value!r}; give a share, 0 to {most:g}")
+        if not isinstance(self.speed_learned, bool | np.bool_):
+            raise InputError(f"speed_learned={self.speed_learned!r}; use true or false")
         levels = [] if self.las_levels_gpu_s is None else _entries("las_levels_gpu_s", self.las_levels_gpu_s)
         if not all(_is_number(x) and 0 < x < LONGEST_S for x in levels) or levels != sorted(set(levels)):
             raise InputError(f"las_levels_gpu_s={levels!r}; give rising GPU-seconds above 0, or [] for continuous")

@@ -16,6 +16,7 @@ from rltune.core.priorities import GIVEN
 from rltune.core.resources.counts import LEAST_FRAGMENTATION, RULES
 from rltune.core.resources.scores import SHARING_RULES, SharingRule
 from rltune.core.state import ALWAYS, BACKFILLS, BLOCKING, CONSERVATIVE, Plain, build_lean
+from rltune.nouns.asked_slices import BARE, with_profiles
 from rltune.nouns.cluster import Cluster, accepts, further_resources
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import JobTable
@@ -79,6 +80,7 @@ def simulate_jobs(
     if isinstance(allocator, SharingRule):
         allocator = allocator.rule
     jobs, source = (workload, "jobs") if isinstance(workload, JobTable) else (workload.jobs, workload.label)
+    jobs = with_profiles(jobs, cluster)
     refuse_old_options(options, ("policy", "backfill", "runtimes"))
     detail = make_options(options)
     check_backfill(backfill, TRAINED if isinstance(policy, Picker) else BACKFILLS)
@@ -306,6 +308,11 @@ def describe_oversized(jobs: JobTable, cluster: Cluster, misfits: Any, source: s
         return (
             f"{source}: job {jobs.job_id[row]} (row {row + 1} by submit time) wants {jobs.num_gpus[row]} MIG slices {slices}, a "
             f"simulated job takes one{more}; give each slice a job of its own, or use oversized=drop"
+        )
+    if slices in BARE:
+        return (
+            f"{source}: job {jobs.job_id[row]} (row {row + 1} by submit time) wants a MIG slice {slices}, and no pool of cluster "
+            f"{cluster.name} that it may use is cut by MIG; give a pool mig: true, or use oversized=drop"
         )
     if slices is not None and slices not in PROFILES:
         return (

@@ -44,13 +44,7 @@ class Hands:
         pending = {job.id for job in seen.jobs if job.pending}
         if self.memory.origin_s is None:
             self.memory.origin_s = min((job.submit_s for job in seen.jobs if job.pending), default=seen.now_s)
-        taken = {job for job, mark in marks.items() if mark.let_go}
-        jobs = tuple(
-            replace(job, apart=job.apart or "was changed by somebody else since")
-            if {job.id, key_of(job)} & taken
-            else job
-            for job in seen.jobs
-        )
+        jobs = tuple(self._as_ours(job) for job in seen.jobs)
         held = {job for job, mark in marks.items() if mark.held and not mark.let_go}
         sent = {
             job: mark.sent
@@ -58,6 +52,16 @@ class Hands:
             if mark.sent and not mark.held and not mark.ran and job in pending
         }
         return moment_of(replace(seen, jobs=jobs), held, sent, most, self.memory.origin_s)
+
+    def _as_ours(self, job: Job) -> Job:
+        """A job with Slurm's own priority and without the nodes that we named; one that somebody else has changed is for Slurm alone."""
+        mark, rank = self.memory.marks.get(job.id), self.memory.marks.get(key_of(job))
+        if (mark and mark.let_go) or (rank and rank.let_go):
+            return replace(job, apart=job.apart or "was changed by somebody else since")
+        own = (rank or mark or NO_MARK).own
+        if own and job.pending and (job.priority == 0 or (rank and job.priority in rank.priorities)):
+            job = replace(job, priority=own)
+        return replace(job, required="") if mark and names_ours(job, mark) else job
 
     def notice(self, seen: Seen) -> list[Act]:
         """Bring the memory up to what was seen: jobs that ended, began, began again, or were changed by somebody else."""
@@ -121,12 +125,13 @@ class Hands:
         present = {name: mark.priority for name, mark in marks.items() if mark.priority is not None}
         changes = renumbered(list(jobs), present, self.memory.floor)
         for name, number in changes.items():
-            mark = marks.setdefault(name, Mark(jobs[name][0].user, nice=jobs[name][0].nice))
+            mark = marks.setdefault(name, new_mark(jobs[name][0]))
             mark.next_priority = number
         self.memory.save()
         acts = []
         for name, number in changes.items():
-            whole, mark = in_one_word(jobs[name]), marks[name]
+            # All that is pending of an array together: a part of it would become a record of its own.
+            whole, mark = ",".join(dict.fromkeys(job.whole for job in jobs[name])), marks[name]
             acts += self._do(name, "priority", number, partial(self.slurm.update, whole, f"Priority={number}"))
             if "refused" not in acts[-1]:
                 mark.priority = number
@@ -138,20 +143,35 @@ class Hands:
         marks = self.memory.marks
         fresh = [row.job for row in decision.rows if not row.starts and not (marks.get(row.job.id) or NO_MARK).sure]
         for job in fresh:
-            mark = marks.setdefault(job.id, Mark(job.user, nice=job.nice))
-            mark.held, mark.sent = True, ()
+            marks.setdefault(job.id, new_mark(job)).held = True
         for row in decision.starts:
-            mark = marks.setdefault(row.job.id, Mark(row.job.user, nice=row.job.nice))
+            mark = marks.setdefault(row.job.id, new_mark(row.job))
             mark.sent, mark.sent_s, mark.ran = row.places, self.clock(), False
         self.memory.save()
         acts: list[Act] = []
+        for job in fresh:
+            if marks[job.id].sent:
+                # Sent, and no answer came; it waits again.
+                acts += self._do(job.id, "clear nodes", "", partial(self.slurm.update, job.id, "ReqNodeList="))
+                marks[job.id].sent = ()
         for name, tasks in together(fresh).items():
             done = self._do(name, "hold", "", partial(self.slurm.hold, name))
             for job in tasks:
                 marks[job.id].held = marks[job.id].sure = "refused" not in done[0]
             acts += done
+        for job, _ in decision.apart:
+            acts += self._left(job)
         for row in decision.starts:
             acts += self._send(row, marks[row.job.id])
+        return acts
+
+    def _left(self, job: Job) -> list[Act]:
+        """A job that we hold and that only Slurm may place now is Slurm's again."""
+        mark = self.memory.marks.get(job.id)
+        if mark is None or not mark.held:
+            return []
+        acts = self._do(job.id, "release", "left to Slurm", partial(self.slurm.release, job.id))
+        mark.held = mark.sure = False
         return acts
 
     def _send(self, row: Row, mark: Mark) -> list[Act]:
@@ -216,7 +236,7 @@ class Hands:
     def _returned(self, jobs: Sequence[Job], name: str, mark: Mark) -> list[Act]:
         """Pending jobs as they were before."""
         acts: list[Act] = []
-        if mark.sent and set(hosts(jobs[0].required)) == set(mark.nodes):
+        if names_ours(jobs[0], mark):
             acts += self._do(name, "clear nodes", "", partial(self.slurm.update, name, "ReqNodeList="))
         ranked = [job for job in jobs if job.priority in mark.priorities]
         if ranked:
@@ -238,9 +258,18 @@ class Hands:
 NO_MARK = Mark("")
 
 
+def new_mark(job: Job) -> Mark:
+    return Mark(job.user, nice=job.nice, own=job.priority)
+
+
 def key_of(job: Job) -> str:
     """What a job's priority is remembered under: an array's number, since its tasks have one priority."""
     return job.array or job.id
+
+
+def names_ours(job: Job, mark: Mark) -> bool:
+    """Whether the nodes that a job asks for are those that we named."""
+    return bool(mark.sent) and set(hosts(job.required)) == set(mark.nodes)
 
 
 def taken_from_us(job: Job, mark: Mark) -> bool:

@@ -29,6 +29,10 @@ class Unreachable(SlurmError):
     down = True
 
 
+class NoJson(SlurmError):
+    """This Slurm does not write JSON (before 21.08, or without its plug-in)."""
+
+
 class JobRefused(SlurmError):
     """This job could not be changed: it started, ended or was cancelled meanwhile, or Slurm does not want the value."""
 
@@ -67,13 +71,18 @@ class Slurm:
 
     def json(self, *words: str) -> Any:
         """Standard output of a command as JSON."""
-        text = self.run(*words)
+        try:
+            text = self.run(*words)
+        except (Unreachable, JobRefused):
+            raise
+        except SlurmError as error:
+            if "json" not in str(error).partition(":")[2].lower():
+                raise
+            raise NoJson(str(error)) from None
         try:
             return json.loads(text)
         except ValueError:
-            raise SlurmError(
-                f"{' '.join(words)} gave no JSON; a Slurm from 21.08 on with its JSON plug-in is needed"
-            ) from None
+            raise NoJson(f"{' '.join(words)} gave no JSON") from None
 
     def update(self, job: str, *settings: str) -> None:
         """``scontrol update JobId=... Name=value ...``"""

@@ -5,24 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from rltune import api
 from rltune.allocators.fragmentation import cost_table, demand_of
 from rltune.allocators.greedy import GreedyAllocator
 from rltune.core.resources.counts import RULES
 from rltune.nouns.errors import InputError
 from rltune.nouns.plan import IntArray, Plan, Snapshot, Start
 from rltune.nouns.plan_check import check_plan
-from rltune.policies.orders import ORDERS, order, sequence
+from rltune.policies.orders import sequence
 from rltune.scheduler import decide
-from rltune.simulator.decisions import Picker, Steerer
-from rltune.simulator.full import preemptive_policy
 from rltune.slurm.moment import Moment, Place
+from rltune.slurm.policies import policy_of
 from rltune.slurm.reading import Job, Seen
 
+NOTHING_USED: Mapping[str, float] = MappingProxyType({})
 TRIES = 8
 """Decisions in one look, each without a job that had no CPU or memory where the one before placed it."""
 
@@ -87,26 +87,21 @@ class Decider:
                 f"allocator={allocator['name']} places jobs GPU by GPU in a simulation; beside Slurm, which counts GPUs by node and "
                 f"type, use {', '.join(RULES)} or milp"
             )
-        if (special := preemptive_policy(policy)) is not None:
-            raise InputError(
-                f"policy={policy}: {special.name} goes by service that suspended jobs have had; beside Slurm nothing is suspended: use "
-                f"an order ({', '.join(ORDERS)}) or a learned policy"
-            )
-        self.policy: Any = api.load_policy(policy) if api.is_learned(policy) else order(policy)
-        if isinstance(self.policy, Steerer):
-            raise InputError(
-                f"policy={policy}: an agent in index form sets parameters of {self.policy.baseline} in a simulation; use an "
-                "order, or a policy of agent=pick"
-            )
+        self.policy = policy_of(policy)
         self._node = dict(allocator)
 
-    def decide(self, seen: Seen, moment: Moment) -> Decision:
-        """Who starts now, who waits, and why."""
-        snapshot = moment.snapshot
+    @property
+    def reserves(self) -> bool:
+        """Whether the first job that does not fit is kept its time by what starts before it."""
+        return self.backfill == "easy" and not self.policy.picks
+
+    def decide(self, seen: Seen, moment: Moment, usage: Mapping[str, float] = NOTHING_USED) -> Decision:
+        """Who starts now, who waits, and why; ``usage``: of users or accounts, for policies that go by it."""
+        snapshot, policy = moment.snapshot, self.policy.keys(moment.jobs, usage)
         short: dict[int, str] = {}
         allocator = self._allocator(snapshot)
         for _ in range(TRIES):
-            first, plan = self._plan(snapshot, allocator, short)
+            first, plan = self._plan(snapshot, policy, allocator, short)
             lacking = without_room(seen, moment, plan)
             if not lacking:
                 break
@@ -125,22 +120,23 @@ class Decider:
 
         return MilpAllocator(demand=demand, **{name: value for name, value in self._node.items() if name != "name"})
 
-    def _plan(self, snapshot: Snapshot, allocator: Any, without: Mapping[int, str]) -> tuple[IntArray, Plan]:
+    def _plan(
+        self, snapshot: Snapshot, policy: Any, allocator: Any, without: Mapping[int, str]
+    ) -> tuple[IntArray, Plan]:
         """(n_queued,) positions in their order, and the checked plan; ``without``: positions that may not start."""
         queue, n = snapshot.queue, len(snapshot.queue)
         if not n:
             return np.zeros(0, np.int64), Plan(())
-        if isinstance(self.policy, Picker):
-            learned: Any = self.policy
-            start, wait = learned.answer(snapshot)
+        if self.policy.picks:
+            start, wait = policy.answer(snapshot)
             chosen = start[~np.isin(start, list(without))]
             # The network has said who waits: the allocator places those it picked, and nobody else.
             return np.concatenate([start, wait]), check_plan(snapshot, allocator.allocate(snapshot, chosen, "skip"))
-        first = sequence(self.policy(queue, snapshot), n)
+        first = sequence(policy(queue, snapshot), n)
         if without:
             left = first[~np.isin(first, list(without))]
             return first, check_plan(snapshot, allocator.allocate(snapshot, left, self.backfill))
-        return first, decide(snapshot, self.policy, allocator, self.backfill)
+        return first, decide(snapshot, policy, allocator, self.backfill)
 
 
 def without_room(seen: Seen, moment: Moment, plan: Plan) -> dict[int, str]:
@@ -191,9 +187,10 @@ def described(decider: Decider, moment: Moment, first: IntArray, plan: Plan, sho
         why = f"number {rank[start.job] + 1} of {len(first)} by {decider.name}{behind}"
         rows.append(Row(moment.jobs[start.job], places, why))
     for k, position in enumerate(waiting):
-        expected = expected_start(moment.snapshot, after, position) if position == head else None
+        kept = decider.reserves and position == head
+        expected = expected_start(moment.snapshot, after, position) if kept else None
         why = short.get(position) or _why_waits(decider, moment, after, position, head)
-        rows.append(Row(moment.jobs[position], (), f"{k} ahead; {why}", expected))
+        rows.append(Row(moment.jobs[position], (), f"{f'{k} ahead' if k else 'next'}; {why}", expected))
     many = len(moment.jobs)
     rows += [Row(job, (), f"stands behind the first {many} jobs, which are decided on") for job in moment.behind]
     return Decision(tuple(rows), moment.apart, moment.others, dict(plan.report))
@@ -217,7 +214,7 @@ def _why_waits(decider: Decider, moment: Moment, free: IntArray, position: int, 
         total = sum(int(free[cluster.pool_lo[pool] : cluster.pool_hi[pool]].sum()) for pool in pools)
         most = max(int(free[cluster.pool_lo[pool] : cluster.pool_hi[pool]].max()) for pool in pools)
         return f"wants {gpus} {what}; {total} are free, at most {most} on a node"
-    if isinstance(decider.policy, Picker):
+    if decider.policy.picks:
         return f"{gpus} {what} are free for it; {decider.name} keeps them for others"
     if head is not None and position != head:
         return f"{gpus} {what} are free, but would delay job {moment.jobs[head].id}, which is first"

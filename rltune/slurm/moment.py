@@ -265,7 +265,7 @@ def _queue(waiting: Sequence[Job], lists: Mapping[str, tuple[int, ...]], now_s: 
     return Queue(
         job=np.arange(n),
         submit_s=submit,
-        run_s=np.array([job.limit_s for job in waiting], np.float64),
+        run_s=np.array([job.run_s for job in waiting], np.float64),
         num_gpus=np.array([gpus_of(job.asked) for job in waiting], np.int64),
         wait_s=np.maximum(0.0, now_s - origin_s - submit),
         priority=np.array([float(job.priority) for job in waiting], np.float64),

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rltune.nouns.errors import InputError
-from rltune.slurm.commands import Slurm, SlurmError
+from rltune.slurm.commands import NoJson, Slurm, SlurmError
+from rltune.slurm.records import records_of
 from rltune.slurm.words import NOTHING, as_tres, fields, gres, hosts, number, other_gres, takes_jobs, tasks, word
 
 WAITS_FOR_US = ("None", "Priority", "Resources", "")
@@ -43,7 +44,8 @@ class Job:
     """One job, or one pending task of an array; ``id`` as scontrol takes it. Times: seconds since 1970.
 
     ``whole``: all pending tasks of its array, as scontrol takes them (``9_[1-4]``), else ``id``. ``nodes, held``: of a
-    running job, its nodes and the GPUs on each by type. ``limit_s``: its time limit. ``array_most``: tasks of its array that may run
+    running job, its nodes and the GPUs on each by type. ``limit_s``: its time limit; ``believed_s``: a forecast that is shorter.
+    ``array_most``: tasks of its array that may run
     at once. ``required``: the nodes that it names. ``apart``: why nobody but Slurm may place it, whatever it names; "" where we may.
     """
 
@@ -66,6 +68,13 @@ class Job:
     array: str = ""
     array_most: int | None = None
     apart: str = ""
+    believed_s: float | None = None
+    account: str = ""
+
+    @property
+    def run_s(self) -> float:
+        """Its run time as believed."""
+        return self.limit_s if self.believed_s is None else self.believed_s
 
     @property
     def pending(self) -> bool:
@@ -116,9 +125,30 @@ def default_partition(slurm: Slurm, wanted: str | None) -> str:
 
 def look(slurm: Slurm, partition: str, clock: Any = time.time) -> Seen:
     """Read queue and nodes. A job that starts between both is seen waiting while its GPUs are in use; the next look is right."""
-    queue = slurm.json("squeue", "--json")
+    queue = queue_of(slurm)
     nodes = nodes_of(slurm.run("scontrol", "show", "node", "-d", "-o"), partition)
     return seen_of(queue, nodes, partition, float(clock()))
+
+
+def queue_of(slurm: Slurm) -> Any:
+    """The queue in the form of ``squeue --json``, from ``scontrol`` where that is missing or does not say what running jobs hold."""
+    try:
+        queue = slurm.json("squeue", "--json")
+    except NoJson:
+        return {"jobs": list(records_of(slurm.run("scontrol", "show", "job", "-d", "-o")))}
+    jobs = queue.get("jobs") if isinstance(queue, Mapping) else None
+    if isinstance(jobs, list) and any(_lacks_gres(record) for record in jobs):
+        detail = {each["job_id"]: each for each in records_of(slurm.run("scontrol", "show", "job", "-d", "-o"))}
+        for record in jobs:
+            if _lacks_gres(record) and record["job_id"] in detail:
+                record["gres_detail"] = detail[record["job_id"]]["gres_detail"]
+    return queue
+
+
+def _lacks_gres(record: Any) -> bool:
+    """Whether a running job asked for GPUs, and its record does not say where it holds them."""
+    asks = any(gres(word(record.get(f"tres_per_{of}"))) for of in ("job", "node", "task", "socket"))
+    return asks and word(record.get("job_state")) == "RUNNING" and not record.get("gres_detail")
 
 
 def counts_memory(slurm: Slurm) -> bool:
@@ -131,7 +161,7 @@ def counts_memory(slurm: Slurm) -> bool:
 def seen_of(queue: Any, nodes: Iterable[Node], partition: str, now_s: float) -> Seen:
     """One look from ``squeue --json`` and the partition's nodes. SlurmError for JSON of another shape."""
     if not isinstance(queue, Mapping) or not isinstance(queue.get("jobs"), list):
-        raise SlurmError("squeue --json has no list 'jobs'; a Slurm from 21.08 on is needed")
+        raise SlurmError("squeue --json has no list 'jobs'; its data parser is one that rltune does not know")
     mine = tuple(nodes)
     if not mine:
         raise InputError(f"partition {partition} has no nodes")
@@ -169,6 +199,7 @@ def jobs_of(record: Mapping[str, Any]) -> list[Job]:
         submit_s=max(number(record.get("submit_time")), number(record.get("eligible_time"))),
         partition=word(record.get("partition")),
         user=word(record.get("user_name")),
+        account=word(record.get("account")),
         name=word(record.get("name")),
         state="PENDING" if state == "PENDING" else "RUNNING",
         reason=word(record.get("state_reason")),
@@ -238,7 +269,7 @@ def apart(record: Mapping[str, Any], asked: Asked) -> str:
     ):
         if word(record.get(name)):
             return what
-    if "exclusive" in str(record.get("shared")).lower():
+    if word(record.get("shared")) == "none" or word(record.get("exclusive")) not in ("", "false", "False"):
         return "asks for whole nodes"
     most = int(number(record.get("max_nodes")))
     if most and most != max(1, int(number(record.get("node_count")))):
@@ -274,6 +305,6 @@ def _gpus(text: str) -> str:
 
 
 def ends_s(job: Job, now_s: float) -> float:
-    """When a running job is expected to end: at its limit; NaN without one that is of use."""
-    end = job.start_s + job.limit_s
+    """When a running job is expected to end, by its limit or forecast; NaN without one that is of use."""
+    end = job.start_s + job.run_s
     return max(end, now_s) if math.isfinite(end) else math.nan

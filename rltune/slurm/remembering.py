@@ -26,7 +26,8 @@ class DiskRefuses(RunError):
 class Mark:
     """What we did to a job (of an array, to all its pending tasks, or to one).
 
-    ``user``: whose it is; an id that came round again is another's. ``nice``: before we set a priority, which takes it away.
+    ``user``: whose it is; an id that came round again is another's. ``nice``, ``own``: its nice value and Slurm's
+    priority before we changed it; setting a priority takes nice away.
     ``priority``: that we gave it; ``next_priority``: that we were about to give. ``held``: we hold it, or were about to;
     ``sure``: Slurm has answered that it is held. ``sent``: the
     places that we named as its nodes, ``sent_s`` when. ``ran``: it has run since. ``let_go``: somebody else took it from us.
@@ -34,6 +35,7 @@ class Mark:
 
     user: str
     nice: int = 0
+    own: int = 0
     priority: int | None = None
     next_priority: int | None = None
     held: bool = False

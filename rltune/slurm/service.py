@@ -19,8 +19,9 @@ from rltune.report.console import say
 from rltune.slurm.acting import Act, Hands
 from rltune.slurm.commands import Slurm, SlurmError, Unreachable
 from rltune.slurm.deciding import Decider, Decision
+from rltune.slurm.forecasting import Ended, Past, past_of
 from rltune.slurm.moment import moment_of
-from rltune.slurm.reading import Asked, Job, Node, Seen, counts_memory, default_partition, jobs_of, look
+from rltune.slurm.reading import Asked, Job, Node, Seen, counts_memory, default_partition, jobs_of, look, queue_of
 from rltune.slurm.remembering import alone, read_memory
 from rltune.slurm.telling import Log, print_decision
 
@@ -69,6 +70,7 @@ class Beside:
     log: Log
     cfg: Mapping[str, Any]
     memory_counts: bool
+    past: Past | None = None
 
     def step(self) -> tuple[Decision, list[Act], float]:
         """One look, one decision, what follows from it; and the second of the look."""
@@ -77,8 +79,15 @@ class Beside:
         for note in seen.notes:
             self.log.write("note", note=note)
         acts = self.hands.notice(seen)
+        usage: Mapping[str, float] = {}
+        if self.past is not None:
+            self.past.notice(seen)
+            if self.cfg["runtimes"] == "predicted":
+                seen = self.past.believed(seen)
+            if self.decider.policy.flow:
+                usage = self.past.usage(seen, self.decider.policy.flow)
         moment = self.hands.moment(seen, int(self.cfg["most"]))
-        decision = self.decider.decide(seen, moment)
+        decision = self.decider.decide(seen, moment, usage)
         acts += self.hands.act(seen, decision)
         about = {"partition": self.partition, "depth": self.cfg["depth"], "policy": self.decider.name,
                  "allocator": self.cfg["allocator"]["name"], "backfill": self.cfg["backfill"],
@@ -145,8 +154,9 @@ def run(cfg: Mapping[str, Any]) -> None:
         memory.depth = cfg["depth"]
         if cfg["depth"] != "advise":
             # Kernels compile at their first use, which may take a minute: not while jobs are held.
-            rehearse(decider)
-        beside = Beside(slurm, partition, hands, decider, log, cfg, counts_memory(slurm))
+            rehearse(decider, cfg["runtimes"] == "predicted")
+        past = past_of(path, cfg["runtimes"] == "predicted" or bool(decider.policy.flow))
+        beside = Beside(slurm, partition, hands, decider, log, cfg, counts_memory(slurm), past)
         log.write("begin", partition=partition, depth=cfg["depth"], policy=cfg["policy"])
         if cfg["once"]:
             decision, acts, now_s = beside.step()
@@ -158,7 +168,7 @@ def run(cfg: Mapping[str, Any]) -> None:
             raise Interrupted(ending.got, "interrupted; control was given back to Slurm")
 
 
-def rehearse(decider: Decider) -> None:
+def rehearse(decider: Decider, predicts: bool) -> None:
     """A decision on made-up jobs, so that everything is loaded and compiled before the first real one."""
     gpus = {"a100": 8, "a100_1g.10gb": 7}
     nodes = tuple(Node(f"n{k}", gpus, {"a100": 4 * k}, True, 64, 0.0) for k in range(3))
@@ -174,6 +184,8 @@ def rehearse(decider: Decider) -> None:
     held = {"a100": 4}
     runs = Job("r", 0.0, "p", "u", "", "RUNNING", "", 1, 0, 600.0, Asked(held), nodes=("n1",), held=(held,))
     seen = Seen(100.0, "p", (*waits, runs), nodes)
+    if predicts:
+        seen = Past(Path(), [Ended("u", "", "", 1, 0.0, 60.0)]).believed(seen)
     decider.decide(seen, moment_of(seen))
 
 
@@ -190,7 +202,7 @@ def give_back(hands: Hands, pause: Callable[[float], None] = time.sleep) -> list
     """Give everything back, with some patience for a controller that does not answer. RunError where it never does."""
     for k in range(GIVE_BACK_TRIES):
         try:
-            queue = hands.slurm.json("squeue", "--json")
+            queue = queue_of(hands.slurm)
             everywhere = []
             for record in queue["jobs"]:
                 with suppress(KeyError, TypeError, ValueError):

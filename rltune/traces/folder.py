@@ -15,7 +15,7 @@ class MissingTrace(InputError):
 
 
 def traces_folder(folder: str | Path | None = None) -> Path:
-    """``folder``, else $RLTUNE_TRACES, else ``traces/`` here, else ``traces/`` of the checkout.
+    """``folder``, else $RLTUNE_TRACES, else ``traces/`` here, else ``traces/`` of the checkout, where there is one.
 
     A folder that was named but does not exist is an InputError.
     """
@@ -24,8 +24,8 @@ def traces_folder(folder: str | Path | None = None) -> Path:
             if not Path(named).is_dir():
                 raise InputError(f"{origin}={named}: no such folder; make it or unset it")
             return Path(named)
-    here = Path("traces")
-    return here if here.is_dir() else Path(__file__).parents[2] / "traces"
+    here, checkout = Path("traces"), Path(__file__).parents[2] / "traces"
+    return checkout if checkout.is_dir() and not here.is_dir() else here
 
 
 def find(folder: Path, candidates: tuple[str, ...]) -> Path | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from rltune.traces import (
     helios,
     kubernetes,
     openb,
+    own,
     parquet,
     philly,
     plain,
@@ -73,8 +74,13 @@ OTHER_FORMATS = (
 )
 
 
-def read_file(path: Path) -> Reading | Trace:
-    """What a file of any known format holds, or a folder of tables; our own Parquet comes back as the trace it was."""
+def read_file(path: Path, columns: Mapping[str, Any] | None = None) -> Reading | Trace:
+    """What a file of any known format holds, or a folder of tables; our own Parquet comes back as the trace it was.
+
+    ``columns``: of a table of one's own, our name -> its column, where the usual names do not tell (`rltune.traces.own`).
+    """
+    if columns:
+        return _read_own(parse_csv(decode(read_bytes(path), path.name), path.name), columns)
     if path.is_dir() and (task_table := find(path, TASK_TABLES)) is not None:
         path = task_table
     elif path.is_dir() and google_requests.matches(path):
@@ -101,13 +107,22 @@ def read_file(path: Path) -> Reading | Trace:
     for known in CSV_FORMATS:
         if known.matches(header):
             return _read_csv(known, parse_csv(text, file))
+    if not (slurm.near_miss(text) or kubernetes.near_miss_of_text(text)) and own.matches(header):
+        return _read_own(parse_csv(text, file), {})
     raise _unknown(text, file, fields)
+
+
+def _read_own(table: Table, columns: Mapping[str, Any]) -> Reading:
+    return _with_comments(own.read(table, columns), table)
 
 
 def _read_csv(known: CsvFormat, table: Table) -> Reading:
     if not known.matches(table.header):
         raise InputError(f"{table.file}: row 1: the quotes of the column names do not come in pairs; mend them")
-    found = known.read(table)
+    return _with_comments(known.read(table), table)
+
+
+def _with_comments(found: Reading, table: Table) -> Reading:
     if not table.comments:
         return found
     return replace(found, notes=(*found.notes, f"{table.comments} comment lines (#) between the rows passed over"))
@@ -134,7 +149,8 @@ def _unknown(text: str, file: str, fields: tuple[str, ...]) -> InputError:
     found = one_line(", ".join(fields))
     accepted = "; ".join([*(known.name for known in CSV_FORMATS), *OTHER_FORMATS])
     return InputError(
-        f"{file}: no known format; found columns {found}{plain.near_miss(fields)}; accepted are {accepted}"
+        f"{file}: no known format; found columns {found}{plain.near_miss(fields)}; say what they are, e.g. "
+        f"trace.columns.submit_s=COLUMN trace.columns.duration_s=COLUMN; accepted are {accepted}"
     )
 
 
@@ -161,9 +177,10 @@ def read_trace(
     source: str,
     label: str | None = None,
     change: Callable[[Reading], Reading] | None = None,
+    columns: Mapping[str, Any] | None = None,
 ) -> Trace:
-    """The trace in a file; ``change`` works on what was read before the jobs are checked."""
-    found = read_file(path)
+    """The trace in a file; ``change`` works on what was read before the jobs are checked; ``columns`` as of `read_file`."""
+    found = read_file(path, columns)
     if isinstance(found, Trace):
         if change is not None:
             raise InputError(f"{path.name}: {name} is made from the original file, not from our Parquet")

@@ -62,7 +62,8 @@ def load_trace(name_or_path: str | Path, *, folder: str | Path | None = None, se
         name_or_path: a name first; a file that bears one is reached as ``./helios``.
         folder: where real traces lie; default $RLTUNE_TRACES, then ``traces/``.
         seed: of the generators; reading a file uses none.
-        options: of that trace, e.g. ``squeeze=10`` of ``rltune_helios``.
+        options: of that trace, e.g. ``squeeze=10`` of ``rltune_helios``; of a table of one's own ``columns={"submit_s": "sent"}``, where
+            its column names do not tell what they are.
 
     Raises InputError, in one line, for whatever is missing, malformed or unknown.
     """
@@ -71,9 +72,9 @@ def load_trace(name_or_path: str | Path, *, folder: str | Path | None = None, se
     if load is None:
         if not (word.endswith(SUFFIXES) or os.sep in word or Path(word).exists()):
             raise InputError(f"trace {word!r} is unknown; use a file or one of {', '.join(TRACES)}")
-        if options:
-            raise InputError(f"trace {word}: unknown option {', '.join(options)}; a file has none")
-        return read_trace(Path(word), name=Path(word).name, source="user")
+        if strange := sorted(set(options) - {"columns"}):
+            raise InputError(f"trace {word}: unknown option {', '.join(strange)}; a file has columns alone")
+        return read_trace(Path(word), name=Path(word).name, source="user", columns=options.get("columns"))
     if isinstance(jobs := options.get("jobs"), int) and jobs > MOST_JOBS:
         raise InputError(f"trace {word}: jobs={jobs}; at most {MOST_JOBS:,} can be drawn")
     accepted = inspect.signature(load).parameters

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rltune.nouns.documents import cell, uncell
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import WHOLE
+from rltune.traces.own import spelled_slices, spelled_types
 from rltune.traces.table import Reading, Table, one_line
 from rltune.traces.trace import Trace
 from rltune.traces.writing import replace_file
@@ -48,8 +50,12 @@ def read(table: Table) -> Reading:
     if nameless.any():
         row = table.lines[int(np.argmax(nameless))]
         raise InputError(f"{table.file}: row {row}: job_id is empty; give every job a name")
-    names = {column: table.frame[column].map(uncell) for column in NAMES if column in table.header}
-    return Reading({column: names.get(column, table.frame[column]).to_numpy() for column in table.header}, table.lines)
+    names: dict[str, Any] = {column: table.frame[column].map(uncell) for column in NAMES if column in table.header}
+    if "gpu_type" in names:
+        names["gpu_type"], _ = spelled_types(names["gpu_type"])
+    if "mig" in names:
+        names["mig"] = spelled_slices(names["mig"])[1]
+    return Reading({c: np.asarray(names.get(c, table.frame[c])) for c in table.header}, table.lines)
 
 
 def write(trace: Trace, path: str | Path) -> Path:

@@ -104,6 +104,9 @@ class Trace:
             "duration_s": {k: float(np.quantile(jobs.duration_s, q)) for k, q in QUANTILES.items()},
             "mean_duration_s": round(float(jobs.duration_s.mean()), 1),
             "implied_busy_gpus": round(float(gpu_seconds.sum()) / span_s, 1) if span_s else None,
+            "gpu_types": _shares_of(jobs.gpu_type, "any"),
+            "slices": _shares_of(jobs.mig, "whole"),
+            "shares_of_a_gpu": int(((jobs.gpu_milli < WHOLE) & (jobs.gpu_milli > 0)).sum()),
             "users": _distinct(jobs.user),
             "vcs": _distinct(jobs.vc),
             "notes": list(self.notes),
@@ -164,6 +167,13 @@ def _size_shares(jobs: JobTable) -> dict[str, float]:
     place = np.searchsorted(list(SIZE_CLASSES.values()), jobs.num_gpus)
     share = np.bincount(place, minlength=len(SIZE_CLASSES)) / len(jobs) * 100
     return {name: round(float(pct), 2) for name, pct in zip(SIZE_CLASSES, share, strict=True)}
+
+
+def _shares_of(category: Category, absent: str) -> dict[str, float]:
+    """Per cent of the jobs by name, most first; ``absent`` for those without."""
+    counts = np.bincount(category.codes + 1, minlength=len(category.names) + 1)
+    pairs = zip((absent, *category.names), counts / len(category.codes) * 100, strict=True)
+    return {name: round(float(share), 2) for name, share in sorted(pairs, key=lambda one: -one[1]) if share}
 
 
 def _distinct(category: Category) -> int:

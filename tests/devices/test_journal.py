@@ -107,7 +107,7 @@ def _begun(path):
     journal = Journal(path, "nvml")
     held = state(True, [whole("3g.40gb", 4)])
     number = journal.begin({"GPU-a": held}, {"GPU-a": state(True)}, [("GPU-a", "destroy 3g.40gb@4")], True)
-    journal.note(number, "GPU-a", ("3g.40gb", 4), Part(FOUND, 1, ("MIG-x",)))
+    journal.note(number, "GPU-a", {("3g.40gb", 4): Part(FOUND, 1, ("MIG-x",))})
     journal.claim(Tenant("GPU-a", "3g.40gb", 4, "alice"))
     return journal
 

@@ -6,6 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pynvml
@@ -14,7 +15,9 @@ from fake_nvml import COMPILER, fake
 from nvml_cases import Fake, make, refused
 
 from rltune.devices import status
+from rltune.devices.adapter import Adapter
 from rltune.devices.nvml import NvmlDriver
+from rltune.devices.spec import spec_of
 from rltune.devices.status import DeviceError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -208,3 +211,21 @@ def test_calls_of_a_full_reading(fake_nvml: Fake) -> None:
     assert nvml.calls() == 8 * (7 + 2 * 3), (
         "a list a profile; of an instance its place, its compute instance, that one's number"
     )
+
+
+def test_calls_of_an_apply(fake_nvml: Fake, tmp_path: Path) -> None:
+    """Cutting eight GPUs anew must not read them again and again: once to plan, check, record, change and verify each."""
+    nvml, driver = fake_nvml(["A100-80GB"] * 8), NvmlDriver()
+    adapter = Adapter(driver, tmp_path, tmp_path)
+
+    def apply(instances: list[str]) -> None:
+        adapter.apply(adapter.plan(spec_of({"version": 1, "gpus": [{"gpu": "all", "instances": instances}]})))
+
+    apply(["1g.10gb"] * 7)
+    nvml.clear()
+    apply(["4g.40gb", "3g.40gb"])
+    adapter.close()
+    log = Counter(nvml.log())
+    # Seven profiles in each of five readings, 8 GPUs; compute profiles are the same on all of them.
+    assert log["nvmlDeviceGetGpuInstances"] == 8 * 5 * 7
+    assert log["nvmlGpuInstanceGetComputeInstanceProfileInfo"] < 50

@@ -39,6 +39,7 @@ from rltune.policies.orders import ALIASES, ORDERS
 from rltune.policies.preemptive import PREEMPTIVE, PREEMPTIVE_ALIASES
 from rltune.simulator.options import Options
 from rltune.simulator.run import simulate_jobs
+from rltune.slurm import main as beside_slurm
 
 pytestmark = pytest.mark.xdist_group("documents")
 
@@ -157,6 +158,7 @@ def test_commands_are_found_in_every_kind_of_code() -> None:
         "devices.md",
         "mig_batch.md",
         "mig_online.md",
+        "slurm.md",
     }
 
 
@@ -197,7 +199,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         profiles.options(words)
 
     monkeypatch.chdir(ROOT)
-    for module in (entry, mig):
+    for module in (entry, mig, beside_slurm):
         monkeypatch.setattr(module, "run_main", only_options)
     monkeypatch.setattr(profiles, "print_profiles", only_read)
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parsed)
@@ -281,6 +283,7 @@ WRONG = {
     "python -m rltune.mig profiles outt=tasks.csv": "option 'outt' is unknown",
     "python -m rltune.mig make": "command 'make' is unknown",
     "python -m rltune.devices show --jason": "unrecognized arguments: --jason",
+    "python -m rltune.slurm depth=all": "depth='all' is unknown",
     "python -m rltune.workloads nap": "invalid choice: 'nap'",
     "python -m rltune.learn": "no such module",
     "python experiments/nothing.py": "no such file",
@@ -358,6 +361,7 @@ APPENDED = {
     "rltune.devices profile": "--pace 0 --gpu 1",
     "rltune.devices run": "--pace 0 --seconds 0.1 --gpus 1",
     "rltune.devices watch": "--seconds 2 --quiet",
+    "rltune.slurm": "--help",  # beside a Slurm: tests/slurm
     "experiments/devices.py": "--help",  # whole campaigns: hours
     "experiments/mig_online.py": "--help",
     "make": "--dry-run",  # they set up an environment, and run what has tests of its own
@@ -494,6 +498,6 @@ def test_python_runs(block: Sequence[Line], tmp_path: Path, monkeypatch: pytest.
     try:
         exec(compile(text, block[0].place, "exec"), given)
     except InputError as error:
-        if "set RLTUNE_TRACES" not in str(error):
+        if not re.search("set RLTUNE_TRACES|no Slurm here", str(error)):
             raise
-        pytest.skip(f"needs a real trace: {error}")
+        pytest.skip(f"needs what is not here: {error}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
+from entry_cases import Command, refused
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -48,3 +50,21 @@ def test_a_path_that_is_not_there_tells_how_to_quote(
         run_main(lambda cfg: None, Simulate)
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and "needs quotes of both: 'name=\"value\"'" in told
+
+
+def test_an_own_log_and_cluster_are_given_by_path(command: Command, here: Path) -> None:
+    """`trace=jobs.csv` and `cluster=my.yaml` would need two options each, and a first log several tries to its first table."""
+    rows = [f"{k},2024-03-01T08:{k:02d}:00,0:{k + 5}:00,a100,{'1g' if k % 2 else ''}" for k in range(50)]
+    (here / "my jobs.csv").write_text("\n".join(["id,submit_time,duration,gpu,mig", *rows]) + "\n")
+    (here / "my.yaml").write_text("pools:\n- {nodes: 1, gpus_per_node: 2, gpu_type: A100-SXM4-40GB, mig: true}\n")
+    status, out, err = command(
+        "simulate", "-m", "+trace=my jobs.csv", "policy=fifo,sjf", "sweep=rules", "progress=false"
+    )
+    assert status == 0, err
+    assert "sized so that the jobs would keep 85% of it busy" in out
+    status, out, err = command("simulate", "trace=my jobs.csv", "cluster=my.yaml", "progress=false", "name=own")
+    assert status == 0, err
+    summary = json.loads((here / "runs" / "own" / "summary.json").read_text())
+    assert summary["cluster"]["gpus"] == 2 and summary["cluster"]["name"] == "my"
+    refused(command("simulate", "trace=my jobs.csv", "cluster=none.yaml"), here / "x", "none.yaml", alone=True)
+    refused(command("simulate", "trace=none.csv"), here / "x", "no such file", alone=True)

@@ -131,7 +131,7 @@ def test_other_knowledge_and_allocators(simulate: Callable[..., Told]) -> None:
 def test_a_dropped_job_is_told(simulate: Callable[..., Told], here: Path) -> None:
     """A job that can never run would vanish without a word; a run of nothing else would be a stack trace."""
     (here / "jobs.csv").write_text("job_id,submit_s,duration_s,num_gpus\na,0,10,1\nbig,5,10,900\n")
-    options = ("trace=file", "trace.path=jobs.csv", "progress=false")
+    options = ("trace=file", "trace.path=jobs.csv", "cluster=uniform", "progress=false")
     assert simulate(*options)[0] == 2
     told = simulate(*options, "oversized=drop")
     assert summary_of(made(told))["policies"]["fifo-skip-exact-best_fit"]["unfinished"] == 1
@@ -155,7 +155,7 @@ BAD: dict[str, str] = {
     "limit=0": "limit=0; a whole number of at least 1",
     "nodes=x": "nodes='x'; a whole number",
     "cluster.nodes=0": "nodes=0",
-    "cluster.pools.7.nodes=3": "cluster.pools.7: cluster uniform has no such pool; known are 0 (nodes)",
+    "cluster.pools.7.nodes=3": "cluster.pools.7: cluster fitted has no such pool; known are 0 (nodes)",
     "cluster.pools.0.nodes=-1": "pool nodes: nodes=-1; at least 1 is needed",
     "cluster.pools.0.gpus=3": "'gpus' is unknown; known are name, nodes, gpus_per_node",
     "cluster.pools.0=null": "no pools; at least one is needed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from rltune.config import load_cluster
 from rltune.devices.execution.tasks_file import read_task_list
 from rltune.devices.spec import read_spec
-from rltune.nouns.documents import DEEPEST, MOST_BYTES, MOST_NODES, parse_yaml, read_json, read_yaml
+from rltune.nouns.documents import DEEPEST, MOST_BYTES, parse_yaml, read_json, read_yaml
 from rltune.nouns.errors import InputError
 
 
@@ -42,7 +43,12 @@ HOSTILE = {
     "underscores": ("version: 1" + "_0" * 100_000, "a value of 200001 characters"),
     "sexagesimal": ("version: 1" + ":59" * 10_000, "a value of 30001 characters"),
     "large": ("#" * (MOST_BYTES + 1), "larger than 16 MiB; split it"),
-    "many": ("[" + "1," * (MOST_NODES + 1) + "1]", "more than 200,000 values"),
+    "many": ("version: 1\ntasks:\n" + "- 1\n" * 1_000_000, r"tasks\[0\]|is unknown"),
+    "wide aliases": ("x: &x [" + "1," * 100_000 + "1]\nversion: [" + "*x," * 100_000 + "1]", "aliases written out"),
+    "an alias of nothing": ("version: *a", "line 1: .*names nothing; write &a before"),
+    "an anchor twice": ("version: &a 1\ngpus: &a 2", "line 2: .*the anchor &a stands twice"),
+    "a list as a key": ("? [1]\n: 2", "line 1: .*a list or mapping as a key"),
+    "merged text": ("version: {<<: x}", "<< takes a mapping"),
     "object": ("version: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
     "zero byte": ("version: 1\0", "control characters"),
     "two documents": ("version: 1\n---\nversion: 1", "line 2: .*another document"),
@@ -77,16 +83,34 @@ def test_any_text_is_a_document_or_one_line(text: str) -> None:
         assert str(error).startswith("f.yaml: ") and "\n" not in str(error)
 
 
+def test_a_long_list_of_tasks_is_read_soon(tmp_path: Path) -> None:
+    """50,000 tasks, with what they share written once and merged, were refused for their number of values."""
+    path = tmp_path / "tasks.yaml"
+    tasks = [f"  - {{<<: *t, name: t{k}, seconds: {{1g: {300 + k}, 7g: {60 + k}}}}}\n" for k in range(50_000)]
+    path.write_text("version: 1\ntasks:\n  - &t {name: x, command: 'true', env: {A: b}}\n" + "".join(tasks))
+    begun = time.process_time()
+    found = read_task_list(path)
+    assert time.process_time() - begun < 30  # seconds of its own; it takes two
+    assert (len(found), found[-1].name, found[-1].env, found[-1].seconds[""]["7g"]) == (
+        50_001,
+        "t49999",
+        {"A": "b"},
+        50_059,
+    )
+
+
 def test_usual_files_lose_nothing(tmp_path: Path) -> None:
     """The limits would refuse, or change, what people really write."""
     path = tmp_path / "good.yaml"
     path.write_bytes(
-        "\ufeffbase: &base {x: 1, y: [1.5, yes, null]}\nmore:\n  <<: *base\n  x: 0x10\n\nlast: *base\n".encode()
+        "\ufeffbase: &base {x: 1, y: [1.5, yes, null]}\nmore:\n  <<: *base\n  x: 0x10\n\nlast: *base\n"
+        "several: {<<: [{x: 3}, *base], z: '5'}\n? 5\n: 2020-01-02\nblock: |\n  1\n".encode()
     )
     document = read_yaml(path, "a file")
     base = {"x": 1, "y": [1.5, True, None]}
-    assert document.value == {"base": base, "more": base | {"x": 16}, "last": base}
-    assert document.lines[id(document.value)] == {"base": 1, "more": 2, "last": 6}
+    assert document.value == {"base": base, "more": base | {"x": 16}, "last": base,
+                              "several": {"x": 3, "y": base["y"], "z": "5"}, 5: date(2020, 1, 2), "block": "1\n"}  # fmt: skip
+    assert list(document.lines[id(document.value)].items())[:3] == [("base", 1), ("more", 2), ("last", 6)]
     assert document.lines[id(document.value["more"])]["x"] == 4
 
 

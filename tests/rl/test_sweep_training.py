@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import yaml
+from ray_cluster import RayNode, two_nodes
 
 from rltune.rl.training import Curve
 
@@ -80,70 +77,14 @@ def test_a_sweep_that_is_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-class Node:
-    """A node of a Ray cluster, with a temporary folder of its own; in a process group that ends with the test."""
-
-    def __init__(self, token: str, *words: str) -> None:
-        # Ray's sockets lie in it, and their names may have 107 characters.
-        self.folder = tempfile.mkdtemp(prefix="ray")
-        environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "OMP_NUM_THREADS": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH"))))
-        command = [
-            sys.executable,
-            "-m",
-            "ray.scripts.scripts",
-            "start",
-            *words,
-            "--num-cpus=1",
-            f"--temp-dir={self.folder}",
-        ]
-        self.process = subprocess.Popen(
-            [*command, "--block"],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(PATIENCE_S)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def nodes_alive(environment: Mapping[str, str]) -> int:
-    """As a driver sees them; 0 while there is no cluster."""
-    code = "import ray; ray.init(log_to_driver=False); print('alive', sum(n['Alive'] for n in ray.nodes()))"
-    told = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=False
-    )
-    return int(told.stdout.split("alive")[-1]) if "alive" in told.stdout else 0
-
-
 @pytest.fixture
-def cluster() -> Iterator[tuple[dict[str, str], Node]]:
+def cluster() -> Iterator[tuple[dict[str, str], RayNode]]:
     """A Ray cluster of two nodes with one CPU each: what a driver needs to know of it, and the second node."""
-    token = secrets.token_hex(16)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_ADDRESS": f"127.0.0.1:{port}"}
-    nodes = [Node(token, "--head", f"--port={port}", "--include-dashboard=false")]
-    try:
-        for number in (1, 2):
-            until = time.monotonic() + PATIENCE_S
-            while nodes_alive(environment) < number:
-                assert time.monotonic() < until
-            if number == 1:
-                nodes.append(Node(token, f"--address=127.0.0.1:{port}"))
+    with two_nodes(PATIENCE_S) as (environment, nodes):
         yield environment, nodes[1]
-    finally:
-        for node in reversed(nodes):
-            node.end()
 
 
-def test_a_sweep_on_two_nodes_outlives_one_of_them(cluster: tuple[dict[str, str], Node], tmp_path: Path) -> None:
+def test_a_sweep_on_two_nodes_outlives_one_of_them(cluster: tuple[dict[str, str], RayNode], tmp_path: Path) -> None:
     """A cluster's second node would stay idle, or its death cost the trainings that were on it, or the whole sweep."""
     environment, second = cluster
     swept = ["score=bsld,wait", "seed=0,1", "hydra/launcher=ray", "epochs=150", f"sweep={tmp_path / 's'}"]

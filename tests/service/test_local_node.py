@@ -274,7 +274,7 @@ def test_a_place_that_is_taken_is_refused_and_a_shared_gpu_is_not(tmp_path):
     node.close()
 
 
-def test_what_others_run_in_a_slice_keeps_the_next_away(tmp_path):
+def test_what_others_run_in_a_slice_keeps_the_next_away(tmp_path, monkeypatch):
     """A tenant's process that outlived its lease would share the slice with the next tenant."""
     driver = machine(tmp_path)
     node = local_node(tmp_path, driver)
@@ -283,6 +283,7 @@ def test_what_others_run_in_a_slice_keeps_the_next_away(tmp_path):
     heard.wait("began", "lease")
     number = driver.instances(0)[0].id
     driver.attach(0, 4242, number, 0)
+    monkeypatch.setattr("rltune.service.nodes.cuts.RELEASED_S", 0.3)
     node.carry_out([Stop("lease"), begin("next", argv=())])
     assert "pid 4242" in heard.wait("refused", "next").message
     driver.detach(0, 4242)
@@ -441,6 +442,8 @@ def test_a_job_runs_as_its_user(node):
     )
     assert heard.wait("ended", "r1").code == 0, output(node, "r1")
     assert output(node, "r1").startswith("65534 65534 [65534] nobody")
+    node.carry_out([begin("r3", argv=("sh", "-c", "echo said > /dev/stdout"), user="nobody", directory="/")])
+    assert heard.wait("ended", "r3").code == 0 and output(node, "r3") == "said\n"
     node.carry_out([begin("r2", argv=("true",), user="nobody", directory="/root")])
     heard.wait("refused", "r2")
 

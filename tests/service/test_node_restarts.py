@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from node_cases import SMALL, Heard, begin, local_node, machine, output, python, wait_until
@@ -49,10 +51,10 @@ heard.wait("suspended", "paused"), heard.wait("suspended", "saved"), heard.wait(
 """
 
 
-def owner(tmp_path, work):
-    """A process with a node that has done this work, ready to be killed."""
+def owner(tmp_path, work, *words):
+    """A process with a node that has done this work, or is at it, ready to be killed."""
     code = OWNER.format(tests=os.path.dirname(__file__), folder=str(tmp_path), work=work)
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"ready\n"
     return process
 
@@ -222,6 +224,42 @@ def test_a_run_that_was_only_ordered_never_begins_behind_the_nodes_back(tmp_path
     )
     assert json.loads(late.stdout)["error"] and not (tmp_path / "ran").exists()
     os.close(held)
+    node.close()
+
+
+MANY = 24
+MANY_RUNS = f"""
+orders = [
+    begin(f"r{{n}}", ("sh", "-c", f"echo begun >> ran-{{n}}; sleep 0.0{{n % 10}}"), (), (), directory=sys.argv[1]) for n in range({MANY})
+]
+print("ready", flush=True)
+node.carry_out(orders)
+node.carry_out([begin(f"lease-{{n}}", (), (Held(0, PLACES[n]),), (CUT,)) for n in range(4)])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_nodes_that_are_killed_all_the_time_run_everything_once(tmp_path, seed):
+    """A job would run twice, or never, because the node was killed at the wrong moment."""
+    machine(tmp_path)
+    draws = random.Random(seed)
+    for _ in range(8):
+        process = owner(tmp_path, MANY_RUNS, str(tmp_path))
+        time.sleep(draws.uniform(0.0, 0.6))
+        kill(process)
+    node = local_node(tmp_path)
+    heard = Heard(node)
+    node.carry_out(
+        [begin(f"r{n}", ("sh", "-c", f"echo begun >> ran-{n}"), (), (), directory=str(tmp_path)) for n in range(MANY)]
+    )
+    node.carry_out([begin(f"lease-{n}", (), (Held(0, PLACES[n]),), (CUT,)) for n in range(4)])
+    for n in range(MANY):
+        assert heard.wait("ended", f"r{n}").code == 0
+        assert (tmp_path / f"ran-{n}").read_text() == "begun\n"
+    devices = [heard.wait("began", f"lease-{n}").message for n in range(4)]
+    assert len(set(devices)) == 4 and node.inventory().gpus[0].instances == PLACES
+    assert not [one for one in heard.all if one.what in ("lost", "refused", "not_cut")]
     node.close()
 
 

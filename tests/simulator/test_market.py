@@ -180,3 +180,44 @@ def test_nonsense_is_refused(name: str, value: Any) -> None:
     """A negative price would draw all jobs to the scarcest GPUs."""
     with pytest.raises(InputError, match=name):
         simulate(table([0], [1]), TWO, [[1, 1]], **{name: value})
+
+
+def test_wrong_speeds_change_decisions_and_not_how_fast_jobs_run() -> None:
+    """A cluster on which wrong beliefs come true would show no harm of them."""
+    jobs, speed = table([0, 1], [100, 100]), [[1.0, 0.8], [1.0, 0.8]]
+    right = simulate(jobs, TWO, speed)
+    assert (pools(right), right.end_s.tolist()) == ([0, 1], [100.0, 126.0])
+    # With this seed the slow type is believed to be so slow that it is refused.
+    wrong = [simulate(jobs, TWO, speed, speed_error=0.9, seed=seed) for seed in range(12)]
+    assert len({tuple(pools(result)) for result in wrong}) > 1
+    for result in wrong:
+        ran = result.runs.end_s - result.runs.start_s
+        assert ran == pytest.approx([100.0 if pool == 0 else 125.0 for pool in result.runs.pool])
+
+
+def test_unknown_kinds_count_as_the_mean_until_they_have_run() -> None:
+    """Half the job classes of a new cluster are measured: the others would be refused everywhere, or never learned."""
+    # Three kinds run badly on the second type, one well; what is known of the fourth is the mean of the others.
+    kinds = [[1.0, 0.1], [1.0, 0.12], [1.0, 0.14], [0.1, 1.0]]
+    n = 60
+    jobs = table([2000.0 * k for k in range(n)], [100.0] * n)
+    speed = [kinds[k % 4] for k in range(n)]
+    options: dict[str, Any] = {"speed_unknown": 0.25, "runtimes": "unknown", "policy": "las", "quantum_s": 300.0}
+    options |= {"market_refusal": 0.1, "market_patience": 0.0}
+
+    def of_the_fourth(**more: Any) -> list[int]:
+        result = simulate(jobs, TWO, speed, **options, **more)
+        return [int(p) for p, job in zip(result.runs.pool, result.runs.job, strict=True) if job % 4 == 3]
+
+    # The seed draws which kind is unknown.
+    seed = next(s for s in range(40) if set(of_the_fourth(seed=s)) == {0})
+    learning = of_the_fourth(seed=seed, speed_learned=True)
+    assert learning[0] == 0
+    assert set(learning[-8:]) == {1}
+
+
+@pytest.mark.parametrize("wrong", [{"speed_error": 1.0}, {"speed_unknown": -0.1}, {"speed_learned": "yes"}])
+def test_nonsense_about_what_is_known_is_refused(wrong: dict[str, Any]) -> None:
+    """A typo would be taken for full knowledge."""
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        simulate(table([0], [1]), TWO, [[1, 1]], **wrong)

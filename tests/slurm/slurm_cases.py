@@ -28,19 +28,21 @@ def recorded_look(partition: str = "main", queue: Any = None) -> Seen:
     return seen_of(queue or recorded(), recorded_nodes(partition), partition, 1_800_000_000.0)
 
 
-def job(name: str, gpus: int = 1, kind: str = "a100", minutes: float = 10.0, submit_s: float = 0.0, **more: Any) -> Job:
+def job(
+    number: str, gpus: int = 1, kind: str = "a100", minutes: float = 10.0, submit_s: float = 0.0, **more: Any
+) -> Job:
     """A pending job on one node."""
     asked = more.pop("asked", Asked({kind: gpus}, 1, gpus))
     values: dict[str, Any] = {
         "partition": "main", "user": "ann", "name": "", "state": "PENDING", "reason": "Priority", "priority": 1, "nice": 0,
-        "whole": name, **more,
+        "whole": number, **more,
     }  # fmt: skip
-    return Job(id=name, submit_s=submit_s, limit_s=60.0 * minutes, asked=asked, **values)
+    return Job(id=number, submit_s=submit_s, limit_s=60.0 * minutes, asked=asked, **values)
 
 
-def running(name: str, node: str, gpus: int, kind: str = "a100", minutes: float = 10.0, **more: Any) -> Job:
+def running(number: str, node: str, gpus: int, kind: str = "a100", minutes: float = 10.0, **more: Any) -> Job:
     held = {"state": "RUNNING", "reason": "", "start_s": NOW_S, "nodes": (node,), "held": ({kind: gpus},)}
-    return job(name, gpus, kind, minutes, **(held | more))
+    return job(number, gpus, kind, minutes, **(held | more))
 
 
 def node(

@@ -119,6 +119,19 @@ def killed_and_given_back(path: Path, depth: str, first: int, second: int) -> No
     assert {name: slurm.jobs[name] for name in before if name in slurm.jobs} == before
 
 
+@pytest.mark.parametrize("depth", ["priority", "place"])
+def test_slurms_own_priority_is_kept_in_mind(tmp_path: Path, depth: str) -> None:
+    """With policy=priority our own numbers and holds would feed back into the order."""
+    jobs = {str(k): job(str(k), 8, priority=100 + k, submit_s=k) for k in range(8)}
+    slurm = Memoryless(jobs)
+    decider = Decider("priority", {"name": "best_fit"}, "easy")
+    mine = hands(slurm, tmp_path / "s.json", depth)
+    first = [each.id for each in step(mine, slurm, decider)[0].ranked()]
+    assert first == [str(k) for k in range(7, -1, -1)]
+    again = [each.id for each in step(mine, slurm, decider)[0].ranked()]
+    assert again == [name for name in first if name in again]
+
+
 def test_somebody_elses_word_counts(tmp_path: Path) -> None:
     """An administrator's release or priority would be undone at the next look, and again and again."""
     slurm = Memoryless(queue_of(12))
@@ -206,7 +219,10 @@ def test_arrays_in_one_word() -> None:
 
 def test_an_array_has_one_priority(tmp_path: Path) -> None:
     """Each of ten thousand tasks would be a command of its own."""
-    tasks = {f"9_{k}": job(f"9_{k}", 8, array="9", asked=Asked({"a100": 8}, 1, 8)) for k in range(1, 9)}
+    tasks = {
+        f"9_{k}": job(f"9_{k}", 8, array="9", whole="9_[1-8]", array_most=4, asked=Asked({"a100": 8}, 1, 8))
+        for k in range(1, 9)
+    }
     slurm = Memoryless(tasks)
     slurm.jobs["9_[1-8]"] = job("9_[1-8]", partition="nowhere")
     _, acts = step(hands(slurm, tmp_path / "s.json", "priority"), slurm)
@@ -239,7 +255,18 @@ def test_no_answer_to_a_hold_or_a_release(tmp_path: Path) -> None:
     assert not any(mark.let_go for mark in mine.memory.marks.values())
     for row in decision.rows:
         if not row.starts:
-            assert slurm.jobs[row.job.id].reason == "JobHeldAdmin"
+            assert slurm.jobs[row.job.id].reason == "JobHeldAdmin" and slurm.jobs[row.job.id].required == ""
+
+
+def test_a_held_job_that_only_slurm_may_place_now(tmp_path: Path) -> None:
+    """A job whose user names a node while we hold it would stay held, since it is no longer ours to start."""
+    slurm = Memoryless(queue_of(12))
+    mine = hands(slurm, tmp_path / "s.json", "place")
+    decision, _ = step(mine, slurm)
+    waits = next(row.job.id for row in decision.rows if not row.starts)
+    slurm.jobs[waits] = replace(slurm.jobs[waits], required="n3")
+    step(mine, slurm)
+    assert slurm.jobs[waits].reason == "Priority" and slurm.jobs[waits].required == "n3"
 
 
 def test_a_disk_that_refuses_while_giving_back(tmp_path: Path) -> None:

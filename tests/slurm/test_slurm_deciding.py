@@ -88,6 +88,22 @@ def test_refusals(policy: str, allocator: str, message: str) -> None:
         Decider(policy, {"name": allocator}, "easy")
 
 
+@pytest.mark.parametrize(
+    ("policy", "first"), [("priority", "c"), ("srtf", "b"), ("srsf", "b"), ("fair_user", "b"), ("fair_vc", "a")]
+)
+def test_policies_that_suspend_in_a_simulation(policy: str, first: str) -> None:
+    """Slurm's own priorities, remaining work and fair shares could not order a live queue."""
+    jobs = [
+        job("a", 8, minutes=9, user="ann", account="x", priority=5, submit_s=1),
+        job("b", 8, minutes=2, user="bob", account="y", priority=5, submit_s=2),
+        job("c", 8, minutes=5, user="cid", account="y", priority=9, submit_s=3),
+    ]
+    seen = look_of(jobs, FOUR[:1])
+    decider = Decider(policy, {"name": "best_fit"}, "easy")
+    usage = {"ann": 50.0, "bob": 1.0, "cid": 70.0, "x": 1.0, "y": 2.0}
+    assert [row.job.id for row in decider.decide(seen, moment_of(seen), usage).starts] == [first]
+
+
 def test_only_the_first_are_decided_on() -> None:
     """A queue of a hundred thousand jobs would take minutes a decision, and later ones would overtake."""
     seen = look_of([job(str(k), 8, submit_s=k) for k in range(6)], FOUR)

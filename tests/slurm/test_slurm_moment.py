@@ -26,7 +26,7 @@ def test_recorded_moment() -> None:
     assert free["n4", "a100_1g.10gb"] == 5, "two slices are in use"
     assert free["n3", "a100"] == 0, "a drained node has nothing to give"
     assert free["n1", "a100"] == 0
-    assert [each.id for each in moment.jobs] == ["6", "7", "8", "9_1", "9_2"], "of the array two may run at once"
+    assert [each.id for each in moment.jobs] == ["6", "7", "8", "9_1", "9_2", "19"], "of the array two may run at once"
     apart, others = ({each.id: why for each, why in part} for part in (moment.apart, moment.others))
     assert apart["13"] == "excludes nodes" and "16" in apart and "fewest nodes" in apart["16"]
     assert apart["17"] == "is one of the jobs without a GPU"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from slurm_cases import recorded, recorded_look, recorded_nodes
+from slurm_cases import DATA, recorded, recorded_look, recorded_nodes
 
-from rltune.slurm.commands import SlurmError
-from rltune.slurm.reading import LONGEST_S, jobs_of, seen_of
+from rltune.slurm.commands import NoJson, SlurmError
+from rltune.slurm.moment import moment_of
+from rltune.slurm.reading import LONGEST_S, jobs_of, queue_of, seen_of
 
 
 def test_recorded_queue() -> None:
@@ -67,5 +70,62 @@ def test_a_record_that_cannot_be_read() -> None:
 
 def test_no_list_of_jobs() -> None:
     """An answer of another shape would end in a traceback."""
-    with pytest.raises(SlurmError, match=r"21\.08"):
+    with pytest.raises(SlurmError, match="has no list"):
         seen_of({"jobs": None}, recorded_nodes(), "main", 0.0)
+
+
+class Told:
+    """A Slurm that answers from the recorded files; ``json``: None where it writes none."""
+
+    def __init__(self, queue: Any) -> None:
+        self.queue, self.asked = queue, 0
+
+    def json(self, *words: str) -> Any:
+        if self.queue is None:
+            raise NoJson("squeue --json: unrecognized option '--json'")
+        return self.queue
+
+    def run(self, *words: str) -> str:
+        assert words[:3] == ("scontrol", "show", "job")
+        self.asked += 1
+        return (DATA / "jobs-22.05.txt").read_text()
+
+
+@pytest.fixture
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """scontrol writes local times; the files were recorded in UTC."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_without_json_the_same_is_read(utc: None) -> None:
+    """A Slurm without JSON would be unusable, or its queue would be another one."""
+    text = queue_of(Told(None))
+    by_json = {job.id: job for record in recorded()["jobs"] for job in jobs_of(record)}
+    by_text = {job.id: job for record in text["jobs"] for job in jobs_of(record)}
+    assert by_text == by_json
+
+
+def test_what_running_jobs_hold_is_looked_up(utc: None) -> None:
+    """Where the JSON does not say what a job holds, its GPUs would never be expected back."""
+    queue = recorded()
+    for record in queue["jobs"]:
+        record["gres_detail"] = []
+    slurm = Told(queue)
+    found = queue_of(slurm)
+    assert [job.held for record in found["jobs"] for job in jobs_of(record)] == [
+        job.held for record in recorded()["jobs"] for job in jobs_of(record)
+    ]
+    slurm = Told(recorded())
+    queue_of(slurm)
+    assert slurm.asked == 0, "one command less where it is told"
+
+
+def test_exclusive_jobs_and_memory() -> None:
+    """A job that wants a whole node would be sent to one that others use."""
+    moment = moment_of(recorded_look())
+    assert {each.id: why for each, why in moment.apart}["18"] == "asks for whole nodes"
+    assert {job.id: job for job in recorded_look().jobs}["19"].asked.memory_mb == 500

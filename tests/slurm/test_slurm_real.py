@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +33,7 @@ NODES = {
     "n3": {"a100": 8},
     "n4": {"a100": 6, "a100_3g.40gb": 2, "a100_1g.10gb": 7},
 }
+ROOT = Path(__file__).parents[2]
 SOON_S = 120.0
 """Patience on a loaded machine; nothing takes as long."""
 
@@ -85,7 +88,7 @@ class Run:
 
     def __init__(self, slurm: Slurm, folder: Path, *options: str) -> None:
         self.state = folder / "state.json"
-        words = [sys.executable, "-m", "rltune.slurm", f"state={self.state}", "poll_s=0.2", *options]
+        words = [sys.executable, "-m", "rltune.slurm", f"state={self.state}", "poll_s=0.2", "every_s=3600", *options]
         self.process = subprocess.Popen(
             words,
             env={**os.environ, "SLURM_CONF": str(slurm.conf)},
@@ -251,3 +254,52 @@ def test_every_policy_and_allocator_decides(slurm: Slurm) -> None:
         for allocator in ("best_fit", "milp"):
             seen = look(slurm, "main")
             Decider(policy, {"name": allocator}, "easy").decide(seen, moment_of(seen))
+
+
+SPEC = """version: 1
+gpus:
+  - gpu: 0
+    instances: [3g.40gb, 3g.40gb]
+"""
+
+
+def test_epilog_and_prolog_of_slurmd() -> None:
+    """What slurmd tells its scripts may differ from what they ask for: nodes would be drained, or never be cut."""
+    spec = Path(tempfile.mkdtemp(prefix="rltune-mig-"))
+    try:
+        (spec / "mig.yaml").write_text(SPEC)
+        for name in ("prolog", "epilog"):
+            script = spec / name
+            environment = {"RLTUNE_STATE": f"{spec}/$SLURMD_NODENAME", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+                           "PATH": os.environ["PATH"]}  # fmt: skip
+            exports = " ".join(f'{key}="{value}"' for key, value in environment.items())
+            more = " resume=true mig_mode=true" if name == "epilog" else ""
+            script.write_text(
+                f"#!/bin/sh\nexport {exports}\nexec {sys.executable} -m rltune.slurm {name} spec={spec}/mig.yaml "
+                f"device=simulated:a100-80gb pace=0{more} 2>>{spec}/{name}.log\n"
+            )
+            script.chmod(0o755)
+        nodes = {"n1": {"a100_3g.40gb": 2}}
+        with rehearsed(Wanted(nodes, settings={"Epilog": f"{spec}/epilog"})) as slurm:
+            submit(slurm, "--gres=gpu:a100_3g.40gb:1", seconds=1)
+            soon(lambda: not slurm.run("squeue", "-h", "-o", "%A").strip(), "a job ends on a node in service")
+            assert not (spec / "n1" / "devices.sqlite").exists() or "are as" not in (spec / "epilog.log").read_text()
+            last = submit(slurm, "--gres=gpu:a100_3g.40gb:1", seconds=3)
+            soon(lambda: state(slurm, last)[0] == "RUNNING", "a job runs")
+            slurm.run("scontrol", "update", "NodeName=n1", "State=DRAIN", "Reason=mig")
+            soon(
+                lambda: "goes back to service" in (spec / "epilog.log").read_text(),
+                "the epilog of the last job cuts the drained node",
+            )
+            soon(lambda: "idle" in slurm.run("sinfo", "-h", "-N", "-o", "%T"), "the node is back")
+        with rehearsed(Wanted(nodes, settings={"Prolog": f"{spec}/prolog", "PrologFlags": "Alloc"})) as slurm:
+            good = submit(slurm, "--gres=gpu:a100_3g.40gb:1", seconds=1)
+            soon(lambda: job(slurm, good)["job_state"] == "COMPLETED", "a job runs on the instances of the spec")
+            (spec / "mig.yaml").write_text(SPEC.replace("[3g.40gb, 3g.40gb]", "[7g.80gb]"))
+            submit(slurm, "--gres=gpu:a100_3g.40gb:1", seconds=1)
+            soon(
+                lambda: "drain" in slurm.run("sinfo", "-h", "-N", "-o", "%T"), "other instances: Slurm drains the node"
+            )
+            assert "MIG instances are not as" in (spec / "prolog.log").read_text()
+    finally:
+        shutil.rmtree(spec)

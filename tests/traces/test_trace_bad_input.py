@@ -40,11 +40,9 @@ def refused(name_or_path: object, **options: object) -> str:
         (HEADER, "the trace is empty"),
         ("", "the file is empty"),
         (" \n\n", "the file is empty"),
-        ("x,y\n1,2\n", "found columns x, y; accepted are plain"),
-        (HEADER.replace("\n", ",colour\n") + "a,0,1,1,red\n", "found columns job_id"),
-        (HEADER.replace("\n", ",colour\n") + "a,0,1,1,red\n", "the plain format knows no colour"),
+        ("x,y\n1,2\n", "found columns x, y; say what they are, e.g. trace.columns.submit_s=COLUMN"),
+        (HEADER.replace("submit_s", "sent") + "a,0,1,1\n", "the plain format lacks submit_s and knows no sent"),
         (HEADER.replace("job_id", 'job_id"') + "a,0,1,1\n", "row 1: the quotes of the column names"),
-        (HEADER.replace("num_gpus", "gpus") + "a,0,1,1\n", "the plain format lacks num_gpus and knows no gpus"),
         ('[{"jobid": ', "malformed JSON"),
         ('{"jobs": []}', "no list of jobs"),
         ('[{"jobid": "a"}]', "record 1: status, vc, attempts"),
@@ -109,7 +107,7 @@ def test_unknown_option_lists_the_known(no_traces: Path) -> None:
     """A misspelt option would be ignored."""
     assert "unknown option sqeeze; known: squeeze" in refused("rltune_helios", sqeeze=10)
     assert "unknown option jobs; known: none" in refused("helios", jobs=10)
-    assert "a file has none" in refused("./jobs.csv", jobs=10)
+    assert "a file has columns alone" in refused("./jobs.csv", jobs=10)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, FailFast, Field
 
 from rltune.mig.batch.tasks import RANGE, Tasks
 from rltune.mig.geometry import Geometry, geometry
@@ -176,7 +176,7 @@ class TaskFile(Checked):
 
     accepted = f"a list of tasks begins with version: {VERSION}, then tasks:"
     version: Literal[1]
-    tasks: Annotated[list[TaskSpec], Says("a list is needed; write tasks: and below it - name: ...")]
+    tasks: Annotated[list[TaskSpec], FailFast(), Says("a list is needed; write tasks: and below it - name: ...")]
 
 
 def read_task_list(path: str | Path) -> list[TaskSpec]:

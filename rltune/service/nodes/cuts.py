@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 
 from rltune.devices.adapter import Adapter, RolledBack, Unsettled
 from rltune.devices.driver import Identity
@@ -186,19 +185,6 @@ class Device:
         word = "on" if now.pending else "off"
         waits = "" if now.pending == now.mig else f"MIG is {word} after a reset of the GPU only; reset it"
         return Gpu(gpu.uuid, kind, bool(now.mig), ours, foreign, waits)
-
-    def has(self, held: Held) -> bool:
-        """Whether what a lease holds is there; also where the GPU does not answer, since nobody knows then."""
-        with suppress(InputError):
-            gpus = self.driver.gpus()
-            if not 0 <= held.gpu < len(gpus):
-                return False
-            if held.instance is not None and gpus[held.gpu].uuid:
-                now = read_state(self.driver, held.gpu)
-                return whole(*held.instance) in now.instances and held.instance in self._claims().get(
-                    gpus[held.gpu].uuid, set()
-                )
-        return True
 
     def environment(self, held: Sequence[Held], devices: Sequence[str]) -> dict[str, str]:
         """What a program finds in its environment about its GPUs, as in `rltune.devices.execution.executor`.

@@ -12,6 +12,7 @@ import queue
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -29,13 +30,15 @@ from rltune.service.nodes.lanes import Change, Lane
 from rltune.service.nodes.records import NAME, Begun, Ended, Folder
 from rltune.service.nodes.running import Gone, Identity, Shepherds, Started, alive, all_stopped, end_rest, send
 from rltune.service.nodes.shepherd import GO_ON, STOP_ALL
-from rltune.service.orders import Begin, Command, Cut, Held, Inventory, Order, Report, Stop, Suspend
+from rltune.service.orders import Begin, Command, Cut, Gpu, Held, Inventory, Order, Report, Stop, Suspend
 
 COMING, STARTING, BEGAN, SUSPENDED, ENDED, LOST = "coming", "starting", "began", "suspended", "ended", "lost"
 """States of a run: waits for its GPUs; its shepherd begins; runs, or is held; gave its GPUs up; over; should be there and is not."""
 PROCESS, LEASE, NOTHING = "process", "lease", "nothing"
 """What is there of a run now."""
 LOG_BYTES = 1 << 24
+NOTES = 1000
+"""Newest that are kept."""
 LOOK_S = 0.02
 """Between looks at what is being stopped."""
 PAUSE_S = 30.0
@@ -106,7 +109,7 @@ class LocalNode:
 
     def __init__(self, name: str, adapter: Adapter, state_dir: Path, log_bytes: int = LOG_BYTES) -> None:
         self.name, self.log_bytes = name, log_bytes
-        self.device, self.notes = Device(adapter), list[str]()
+        self.device, self.notes = Device(adapter), deque[str](maxlen=NOTES)
         self._folder = Path(os.path.abspath(state_dir)) / "runs"
         self._boot = boot_id()
         self._inbox: queue.SimpleQueue[Order | _Forget | Change] = queue.SimpleQueue()
@@ -132,10 +135,13 @@ class LocalNode:
 
     def inventory(self) -> Inventory:
         """See `rltune.service.orders.Node`; leases whose instance has gone are lost."""
+        with self._turn:
+            # Of those that begin from here on the GPUs may tell nothing yet.
+            leases = [run for run in self._runs.values() if run.what == LEASE and run.state == BEGAN]
         gpus = self.device.gpus()
         with self._turn:
-            for run in self._runs.values():
-                if run.what == LEASE and run.state == BEGAN and not all(map(self.device.has, run.held)):
+            for run in leases:
+                if run.what == LEASE and run.state == BEGAN and any(_missing(one, gpus) for one in run.held):
                     self._lose(run, "its MIG instance is gone")
             seen = {run.name: run for run in self._runs.values() if run.state not in (COMING, STARTING)}
             lanes = {gpu: lane.problem for gpu, lane in self._lanes.items()}
@@ -193,9 +199,8 @@ class LocalNode:
                     self._guarded(self._take_event, event)
                 while not self._inbox.empty():
                     self._guarded(self._take, self._inbox.get())
-                self._look_at_stops()
-                self._look_at_lanes()
-                self._guarded(self._advance)
+                for look in (self._look_at_stops, self._look_at_lanes, self._advance):
+                    self._guarded(look)
 
     def _guarded(self, work, *arguments) -> None:  # type: ignore[no-untyped-def]
         """Whatever goes wrong with one order, the node goes on."""
@@ -204,8 +209,11 @@ class LocalNode:
         except Exception as error:
             why = f"{type(error).__name__}: {' '.join(str(error).split())}"
             self.notes.append(f"{work.__name__.strip('_')}: {why}")
-            if arguments and isinstance(order := arguments[0], Begin | Suspend | Stop | Started | Gone):
-                self._tell("refused" if isinstance(order, Begin) else "lost", order.run, message=why)
+            order = arguments[0] if arguments else None
+            if isinstance(order, Begin) and order.run in self._runs:
+                self._refuse(self._runs[order.run], why)
+            elif isinstance(order, Suspend | Stop | Started | Gone):
+                self._tell(LOST, order.run, message=why)
 
     def _patience_s(self) -> float:
         stopping = any(run.ending and run.suspend == "stop" and run.intent == "suspend" for run in self._runs.values())
@@ -645,6 +653,13 @@ def _checked(run: str) -> str:
     if not NAME.fullmatch(run):
         raise InputError(f"run {run[:40]!r}: a name has 1 to 128 letters, digits, dots, hyphens and underscores")
     return run
+
+
+def _missing(held: Held, gpus: Sequence[Gpu]) -> bool:
+    """Whether an instance is not there; of a GPU that does not answer nobody knows."""
+    if held.instance is None or (held.gpu < len(gpus) and gpus[held.gpu].doubtful):
+        return False
+    return held.gpu >= len(gpus) or held.instance not in gpus[held.gpu].instances
 
 
 def _same(one: Held, other: Held) -> bool:

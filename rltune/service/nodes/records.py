@@ -79,12 +79,15 @@ class Folder:
 
     def create(self, order: Order) -> None:
         """Raises OSError where the disk refuses; then nothing is left."""
-        self.path.mkdir(mode=0o700)
+        new = Folder(self.path.with_name(f".{self.path.name}.new"))
+        new.path.mkdir(mode=0o700)
         try:
-            self._write(ORDER, asdict(order))
+            new._write(ORDER, asdict(order))
+            # Whole or not at all: a folder of this name without an order is of a run that was forgotten.
+            os.rename(new.path, self.path)
             sync_folder(self.path.parent)
         except OSError:
-            self.remove()
+            new.remove()
             raise
 
     def order(self) -> Order | None:
@@ -143,9 +146,13 @@ class Folder:
     def remove(self) -> None:
         """All of it: the run never began."""
         with suppress(FileNotFoundError):
-            for entry in os.scandir(self.path):
+            old = self.path
+            if not old.name.startswith("."):
+                old = self.path.with_name(f".{self.path.name}.old")
+                os.rename(self.path, old)
+            for entry in os.scandir(old):
                 os.unlink(entry.path)
-            os.rmdir(self.path)
+            os.rmdir(old)
 
     def _write(self, name: str, value: Any, once: bool = False) -> bool:
         path, new = self.path / name, self.path / f"{name}.node"
@@ -196,9 +203,11 @@ class _damaged:
 
 
 def folders(path: Path) -> Iterator[Folder]:
-    """Those of runs that were not forgotten."""
+    """Those of runs that were not forgotten; what a node that was killed left half made or half removed goes."""
     for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
-        if os.path.exists(os.path.join(entry.path, ORDER)):
+        if entry.name.startswith("."):
+            Folder(Path(entry.path)).remove()
+        elif os.path.exists(os.path.join(entry.path, ORDER)):
             yield Folder(Path(entry.path))
 
 

@@ -168,6 +168,9 @@ class Shepherd:
         os.posix_fallocate(self.record, 0, RESERVED)
         self.log = Log(self.order["log_bytes"])
         self.output, writes = os.pipe()
+        if self.order["user"]:
+            # So that the user's programs may open /dev/stdout.
+            os.fchown(writes, *self.order["user"][1:])
         gate, opened = os.pipe()
         failed, fails = os.pipe()
         self.began_s, self.clock = time.time(), time.monotonic()
@@ -228,6 +231,7 @@ class Shepherd:
                 # Also what the node ignores; some cannot be set.
                 with contextlib.suppress(OSError, ValueError):
                     signal.signal(number, signal.SIG_DFL)
+            os.umask(0o022)
             if order["user"]:
                 name, user, group = order["user"]
                 os.initgroups(name, group)
