@@ -117,6 +117,7 @@ def _cluster(command: Adder) -> None:
     rule.add_argument("policy", nargs="?")
     rule.add_argument("--backfill")
     rule.add_argument("--allocator")
+    rule.add_argument("--shadow", help="a policy that is only written down beside; off: none")
     rule.add_argument("--rollback", action="store_true", help="the one before")
     happens = command("events", commands.events, "what has happened")
     happens.add_argument("-f", "--follow", action="store_true", help="what happens from now on (or --since)")

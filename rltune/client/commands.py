@@ -166,12 +166,11 @@ def undrain(client: Client, args: argparse.Namespace) -> None:
 
 def policy(client: Client, args: argparse.Namespace) -> None:
     body = {
-        "policy": args.policy,
-        "backfill": args.backfill,
-        "allocator": args.allocator,
-        "rollback": args.rollback or None,
+        name: getattr(args, name)
+        for name in ("policy", "backfill", "allocator", "shadow")
+        if getattr(args, name) is not None
     }
-    body = {name: value for name, value in body.items() if value is not None}
+    body |= {"rollback": True} if args.rollback else {}
     # A policy may have to be loaded and compiled first.
     answer = client.ask("PUT", "/policy", body, wait_s=600) if body else client.ask("GET", "/policy")
     known = "\n".join(f"{name:10} {', '.join(values)}" for name, values in answer["known"].items())

@@ -33,6 +33,9 @@ class Serve:
         "over restarts",
     )
     backfill: str = option("skip", "which jobs may start when the first does not fit", choices=tuple(DETAILED))
+    guard: bool = option(
+        True, "of a learned policy: it decides only while shadow simulation says that it does no worse than rules"
+    )
     runtimes: str = option(
         "requested",
         "what is believed of run times: the job's estimate, else one learned from jobs before; learned; or nothing",
@@ -52,6 +55,10 @@ class Serve:
         "real processes on simulated MIG GPUs; on this machine's GPUs; or nodes that run nothing, for load tests",
         choices=DEVICES,
     )
+    ray: str | None = option(
+        None,
+        "address of a Ray cluster, or auto: the machines are its nodes, with their own GPUs (Ray with token authentication)",
+    )
     pace: float = option(1.0, "of device=simulated: share of the time that changing MIG instances takes", least=0)
     host: str = option(HOST, "address to listen at; another one than this machine's own needs tls_cert and tls_key")
     port: int = option(PORT, "0: any that is free", least=0, most=65535)
@@ -66,7 +73,8 @@ class Serve:
     )
     users: Any = option(None, "Unix users that tenants' jobs run as, {ann: ann}; for a service that runs as root")
     as_service: bool | None = option(
-        None, "whether jobs of tenants without one run as the service itself; null: unless it runs as root"
+        None,
+        "whether jobs of tenants without one run as the service itself; null: unless it runs as root (and jobs run at all)",
     )
     any_user: bool = option(False, "whether jobs may name the Unix user that they run as")
     rate: float = option(500.0, "requests a second of each token; 0: as many as come", least=0)

@@ -40,8 +40,8 @@ def make_app(engine: Engine, policies: Policies | None = None, options: WebOptio
     )  # fmt: skip
     app.state.web = web
     for room in (jobs, leases, cluster, deciding, watching):
-        app.include_router(room.router, prefix="/v1")
+        app.include_router(room.router)
     app.include_router(watching.plain)
     app.add_middleware(Guard, most_body=options.most_body, hosts=options.hosts, seen=web.metrics.seen)
-    describe(app, (*BODIES, leases.Renewal, cluster.Drain, deciding.PolicyChange))
+    describe(app, (*BODIES, leases.Renewal, cluster.Drain, deciding.PolicyChange, deciding.Question))
     return app

@@ -22,7 +22,7 @@ from rltune.service.clock import Clock
 from rltune.service.dispatch import Dispatch, Seat
 from rltune.service.forecasts import Forecasts, groups_of
 from rltune.service.ledger import Event, Ledger
-from rltune.service.orders import Node, Report
+from rltune.service.orders import Node, Remote, Report
 from rltune.service.records import (
     CANCELLED,
     DONE,
@@ -132,6 +132,8 @@ class Engine:
         self._closing = threading.Event()
         self._ended_early: set[str] = set()
         self._over: dict[str, list[str]] = {}
+        self._remote = {machine.name: machine for machine in machines if isinstance(machine, Remote)}
+        self._silent: set[str] = set()
         self._thread: threading.Thread | None = None
 
     # --- from other threads -----------------------------------------------------------------------
@@ -200,6 +202,7 @@ class Engine:
         for name, machine in self.dispatch.machines.items():
             for report in machine.reports():
                 self.reported(name, report)
+        self._look_who_answers()
         self._expire()
         self._decide()
         self._answer_acquisitions()
@@ -594,6 +597,22 @@ class Engine:
         record.reason = why
         self.live.end(record.id, self.now, failed=True)
         self.ledger.touch(record)
+
+    def _look_who_answers(self) -> None:
+        """Machines that have gone silent take no job, and what ran there waits again; those that answer again are taken back."""
+        for name, machine in self._remote.items():
+            gone = not machine.present
+            if gone == (name in self._silent):
+                continue
+            (self._silent.add if gone else self._silent.discard)(name)
+            for node, seat in enumerate(self.dispatch.seats):
+                if seat.machine == name and self.node_state[node][0] == ("open" if gone else "lost"):
+                    self._set_node(
+                        node,
+                        "lost" if gone else "open",
+                        "it does not answer" if gone else "",
+                        "fail" if gone else "repair",
+                    )
 
     def lost(self, record: Record, why: str) -> None:
         """A run is gone."""

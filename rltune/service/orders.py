@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,4 +172,14 @@ class Node(Protocol):
 
     def close(self) -> None:
         """Let go of the device; runs go on."""
+        ...
+
+
+@runtime_checkable
+class Remote(Protocol):
+    """A node that may fall silent."""
+
+    @property
+    def present(self) -> bool:
+        """Whether it answers."""
         ...

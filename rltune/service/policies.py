@@ -10,6 +10,7 @@ from typing import Any
 from rltune import api
 from rltune.core.resources.scores import SHARING_RULES
 from rltune.models.catalogue import models
+from rltune.nouns.errors import InputError
 from rltune.policies.orders import ORDERS
 from rltune.policies.preemptive import PREEMPTIVE
 from rltune.service.engine import Engine, Refused
@@ -41,9 +42,9 @@ class Choice:
         """In one word."""
         return f"{self.policy}-{self.backfill}-{self.allocator}"
 
-    def told(self) -> dict[str, str]:
+    def told(self) -> dict[str, Any]:
         """For clients."""
-        return {"policy": self.policy, "backfill": self.backfill, "allocator": self.allocator}
+        return {"policy": self.policy, "backfill": self.backfill, "allocator": self.allocator, "guard": self.guard}
 
 
 def rules_of(choice: Choice, options: Options) -> Rules:
@@ -54,6 +55,10 @@ def rules_of(choice: Choice, options: Options) -> Rules:
         policy = policy.guarded() if choice.guard else policy
     check_backfill(choice.backfill, TRAINED if isinstance(policy, Picker) else DETAILED)
     allocator: Any = choice.allocator
+    if allocator not in (*SHARING_RULES, MILP):
+        raise InputError(
+            f"allocator={allocator!r} does not place jobs GPU by GPU; known are {', '.join((*SHARING_RULES, MILP))}"
+        )
     if choice.allocator == MILP:
         from rltune.allocators.milp import MilpAllocator
 
@@ -78,10 +83,9 @@ class Policies:
         self.engine, self.options, self.milp = engine, options, dict(milp or {})
         self.current, self.before = choice, _kept(engine, "choice_before")
 
-    def with_changes(self, changes: Mapping[str, str | None]) -> Choice:
-        """The present choice with what is not None changed."""
-        given = {name: value for name, value in changes.items() if value is not None}
-        return replace(self.current, **given, milp=self.milp)  # type: ignore[arg-type]
+    def with_changes(self, changes: Mapping[str, Any]) -> Choice:
+        """The present choice with some of it changed."""
+        return replace(self.current, **changes, milp=self.milp)
 
     def prepare(self, choice: Choice, copy: LiveCluster) -> Rules:
         """Rules of a choice, once they have decided on a copy of the cluster: what cannot be is refused here, and kernels are

@@ -133,10 +133,10 @@ def reconcile(engine: Engine) -> dict[str, int]:
         if inventory is None:
             continue
         for run, state in inventory.runs.items():
-            if run not in wanted[name] and state != "ended":
+            if run not in wanted[name] and state not in ("ended", "lost"):
                 engine.dispatch.stop(run, [name])
                 counts["foreign"] += 1
-        over = [run for run, state in inventory.runs.items() if state == "ended" and run not in wanted[name]]
+        over = [run for run, state in inventory.runs.items() if state in ("ended", "lost") and run not in wanted[name]]
         engine.dispatch.machines[name].forget(over)
     for record in list(engine.ledger.alive()):
         if record.kind == LEASE and record.state == WAITING:

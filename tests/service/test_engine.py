@@ -11,7 +11,7 @@ from rltune.service.orders import Begin, Report, Stop, Suspend
 from rltune.service.specs import JobSpec, LeaseSpec
 from rltune.service.store import StoreError
 from rltune.simulator.live import Rules
-from tests.service.fakes import Hand, suspending
+from tests.service.fakes import FakeMachine, Hand, suspending
 
 
 def job(**asked):
@@ -341,3 +341,30 @@ def settled(shadow):
     deadline = time.monotonic() + 120
     while shadow._busy.is_set() and time.monotonic() < deadline:
         time.sleep(0.01)
+
+
+class Distant(FakeMachine):
+    """A machine that may fall silent."""
+
+    present = True
+
+
+def test_a_machine_that_falls_silent_loses_its_jobs_to_others_and_comes_back(tmp_path):
+    """Jobs of a dead machine would count as running for ever, or new ones be sent to it."""
+    machines = [Distant("m0"), Distant("m1")]
+    hand = Hand(tmp_path, machines)
+    (name,) = hand.ask(lambda e: e.submit([job(gpus=2)], "ann"))
+    hand.turn(1.0)
+    assert hand.engine.nodes_of(hand.engine.ledger.records[name]) == ["m0"]
+    machines[0].present = False
+    hand.turn(2.0)
+    hand.turn(2.1)
+    assert hand.engine.node_state[0] == ("lost", "it does not answer")
+    assert (hand.state(name), hand.engine.nodes_of(hand.engine.ledger.records[name])) == ("running", ["m1"])
+    with pytest.raises(Refused, match="comes back by itself"):
+        hand.ask(lambda e: e.undrain(0))
+    machines[0].present = True
+    (other,) = hand.ask(lambda e: e.submit([job(gpus=2)], "ann"))
+    hand.turn(3.0)
+    hand.turn(3.1)
+    assert hand.engine.node_state[0] == ("open", "") and hand.state(other) == "running"

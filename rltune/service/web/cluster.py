@@ -20,7 +20,7 @@ from rltune.service.web.jobs import Cursor, cursor_of, seq_of
 from rltune.service.web.security import Caller
 from rltune.simulator.live import Place
 
-router = APIRouter(tags=["cluster"])
+router = APIRouter(prefix="/v1", tags=["cluster"])
 OTHER = "(another tenant)"
 MOST_NODES = 1000
 

@@ -31,7 +31,7 @@ Id = Annotated[str, Path(max_length=200, description="of the job, such as job-17
 Tenant = Annotated[
     str | None, Query(pattern=NAME, description="on whose behalf; tenants: leave it out (operators: local)")
 ]
-router = APIRouter(tags=["jobs"])
+router = APIRouter(prefix="/v1", tags=["jobs"])
 SLEEP = {"command": ["sleep", "60"], "gpus": 1}
 SUBMITS = {
     "one": {"summary": "a job on one GPU", "value": SLEEP},

@@ -22,7 +22,7 @@ from rltune.service.web.context import Changes, Reads, Visit, waited
 from rltune.service.web.description import body, header, success
 from rltune.service.web.jobs import Cursor, Limit, Of, State, Tenant, cancelled, found, page, repeated
 
-router = APIRouter(tags=["leases"])
+router = APIRouter(prefix="/v1", tags=["leases"])
 Id = Annotated[str, Path(max_length=200, description="of the lease, such as lease-18")]
 LOOK_S = 0.1
 """Between looks at a lease that another request waits for."""

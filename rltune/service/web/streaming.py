@@ -74,7 +74,7 @@ class Feed:
     async def changed(self, since: int, seconds: float) -> bool:
         """Wait for news after number ``since``; False: there were none in so long."""
         assert self._news is not None
-        if self._recent and self._recent[-1].seq > since:
+        if self.closing or (self._recent and self._recent[-1].seq > since):
             # It came while the disk was read.
             return True
         try:

@@ -18,7 +18,7 @@ from rltune.service.web.docs_page import page_of
 from rltune.service.web.security import TENANT
 from rltune.service.web.streaming import PAGE, described, event_stream, stream, visible
 
-router, plain = APIRouter(tags=["watching"]), APIRouter(tags=["watching"])
+router, plain = APIRouter(prefix="/v1", tags=["watching"]), APIRouter(tags=["watching"])
 """Under /v1, and at the root, where probes and scrapers look."""
 SILENT_S = 30.0
 """An engine that has taken no turn for so long is stuck."""
