@@ -56,7 +56,8 @@ class Serve:
         choices=DEVICES,
     )
     ray: str | None = option(
-        None, "address of a Ray cluster, or auto: the machines are its nodes, with their own GPUs (Ray with token authentication)"
+        None,
+        "address of a Ray cluster, or auto: the machines are its nodes, with their own GPUs (Ray with token authentication)",
     )
     pace: float = option(1.0, "of device=simulated: share of the time that changing MIG instances takes", least=0)
     host: str = option(HOST, "address to listen at; another one than this machine's own needs tls_cert and tls_key")
