@@ -351,6 +351,9 @@ def main() -> None:
     """A command beside, or the service."""
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     if word in COMMANDS:
+        if {"-h", "--help"} & set(sys.argv[2:]):
+            print(FOOTER)
+            return
         try:
             COMMANDS[word](sys.argv[2:])
         except (InputError, StoreError) as error:
