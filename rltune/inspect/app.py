@@ -129,10 +129,12 @@ def make_app(loads: Mapping[str, Load]) -> FastAPI:
         return JSONResponse(why(schedule, job))
 
     @app.get("/api/{number}/find")
-    def find(number: int, name: Annotated[str, Query(max_length=500)]) -> Response:
-        """The job of exactly this name, else the first that begins so."""
+    def find(number: int, name: Annotated[str, Query(max_length=500)], exact: bool = False) -> Response:
+        """The job of exactly this name, else (unless ``exact``) the first that begins so."""
         rows = shelf[number].row_of
-        found = rows.get(name, next((row for each, row in rows.items() if each.startswith(name)), None))
+        found = rows.get(name)
+        if found is None and not exact:
+            found = next((row for each, row in rows.items() if each.startswith(name)), None)
         return JSONResponse({"job": found})
 
     return app

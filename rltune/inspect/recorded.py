@@ -26,6 +26,8 @@ NO_DECISIONS = "scores, mask, chosen action and runner-up of each decision: run 
 NO_ORDER = "the order of the policy at each moment: the list can be sorted by who was then started next"
 NO_GPUS = "which GPU of its node a whole-GPU run held: the first free ones are shown"
 
+NO_TYPES = "GPU types, CPUs and memory that jobs asked for: pools are said to take a job by virtual cluster and width"
+
 
 @dataclass(frozen=True)
 class Bars:
@@ -194,7 +196,7 @@ def simulation(run: Path) -> Schedule:
         job=job.astype(np.int64), start_s=started, end_s=runs.end_s.to_numpy(float),
         held=np.bincount(bars.run, bars.height, len(runs)), note=runs.outcome.astype(str).tolist(),
         nodes=nodes_of(cluster), pools=summary["cluster"]["pools"], gpus_total=float(cluster.gpus), bars=bars,
-        missing=[NO_DECISIONS, NO_ORDER, NO_GPUS],
+        missing=[NO_DECISIONS, NO_ORDER, NO_GPUS, NO_TYPES],
         facts={"policy": told["policy"], "backfill": told["backfill"], "run times": told["runtimes"],
                "allocator": told["allocator"], "trace": summary["trace"]["label"], "cluster": cluster.name,
                "remarks": summary.get("remarks", [])},

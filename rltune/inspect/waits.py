@@ -45,7 +45,8 @@ def why(schedule: Schedule, job: int) -> dict[str, Any]:
     out["pools"] = pools
     out["holders"] = holders(schedule, job, runs, spans)
     out |= started(schedule, job, runs, spans)
-    if schedule.nodes:
+    # Of shares and MIG slices free GPUs say nothing: what matters is how GPUs are cut.
+    if schedule.kind == "simulation" and float(schedule.gpus[job]).is_integer() and not cut(schedule, own):
         out["room"] = room(schedule, job, spans)
     return out
 
@@ -53,6 +54,11 @@ def why(schedule: Schedule, job: int) -> dict[str, Any]:
 def where(schedule: Schedule, run: int) -> list[str]:
     """Nodes of a run, each once."""
     return [schedule.nodes[n]["name"] for n in dict.fromkeys(schedule.bars.node[schedule.bars.run == run].tolist())]
+
+
+def cut(schedule: Schedule, runs: Rows) -> bool:
+    """Whether some of these runs held less than whole GPUs."""
+    return bool((schedule.held[runs] % 1 > EPSILON).any())
 
 
 def pools_for(schedule: Schedule, job: int) -> list[int]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rltune.inspect.recorded import Schedule
 
 Floats = npt.NDArray[np.float64]
-MOST_BARS = 6000
+MOST_BARS = 10_000
 """Runs that are drawn one by one; above, nodes are drawn by how full they were."""
 MOST_NAMED = 1000
 """Runs that carry their jobs' names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -40,10 +41,16 @@ def static_files() -> dict[str, Path]:
     return {path.relative_to(STATIC).as_posix(): path for path in found}
 
 
-def page(name: str) -> Response:
-    """A file of the package as an answer; KeyError where there is none of the name."""
+def page(name: str, data: Mapping[str, str] | None = None) -> Response:
+    """A file of the package as an answer; ``data``: values of ``data-`` attributes that it has, by their names.
+
+    KeyError where there is none of the name. Values are the program's own words, never a user's.
+    """
     path = static_files()[name]
-    return Response(path.read_bytes(), media_type=TYPES[path.suffix])
+    text = path.read_text()
+    for key, value in (data or {}).items():
+        text = re.sub(rf'data-{key}="[a-z]*"', f'data-{key}="{value}"', text, count=1)
+    return Response(text, media_type=TYPES[path.suffix])
 
 
 @router.get("/static/{name:path}")

@@ -6,10 +6,11 @@ import { Table } from "./table.js";
 import { Refused, ask, follow, token } from "./service.js";
 
 const EVERY_MS = 5000, MOST_EVENTS = 200, SETTLE_MS = 300;
+const POINT = "Point at a GPU for who holds it, choose it for why.";
 const state = { caller: null, nodes: [], chosen: null, due: 0 };
 let palette = colours();
 
-const map = new NodeMap(byId("map"), (id) => choose(id), (words) => (byId("told").textContent = words));
+const map = new NodeMap(byId("map"), (id) => choose(id), (words) => (byId("told").textContent = words || POINT));
 const sizeOf = (spec) => spec.profile ?? spec.mig ?? `${spec.gpus ?? 1} GPU${(spec.gpus ?? 1) === 1 ? "" : "s"}`;
 const ago = (at) => (at === null ? "–" : duration(Math.max(0, Date.now() / 1000 - at)));
 const placed = (record) => record.places.map((p) => `${p.node}: ${p.profile ? `${p.profile} of ` : ""}GPU ${p.gpus.join(", ")}`).join("; ");
@@ -54,12 +55,11 @@ async function act(change) {
 
 async function enter() {
   byId("error").textContent = "";
+  if (!token.get() && document.documentElement.dataset.auth !== "none") return leave();
   try {
     state.caller = await ask("/v1/me");
   } catch (error) {
-    if (token.get()) failed(error);
-    else leave();
-    return;
+    return failed(error);
   }
   const { name: called, role, tenant: of } = state.caller;
   byId("who").textContent = `${called}, ${role}${of ? ` of ${of}` : ""}`;
@@ -128,7 +128,8 @@ function figures(where, values) {
 }
 
 function showPolicy(policy) {
-  const told = (p) => (p ? `${p.policy}, ${p.backfill}, ${p.allocator}${p.guard ? ", guarded" : ""}` : "none");
+  const guarded = (p) => (p.guard && policy.known.models.includes(p.policy) ? ", guarded" : "");
+  const told = (p) => (p ? `${p.policy}, ${p.backfill}, ${p.allocator}${guarded(p)}` : "none");
   const shadow = policy.shadow;
   figures("policy", {
     decides: told(policy), before: told(policy.before), shadow: shadow ? shadow.policy : "none",
@@ -157,8 +158,8 @@ async function choose(id) {
     if (id.startsWith("lease")) return show(...about(await ask(`/v1/leases/${encodeURIComponent(id)}`)));
     const [record, why] = await Promise.all([ask(`/v1/jobs/${encodeURIComponent(id)}`), ask(`/v1/jobs/${encodeURIComponent(id)}/why`)]);
     const lines = [...about(record), ...reasons(why)];
-    show(...lines);
-    if (!["waiting", "suspended"].includes(record.state)) return;
+    if (!["waiting", "suspended"].includes(record.state)) return show(...lines);
+    show(...lines, "When: the future is being simulated …");
     const when = await ask(`/v1/jobs/${encodeURIComponent(id)}/when`);
     const at = (s) => (s === null ? "not within the horizon" : duration(s));
     if (state.chosen === id) show(...lines, `Starts within ${at(when.p50_s)} as likely as not (10 %: ${at(when.p10_s)}, 90 %: ${at(when.p90_s)}); ${when.assumes}.`);
@@ -192,8 +193,10 @@ async function lastEvents() {
 }
 
 function tell(event) {
-  const { seq, at_s, what, job, tenant: of, ...more } = event;
-  const rest = Object.entries(more).filter(([, value]) => value !== null && value !== "").map(([key, value]) => `${key} ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", ");
+  // What the name of the event says already, or is of no use to people, is left out.
+  const { at_s, what, job } = event, out = ["seq", "at_s", "what", "job", "tenant", "state", "run", "ready_s", "speed"];
+  const rest = Object.entries(event).filter(([key, value]) => !out.includes(key) && value !== null && value !== "")
+    .map(([key, value]) => `${key} ${typeof value === "object" ? [value].flat().map((x) => (typeof x === "object" ? JSON.stringify(x) : x)).join(", ") : value}`).join("; ");
   byId("events").prepend(el("li", {}, `${new Date(at_s * 1000).toLocaleTimeString()} ${what}${job ? ` ${job}` : ""}${rest ? ` (${rest})` : ""}`));
   while (byId("events").children.length > MOST_EVENTS) byId("events").lastChild.remove();
 }

@@ -43,6 +43,31 @@ export function clock(seconds, span) {
   return `day ${Math.floor(s / 86400) + 1} ${day}`;
 }
 
+const STEPS_S = [1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 432000, 864000, 1728000, 2592000, 7776000, 31536000];
+
+// Moments to write below a picture: at most so many, at round distances from the beginning of the run.
+export function ticks(begin, end, from, most) {
+  const step = STEPS_S.find((s) => (end - begin) / s <= most) ?? (end - begin) / most;
+  const first = Math.ceil((begin - from) / step - 1e-9), found = [];
+  for (let k = first; from + k * step <= end; k++) found.push(from + k * step);
+  return found;
+}
+
+// A moment below a picture: without the time of day where marks are days apart.
+export function tickLabel(seconds, span, shown) {
+  const text = clock(seconds, span);
+  if (!text.startsWith("day")) return shown < 20 ? `${trim(seconds, 3)} s` : text;
+  return shown > 6 * 86400 ? text.replace(/ 00:00:00$/, "") : text.replace(/:00$/, "");
+}
+
+// GPU-seconds as GPU-hours or GPU-days.
+export function gpuTime(seconds, unit = "GPU") {
+  if (seconds === 0) return "0";
+  if (Math.abs(seconds) < 3600) return `${trim(seconds / 60, 1)} ${unit}-min`;
+  if (Math.abs(seconds) < 100 * 3600) return `${trim(seconds / 3600, 1)} ${unit}-h`;
+  return `${number(seconds / 86400, seconds < 8640000 ? 1 : 0)} ${unit}-days`;
+}
+
 export function number(value, digits = 0) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   return value.toLocaleString("en", { maximumFractionDigits: digits });

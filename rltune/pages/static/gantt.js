@@ -1,13 +1,13 @@
 // Nodes over time: single runs where they are few, how full each node was where they are many.
 
-import { colourOf, sized } from "./dom.js";
+import { colourOf, sized, tickLabel, ticks } from "./dom.js";
 
-const LEFT = 92, TOP = 4, BOTTOM = 22;
+const TOP = 4, BOTTOM = 22;
 
 export class Gantt {
-  // zoom(begin, end): another stretch is wished; go(time): another moment; pick(job); told(text)
-  constructor(canvas, wishes) {
-    Object.assign(this, { canvas, ...wishes, data: null, view: null, image: null });
+  // letter: a or b, whose colour full nodes have; zoom(begin, end): another stretch is wished; go(time): another moment; pick(job); told(text)
+  constructor(canvas, letter, wishes) {
+    Object.assign(this, { canvas, letter, ...wishes, data: null, view: null, image: null });
     canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     canvas.addEventListener("pointerdown", (event) => this.down(event));
     canvas.addEventListener("pointermove", (event) => this.move(event));
@@ -31,7 +31,7 @@ export class Gantt {
     image.width = data.steps;
     image.height = data.rows;
     const c = image.getContext("2d"), pixels = c.createImageData(data.steps, data.rows);
-    const [r, g, b] = rgb(this.palette.a);
+    const [r, g, b] = rgb(this.palette[this.letter]);
     data.share.forEach((share, k) => pixels.data.set([r, g, b, share], 4 * k));
     c.putImageData(pixels, 0, 0);
     return image;
@@ -48,15 +48,17 @@ export class Gantt {
     Object.assign(this, { view, palette, mark });
     const count = this.meta.nodes.length;
     const width = this.canvas.parentElement.clientWidth;
-    this.inner = Math.max(120, Math.min(520, count * (count <= 8 ? 44 : 14)));
+    const gpus = this.meta.nodes.reduce((sum, node) => sum + node.gpus, 0);
+    this.inner = Math.max(120, Math.min(520, count <= 8 ? gpus * 16 : count * 14));
     const c = sized(this.canvas, width, this.inner + TOP + BOTTOM);
-    this.wide = width - LEFT;
+    this.left = width < 500 ? 62 : 92;
+    this.wide = width - this.left;
     this.high = this.inner / count;
     c.fillStyle = palette.free;
-    c.fillRect(LEFT, TOP, this.wide, this.inner);
+    c.fillRect(this.left, TOP, this.wide, this.inner);
     c.save();
     c.beginPath();
-    c.rect(LEFT, TOP, this.wide, this.inner);
+    c.rect(this.left, TOP, this.wide, this.inner);
     c.clip();
     if (this.data) this.image ? this.drawShares(c) : this.drawBars(c);
     this.drawMark(c);
@@ -65,11 +67,11 @@ export class Gantt {
   }
 
   x(time) {
-    return LEFT + ((time - this.view.begin) / (this.view.end - this.view.begin)) * this.wide;
+    return this.left + ((time - this.view.begin) / (this.view.end - this.view.begin)) * this.wide;
   }
 
   time(x) {
-    return this.view.begin + ((x - LEFT) / this.wide) * (this.view.end - this.view.begin);
+    return this.view.begin + ((x - this.left) / this.wide) * (this.view.end - this.view.begin);
   }
 
   drawShares(c) {
@@ -137,12 +139,18 @@ export class Gantt {
     c.fillStyle = this.palette.soft;
     const every = Math.ceil(13 / this.high);
     this.meta.nodes.forEach((node, k) => {
-      if (k % every === 0) c.fillText(node.name, 0, TOP + (k + 0.5) * this.high + 4, LEFT - 6);
+      if (k % every === 0) c.fillText(node.name, 0, TOP + (k + 0.5) * this.high + 4, this.left - 6);
     });
-    const marks = Math.max(2, Math.floor(this.wide / 130));
-    for (let k = 0; k < marks; k++) {
-      const time = this.view.begin + (k / marks) * (this.view.end - this.view.begin);
-      c.fillText(this.clockOf(time), this.x(time), TOP + this.inner + 15);
+    const { begin, end } = this.view, { begin: from, end: to } = this.meta;
+    c.strokeStyle = this.palette.soft;
+    c.lineWidth = 1;
+    for (const time of ticks(begin, end, from, Math.max(2, Math.floor(this.wide / 110)))) {
+      const x = Math.round(this.x(time)) + 0.5, label = tickLabel(time - from, to - from, end - begin);
+      c.beginPath();
+      c.moveTo(x, TOP + this.inner);
+      c.lineTo(x, TOP + this.inner + 4);
+      c.stroke();
+      c.fillText(label, Math.min(x, this.left + this.wide - c.measureText(label).width), TOP + this.inner + 16);
     }
   }
 
@@ -175,7 +183,7 @@ export class Gantt {
   up(event) {
     const moved = this.drag?.moved;
     this.drag = null;
-    if (moved || event.offsetX < LEFT) return;
+    if (moved || event.offsetX < this.left) return;
     this.go(this.time(event.offsetX));
     const k = this.barAt(event);
     if (k >= 0) this.pick(this.data.job[k]);
@@ -205,7 +213,7 @@ export class Gantt {
 
   words(event) {
     const node = this.meta.nodes[Math.floor((event.offsetY - TOP) / this.high)];
-    if (!node || event.offsetX < LEFT) return "";
+    if (!node || event.offsetX < this.left) return "";
     const when = `${node.name}, ${this.clockOf(this.time(event.offsetX))}`;
     if (!this.image) {
       const k = this.barAt(event), name = k < 0 ? undefined : this.data.names[this.data.job[k]];

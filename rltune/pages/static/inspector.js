@@ -10,10 +10,13 @@ const state = { begin: 0, end: 1, at: 0, from: 0, to: 1, sides: [], playing: fal
 let palette = colours();
 let lists;
 
-const wishes = { zoom, go, failed: (error) => (byId("error").textContent = error.message) };
+// How often each picture was drawn from an answer: what tests and measurements wait for.
+const shown = (what) => (document.body.dataset[what] = String(1 + Number(document.body.dataset[what] ?? 0)));
+const picked = (side, name) => state.sides.filter((other) => other !== side).forEach((other) => other.follow(name).catch(wishes.failed));
+const wishes = { zoom, go, shown, picked, failed: (error) => (byId("error").textContent = error.message) };
 const clockOf = (time) => clock(time - state.from, state.to - state.from);
-const busy = new Lines(byId("busy"), "GPUs in use", [{ label: "a", colour: "a", fill: true }, { label: "b", colour: "b" }], wishes, clockOf, (v) => percent(v));
-const waiting = new Lines(byId("waiting"), "Waiting jobs", [{ label: "a", colour: "a", fill: true }, { label: "b", colour: "b" }], wishes, clockOf, (v) => number(v));
+const busy = new Lines(byId("busy"), [{ label: "a", colour: "a", fill: true }, { label: "b", colour: "b" }], wishes, (v) => percent(v));
+const waiting = new Lines(byId("waiting"), [{ label: "a", colour: "a", fill: true }, { label: "b", colour: "b" }], wishes, (v) => number(v, 1));
 const series = new Latest(askSeries, showSeries, wishes.failed);
 
 async function begin() {
@@ -30,6 +33,7 @@ async function choose() {
   const wanted = [["a", byId("first").value], ["b", byId("second").value]].filter(([, value]) => value !== NONE);
   const metas = await Promise.all(wanted.map(([, value]) => getJson(`/api/${value}`)));
   state.sides.forEach((side) => side.remove());
+  byId("sides").className = wanted.length > 1 ? "columns" : "";
   state.sides = wanted.map(([letter, value], k) => new Side(byId("sides"), Number(value), letter, metas[k], lists.orders, wishes));
   const first = metas[0];
   // Two of one trace share its clock; others are laid over each other from their beginnings.
@@ -41,7 +45,10 @@ async function choose() {
   state.begin = Math.min(...state.sides.map((s) => s.meta.begin + s.shift));
   state.to = state.end = Math.max(...state.sides.map((s) => s.meta.end + s.shift));
   state.at = state.begin;
-  byId("title").textContent = first.title;
+  byId("title").textContent = metas.map((m) => m.title).join(" beside ");
+  const mig = first.kind === "mig batch";
+  byId("busy-head").textContent = mig ? "Memory slices in use" : "GPUs in use";
+  byId("queue-head").textContent = mig ? "Waiting tasks" : "Waiting jobs";
   document.title = `${first.title} – rltune inspect`;
   fill(byId("facts"), told(state.sides));
   const missing = [...new Set(metas.flatMap((m) => m.missing))];
@@ -75,10 +82,7 @@ function showSeries(found) {
   const rows = found.map((data, k) => [share(data, state.sides[k]), Array.from(data.queued_jobs)]);
   busy.show([x, rows[0][0], rows[1]?.[0] ?? empty], state, palette);
   waiting.show([x, rows[0][1], rows[1]?.[1] ?? empty], state, palette);
-  if (!state.painted) {
-    state.painted = true;
-    performance.mark("painted");
-  }
+  shown("lines");
 }
 
 function refresh() {

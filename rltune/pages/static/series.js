@@ -1,11 +1,12 @@
 // Lines over time on uPlot: drag to zoom, click to go there.
 
+import { tickLabel, ticks } from "./dom.js";
 import uPlot from "./vendor/uplot/uPlot.esm.js";
 
 export class Lines {
-  // lines: [{ label, colour: name of a colour, dash }]; wishes: { zoom(begin, end), go(time) }
-  constructor(parent, title, lines, wishes, clockOf, valueOf) {
-    Object.assign(this, { parent, lines, wishes, clockOf, valueOf, title, plot: null, view: null });
+  // lines: [{ label, colour: name of a colour, fill }]; wishes: { zoom(begin, end), go(time) }; views: { begin, end, at, from, to }
+  constructor(parent, lines, wishes, valueOf) {
+    Object.assign(this, { parent, lines, wishes, valueOf, plot: null, view: null });
   }
 
   show(data, view, palette) {
@@ -32,16 +33,16 @@ export class Lines {
     const axis = { stroke: palette.soft, grid: { stroke: palette.line, width: 1 }, ticks: { stroke: palette.line, width: 1 }, font: "11px system-ui, sans-serif" };
     return {
       width, height: 150, legend: { show: false },
-      scales: { x: { time: false, auto: false }, y: { range: (_, low, high) => [0, Math.max(high * 1.05, this.least ?? 1)] } },
+      scales: { x: { time: false, auto: false }, y: { range: (_, low, high) => [0, Math.max((high ?? 0) * 1.05, 1)] } },
+      padding: [8, 12, 0, 0],
       axes: [
-        { ...axis, space: 130, values: (_, marks) => marks.map((t) => this.clockOf(t)) },
+        { ...axis, size: 26, gap: 2, splits: (plot, _, low, high) => ticks(low, high, this.view.from, Math.max(2, Math.floor(plot.width / 120))), values: (_, marks) => marks.map((t) => tickLabel(t - this.view.from, this.view.to - this.view.from, this.view.end - this.view.begin)) },
         { ...axis, size: 60, values: (_, marks) => marks.map((v) => this.valueOf(v)) },
       ],
       series: [{}, ...this.lines.map((line) => ({ label: line.label, stroke: palette[line.colour], width: 1.5, points: { show: false }, fill: line.fill ? `${palette[line.colour]}22` : undefined }))],
       cursor: { y: false, drag: { x: true, y: false, setScale: false }, points: { show: false } },
       hooks: {
         setSelect: [(plot) => this.selected(plot)],
-        drawSeries: [],
         draw: [(plot) => this.cursorLine(plot)],
         ready: [(plot) => plot.over.addEventListener("click", (event) => this.clicked(plot, event))],
       },

@@ -186,9 +186,9 @@ async def version() -> Response:
 
 
 @plain.get("/", include_in_schema=False)
-async def dashboard() -> Response:
+async def dashboard(request: Request) -> Response:
     """The page; it holds no data, and asks for them with the token that is typed into it."""
-    return page("dashboard.html")
+    return page("dashboard.html", {"auth": "token" if request.app.state.web.options.auth else "none"})
 
 
 @plain.get("/docs", include_in_schema=False)
