@@ -96,7 +96,7 @@ class _Forget:
 def open_node(name: str, device: str, state_dir: Path, pace: float = 1.0, log_bytes: int = LOG_BYTES) -> LocalNode:
     """The node of this machine on a device by name (`rltune.devices.open.open_device`); simulated ones live in its folder."""
     store = None if device == "nvml" else state_dir
-    return LocalNode(name, Adapter(open_device(device, store, pace), store), state_dir, log_bytes)
+    return LocalNode(name, Adapter(open_device(device, store, pace), store, wait_s=OWNER_S), state_dir, log_bytes)
 
 
 class LocalNode:
@@ -628,6 +628,9 @@ class LocalNode:
         elif run.begun.shepherd is None:
             run.state, run.what = BEGAN, LEASE
             self._tell_state(run)
+            if run.intent:
+                # The node was killed between the intent and the end.
+                self._over(run, Ended(time.time(), 0), SUSPENDED if run.intent == "suspend" else ENDED)
         elif self._shepherds.adopt(name, run.begun.shepherd):
             self._restore_living(run)
         else:
