@@ -207,7 +207,11 @@ def alive_then(pid: int) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=300)
-    kills = parser.parse_args().kills
+    parser.add_argument(
+        "--minutes", type=float, default=600.0, help="stop killing after so long; the count says how often it was"
+    )
+    given = parser.parse_args()
+    kills, until_s = given.kills, time.monotonic() + 60 * given.minutes
     rng = random.Random(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -220,6 +224,9 @@ def main() -> None:
             client.start()
         shared, broken, states = 0, 0, collections.Counter[str]()
         for k in range(kills):
+            if time.monotonic() > until_s:
+                kills = k
+                break
             time.sleep(rng.uniform(0.0, 2.0))
             before = running(service)
             service.kill()

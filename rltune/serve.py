@@ -22,12 +22,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from rltune.config.serving import Serve
 from rltune.entry import fail, run_main
 from rltune.nouns.errors import InputError
+from rltune.pages.serving import LOOPBACK
 from rltune.service.app import make_app
 from rltune.service.exporting import export, faults
 from rltune.service.opening import DATABASE, TOKEN_FILE, Opened, alone, open_store, opened, state_directory
 from rltune.service.store import Store, StoreError
 from rltune.service.web.context import WebOptions
-from rltune.service.web.guard import LOOPBACK
 from rltune.service.web.security import OPERATOR, Users, add_token, list_tokens, revoke_token
 
 GRACE_S = 5
@@ -83,7 +83,7 @@ def tell(service: Opened, cfg: Mapping[str, Any], url: str, token: str | None) -
     print(f"state     {state_directory(cfg['state'])}")
     if token is not None:
         print(f"token     {token}")
-    print(f"page      {url}/docs")
+    print(f"page      {url}/ (what can be asked: {url}/docs)")
     print(f"address   {url}", flush=True)
 
 
@@ -351,6 +351,9 @@ def main() -> None:
     """A command beside, or the service."""
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     if word in COMMANDS:
+        if {"-h", "--help"} & set(sys.argv[2:]):
+            print(FOOTER)
+            return
         try:
             COMMANDS[word](sys.argv[2:])
         except (InputError, StoreError) as error:

@@ -27,13 +27,13 @@ from rltune.live.stretch import TENANTS, Stretch, stretch_of
 from rltune.live.submitting import Clients
 from rltune.live.telling import Totals, conclude
 from rltune.nouns.errors import InputError
+from rltune.pages.serving import LOOPBACK
 from rltune.serve import GRACE_S, Limited, Server, address, check_address, listening
 from rltune.service.app import make_app
 from rltune.service.nodes.local import LocalNode
 from rltune.service.opening import Opened, opened
 from rltune.service.store import Store
 from rltune.service.web.context import WebOptions
-from rltune.service.web.guard import LOOPBACK
 from rltune.service.web.security import OPERATOR, TENANT, add_token, list_tokens, revoke_token
 from rltune.simulator.options import Options
 

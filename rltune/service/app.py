@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from rltune import __version__
+from rltune.pages import serving
 from rltune.service.engine import Engine
 from rltune.service.policies import Choice, Policies
 from rltune.service.web import cluster, deciding, jobs, leases, watching
@@ -42,6 +43,7 @@ def make_app(engine: Engine, policies: Policies | None = None, options: WebOptio
     for room in (jobs, leases, cluster, deciding, watching):
         app.include_router(room.router)
     app.include_router(watching.plain)
+    app.include_router(serving.router)
     app.add_middleware(Guard, most_body=options.most_body, hosts=options.hosts, seen=web.metrics.seen)
     describe(app, (*BODIES, leases.Renewal, cluster.Drain, deciding.PolicyChange, deciding.Question))
     return app

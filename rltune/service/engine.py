@@ -127,7 +127,6 @@ class Engine:
         self._acquiring: dict[str, _Acquiring] = {}
         self.due: list[tuple[float, str, str]] = []
         self._fresh: list[Record] = []
-        self._undo: list[_Asked] = []
         self._accounts_at = self.now
         self._closing = threading.Event()
         self._ended_early: set[str] = set()

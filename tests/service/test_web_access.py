@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from rltune.nouns.errors import InputError
+from rltune.pages.serving import LOOPBACK
 from rltune.service.engine import Refused
 from rltune.service.specs import JobSpec
 from rltune.service.web import security
 from rltune.service.web.context import WebOptions
-from rltune.service.web.guard import LOOPBACK
 from rltune.service.web.security import Rates, Tokens, Users, add_token, list_tokens, revoke_token
 from tests.service.site import Site
 

@@ -34,7 +34,9 @@ def test_the_cluster_is_told_gpu_by_gpu(site):
         ("m1", 2, "A100-40GB"),
     ]
     (cut,) = [g for g in second["gpus"] if g["mig"]]
-    assert {"profile": "3g.20gb", "start": 4, "held_by": lease} in cut["instances"] and cut["configuration"] >= 0
+    assert {"profile": "3g.20gb", "start": 4, "memory_slices": 4, "held_by": lease} in cut["instances"] and cut[
+        "configuration"
+    ] >= 0
     assert site.operator.get("/v1/cluster?node=m1").json()["nodes"] == [second]
     page = site.operator.get("/v1/cluster?limit=1").json()
     assert [n["name"] for n in page["nodes"]] == ["m0"]
@@ -191,7 +193,7 @@ def test_the_page_loads_nothing_from_elsewhere(site):
     page = site.ask(None, "GET", "/docs")
     assert page.status_code == 200 and "POST /v1/jobs" in page.text and "resnet" not in page.text
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page.text) and "<script" not in page.text
-    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "default-src 'none'" in page.headers["content-security-policy"] and "unsafe" not in str(page.headers)
     described = site.ask(None, "GET", "/openapi.json").json()
     for path, methods in described["paths"].items():
         for method, route in methods.items():

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from rltune.mig.configurations import configuration_number
 from rltune.mig.geometry import Geometry, Placement, State, geometry
 from rltune.nouns.checked import Checked, Says
+from rltune.nouns.mig_profiles import FOUR_SLICE_TYPES, PROFILES, SIZE, TYPES
 from rltune.service.engine import Engine, Refused, nodes_by_name
 from rltune.service.web.answers import errors
 from rltune.service.web.bodies import one_of
@@ -30,6 +31,7 @@ class InstanceAnswer(BaseModel):
 
     profile: str
     start: int = Field(description="its first memory slice")
+    memory_slices: int = Field(description="how many it takes")
     held_by: str | None
 
 
@@ -38,6 +40,7 @@ class GpuAnswer(BaseModel):
 
     gpu: int
     mig: bool
+    memory_slices: int = Field(description="of the GPU; 0: its type cannot be cut")
     configuration: int | None = Field(
         description="number of its partition (`python -m rltune.mig states`); null: MIG mode is off"
     )
@@ -154,13 +157,21 @@ def _state_of(table: Geometry, instances: list[dict[str, Any]]) -> State:
 
 def _gpu(engine: Engine, node: int, gpu: int, held: list[tuple[Place, str]]) -> dict[str, Any]:
     cut = engine.live.cut_of(node, gpu)
+    model = engine.cluster.pools[int(engine.live.arrays.node_pool[node])].gpu_type
+    kind = model if model in TYPES else None
     of = {(place.profile, place.start): name for place, name in held if place.profile is not None}
     return {
         "gpu": engine.dispatch.seats[node].gpus[gpu],
         "mig": cut.mig,
+        "memory_slices": 0 if kind is None else 4 if kind in FOUR_SLICE_TYPES else 8,
         "held_by": [name for place, name in held if place.profile is None],
         "instances": [
-            {"profile": profile, "start": start, "held_by": of.get((profile, start))}
+            {
+                "profile": profile,
+                "start": start,
+                "memory_slices": int(SIZE[PROFILES.index(profile), TYPES.index(str(kind))]),
+                "held_by": of.get((profile, start)),
+            }
             for profile, start in cut.instances
         ],
     }

@@ -6,9 +6,6 @@ import json
 from html import escape
 from typing import Any
 
-STYLE = """body{font:15px sans-serif;max-width:60em;margin:2em auto;padding:0 1em}
-code,pre{background:#f3f3f3} pre{padding:.5em} td{padding:.1em .6em;vertical-align:top}"""
-
 
 def page_of(told: dict[str, Any]) -> str:
     """The description as HTML."""
@@ -18,7 +15,8 @@ def page_of(told: dict[str, Any]) -> str:
         _route(path, method, route) for path, methods in told["paths"].items() for method, route in methods.items()
     ]
     return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>rltune</title><style>{STYLE}</style>"
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>rltune</title>"
+        "<link rel=stylesheet href=/static/docs.css><link rel=icon href=/static/icon.svg>"
         f"<body>{head}<p><a href=/openapi.json>openapi.json</a>{''.join(routes)}</body></html>"
     )
 

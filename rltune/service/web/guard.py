@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rltune.pages.serving import HEADERS, foreign_host, foreign_origin
 from rltune.service.engine import Refused
 from rltune.service.web.answers import error_answer
 
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-HEADERS = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"cache-control", b"no-store"),
-    (
-        b"content-security-policy",
-        b"default-src 'self'; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
-    ),
-    (b"referrer-policy", b"no-referrer"),
-]
-"""Of every answer: pages load nothing from elsewhere, and nobody keeps or frames them."""
 Seen = Callable[[str, str, int, float], None]
 """Method, route, status and seconds of an answered request."""
 
@@ -61,12 +50,10 @@ class Guard:
         """What can be refused by the headers alone."""
         given = {name: value.decode("latin-1") for name, value in scope["headers"]}
         host = given.get(b"host", "")
-        name = re.sub(r":\d+$", "", host).lower()
-        if self.hosts is not None and name not in self.hosts:
-            # A page of another name that resolves to this address (DNS rebinding).
+        if self.hosts is not None and foreign_host(host, self.hosts):
             return Refused(400, f"Host {host[:100]!r} is not this service; ask it by {' or '.join(self.hosts)}")
         origin = given.get(b"origin")
-        if origin is not None and origin.partition("://")[2].lower() != host.lower():
+        if origin is not None and foreign_origin(origin, host):
             return Refused(403, f"Origin {origin[:100]!r} is another site; the service answers its own pages only")
         length = given.get(b"content-length", "")
         if length and (not length.isdecimal() or int(length[:20]) > self.most_body):

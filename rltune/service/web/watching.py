@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -10,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from rltune import __version__
+from rltune.pages.serving import page
 from rltune.service.engine import Refused
 from rltune.service.web.answers import ErrorAnswer, errors
 from rltune.service.web.context import Reads
@@ -53,6 +55,19 @@ class VersionAnswer(BaseModel):
 
     name: str
     version: str
+
+
+class CallerAnswer(BaseModel):
+    """Whose token it is; ``tenant``: the only one that they see, null: all."""
+
+    name: str
+    role: str
+    tenant: str | None
+
+
+@router.get("/me", summary="Whose token this is", responses={**success(200, CallerAnswer), **errors()})
+async def me(visit: Reads) -> Response:
+    return JSONResponse(asdict(visit.caller))
 
 
 @router.get(
@@ -168,6 +183,12 @@ def _well(error: str | None) -> Response:
 @plain.get("/version", summary="The release", responses={**success(200, VersionAnswer), 400: NOT_WELL[400]})
 async def version() -> Response:
     return JSONResponse({"name": "rltune", "version": __version__})
+
+
+@plain.get("/", include_in_schema=False)
+async def dashboard(request: Request) -> Response:
+    """The page; it holds no data, and asks for them with the token that is typed into it."""
+    return page("dashboard.html", {"auth": "token" if request.app.state.web.options.auth else "none"})
 
 
 @plain.get("/docs", include_in_schema=False)
