@@ -26,6 +26,7 @@ COMMANDS = {
     "live": "the live service shown: a trace replayed on simulated GPUs, with real processes",
     "client": "talk to a live service: submit, watch, cancel",
     "slurm": "beside a Slurm cluster: its queue in our order",
+    "kubernetes": "beside Kubernetes: Kueue admission checks, scheduling gates",
     "workloads": "small real tasks to try GPUs with",
     "warm": "compile the kernels ahead (otherwise at their first use)",
     "bench": "measure the speed figures",

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rltune.config.kubernetes import BesideKubernetes
 from rltune.config.serving import Serve
 from rltune.config.slurm import BesideSlurm
 from rltune.entry import composed
+from rltune.kubernetes.reading import CONTROLLER
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -106,11 +108,29 @@ def test_manifests_are_objects_with_options_that_there_are(path: Path) -> None:
     """A manifest would be refused by the API server, or the service in it by its options."""
     for document in documents(path):
         assert {"apiVersion", "kind", "metadata"} <= set(document), document
-    services = [one for document in documents(path) for one in containers(document) if one.get("args")]
-    for one in services:
-        check_options(Serve, one["args"][1:] if one["args"][0].isalpha() else one["args"])
-        assert "insecure=true" not in one["args"]
-    assert services
+    commands = [one for document in documents(path) for one in containers(document) if one.get("args")]
+    assert commands
+    for one in commands:
+        words = [*one.get("command", ["python", "-m", "rltune.serve"]), *one["args"]]
+        check_options({"rltune.serve": Serve, "rltune.kubernetes": BesideKubernetes}[words[2]], words[3:])
+        assert "insecure=true" not in words
+
+
+def test_the_decider_may_do_what_it_does() -> None:
+    """It would be refused at its first patch; or could do more than it needs."""
+    found = {document["kind"]: document for document in documents(DEPLOY / "kubernetes-decider.yaml")}
+    rights = {
+        (resource, verb)
+        for rule in found["ClusterRole"]["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    looked_at = ("nodes", "pods", "workloads", "admissionchecks", "resourceflavors")
+    needed = {(name, verb) for name in looked_at for verb in ("get", "list", "watch")}
+    needed |= {("pods", verb) for verb in ("patch", "create", "delete")}
+    needed |= {(f"{name}/status", "patch") for name in ("workloads", "admissionchecks")}
+    assert rights == needed
+    assert found["AdmissionCheck"]["spec"]["controllerName"] == CONTROLLER
 
 
 def test_the_plain_manifest_hangs_together() -> None:
