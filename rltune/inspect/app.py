@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import lru_cache
 from threading import Lock
 from typing import Annotated, Any
 
@@ -20,6 +21,8 @@ from rltune.pages.serving import HEADERS, LOOPBACK, foreign_host, foreign_origin
 
 KEPT = 8
 """Schedules in memory; an evaluation has thousands."""
+KEPT_PICTURES = 64
+"""Some 150 kB each: the whole run is drawn again and again."""
 Seconds = Annotated[float, Query(ge=-1e12, le=1e12)]
 StepCount = Annotated[int, Query(ge=1, le=MOST_STEPS)]
 
@@ -74,6 +77,11 @@ class Local:
 def make_app(loads: Mapping[str, Load]) -> FastAPI:
     """The application over schedules by label (`rltune.inspect.recorded.schedules_in`)."""
     shelf = Shelf(loads)
+
+    @lru_cache(KEPT_PICTURES)
+    def drawn(number: int, span: tuple[float, float], nodes: tuple[int, int], steps: int) -> bytes:
+        return picture(shelf[number], *span, steps, nodes)
+
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Local, hosts=LOOPBACK)
     app.include_router(router)
@@ -108,8 +116,8 @@ def make_app(loads: Mapping[str, Load]) -> FastAPI:
     ) -> Response:
         schedule = shelf[number]
         low = min(max(low, 0), max(len(schedule.nodes) - 1, 0))
-        high = min(max(high, low + 1), max(len(schedule.nodes), 1))
-        return _binary(picture(schedule, *_span(begin, end), steps, (low, high)))
+        high = max(high, low + 1)
+        return _binary(drawn(number, _span(begin, end), (low, high), steps))
 
     @app.get("/api/{number}/moment")
     def state(number: int, at: Seconds, order: str = "next") -> Response:

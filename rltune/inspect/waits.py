@@ -77,10 +77,10 @@ def usable(schedule: Schedule, job: int) -> tuple[Rows, list[str]]:
     if not schedule.nodes:
         return np.arange(len(schedule.job)), []
     pools = pools_for(schedule, job)
-    pool_of = np.array([node["pool"] for node in schedule.nodes])
-    return np.unique(schedule.bars.run[np.isin(pool_of[schedule.bars.node], pools)]), [
-        str(schedule.pools[k]["name"]) for k in pools
-    ]
+    of_pools = np.isin([node["pool"] for node in schedule.nodes], pools)
+    touched = np.zeros(len(schedule.job), bool)
+    touched[schedule.bars.run[of_pools[schedule.bars.node]]] = True
+    return np.flatnonzero(touched), [str(schedule.pools[k]["name"]) for k in pools]
 
 
 def holders(schedule: Schedule, job: int, runs: Rows, spans: Iterable[tuple[float, float]]) -> list[dict[str, Any]]:

@@ -61,7 +61,8 @@ def picture(
 
     Shares: (n_rows, n_steps) how full, 0 to 255; a row stands for ``per_row`` nodes where there are more than `MOST_ROWS`.
     """
-    bars, (low, high) = schedule.bars, nodes
+    bars, low = schedule.bars, nodes[0]
+    high = min(nodes[1], len(schedule.nodes))
     seen = np.flatnonzero((bars.start_s < end_s) & (bars.end_s > begin_s) & (bars.node >= low) & (bars.node < high))
     head = {"begin": begin_s, "end": end_s, "low": low, "high": high}
     if len(seen) <= MOST_BARS:

@@ -43,6 +43,7 @@ MATRIX = {
     ("GET", "/v1/queue"): (ALL, None),
     ("POST", "/v1/what-if"): (ALL, {}),
     ("GET", "/v1/events"): (ALL, None),
+    ("GET", "/v1/me"): (ALL, None),
     ("GET", "/metrics"): (WHOLE, None),
 }
 OPEN = {("GET", "/health"), ("GET", "/ready"), ("GET", "/version")}

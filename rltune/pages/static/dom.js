@@ -97,6 +97,7 @@ export function onThemeChange(act) {
 
 // The same job has the same colour everywhere.
 export function colourOf(key, palette) {
+  if (typeof key === "number") return palette[(Math.imul(key, 0x9e3779b1) >>> 16) % palette.length];
   let h = 0;
   for (const c of String(key)) h = (h * 31 + c.charCodeAt(0)) | 0;
   return palette[Math.abs(h ^ (h >>> 7)) % palette.length];

@@ -31,8 +31,8 @@ export class Gantt {
     image.width = data.steps;
     image.height = data.rows;
     const c = image.getContext("2d"), pixels = c.createImageData(data.steps, data.rows);
-    const [r, g, b] = rgb(this.palette[this.letter]);
-    data.share.forEach((share, k) => pixels.data.set([r, g, b, share], 4 * k));
+    const colour = bgr(this.palette[this.letter]), words = new Uint32Array(pixels.data.buffer);
+    for (let k = 0; k < words.length; k++) words[k] = colour | (data.share[k] << 24);
     c.putImageData(pixels, 0, 0);
     return image;
   }
@@ -226,7 +226,8 @@ export class Gantt {
   }
 }
 
-function rgb(colour) {
+// A colour such as #1f6fb4 as the lower bytes of a pixel, red first in memory.
+function bgr(colour) {
   const value = parseInt(colour.slice(1), 16);
-  return [value >> 16, (value >> 8) & 255, value & 255];
+  return ((value & 255) << 16) | (value & 0xff00) | (value >> 16);
 }

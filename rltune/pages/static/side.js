@@ -194,6 +194,7 @@ export class Side {
     this.holders.show(why.holders ?? [], "It did not wait: nobody was in its way.");
     this.overtakers.show(why.overtakers ?? [], "Nobody who came later started before it.");
     this.runs.show(why.runs, "It never ran.");
+    this.wishes.shown("answers");
     if (go) this.wishes.go((why.waits[0]?.[0] ?? why.submitted) + this.shift);
     this.redraw();
   }
