@@ -50,6 +50,7 @@ class Service:
         self.folder, self.port, self.url = folder, 0, ""
         self.token = ""
         self.process: subprocess.Popen[str] | None = None
+        self.http = httpx.Client(timeout=60)
 
     def begin(self) -> float:
         """Seconds until it answers."""
@@ -71,12 +72,12 @@ class Service:
                     return time.monotonic() - begun
             if self.process.poll() is not None:
                 raise SystemExit(f"the service did not begin again:\n{text}")
-            time.sleep(0.05)
+            time.sleep(0.1)
         raise SystemExit("the service did not begin in time")
 
     def answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/ready", timeout=5).status_code == 200
+            return self.http.get(f"{self.url}/ready", timeout=5).status_code == 200
         except httpx.HTTPError:
             return False
 
@@ -87,7 +88,7 @@ class Service:
 
     def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.token}"} | more.pop("headers", {})
-        return httpx.request(method, f"{self.url}{path}", headers=headers, timeout=60, **more)
+        return self.http.request(method, f"{self.url}{path}", headers=headers, **more)
 
     def all(self, path: str) -> list[dict[str, Any]]:
         """All pages of a list."""
