@@ -32,12 +32,20 @@ MEASURE = """async ([act, what]) => {
   const of = () => what.map((name) => document.body.dataset[name]);
   const before = of(), begun = performance.now();
   ({
-    slide: () => { const s = document.querySelector('#slider'); s.value = String(1000 + 8000 * Math.random()); s.dispatchEvent(new Event('input')); },
+    slide: () => {
+      const slider = document.querySelector('#slider');
+      slider.value = String(1000 + 8000 * Math.random());
+      slider.dispatchEvent(new Event('input'));
+    },
     next: () => document.querySelector('#on').click(),
     closer: () => document.querySelector('#closer').click(),
     wider: () => document.querySelector('#wider').click(),
     whole: () => document.querySelector('#whole').click(),
-    why: () => { const all = [...document.querySelectorAll('table')].find((t) => t.caption.textContent.startsWith('Jobs that waited')).querySelectorAll('button'); all[Math.floor(Math.random() * all.length)].click(); },
+    why: () => {
+      const waits = [...document.querySelectorAll('table')].find((t) => t.caption.textContent === 'Jobs that waited longest');
+      const jobs = waits.querySelectorAll('button');
+      jobs[Math.floor(Math.random() * jobs.length)].click();
+    },
   }[act])();
   while (of().some((now, k) => now === before[k])) await new Promise((done) => setTimeout(done, 1));
   await new Promise(requestAnimationFrame);
@@ -62,7 +70,7 @@ def main() -> None:
     if not runs:
         sys.exit("error: name one or two run directories: python experiments/pages.py runs/helios-las")
     begun = time.perf_counter()
-    command = [sys.executable, "-m", "rltune.inspect", *map(str, runs), "open=false"]
+    command = [sys.executable, "-m", "rltune.inspect", *map(str, runs), "--no-browser"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
@@ -112,7 +120,8 @@ def measured(browser: Any, url: str) -> dict[str, Any]:
 
 def spread(values: list[float]) -> dict[str, float]:
     """Median, 95th percentile and worst."""
-    return {"median": round(float(np.median(values)), 1), "p95": round(float(np.percentile(values, 95)), 1), "worst": round(max(values), 1)}  # fmt: skip
+    found = {"median": np.median(values), "p95": np.percentile(values, 95), "worst": max(values)}
+    return {name: round(float(value), 1) for name, value in found.items()}
 
 
 def described(runs: list[Path]) -> dict[str, Any]:

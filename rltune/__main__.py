@@ -15,7 +15,7 @@ import rltune
 COMMANDS = {
     "simulate": "one policy on a recorded workload: metrics, schedule, timeline",
     "compare": "runs side by side: simulations, evaluations, trainings, sweeps",
-    "inspect": "a local page that steps through a run: queue, nodes, why jobs waited",
+    "inspect": "a page that steps through a run: queue, nodes, why jobs waited",
     "train": "train a policy, keep the best, judge it on jobs it has never seen",
     "evaluate": "a trained policy beside every heuristic, with intervals",
     "traces": "job logs: list, describe, convert, fetch",

@@ -1,7 +1,8 @@
-"""The command: `rltune inspect RUN [OTHER]`."""
+"""Step through a run of simulate, evaluate or mig batch on a local page: queue, nodes, why jobs waited; two runs on one clock."""
 
 from __future__ import annotations
 
+import argparse
 import socket
 import sys
 import webbrowser
@@ -14,53 +15,42 @@ from rltune.inspect.app import make_app
 from rltune.inspect.recorded import Load, schedules_in
 from rltune.nouns.errors import InputError
 
-USAGE = """python -m rltune.inspect RUN [OTHER] [port=PORT] [open=false]
+EXAMPLES = """examples:
+  rltune inspect runs/NAME                 a run by itself
+  rltune inspect runs/NAME runs/OTHER      two on one clock
+  rltune inspect runs/NAME --port 8010 --no-browser    on a machine without a screen, beside an ssh tunnel
 
-A page on this machine (127.0.0.1 only) that steps through a run directory of simulate, evaluate or mig batch; of two, both
-on one clock. port=0 (the default) takes any free port; open=false does not start a browser. Ctrl-C ends it.
-
-examples:
-  rltune inspect runs/simulate-helios-las
-  rltune inspect runs/simulate-helios-las runs/simulate-helios-fifo port=8010 open=false"""
+The page is served to this machine only (127.0.0.1); Ctrl-C ends it."""
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Serve until Ctrl-C; the exit status."""
-    words = sys.argv[1:] if words is None else list(words)
-    if {"-h", "--help"} & set(words):
-        print(f"usage: {USAGE}")
-        return 0
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until Ctrl-C; 0, or 2 with one line on standard error for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rltune.inspect", description=__doc__, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("run", metavar="RUN_DIR", type=Path, help="what simulate, evaluate or mig batch has written")
+    parser.add_argument("other", metavar="OTHER_DIR", nargs="?", type=Path, help="another run, beside it")
+    parser.add_argument("--port", type=int, default=0, help="of the page (default: any that is free)")
+    parser.add_argument("--no-browser", action="store_true", help="only tell the address")
+    arguments = parser.parse_args(argv)
     try:
-        runs, port, opens = options_of(words)
-        loads = all_of(runs)
+        loads = all_of([arguments.run, *([arguments.other] if arguments.other else [])])
         # What cannot be read is told here rather than on the page.
-        first = next(iter(loads.values()))()
-        loads[next(iter(loads))] = lambda: first
-        listener = listening(port)
+        label, load = next(iter(loads.items()))
+        first = load()
+        loads[label] = lambda: first
+        listener = listening(arguments.port)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    print(f"{first.title}\npage      {url}   (Ctrl-C ends it)", flush=True)
-    if opens:
+    print(f"run       {first.title}\npage      {url}   (Ctrl-C ends it)", flush=True)
+    if not arguments.no_browser:
         webbrowser.open(url)
     config = uvicorn.Config(make_app(loads), log_level="warning", access_log=False, server_header=False)
     uvicorn.Server(config).run(sockets=[listener])
     return 0
-
-
-def options_of(words: Sequence[str]) -> tuple[list[Path], int, bool]:
-    """Run directories, port, and whether a browser is started; InputError."""
-    runs = [Path(word) for word in words if not word.startswith(("port=", "open="))]
-    given = dict(word.split("=", 1) for word in words if word.startswith(("port=", "open=")))
-    if not 1 <= len(runs) <= 2:
-        raise InputError(f"{len(runs)} run directories; name one or two: {USAGE.splitlines()[0]}")
-    port, opens = given.get("port", "0"), given.get("open", "true")
-    if not (port.isascii() and port.isdecimal() and int(port) < 65536):
-        raise InputError(f"port={port}; a whole number from 0 to 65535 is needed")
-    if opens not in ("true", "false"):
-        raise InputError(f"open={opens}; true or false is needed")
-    return runs, int(port), opens == "true"
 
 
 def all_of(runs: Sequence[Path]) -> dict[str, Load]:
@@ -76,8 +66,9 @@ def listening(port: int) -> socket.socket:
     """A socket of this machine only; InputError where the port is taken."""
     try:
         return socket.create_server(("127.0.0.1", port))
-    except OSError as error:
-        raise InputError(f"port={port}: cannot listen there ({error.strerror}); port=0 takes any") from None
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"--port {port}: cannot listen there ({why}); --port 0 takes any that is free") from None
 
 
 if __name__ == "__main__":

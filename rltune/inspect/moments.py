@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.inspect.recorded import Schedule
+from rltune.inspect.windows import sums
 
 MOST_WAITING = 100
 """Of the queue that are told one by one."""
@@ -70,11 +71,11 @@ def queue(schedule: Schedule, at_s: float, order: str) -> dict[str, Any]:
 def waited_until(schedule: Schedule, jobs: npt.NDArray[np.int64], at_s: float) -> npt.NDArray[np.float64]:
     """(len(jobs),) seconds that each has waited up to a second."""
     job, since, to = schedule.waits
-    sums = np.bincount(job, np.clip(at_s - since, 0.0, to - since), len(schedule.names))
-    return sums[jobs]
+    waited = sums(job, np.clip(at_s - since, 0.0, to - since), len(schedule.names))
+    return waited[jobs]
 
 
 def attained_until(schedule: Schedule, jobs: npt.NDArray[np.int64], at_s: float) -> npt.NDArray[np.float64]:
     """(len(jobs),) GPU-seconds that each has held up to a second."""
     held = np.clip(at_s - schedule.start_s, 0.0, schedule.end_s - schedule.start_s) * schedule.held
-    return np.bincount(schedule.job, held, len(schedule.names))[jobs]
+    return sums(schedule.job, held, len(schedule.names))[jobs]

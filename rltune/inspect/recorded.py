@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from rltune.inspect.lanes import lanes
-from rltune.inspect.windows import Steps, steps_of
+from rltune.inspect.windows import Steps, steps_of, sums
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.mig_profiles import FOUR_SLICE_TYPES, PROFILES, SIZE, TYPES
@@ -97,7 +97,7 @@ class Schedule:
     def wait_s(self) -> Floats:
         """(n_jobs,) seconds of waiting in all; NaN for jobs that never ran."""
         job, since, to = self.waits
-        total = np.bincount(job, to - since, len(self.names))
+        total = sums(job, to - since, len(self.names))
         ran = np.zeros(len(self.names), bool)
         ran[self.job] = True
         return np.where(ran, total, np.nan)
@@ -194,7 +194,7 @@ def simulation(run: Path) -> Schedule:
         title=f"{summary['trace']['label']}, {cluster.nodes} nodes, {next(iter(summary['policies']))}",
         kind="simulation", names=names, submit_s=jobs.submit_s.to_numpy(float), gpus=asked, columns=features(jobs),
         job=job.astype(np.int64), start_s=started, end_s=runs.end_s.to_numpy(float),
-        held=np.bincount(bars.run, bars.height, len(runs)), note=runs.outcome.astype(str).tolist(),
+        held=sums(bars.run, bars.height, len(runs)), note=runs.outcome.astype(str).tolist(),
         nodes=nodes_of(cluster), pools=summary["cluster"]["pools"], gpus_total=float(cluster.gpus), bars=bars,
         missing=[NO_DECISIONS, NO_ORDER, NO_GPUS, NO_TYPES],
         facts={"policy": told["policy"], "backfill": told["backfill"], "run times": told["runtimes"],
@@ -266,9 +266,9 @@ def mig_batch(run: Path) -> Schedule:
     ]
     last = max(float(end.max(initial=1.0)), float(instances.gone_s.max()) if instances.gone_s.notna().any() else 0.0)
     outlines = [
-        {"node": int(x.gpu), "top": int(x.start_slice), "height": int(x.slices), "label": str(x.profile),
-         "start": 0.0 if np.isnan(x.ready_s) else float(x.ready_s), "end": last if np.isnan(x.gone_s) else float(x.gone_s)}
-        for x in instances.itertuples()
+        {"node": x["gpu"], "top": x["start_slice"], "height": x["slices"], "label": str(x["profile"]),
+         "start": 0.0 if np.isnan(x["ready_s"]) else x["ready_s"], "end": last if np.isnan(x["gone_s"]) else x["gone_s"]}
+        for x in instances.to_dict("records")
     ]  # fmt: skip
     return Schedule(
         title=f"MIG batch on {len(nodes)} GPU{'s' * (len(nodes) > 1)}: {n} tasks", kind="mig batch", names=names,
@@ -294,8 +294,8 @@ def evaluation(run: Path, table: Path) -> dict[str, Load]:
     blocks = [summary, *summary.get("further", [])]
     several = frame.window.nunique() > 1
 
-    def load(policy: str, window: int, part: pd.DataFrame) -> Load:
-        label = f"{policy}, window from job {window}" if several else policy
+    def load(policy: object, window: object, part: pd.DataFrame) -> Load:
+        label = f"{policy}, window from job {window}" if several else str(policy)
         return lambda: of_rows(part, label, gpus_of(blocks, table))
 
     return {

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rltune.inspect.recorded import Schedule
+from rltune.inspect.windows import sums
 
 MOST_TOLD = 10
 WORST = 20
@@ -37,7 +38,7 @@ def why(schedule: Schedule, job: int) -> dict[str, Any]:
         "submitted": float(schedule.submit_s[job]), "waits": spans, "waited": float(sum(b - a for a, b in spans)),
         "more": {name: values[job] for name, values in schedule.columns.items()},
         "runs": [{"start": float(schedule.start_s[r]), "end": float(schedule.end_s[r]), "gpus": float(schedule.held[r]),
-                  "note": schedule.note[r], "where": where(schedule, r)} for r in own],
+                  "note": schedule.note[r], "where": where(schedule, int(r))} for r in own],
     }  # fmt: skip
     if not spans:
         return out
@@ -86,7 +87,7 @@ def usable(schedule: Schedule, job: int) -> tuple[Rows, list[str]]:
 def holders(schedule: Schedule, job: int, runs: Rows, spans: Iterable[tuple[float, float]]) -> list[dict[str, Any]]:
     """Who held most GPU-seconds of those pools while the job waited."""
     seconds = sum((overlap(schedule, runs, a, b) for a, b in spans), np.zeros(len(runs)))
-    by_job = np.bincount(schedule.job[runs], seconds * schedule.held[runs], len(schedule.names))
+    by_job = sums(schedule.job[runs], seconds * schedule.held[runs], len(schedule.names))
     by_job[job] = 0.0
     first = np.argsort(-by_job, kind="stable")[:MOST_TOLD]
     all_of_it = float(by_job.sum())
@@ -142,7 +143,7 @@ def room(schedule: Schedule, job: int, spans: list[tuple[float, float]]) -> dict
     width = len(times) + 1
     cell = np.tile(at_node[bars.node[seen]] * width, 2) + np.concatenate([first, last])
     change = np.concatenate([-bars.height[seen], bars.height[seen]])
-    moved = np.bincount(cell, change, len(nodes) * width).reshape(len(nodes), width)
+    moved = sums(cell, change, len(nodes) * width).reshape(len(nodes), width)
     free = cap[:, None] + np.cumsum(moved, axis=1)[:, :-1]
     enough = free.sum(axis=0) >= need - EPSILON
     return {"free_in_all": float(enough.mean()), "free_together": float((enough & together(free, cap, need)).mean())}

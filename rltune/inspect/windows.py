@@ -37,6 +37,11 @@ class Steps:
         return np.diff(np.interp(edges_s, self.times_s, self.integral)) / np.diff(edges_s)
 
 
+def sums(rows: Any, weights: Any, count: int) -> Floats:
+    """(count,) sums of ``weights`` by row."""
+    return np.asarray(np.bincount(rows, weights, count), np.float64)
+
+
 def steps_of(start_s: Floats, end_s: Floats, height: Floats) -> Steps:
     """The sum of ``height`` over the stretches from ``start_s`` to ``end_s``."""
     times = np.concatenate([start_s, end_s])
@@ -69,7 +74,7 @@ def picture(
         outlines = [
             x for x in schedule.outlines if x["start"] < end_s and x["end"] > begin_s and low <= x["node"] < high
         ]
-        columns = {
+        columns: dict[str, npt.NDArray[Any]] = {
             "start": bars.start_s[seen], "end": bars.end_s[seen], "node": bars.node[seen].astype(np.int32),
             "top": bars.top[seen].astype(np.float32), "height": bars.height[seen].astype(np.float32),
             "run": bars.run[seen].astype(np.int32), "job": schedule.job[bars.run[seen]].astype(np.int32),
@@ -80,7 +85,7 @@ def picture(
     per_row = -(-(high - low) // MOST_ROWS)
     rows = -(-(high - low) // per_row)
     caps = np.array([x["gpus"] for x in schedule.nodes[low:high]], float)
-    room = np.bincount(np.arange(len(caps)) // per_row, caps, rows)
+    room = sums(np.arange(len(caps)) // per_row, caps, rows)
     full = shares(
         bars.start_s[seen],
         bars.end_s[seen],
@@ -103,8 +108,8 @@ def shares(start_s: Floats, end_s: Floats, height: Floats, row: Any, edges_s: Fl
     left = (edges_s[bin_of + 1] - at) / step
     size = rows * (steps + 1)
     first = rows_twice * (steps + 1) + bin_of
-    within = np.bincount(first, change * left, size).reshape(rows, steps + 1)[:, :steps]
-    after = np.bincount(first + 1, change, size + 1)[:size].reshape(rows, steps + 1)
+    within = sums(first, change * left, size).reshape(rows, steps + 1)[:, :steps]
+    after = sums(first + 1, change, size + 1)[:size].reshape(rows, steps + 1)
     return np.maximum(within + np.cumsum(after, axis=1)[:, :steps], 0.0)
 
 

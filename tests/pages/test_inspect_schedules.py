@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import asdict
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_pictures_are_exact_means(by_hand, monkeypatch):
     assert bars["mode"] == "bars" and len(bars["start"]) == 5 and bars["names"]["3"] == "d"
     monkeypatch.setattr(windows, "MOST_BARS", 0)
     full = unpacked(windows.picture(by_hand, 0.0, 250.0, 5))
-    shares = [1, 1, 0.3, 0, 1] + [1, 1, 1, 1, 1]
+    shares = [1, 1, 0.3, 0, 1, *[1] * 5]
     assert full["rows"] == 2 and full["share"].tolist() == pytest.approx([255 * x for x in shares], abs=0.51)
     (share,) = unpacked(windows.picture(by_hand, 60.0, 130.0, 1, (0, 1)))["share"]
     assert share == pytest.approx(255 * (160 + 60) / 280, abs=0.51)
@@ -146,21 +147,15 @@ def test_a_mig_batch_is_shown_slice_by_slice(tmp_path):
     assert [row["name"] for row in state["queue"]["rows"]] == ["t2"] and seen.outlines[-1]["end"] == 9.0
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["nowhere"], "nowhere: no such run directory"),
-        ([], "0 run directories; name one or two"),
-        (["a", "b", "c"], "3 run directories"),
-        (["a", "port=x"], "port=x; a whole number"),
-        (["a", "open=maybe"], "open=maybe; true or false"),
-    ],
-)
-def test_wrong_words_are_refused_in_one_line(words, says, capsys, tmp_path, monkeypatch):
-    """A typing error would end in a traceback."""
-    monkeypatch.chdir(tmp_path)
-    assert main(words) == 2
-    assert says in (told := capsys.readouterr().err) and told.count("\n") == 1
+def test_what_cannot_be_shown_is_refused_in_one_line(capsys, tmp_path):
+    """A typing error, or a port that is taken, would end in a traceback."""
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "no such run directory" in (told := capsys.readouterr().err) and told.count("\n") == 1
+    run = str(simulated(tmp_path / "run"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main([run, "--port", str(taken.getsockname()[1])]) == 2
+    assert "cannot listen there" in (told := capsys.readouterr().err) and told.count("\n") == 1
+    assert main([run, "--port", "70000"]) == 2 and "cannot listen there" in capsys.readouterr().err
 
 
 def test_what_is_no_schedule_is_refused(tmp_path):
