@@ -167,14 +167,14 @@ def make_experiment(cfg: Mapping[str, Any], options: Mapping[str, Any] | None = 
 def check_long_enough(experiment: Experiment, names: Sequence[str] = ("train", "validate")) -> None:
     """Refuse stretches shorter than an episode before anything is trained; the message says how many jobs would do."""
     needed = int(experiment.protocol["window"]) + int(experiment.protocol["warmup"])
-    for name in names:
-        jobs, whole = len(experiment.stretches[name].jobs), len(experiment.trace.jobs)
-        if jobs < needed:
-            enough = math.ceil(whole * needed / jobs)
-            raise InputError(
-                f"{experiment.trace.label}: trace.{name} has {jobs} jobs, an episode takes {needed}; {enough:,} jobs in all would do "
-                f"(there are {whole:,}), or a smaller protocol.window, protocol.warmup, or a longer trace.{name}"
-            )
+    whole = len(experiment.trace.jobs)
+    shortest = min(names, key=lambda name: len(experiment.stretches[name].jobs))
+    jobs = len(experiment.stretches[shortest].jobs)
+    if jobs < needed:
+        raise InputError(
+            f"{experiment.trace.label}: trace.{shortest} has {jobs} jobs, an episode takes {needed}; {math.ceil(whole * needed / jobs):,} "
+            f"jobs in all would do (there are {whole:,}), or a smaller protocol.window, protocol.warmup, or a longer trace.{shortest}"
+        )
 
 
 def check_apart(trace: Trace, stretches: Mapping[str, Trace], ranges: Mapping[str, Any]) -> None:

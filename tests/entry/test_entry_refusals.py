@@ -185,7 +185,7 @@ TRAINING: dict[str, tuple[list[str], str]] = {
     "resume and fine-tune": (["+trace=synthetic", "resume=a", "checkpoint=b"], "give one of them"),
     "corrupt checkpoint": (["+trace=synthetic", "checkpoint=jobs.csv"], "checkpoint jobs.csv is corrupt"),
     "bad network": (["+trace=synthetic", "network.hidden=30", "network.attention=true"], "hidden a multiple of heads"),
-    "short stretch": (["+trace=synthetic", "trace.jobs=100"], "fewer than an episode's"),
+    "short stretch": (["+trace=synthetic", "trace.jobs=100"], "an episode takes 256; "),
     "one validation window": (["+trace=synthetic", "trace.jobs=2000"], "cannot tell luck from skill"),
     "network of words": (["+trace=synthetic", "network.hidden=abc"], "network.hidden='abc'; a whole number is needed"),
     "learning rate of words": (["+trace=synthetic", "algo.lr=abc"], "algo.lr='abc'; a number is needed"),
