@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval test check bench release
+.PHONY: help setup train live eval test check bench release
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-7s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ MIXED = cluster=mixed nodes=100 throughput=classes options.ways=slices options.w
 
 train: $(READY) ## train on Helios' jobs on unlike GPUs; tables on held-back jobs (options: ARGS="score=wait seed=1")
 	$(BIN)/python -m rltune.train +trace=helios $(MIXED) epochs=15 windows_per_epoch=16 $(ARGS)
+
+live: $(READY) ## the live service in two minutes: a trace replayed on simulated A100s with MIG, real processes (ARGS="speed=600")
+	OMP_NUM_THREADS=1 $(BIN)/python -m rltune.live $(ARGS)
 
 eval: $(READY) ## judge the shipped policies beside every heuristic: 64 windows, then the test month at 100 and 85 nodes
 	$(BIN)/python -m rltune.evaluate +trace=helios "checkpoint=[helios_window,helios_window_s1,helios_window_s2]" $(ARGS)

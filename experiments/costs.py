@@ -1,6 +1,6 @@
 """What deciding costs: ``python experiments/costs.py`` (RLTUNE_TRACES set).
 
-The jobs of ``heavy_98`` (hybrid.py) arrive so much faster that thousands wait. At instants with about 128 and about 10,000 waiting
+The first jobs of ``heavy_98`` (hybrid.py) arrive so much faster that thousands wait. At instants with about 128 and about 10,000 waiting
 jobs one decision is timed, prices and refusals included: who starts, where, in which way, and who is suspended. Beside it what an
 agent in index or pick form takes, and one check of a guard. Steps a second of environments and learner are those of ``make bench``
 (bench.json), training times those of the shipped models' curves. Writes results/costs.{json,md}.
@@ -25,7 +25,7 @@ from scores import machine
 import rltune
 from rltune.config.learning import SteeringConfig
 from rltune.core.loop import start_here
-from rltune.core.state import ALWAYS, ARRIVED, QUEUED, Sim
+from rltune.core.state import ALWAYS, QUEUED, Sim
 from rltune.rl.network import JobNetwork, NetworkConfig
 from rltune.rl.picking import bind
 from rltune.rl.steering.deciding import Steering
@@ -38,14 +38,14 @@ from rltune.simulator.options import make_options
 
 RESULTS = Path(__file__).resolve().parent / "results"
 COMMAND = "RLTUNE_TRACES=... OMP_NUM_THREADS=1 python experiments/costs.py"
-JOBS, FASTER = 20_000, 300.0
 SIZES = {128: 1.0, 10_000: 20.0}
 """Waiting jobs, and the aim in milliseconds."""
+CROWDS = {128: (4_000, 60.0, 0.0), 10_000: (11_000, 3_000.0, 2.0)}
+"""For each: jobs, how many times as fast as in hybrid.py they arrive, and in groups of how many seconds."""
 NEAR = 0.1
 """Share by which their number may differ."""
-MOST = {"guard": 5}
-MANY = 200
-"""Decisions that are timed, of each kind and size, at most."""
+MANY, CHECKS = 200, 5
+"""Decisions, and checks of a guard, that are timed of each kind and size, at most."""
 BENCH = (
     "env_steps_per_s_helios_x1", "env_full_steps_per_s", "env_full_suspending_steps_per_s", "env_full_milp_steps_per_s", "ppo_steps_per_s",
 )  # fmt: skip
@@ -56,53 +56,52 @@ class EnoughError(Exception):
 
 
 class Timed:
-    """Decides by ``decide`` and times it while about as many jobs wait as a size of `SIZES` says."""
+    """Decides by ``decide`` and times it while about ``size`` jobs wait.
 
-    def __init__(self, decide: Callable[[Any], Callable[[Any], object]], most: int, before: bool) -> None:
-        self.decide, self.most, self.before = decide, most, before
-        self.taken: dict[int, list[float]] = {size: [] for size in SIZES}
+    ``before``: what is timed comes before the decision of the kernels, and leaves the state as it is.
+    """
+
+    def __init__(self, decide: Callable[[Any], Callable[[Any], object]], size: int, most: int, before: bool) -> None:
+        self.decide, self.size, self.most, self.before = decide, size, most, before
+        self.taken: list[float] = []
         self.records: list[Any] = []
         self.act: Any = None
 
     def take(self, state: Any) -> None:
-        """``before``: what is timed comes before the decision of the kernels, and leaves the state as it is."""
+        """One decision."""
         if self.act is None:
             self.act = self.decide(state.value)
-        queued = int(state.value.counts[QUEUED])
-        size = next((s for s in SIZES if abs(queued - s) <= NEAR * s and len(self.taken[s]) < self.most), None)
-        if size is not None or not self.before:
+        near = abs(int(state.value.counts[QUEUED]) - self.size) <= NEAR * self.size
+        if near or not self.before:
             begun = time.perf_counter()
             self.act(state)
-            if size is not None:
-                self.taken[size].append(1000 * (time.perf_counter() - begun))
+            if near:
+                self.taken.append(1000 * (time.perf_counter() - begun))
         if self.before:
             start_here(state)
-        all_here = state.value.counts[ARRIVED] == len(state.value.jobs.submit)
-        if all_here or all(len(found) >= self.most for found in self.taken.values()):
+        if len(self.taken) == self.most:
             raise EnoughError
 
 
-def crowd() -> Any:
+def crowd(size: int) -> Any:
     """Jobs most of which wait together."""
+    n, faster, grid = CROWDS[size]
     helios = rltune.load_trace("helios")
     rows = (0, first_row(helios, "2020-09-01"), first_row(helios, "2020-09-08"))
-    jobs = world("heavy_98", helios, rows, 0, 0.98, True).jobs.take(slice(0, JOBS))
-    first = jobs.submit_s[0]
-    return replace(jobs, submit_s=first + (jobs.submit_s - first) / FASTER)
+    jobs = world("heavy_98", helios, rows, 0, 0.98, True).jobs.take(slice(0, n))
+    submit = (jobs.submit_s - jobs.submit_s[0]) / faster
+    return replace(jobs, submit_s=np.floor(submit / grid) * grid if grid else submit)
 
 
-def timed(
-    jobs: Any, policy: str, backfill: str, decide: Any, most: int = MANY, before: bool = False, picks: bool = False
-) -> Any:
-    """Milliseconds of decisions by size of the queue."""
-    speed = {"name": "gavel", "missing": "assumed", "reference": None, "draw": 0}
+def timed(size: int, policy: str, backfill: str, decide: Any) -> list[float]:
+    """Milliseconds of decisions while about ``size`` jobs wait."""
+    jobs, speed = crowd(size), {"name": "gavel", "missing": "assumed", "reference": None, "draw": 0}
     options = make_options({"ways": "mig_profiles", "way_rule": "market", "speed": speed, "resume_s": 60.0})
     known = np.full(len(jobs), np.nan) if backfill == "skip" else jobs.duration_s
-    built = build_state(jobs, CLUSTER, policy, backfill, "fgd", known, options, picks)
-    sim = built.sim._replace(params=built.sim.params._replace(outside=ALWAYS))
-    watch = Timed(decide, most, before)
+    sim = build_state(jobs, CLUSTER, policy, backfill, "fgd", known, options, decide is pick_form).sim
+    watch = Timed(decide, size, CHECKS if decide is guard else MANY, decide is guard)
     with contextlib.suppress(EnoughError):
-        drive(sim, watch)
+        drive(sim._replace(params=sim.params._replace(outside=ALWAYS)), watch)
     return watch.taken
 
 
@@ -151,27 +150,14 @@ CASES: dict[str, Any] = {
 
 def measure() -> list[dict[str, Any]]:
     """A row for each case and size."""
-    jobs, rows = crowd(), []
+    rows = []
     for name, (policy, backfill, decide) in CASES.items():
-        is_guard = decide is guard
-        found = timed(
-            jobs, policy, backfill, decide, MOST.get("guard", MANY) if is_guard else MANY, is_guard, decide is pick_form
-        )
-        for size, values in found.items():
-            if values:
-                middle, high = np.percentile(values, (50, 95))
-                aim = None if is_guard else SIZES[size]
-                rows.append(
-                    {
-                        "case": name,
-                        "waiting": size,
-                        "n": len(values),
-                        "median_ms": float(middle),
-                        "p95_ms": float(high),
-                        "aim_ms": aim,
-                    }
-                )
-                print(rows[-1], flush=True)
+        for size, aim in SIZES.items():
+            values = timed(size, policy, backfill, decide)
+            middle, high = np.percentile(values, (50, 95))
+            row = {"case": name, "waiting": size, "n": len(values), "median_ms": float(middle), "p95_ms": float(high)}
+            rows.append(row | {"aim_ms": None if decide is guard else aim})
+            print(rows[-1], flush=True)
     return rows
 
 

@@ -1,6 +1,6 @@
 """What a guard is worth and costs: ``python experiments/guard.py`` (RLTUNE_TRACES set).
 
-The shipped ``helios_window`` policies (F3 as baseline, with EASY), and the first of them made harmful (its network and the prior of its
+The shipped ``helios_window`` (F3 as baseline, with EASY), and the same made harmful (its network and the prior of its
 baseline with their signs reversed), on 64 windows of 256 jobs each of Helios' August (their validation stretch), of Philly and PAI (which
 they have not been trained on): by themselves, under guard, and the baseline. The guard's own numbers are its defaults, set on drawn
 jobs of the tests. Writes results/guard.{json,md}.
@@ -25,7 +25,7 @@ from rltune.simulator.guard import Guard
 
 COMMAND = "RLTUNE_TRACES=... OMP_NUM_THREADS=1 python experiments/guard.py"
 STRETCHES = {"helios": "validate", "philly": "test", "alibaba": "test"}
-MODELS = ("helios_window", "helios_window_s1", "helios_window_s2")
+MODELS = ("helios_window",)
 
 
 class Reversed(JobNetwork):

@@ -23,8 +23,8 @@ from typing import Any
 HERE = Path(__file__).resolve()
 RESULTS = HERE.parent / "results"
 COMMAND = "RLTUNE_TRACES=... OMP_NUM_THREADS=1 python experiments/long_queues.py --before PATH"
-SIZES = (1000, 2000, 4000, 8000)
-FURTHER = (16_000, 32_000)
+SIZES = (1000, 2000, 4000, 6000)
+FURTHER = (12_000,)
 """Jobs with which this version alone is measured."""
 FASTER = 8.0
 """How many times as fast as in hybrid.py jobs arrive."""

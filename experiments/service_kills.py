@@ -50,6 +50,7 @@ class Service:
         self.folder, self.port, self.url = folder, 0, ""
         self.token = ""
         self.process: subprocess.Popen[str] | None = None
+        self.http = httpx.Client(timeout=60)
 
     def begin(self) -> float:
         """Seconds until it answers."""
@@ -71,12 +72,12 @@ class Service:
                     return time.monotonic() - begun
             if self.process.poll() is not None:
                 raise SystemExit(f"the service did not begin again:\n{text}")
-            time.sleep(0.05)
+            time.sleep(0.1)
         raise SystemExit("the service did not begin in time")
 
     def answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/ready", timeout=5).status_code == 200
+            return self.http.get(f"{self.url}/ready", timeout=5).status_code == 200
         except httpx.HTTPError:
             return False
 
@@ -87,7 +88,7 @@ class Service:
 
     def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.token}"} | more.pop("headers", {})
-        return httpx.request(method, f"{self.url}{path}", headers=headers, timeout=60, **more)
+        return self.http.request(method, f"{self.url}{path}", headers=headers, **more)
 
     def all(self, path: str) -> list[dict[str, Any]]:
         """All pages of a list."""
@@ -207,7 +208,11 @@ def alive_then(pid: int) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=300)
-    kills = parser.parse_args().kills
+    parser.add_argument(
+        "--minutes", type=float, default=600.0, help="stop killing after so long; the count says how often it was"
+    )
+    given = parser.parse_args()
+    kills, until_s = given.kills, time.monotonic() + 60 * given.minutes
     rng = random.Random(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -220,6 +225,9 @@ def main() -> None:
             client.start()
         shared, broken, states = 0, 0, collections.Counter[str]()
         for k in range(kills):
+            if time.monotonic() > until_s:
+                kills = k
+                break
             time.sleep(rng.uniform(0.0, 2.0))
             before = running(service)
             service.kill()

@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -29,6 +30,40 @@ from rltune.nouns.errors import InputError, Interrupted
 from rltune.nouns.renamed import refuse_old_options
 
 Task = Callable[[dict[str, Any]], str | None]
+
+
+def answer_early(declared: type, footer: str = "") -> None:
+    """Before a command loads PyTorch and Ray, which takes seconds: print --help and end, or refuse a wrong option.
+
+    What needs the trace or the machine is left to `run_main`; of a multirun the first value of each option is looked at.
+    """
+    words = sys.argv[1:]
+    if {"-h", "--help"} & set(words):
+        print("\n".join(help_of(declared, footer)))
+        sys.exit(0)
+    given = [spelled(each, declared) for word in words for each in with_files(word) if not word.startswith("-")]
+    try:
+        refuse_old_options(dict(word.lstrip("+~").split("=", 1) for word in words if "=" in word), options_of(declared))
+        parsed = OverridesParser.create().parse_overrides(given)
+        # Hydra's own groups, such as the launcher, are not ours to look at.
+        own = [single(each, word) for each, word in zip(parsed, given, strict=True) if not is_hydras(each.key_or_group)]
+        check_all(declared, composed_of(declared, own))
+    except (InputError, HydraException, OmegaConfBaseException) as error:
+        if isinstance(error, OmegaConfBaseException) and "???" in str(error):
+            return  # told better where the file is looked for
+        fail(error, declared)
+
+
+def is_hydras(key: str) -> bool:
+    return key.startswith(("hydra.", "hydra/"))
+
+
+def single(override: Any, word: str) -> str:
+    """An option as typed; of several values, or of a range that is searched, the first."""
+    if not override.is_sweep_override():
+        return word
+    first = override.value().start if override.is_interval_sweep() else next(iter(override.sweep_string_iterator()))
+    return f"{word.partition('=')[0]}={first}"
 
 
 class Sweep(Protocol):
@@ -116,14 +151,19 @@ def composed(declared: type, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises InputError in one line, as the command line does.
     """
     typed = [each for name, value in options.items() for each in with_files(f"{name}={as_word(value)}")]
-    words = [spelled(word, declared) for word in typed]
-    store(declared)
     try:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            plain: Any = OmegaConf.to_container(hydra.compose(declared.__name__, words), resolve=True)
+        plain = composed_of(declared, [spelled(word, declared) for word in typed])
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_one_line(error, declared)) from None
     check_all(declared, plain)
+    return plain
+
+
+def composed_of(declared: type, words: Sequence[str]) -> dict[str, Any]:
+    """What Hydra makes of words that it can read."""
+    store(declared)
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        plain: Any = OmegaConf.to_container(hydra.compose(declared.__name__, list(words)), resolve=True)
     return {name: value for name, value in plain.items() if name != "hydra"}
 
 
@@ -344,7 +384,10 @@ def _one_line(error: BaseException, declared: type | None) -> str:
     choice = re.search(r"Could not (?:find|load) '([^']+)'", text)
     if choice:
         group, _, name = choice.group(1).rpartition("/")
-        return f"{group}={name} is unknown; known are {', '.join(names(group))}"
+        near = get_close_matches(name, names(group), 1)
+        return f"{group}={name} is unknown; known are {', '.join(names(group))}" + (
+            f"; did you mean {near[0]}?" if near else ""
+        )
     if isinstance(error, OmegaConfBaseException) and "???" in text:
         return f"{text.split(' full_key:')[0]}; for a file of your own: +trace=file trace.path=jobs.csv"
     return text

@@ -3,7 +3,8 @@
 ``rltune/Pick-v0`` picks the jobs that start, ``rltune/Index-v0`` sets parameters of the order, a round at a time
 (docs/architecture.md). Both take the options of `rltune.train` by name; ``{"options.resume_s": 60}`` and ``options={"resume_s": 60}``
 are alike. ``gymnasium.make_vec(..., num_envs=8, vectorization_mode="vector_entry_point")`` makes the ones that trainings use.
-An installed package is known to Gymnasium by its entry point; elsewhere ``import rltune.environments`` first.
+``import rltune.environments`` first, or ``gymnasium.make("rltune.environments:rltune/Pick-v0")``: Gymnasium 1.x does not look for
+what packages bring along.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ INDEX: Mapping[str, Any] = {
 
 
 def register_all() -> None:
-    """Tell Gymnasium; it calls this when it is imported, so nothing of ours is loaded here."""
+    """Tell Gymnasium the names; what they stand for is loaded when it is made."""
     for name in ("pick", "index"):
         number = f"rltune/{name.capitalize()}-v0"
         if number not in registry:

@@ -9,9 +9,14 @@ from typing import Any
 
 import yaml
 
-from rltune.api import is_learned
 from rltune.config.commands import Evaluate, simulation_options
-from rltune.entry import run_main
+from rltune.entry import answer_early, run_main
+
+if __name__ == "__main__":
+    # What follows loads PyTorch, for which a slip in an option need not wait.
+    answer_early(Evaluate)
+
+from rltune.api import is_learned
 from rltune.experiment.evaluation import Case, evaluate_into, heuristic_cases
 from rltune.experiment.provenance import check_unseen
 from rltune.experiment.setup import Experiment, make_experiment

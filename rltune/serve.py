@@ -35,6 +35,7 @@ GRACE_S = 5
 MOST_HEADERS = 65_536
 """Bytes of a request's headers."""
 MOST_CONNECTIONS = 10_000
+BACKLOG = 2048
 FOOTER = """Commands beside (state=DIR as above):
   token add NAME role=operator|tenant|reader [tenant=NAME]   a new token, shown once
   token list; token revoke NAME
@@ -61,10 +62,12 @@ def serve(cfg: dict[str, Any]) -> None:
         server = Server(
             uvicorn.Config(
                 app, loop="uvloop", http=Limited, ws="none", log_config=None, access_log=False, server_header=False,
-                timeout_graceful_shutdown=GRACE_S, limit_concurrency=MOST_CONNECTIONS, backlog=2048, **tls,
+                timeout_graceful_shutdown=GRACE_S, limit_concurrency=MOST_CONNECTIONS, backlog=BACKLOG, **tls,
             ),
             app.state.web.feed.end,
         )  # fmt: skip
+        # Whoever reads the address below may connect at once.
+        listener.listen(BACKLOG)
         tell(service, cfg, address(cfg, listener), token)
         server.run(sockets=[listener])
     print("stopped; jobs go on, and the next start finds them", flush=True)
@@ -167,7 +170,8 @@ def users_of(cfg: Mapping[str, Any]) -> Users:
     of = cfg["users"] or {}
     if not isinstance(of, Mapping) or not all(isinstance(x, str) for pair in of.items() for x in pair):
         raise InputError(f"users={of!r}; tenants and their Unix users are needed, such as {{ann: ann}}")
-    as_service = os.geteuid() != 0 if cfg["as_service"] is None else bool(cfg["as_service"])
+    harmless = os.geteuid() != 0 or cfg["device"] == "virtual"
+    as_service = harmless if cfg["as_service"] is None else bool(cfg["as_service"])
     users = Users(dict(of), as_service, bool(cfg["any_user"]))
     users.check()
     return users
@@ -347,6 +351,9 @@ def main() -> None:
     """A command beside, or the service."""
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     if word in COMMANDS:
+        if {"-h", "--help"} & set(sys.argv[2:]):
+            print(FOOTER)
+            return
         try:
             COMMANDS[word](sys.argv[2:])
         except (InputError, StoreError) as error:

@@ -13,7 +13,14 @@ import yaml
 
 from rltune.config.commands import Train
 from rltune.config.learning import AGENTS, NetworkConfig, SteeringConfig
-from rltune.entry import run_main, typed
+from rltune.entry import answer_early, run_main, typed
+
+FOOTER = """A log of your own: +trace=jobs.csv (its columns may bear any usual names; trace.columns.submit_s=NAME says which). With the
+defaults it needs 1,707 jobs: an episode is protocol.window=256 jobs, and trace.validate holds 15 % of them."""
+if __name__ == "__main__":
+    # What follows loads PyTorch and Ray, for which a slip in an option need not wait.
+    answer_early(Train, FOOTER)
+
 from rltune.experiment.evaluation import Case, evaluate_into, heuristic_cases, report_fallbacks
 from rltune.experiment.parts import has_parts
 from rltune.experiment.provenance import check_unseen, describe
@@ -356,9 +363,6 @@ def _announce(experiment: Experiment, rules: Rules, cfg: dict[str, Any]) -> None
     budget = f"{cfg['epochs']} epochs of {cfg['windows_per_epoch']} windows"
     say(f"learning  {cfg['algo']['name']}, {budget}, seed {cfg['seed']}")
 
-
-FOOTER = """A log of your own: +trace=jobs.csv (its columns may bear any usual names; trace.columns.submit_s=NAME says which). With the
-defaults it needs 1,707 jobs: an episode is protocol.window=256 jobs, and trace.validate holds 15 % of them."""
 
 if __name__ == "__main__":
     run_main(main, Train, FOOTER, sweep=SWEEP)

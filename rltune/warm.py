@@ -66,6 +66,8 @@ CHAINS = (
         "mig batch tasks.csv seconds=0.1 prove_s=1",
         "mig serve-trace events.csv policy=learned",
     ),
+    # The service as `make live` runs it.
+    ("live +trace=file trace.path=jobs.csv speed=10 minutes=0.3",),
 )
 PACKAGE = Path(__file__).resolve().parent
 
@@ -111,7 +113,9 @@ def run_chain(chain: tuple[str, ...], folder: Path, done: Callable[[str], None])
     """Commands one after the other, each in a process of its own; those that fail, with their last words."""
     failed = []
     for command in chain:
-        words = [sys.executable, "-m", *f"rltune.{command} runs=runs".split()]
+        # The replay leaves no run directory.
+        folder_of_runs = "" if command.startswith("live") else " runs=runs"
+        words = [sys.executable, "-m", *f"rltune.{command}{folder_of_runs}".split()]
         ended = subprocess.run(words, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         done(command)
         if ended.returncode != 0:

@@ -73,6 +73,15 @@ class Client:
             answer.status_code,
         )
 
+    def root(self, path: str) -> Any:
+        """What stands beside /v1: /metrics, /health, /ready."""
+        try:
+            return self._told(self._http.get(f"{self.url.rstrip('/')}{path}"))
+        except httpx.HTTPError as error:
+            raise ClientError(
+                f"{self.url} does not answer ({type(error).__name__}); is rltune.serve running there?"
+            ) from None
+
     def pages(self, path: str, **query: Any) -> Iterator[dict[str, Any]]:
         """All entries of a list, page after page."""
         cursor = None

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import date
+from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -125,7 +126,10 @@ def check(declared: type, given: Any, path: str = "", without: Sequence[str] = (
 
 
 def unknown(name: str, known: Any) -> InputError:
-    return InputError(f"option {name} is unknown; known are {', '.join(known)} (see --help)")
+    place, _, last = name.rpartition(".")
+    near = get_close_matches(last, known, 1)
+    meant = f"; did you mean {place}{'.' * bool(place)}{near[0]}?" if near else ""
+    return InputError(f"option {name} is unknown; known are {', '.join(known)} (see --help){meant}")
 
 
 def check_value(name: str, value: Any, hint: Any, meta: Meta) -> None:
@@ -139,7 +143,13 @@ def check_value(name: str, value: Any, hint: Any, meta: Meta) -> None:
         if each is not None and each not in meta.choices:
             if name == "runtimes":
                 refuse_old_runtimes(each)
-            needs = f"; {meta.needs}" if meta.needs else f" is unknown; known are {', '.join(map(str, meta.choices))}"
+            near = get_close_matches(str(each), map(str, meta.choices), 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            needs = (
+                f"; {meta.needs}"
+                if meta.needs
+                else f" is unknown; known are {', '.join(map(str, meta.choices))}{meant}"
+            )
             raise InputError(f"{name}={each!r}{needs}")
 
 

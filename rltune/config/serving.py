@@ -73,7 +73,8 @@ class Serve:
     )
     users: Any = option(None, "Unix users that tenants' jobs run as, {ann: ann}; for a service that runs as root")
     as_service: bool | None = option(
-        None, "whether jobs of tenants without one run as the service itself; null: unless it runs as root"
+        None,
+        "whether jobs of tenants without one run as the service itself; null: unless it runs as root (and jobs run at all)",
     )
     any_user: bool = option(False, "whether jobs may name the Unix user that they run as")
     rate: float = option(500.0, "requests a second of each token; 0: as many as come", least=0)

@@ -58,7 +58,7 @@ def progress_of(sim: Sim, job: Ints) -> Floats:
     now = sim.clock[NOW]
     if not isinstance(sim.detail, Detail):
         begun = sim.start[job]
-        return np.where(np.isnan(begun), 0.0, np.minimum(now, sim.end[job]) - begun)
+        return np.where(np.isnan(begun), 0.0, np.fmin(now, sim.end[job]) - begun)
     detail = sim.detail
     running = np.where(detail.status[job] == ON_GPUS, np.maximum(0.0, now - detail.ready[job]) * detail.rate[job], 0.0)
     return detail.done[job] + running

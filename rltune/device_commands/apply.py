@@ -44,14 +44,15 @@ def run(args: argparse.Namespace) -> int:
             adapter.check(plan, args.mig_mode, args.tenant)
             print("Dry run: nothing was changed.")
             return 0
-        return _report(adapter.apply(plan, args.mig_mode, args.tenant))
+        return report(adapter.apply(plan, args.mig_mode, args.tenant))
 
 
 def _gpus(plan: Plan | None) -> list[str]:
     return [] if plan is None else [gpu.uuid for gpu in plan.gpus]
 
 
-def _report(done: Applied) -> int:
+def report(done: Applied) -> int:
+    """What was done, on the screen; the exit status."""
     for note in done.notes:
         say(f"note: {note}")
     if done.retries:

@@ -40,6 +40,8 @@ from rltune.rundir import SCHEMA_VERSION, RunDirectory, manifest_of_file, peak_r
 LOCK_S = 60.0
 """A run claims and reconfigures now and then, and waits at least so long for others who do."""
 LONGEST_S = 1e9
+SHIPPED = "workloads"
+"""Name of the list in conf/, which an installed package has too."""
 CALLS = 5
 """Calls of the driver that a change may take, each for as long as --call-timeout."""
 SIMULATED = "simulated device: no GPU was used; times are those of processes on this machine"
@@ -77,7 +79,10 @@ def unseen() -> Iterator[None]:
 def add_shared(parser: argparse.ArgumentParser) -> None:
     """Options of both commands."""
     parser.add_argument(
-        "tasks", metavar="FILE", help="list of tasks: YAML (version: 1) or CSV (task,command,1g,2g,...)"
+        "tasks",
+        metavar="FILE",
+        type=list_of_tasks,
+        help="list of tasks: YAML (version: 1) or CSV (task,command,1g,2g,...); workloads: the small real tasks that rltune brings along",
     )
     parser.add_argument("--timeout", type=float, metavar="S", help="for tasks without a timeout_s of their own")
     parser.add_argument("--grace", type=float, default=5.0, metavar="S", help="between SIGTERM and SIGKILL (default 5)")
@@ -91,6 +96,16 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="first remove the hidden directories that killed runs left in --runs",
     )
+
+
+def list_of_tasks(text: str) -> str:
+    """The path of a list; of the shipped one by its name, where no file bears that."""
+    if text != SHIPPED or os.path.lexists(text):
+        return text
+    # Loads what names clusters, which files of one's own do without.
+    from rltune.config.files import CONF
+
+    return str(CONF / f"{SHIPPED}.yaml")
 
 
 def check_positive(args: argparse.Namespace, *names: str) -> None:

@@ -27,6 +27,7 @@ COMMANDS = {
     "watch": ("watch", "sample utilisation, power and memory to a Parquet file"),
     "plan": ("plan", "what would have to change for a spec"),
     "apply": ("apply", "change it, all or nothing"),
+    "clear": ("clear", "destroy the MIG instances that nobody uses"),
     "verify": ("verify", "whether the GPUs are as a spec says"),
     "export": ("export", "the present state as a spec, ours or mig-parted's"),
     "recover": ("recover", "settle an apply that was cut short"),

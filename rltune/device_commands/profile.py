@@ -16,7 +16,7 @@ import yaml
 from rltune.device_commands.executing import Kept, add_shared, options_of, settled_adapter, tell, write_rows
 from rltune.devices.execution.measuring import Measured, Trials, kinds_of, trials_of
 from rltune.devices.execution.outcome import Execution
-from rltune.devices.execution.schedule import Target, targets_of
+from rltune.devices.execution.schedule import Target, targets_of, users_of
 from rltune.devices.execution.tasks_file import (
     ANY,
     VERSION,
@@ -62,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
     with settled_adapter(args) as adapter:
         (target,) = targets_of(args.driver, [args.gpu])
         kinds = kinds_of(target, args.kinds.split(",") if args.kinds else None)
-        trials = trials_of(tasks, target, kinds, args.repeats, args.driver, adapter.states()[target.uuid])
+        state = adapter.states()[target.uuid]
+        used = users_of(adapter, target) if state.instances else ()
+        trials = trials_of(tasks, target, kinds, args.repeats, args.driver, state, used)
         tell(
             f"{len(tasks)} tasks on {', '.join(kinds)} of GPU {target.index} ({target.name}), each alone, {args.repeats} x"
         )

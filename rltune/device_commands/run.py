@@ -33,7 +33,7 @@ from rltune.devices.execution.schedule import (
     whole_gpus,
 )
 from rltune.devices.execution.tasks_file import TaskSpec, check_programs, load_task_list, parse_task_list, to_batch
-from rltune.mig.batch.plan import Left, Plan, check_plan
+from rltune.mig.batch.plan import Plan, check_plan
 from rltune.nouns.errors import InputError
 from rltune.rundir import RunDirectory
 
@@ -45,9 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=1.0, metavar="S", help="to search for a plan (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the search")
     parser.add_argument("--gpus", metavar="0,1", help="use these GPUs only (NVML's numbers)")
-    parser.add_argument(
-        "--take-over", action="store_true", help="plan on the idle instances that are there, instead of refusing"
-    )
     parser.add_argument("--keep", action="store_true", help="leave the plan's last instances; default: as it was found")
     parser.add_argument("--fail-fast", action="store_true", help="end everything at the first task that fails")
 
@@ -111,7 +108,7 @@ def _planned(
             raise InputError(
                 f"GPU {target.index}: {target.name} is in no table of profiles here; leave it out (--gpus)"
             )
-    left = left_on(cut, adapter.states()) if args.take_over else tuple(Left() for _ in cut)
+    left = left_on(cut, adapter.states())
     batch = to_batch(tasks, [str(target.model) for target in cut])
     # The search compiles its kernels, which whole GPUs and given plans do without; files need pandas.
     from rltune.mig.batch.files import plans_as_json

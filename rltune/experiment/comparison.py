@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from rltune.config.declare import defaults
+from rltune.experiment.outcomes import is_judged
 from rltune.nouns.documents import read_yaml
 from rltune.nouns.errors import InputError
 from rltune.nouns.metrics import reduction
@@ -46,15 +47,21 @@ class Run:
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """Directories of simulations: those named, and those right below a named folder, by time of making; each once."""
+    """Run directories: those named, and those in a named folder (a sweep, or one of sweeps), by time of making; each once."""
     found: dict[Path, Path] = {}
     for path in paths:
         if not path.is_dir():
             raise InputError(f"{path}: no such directory; give run directories, or the folder of a sweep")
-        inside = [path] if is_run(path) else sorted((p for p in path.iterdir() if is_run(p)), key=created)
+        inside = (
+            [path]
+            if is_finished(path)
+            else runs_in(path) or [r for p in sorted(path.iterdir()) if p.is_dir() for r in runs_in(p)]
+        )
         if not inside:
-            raise InputError(f"{path}: no simulation in it ({', '.join(NEEDED)}); python -m rltune.simulate makes one")
-        torn = [p.name for p in path.iterdir() if is_torn(p)] if not is_run(path) else []
+            raise InputError(
+                f"{path}: no finished run in it; python -m rltune.simulate makes one ({', '.join(NEEDED)}), train and evaluate too"
+            )
+        torn = [p.name for p in path.iterdir() if is_torn(p)] if not is_finished(path) else []
         if torn:
             raise InputError(
                 f"{path}: {', '.join(sorted(torn))} lack some of {', '.join(NEEDED)}; remove them or run them again"
@@ -64,7 +71,18 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
+def is_finished(path: Path) -> bool:
+    """Whether a directory is a finished run of any command."""
+    return is_judged(path) or is_run(path)
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The finished runs right below a folder, by time of making."""
+    return sorted((p for p in folder.iterdir() if is_finished(p)), key=created)
+
+
 def is_run(path: Path) -> bool:
+    """Whether a directory has the files of a simulation."""
     return not path.name.startswith(".") and all((path / name).is_file() for name in NEEDED)
 
 
@@ -127,16 +145,12 @@ def flat(options: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return out
 
 
-def check_same_trace(runs: Sequence[Run]) -> None:
-    """Refuse runs of different jobs: neither pairs nor means say anything there."""
-    other = [run for run in runs if run.sha256 != runs[0].sha256]
-    if other:
-        same = [str(run.path) for run in runs if run.sha256 == runs[0].sha256]
-        rest = f"of the same jobs as the first: {', '.join(same[1:])}" if len(same) > 1 else "no other is of its jobs"
-        raise InputError(
-            f"{other[0].path}: its jobs (sha256 {other[0].sha256[:12]}) are not those of {runs[0].path} "
-            f"({runs[0].sha256[:12]}), so nothing can be paired; comparable are runs of one trace and stretch ({rest})"
-        )
+def by_jobs(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs of the same jobs together: across others neither pairs nor means say anything."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.sha256, []).append(run)
+    return list(groups.values())
 
 
 def comparison(runs: Sequence[Run]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Category:
         return lookup[self.codes]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class JobTable:
     """Jobs sorted by ``submit_s``, then by id; every array has shape (n_jobs,) and is read-only.
 
@@ -107,6 +107,10 @@ class JobTable:
 
     def __len__(self) -> int:
         return len(self.submit_s)
+
+    def __repr__(self) -> str:
+        """One line: a notebook would print every array."""
+        return f"JobTable({len(self):,} jobs; .to_frame() shows them)"
 
     @classmethod
     def from_columns(

@@ -74,6 +74,10 @@ class SteeringModule(ActorCritic):
     network, architecture = SteeringNetwork, SteeringConfig
 
 
+STARTS = 3
+"""Tries to start a local Ray."""
+
+
 def start_ray(cpus: int | None = None) -> None:
     """Start a local Ray unless a launcher or the user has started one (RAY_ADDRESS joins a cluster). No dashboard."""
     # RLlib announces on every start that its new API stack is new.
@@ -84,7 +88,7 @@ def start_ray(cpus: int | None = None) -> None:
     address = os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
-        ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
+        start_local(num_cpus=cpus, include_dashboard=False, **quiet)
         return
     try:
         ray.init(address=address, **quiet)
@@ -94,6 +98,22 @@ def start_ray(cpus: int | None = None) -> None:
         raise InputError(
             f"RAY_ADDRESS={address}: cannot join this Ray cluster ({reason}); check the address, or unset it for a local Ray"
         ) from error
+
+
+def start_local(**options: Any) -> None:
+    """Start Ray on this machine; it gives itself 30 s, which a very busy machine can miss. InputError after `STARTS`."""
+    for attempt in range(STARTS):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if attempt == STARTS - 1:
+                reason = str(error).strip().split("\n")[0]
+                raise InputError(
+                    f"Ray did not start on this machine in {STARTS} tries ({reason}); if the machine is busy, try again later, or name "
+                    "a running Ray in RAY_ADDRESS"
+                ) from error
 
 
 class FromStore:

@@ -127,7 +127,6 @@ class Engine:
         self._acquiring: dict[str, _Acquiring] = {}
         self.due: list[tuple[float, str, str]] = []
         self._fresh: list[Record] = []
-        self._undo: list[_Asked] = []
         self._accounts_at = self.now
         self._closing = threading.Event()
         self._ended_early: set[str] = set()
@@ -550,6 +549,8 @@ class Engine:
                 self._began(record)
         elif report.what == "ended":
             self._ended(record, machine, report.code)
+        elif report.what == "refused" and report.code:
+            self._ended(record, machine, report.code, f"cannot begin on {machine}: {report.message}")
         elif report.what == "refused":
             self._refused(machine, report)
             self._again(record, f"refused by {machine}: {report.message}")
@@ -564,8 +565,8 @@ class Engine:
         self.ledger.touch(record)
         self.ledger.tell(self.now, "running", record, state=RUNNING, run=record.run)
 
-    def _ended(self, record: Record, machine: str, code: int) -> None:
-        """One rank is over; the run is when all are, or one has failed."""
+    def _ended(self, record: Record, machine: str, code: int, why: str = "") -> None:
+        """One rank is over; the run is when all are, or one has failed. ``why``: more than its status says."""
         record.ended_ranks.add(machine)
         machines = self.dispatch.machines_of(record.places)
         rest = [name for name in machines if name not in record.ended_ranks]
@@ -576,18 +577,18 @@ class Engine:
             self.dispatch.stop(record.run, rest)
         self._ended_early.add(record.run)
         ran_s = record.ran_s + self.now - (record.began_s or self.now)
-        again = code != 0 and record.left > 0
+        again, why = code != 0 and record.left > 0, why or f"ended with status {code}"
         self.live.end(record.id, self.now, failed=again)
         if again:
             record.left -= 1
-            record.reason = f"ended with status {code}, {record.left} more tries"
+            record.reason = f"{why}, {record.left} more tries"
             self.ledger.touch(record)
             return
         if code == 0:
             request = record.request
             self.forecasts.learn(groups_of(request.user, request.vc, request.name, request.gpus), ran_s)
             self.past.append((ran_s, request.gpus, record.known_s))
-        self._close(record, DONE if code == 0 else FAILED, "" if code == 0 else f"ended with status {code}")
+        self._close(record, DONE if code == 0 else FAILED, "" if code == 0 else why)
 
     def _again(self, record: Record, why: str) -> None:
         """A run is over that was not the job's doing: the job waits again."""

@@ -223,7 +223,12 @@ def told(found: Starts, job: str) -> dict[str, Any]:
     at = found.quantiles(job, SHARES)
     out: dict[str, Any] = {f"p{round(100 * share)}_s": finite(value) for share, value in zip(SHARES, at, strict=True)}
     known = "run times spread as past beliefs did" if found.spread else "believed run times taken as they are"
-    return out | {"samples": len(found.start_s), "assumes": f"nobody else comes; {known}"}
+    short = (
+        ""
+        if found.complete
+        else "; the queue is too long for the time of an answer: null is later than was looked ahead"
+    )
+    return out | {"samples": len(found.start_s), "assumes": f"nobody else comes; {known}{short}"}
 
 
 def finite(value: float) -> float | None:

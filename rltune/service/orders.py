@@ -96,7 +96,8 @@ class Report:
     """What happened on a node at ``at_s`` (its wall clock, seconds since 1970).
 
     ``what``: began, ended (``code``: exit status, negative the signal), suspended, refused (the device or system did not do
-    what the run needs; ``message`` says why, the run never began), cut (``gpu`` has what an order wanted), not_cut
+    what the run needs; ``message`` says why, the run never began; with a ``code`` it is the job's own doing: its program, directory
+    or user is not there), cut (``gpu`` has what an order wanted), not_cut
     (``message``), lost (a run that should be there is not).
     """
 

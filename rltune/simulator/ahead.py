@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from rltune.core.loop import DECIDE, FINISHED_ALL, LOG_FULL, PAUSED, run_until
+from rltune.core.loop import DECIDE, FINISHED_ALL, LOG_FULL, run_for
 from rltune.core.reference import ref
 from rltune.core.shadows import Cast, present_jobs, progress_of, shadow
 from rltune.core.state import LOGGED, NOW, ON_GPUS, Floats, Sim, with_larger_log
@@ -27,10 +27,10 @@ from rltune.simulator.live import LiveCluster, Request, Rules
 SAMPLES = 32
 HORIZON_S = 30 * 86_400.0
 """Farther ahead nothing is said."""
-FIRST_STEP_S = 600.0
-"""A shadow is looked at after so long, then after twice as long, and so on, whether all that are watched have begun."""
+INSTANTS = 500
+"""Of a shadow, between two looks whether all that are watched have begun."""
 BUDGET_S = 2.0
-"""Seconds of work for an answer: with long queues there are fewer samples, and the answer says how many."""
+"""Seconds of work for an answer: with long queues there are fewer samples, or none that is complete, and the answer says so."""
 LEAST = 20
 """Past jobs from which a spread is drawn; with fewer, beliefs are taken as they are, and the answer says so."""
 
@@ -48,12 +48,14 @@ class Past:
 class Starts:
     """``start_s`` (samples, jobs): seconds from now until each of ``jobs`` starts; infinity: not within the horizon.
 
-    ``spread``: whether run times were drawn; else all samples are one.
+    ``spread``: whether run times were drawn; else all samples are one. ``complete``: false where the time for an answer was not enough
+    for the first sample: then infinity is what lies farther ahead than was seen.
     """
 
     jobs: tuple[str, ...]
     start_s: Floats
     spread: bool
+    complete: bool = True
 
     def quantiles(self, job: str, shares: Sequence[float] = (0.1, 0.5, 0.9)) -> list[float]:
         """Seconds from now by which the job starts with these probabilities; infinity: not within the horizon."""
@@ -77,14 +79,19 @@ def starts(
     here = present_jobs(sim)
     rows = np.array([live.jobs[name].row for name in asked], np.int64)
     at = np.searchsorted(here, rows)
-    rng, found, spread, until = np.random.default_rng(seed), [], len(past.ratio) >= LEAST, time.monotonic() + budget_s
+    rng, spread, until = np.random.default_rng(seed), len(past.ratio) >= LEAST, time.monotonic() + budget_s
+    found, complete = list[Floats](), True
     for k in range(samples if spread or np.isnan(sim.jobs.known[here]).any() else 1):
         if k and time.monotonic() > until:
             break
         run = imagined_runs(sim, here, past, rng)
         made = shadow(sim, Cast(here, len(here), sim.jobs.submit[here], run))
-        found.append(run_on(live, made, at))
-    return Starts(asked, np.array(found).reshape(len(found), len(asked)), spread)
+        sample, complete = run_on(live, made, at, until)
+        if complete or not found:
+            found.append(sample)
+        if not complete:
+            break
+    return Starts(asked, np.array(found).reshape(len(found), len(asked)), spread, complete or len(found) > 1)
 
 
 def imagined_runs(sim: Sim, here: npt.NDArray[np.int64], past: Past, rng: np.random.Generator) -> Floats:
@@ -101,22 +108,26 @@ def imagined_runs(sim: Sim, here: npt.NDArray[np.int64], past: Past, rng: np.ran
     return out
 
 
-def run_on(live: LiveCluster, made: Sim, watched: npt.NDArray[np.int64]) -> Floats:
-    """(k,) seconds from now until the jobs in rows ``watched`` of a shadow hold GPUs (again)."""
+def run_on(live: LiveCluster, made: Sim, watched: npt.NDArray[np.int64], until: float) -> tuple[Floats, bool]:
+    """(k,) seconds from now until the jobs in rows ``watched`` of a shadow hold GPUs (again); and whether that was found out.
+
+    ``until``: on the monotonic clock; then the look ahead breaks off, and infinity is what has not been seen yet.
+    """
     state, decision = ref(made), live.decision_for(made)
-    now, before, step = float(made.clock[NOW]), made.detail.runs[watched].copy(), FIRST_STEP_S
-    code = run_until(state, now + step)
+    now, before = float(made.clock[NOW]), made.detail.runs[watched].copy()
+    complete, code = True, run_for(state, INSTANTS)
     while code != FINISHED_ALL:
         if code == DECIDE and decision is not None:
             decision.take(state)
         elif code == LOG_FULL:
             state = ref(with_larger_log(state.value))
-        elif code == PAUSED:
-            if (state.value.detail.runs[watched] > before).all() or step > HORIZON_S:
-                break
-            step *= 2.0
-        code = run_until(state, now + min(step, HORIZON_S))
-    return begun_at(state.value, watched, before) - now
+        if (state.value.detail.runs[watched] > before).all() or float(state.value.clock[NOW]) > now + HORIZON_S:
+            break
+        if time.monotonic() > until:
+            complete = False
+            break
+        code = run_for(state, INSTANTS)
+    return begun_at(state.value, watched, before) - now, complete
 
 
 def begun_at(sim: Sim, watched: npt.NDArray[np.int64], before: npt.NDArray[np.int64]) -> Floats:

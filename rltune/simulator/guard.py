@@ -37,6 +37,9 @@ SUSPENDING = {"srtf": priorities.SRTF, "srsf": priorities.SRSF, "las": prioritie
 """Rules that may take the place of one another where running jobs may be suspended."""
 FEW = 20
 """Ended jobs of as many GPUs from which run times are drawn; with fewer, from all that have ended."""
+COMING, SHORTEST_S = 2_000, 600.0
+"""Where more jobs than this came in the time to be looked ahead, shadows look only as far as the newest of them span, but
+this many seconds at least: a crowd must not make a check take minutes."""
 LEAST = 1e-9
 """Share by which costs may differ and count as the same: sums of the same seconds in another order."""
 
@@ -106,7 +109,7 @@ def judge(
         rng: draws run times where nothing is known; the same for all contenders.
         prepare: done to the shadow of each rule before it runs.
     """
-    begun = time.perf_counter()
+    begun, ahead_s = time.perf_counter(), within_reach(sim, ahead_s)
     cast = imagined(sim, ahead_s, rng)
     costs = {"learned": _cost_of_learned(sim, cast, learned, score, ahead_s)}
     for name in rules:
@@ -127,11 +130,19 @@ def _cost_of_learned(sim: Sim, cast: Cast, learned: Callable[[Sim], Decision], s
 # --- what is imagined -------------------------------------------------------------------
 
 
+def within_reach(sim: Sim, ahead_s: float) -> float:
+    """Seconds that a shadow runs ahead, of ``ahead_s``: see `COMING`."""
+    arrived = int(sim.counts[ARRIVED])
+    if arrived <= COMING:
+        return ahead_s
+    return min(ahead_s, max(SHORTEST_S, float(sim.clock[NOW] - sim.jobs.submit[arrived - COMING])))
+
+
 def imagined(sim: Sim, ahead_s: float, rng: np.random.Generator) -> Cast:
     """Who is in a shadow: the present jobs, and those of the last ``ahead_s`` seconds again, with run times as believed."""
     now, here = float(sim.clock[NOW]), present_jobs(sim)
     arrived = np.arange(sim.counts[ARRIVED])
-    recent = arrived[sim.jobs.submit[arrived] > now - ahead_s]
+    recent = arrived[sim.jobs.submit[arrived] > now - ahead_s][-COMING:]
     # Jobs that no pool can hold would only be set aside again.
     c = sim.jobs.cls[recent]
     recent = recent[sim.choices.ptr[c] < sim.choices.ptr[c + 1]]

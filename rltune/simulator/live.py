@@ -72,6 +72,8 @@ ROOM = 512
 GAP = float(1 << 20)
 """Between neighbouring keys of a static order, so that many jobs can be put between them."""
 NEVER = float("inf")
+MOST_KINDS = 10_000
+"""Kinds of requests of which it is remembered whether they can be."""
 LEAST_WEIGHT = 1e-9
 """Of lottery and weighted fair queueing: tickets are 1 + priority, and must be more than none."""
 
@@ -196,6 +198,7 @@ class LiveCluster:
         self.jobs: dict[str, Live] = {}
         self.examples: dict[tuple[Any, ...], Request] = {}
         self._of_row: dict[int, Live] = {}
+        self._possible: dict[tuple[Any, ...], bool] = {}
         self._flows: dict[str | None, int] = {None: 0}
         self._now, self._asked = now_s, NEVER
         self.arrays = cluster.arrays()
@@ -321,7 +324,12 @@ class LiveCluster:
         if request.kind in self.examples:
             c = int(self.sim.jobs.cls[self._example(request)])
             return bool(self.sim.choices.ptr[c] < self.sim.choices.ptr[c + 1])
-        return bool(may_run(table_of([request], np.zeros(1), np.zeros(1)), self.cluster)[0])
+        known = self._possible.get(request.kind)
+        if known is None:
+            known = bool(may_run(table_of([request], np.zeros(1), np.zeros(1)), self.cluster)[0])
+            if len(self._possible) < MOST_KINDS:
+                self._possible[request.kind] = known
+        return known
 
     def submit(
         self, job: str, request: Request, at_s: float, known_s: float = float("nan"), late: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ TENANTS = ("vc", "user")
 """Groups whose fairness is in the summary."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A finished simulation of ``jobs`` on ``cluster``.
 
@@ -50,6 +51,29 @@ class Result:
     allocator_stats: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     interrupted: bool = True
+
+    def __repr__(self) -> str:
+        """One line: a notebook would print every array."""
+        told = "; ".join(f"{name} {value}" for name, value in self._headline().items())
+        return f"Result({len(self.jobs):,} jobs on {self.cluster.name}, {self.cluster.gpus:,} GPUs: {told})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the means and the tail, and where the rest is."""
+        line = "<tr><td>{}</td><td style='text-align:right'>{}</td></tr>"
+        rows = "".join(line.format(escape(name), escape(value)) for name, value in self._headline().items())
+        title = escape(f"{len(self.jobs):,} jobs on {self.cluster.name}, {self.cluster.gpus:,} GPUs")
+        return f"<table><caption>{title}</caption>{rows}</table><small>more: .summary(), .schedule, .timeline(step_s)</small>"
+
+    def _headline(self) -> dict[str, str]:
+        done = self.finished
+        if not done.any():
+            return {"finished": "none"}
+        scores = self.scores()
+        means = {"mean wait (s)": "wait_s", "mean JCT (s)": "jct_s", "mean bounded slowdown": "bsld"}
+        out = {name: f"{float(np.mean(scores[key])):,.4g}" for name, key in means.items()}
+        out["p99 wait (s)"] = f"{float(np.quantile(scores['wait_s'], 0.99)):,.4g}"
+        out["utilisation"] = f"{self.utilization():.3f}"
+        return out | ({"unfinished": f"{int((~done).sum()):,}"} if not done.all() else {})
 
     @classmethod
     def of(

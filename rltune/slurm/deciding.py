@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -180,16 +181,23 @@ def described(decider: Decider, moment: Moment, first: IntArray, plan: Plan, sho
     after = after_starts(moment.snapshot, plan)
     head = next((position for position in waiting if position not in short), None)
     rows = []
+    waiting_ranks = [rank[position] for position in waiting]
     for start in plan.starts:
         places = tuple(moment.places[at]._replace(gpus=gpus) for at, gpus in zip(start.nodes, start.gpus, strict=True))
-        ahead = sum(rank[position] < rank[start.job] for position in waiting)
+        ahead = bisect_left(waiting_ranks, rank[start.job])
         behind = f", {ahead} that wait stand before it and are not delayed" if ahead else ""
         why = f"number {rank[start.job] + 1} of {len(first)} by {decider.name}{behind}"
         rows.append(Row(moment.jobs[start.job], places, why))
+    reasons: dict[tuple[int, ...], str] = {}
+    queue = moment.snapshot.queue
     for k, position in enumerate(waiting):
         kept = decider.reserves and position == head
         expected = expected_start(moment.snapshot, after, position) if kept else None
-        why = short.get(position) or _why_waits(decider, moment, after, position, head)
+        # Jobs that ask for the same wait for the same.
+        alike = (int(queue.num_gpus[position]), int(queue.pool_lo[position]), int(position == head))
+        if position not in short and alike not in reasons:
+            reasons[alike] = _why_waits(decider, moment, after, position, head)
+        why = short.get(position) or reasons[alike]
         rows.append(Row(moment.jobs[position], (), f"{f'{k} ahead' if k else 'next'}; {why}", expected))
     many = len(moment.jobs)
     rows += [Row(job, (), f"stands behind the first {many} jobs, which are decided on") for job in moment.behind]
@@ -205,20 +213,24 @@ def after_starts(snapshot: Snapshot, plan: Plan) -> IntArray:
 
 
 def _why_waits(decider: Decider, moment: Moment, free: IntArray, position: int, head: int | None) -> str:
-    snapshot = moment.snapshot
-    queue, cluster = snapshot.queue, snapshot.cluster
-    gpus = int(queue.num_gpus[position])
-    pools = queue.pools[queue.pool_lo[position] : queue.pool_hi[position]]
-    what = " or ".join(dict.fromkeys(moment.places[cluster.pool_lo[pool]].kind or "GPU" for pool in pools))
-    if not fits(snapshot, free, position):
-        total = sum(int(free[cluster.pool_lo[pool] : cluster.pool_hi[pool]].sum()) for pool in pools)
-        most = max(int(free[cluster.pool_lo[pool] : cluster.pool_hi[pool]].max()) for pool in pools)
-        return f"wants {gpus} {what}; {total} are free, at most {most} on a node"
+    gpus, what, in_all, most = lacks_of(moment, free, position)
+    if most is not None:
+        return f"wants {gpus} {what}; {in_all} are free, at most {most} on a node"
     if decider.policy.picks:
         return f"{gpus} {what} are free for it; {decider.name} keeps them for others"
     if head is not None and position != head:
         return f"{gpus} {what} are free, but would delay job {moment.jobs[head].id}, which is first"
     return f"{gpus} {what} are free, but backfill={decider.backfill} or the allocator leaves them to others"
+
+
+def lacks_of(moment: Moment, free: IntArray, position: int) -> tuple[int, str, int, int | None]:
+    """GPUs that a job asks for, their types in words, how many of them are free in all, and on one node; None where it fits."""
+    queue, cluster = moment.snapshot.queue, moment.snapshot.cluster
+    pools = queue.pools[queue.pool_lo[position] : queue.pool_hi[position]]
+    what = " or ".join(dict.fromkeys(moment.places[cluster.pool_lo[pool]].kind or "GPU" for pool in pools))
+    parts = [free[cluster.pool_lo[pool] : cluster.pool_hi[pool]] for pool in pools]
+    most = None if fits(moment.snapshot, free, position) else max(int(part.max()) for part in parts)
+    return int(queue.num_gpus[position]), what, sum(int(part.sum()) for part in parts), most
 
 
 def fits(snapshot: Snapshot, free: IntArray, position: int) -> bool:

@@ -67,7 +67,7 @@ def moment_of(
     """
     places, pools, cluster = _cluster(seen)
     waits = replace(seen, jobs=tuple(job for job in seen.jobs if job.id not in sent))
-    queue, apart, others, behind = _sorted_out(waits, held, places, pools, cluster, most)
+    queue, apart, others, behind = _sorted_out(waits, held, pools, most)
     running = [_as_running(job, sent, seen.now_s) for job in seen.jobs if not job.pending or job.id in sent]
     waiting = sorted((job for job, _ in queue), key=lambda job: job.submit_s)
     lists = {job.id: found for job, found in queue}
@@ -97,8 +97,16 @@ def _as_running(job: Job, sent: Mapping[str, Sequence[Place]], now_s: float) -> 
     )
 
 
-def _cluster(seen: Seen) -> tuple[tuple[Place, ...], list[tuple[str, int]], Cluster]:
-    """Places in the order of pools, the type and GPUs of each pool's nodes, and the pools."""
+class Kind(NamedTuple):
+    """A pool: nodes of ``gpus`` GPUs of one type, of which ``open`` take jobs."""
+
+    kind: str
+    gpus: int
+    open: int
+
+
+def _cluster(seen: Seen) -> tuple[tuple[Place, ...], list[Kind], Cluster]:
+    """Places in the order of pools, what each pool is, and the pools as a cluster."""
     of_pool: dict[tuple[str, int], list[Place]] = defaultdict(list)
     for node in seen.nodes:
         for kind, count in node.gpus.items():
@@ -107,18 +115,18 @@ def _cluster(seen: Seen) -> tuple[tuple[Place, ...], list[tuple[str, int]], Clus
             for part in range(parts):
                 size = count // parts + (part < count % parts)
                 of_pool[kind, size].append(Place(node.name, kind, size))
-    pools = list(of_pool) or [("", 1)]
-    places = tuple(place for pool in pools for place in of_pool.get(pool, [Place("", "", 1)]))
-    made = [Pool(f"{kind or 'gpu'}x{size}", len(of_pool.get((kind, size), [0])), size) for kind, size in pools]
-    return places, pools, Cluster(seen.partition, tuple(made))
+    # Without any GPU a node that is closed stands for all: a cluster has one at least.
+    found = dict(of_pool) or {("", 1): [Place("", "", 1)]}
+    open_nodes = {node.name for node in seen.nodes if node.open}
+    pools = [Kind(*pool, sum(place.node in open_nodes for place in where)) for pool, where in found.items()]
+    made = [Pool(f"{kind or 'gpu'}x{size}", len(where), size) for (kind, size), where in found.items()]
+    return tuple(place for where in found.values() for place in where), pools, Cluster(seen.partition, tuple(made))
 
 
 def _sorted_out(
     seen: Seen,
     held: Collection[str],
-    places: Sequence[Place],
-    pools: Sequence[tuple[str, int]],
-    cluster: Cluster,
+    pools: Sequence[Kind],
     most: int,
 ) -> tuple[list[tuple[Job, tuple[int, ...]]], list[tuple[Job, str]], list[tuple[Job, str]], list[Job]]:
     """Pending jobs: those to be decided on with their pools, those that Slurm alone places, those that wait for something
@@ -130,7 +138,6 @@ def _sorted_out(
     apart: list[tuple[Job, str]] = []
     others: list[tuple[Job, str]] = []
     behind: list[Job] = []
-    open_nodes = {node.name for node in seen.nodes if node.open}
     for job in sorted((job for job in seen.jobs if job.pending), key=lambda job: job.submit_s):
         if why := waits_for(job, held):
             others.append((job, why))
@@ -138,7 +145,7 @@ def _sorted_out(
             others.append((job, f"{job.array_most} tasks of its array may run at once"))
         elif why := job.apart or ("asks for particular nodes" if job.required else ""):
             apart.append((job, why))
-        elif isinstance(found := pools_of(job.asked, places, pools, cluster, open_nodes), str):
+        elif isinstance(found := pools_of(job.asked, pools), str):
             apart.append((job, found))
         elif len(queue) >= most:
             behind.append(job)
@@ -157,9 +164,7 @@ def waits_for(job: Job, held: Collection[str]) -> str:
     return job.reason
 
 
-def pools_of(
-    asked: Asked, places: Sequence[Place], pools: Sequence[tuple[str, int]], cluster: Cluster, open_nodes: set[str]
-) -> tuple[int, ...] | str:
+def pools_of(asked: Asked, pools: Sequence[Kind]) -> tuple[int, ...] | str:
     """Pools on whose open nodes a job fits in the form it asks for; or why it is not for us to place."""
     request = read_request(asked.tres)
     if request.why_not:
@@ -170,15 +175,13 @@ def pools_of(
     if len(kinds) > 1 or (kinds and "" in asked.gpus and asked.gpus[""] != asked.gpus[kinds[0]]):
         return "asks for GPUs of several types"
     total = asked.gpus[kinds[0]] if kinds else total
-    named = [k for k, (kind, _) in enumerate(pools) if (kind == kinds[0] if kinds else slice_of(kind) is None)]
+    named = [k for k, pool in enumerate(pools) if (pool.kind == kinds[0] if kinds else slice_of(pool.kind) is None)]
     if not named:
         return f"asks for {kinds[0] if kinds else 'GPU'}, which no node of the partition has"
-    lo, hi = cluster.arrays().pool_lo, cluster.arrays().pool_hi
-    open_in = {k: sum(place.node in open_nodes for place in places[lo[k] : hi[k]]) for k in named}
-    fitting = [k for k in named if total <= pools[k][1] * open_in[k]]
+    fitting = [k for k in named if total <= pools[k].gpus * pools[k].open]
     if not fitting:
         return f"asks for {total} {kinds[0] if kinds else 'GPUs'}, more than open nodes of one kind have"
-    found = tuple(k for k in fitting if has_form(asked, total, pools[k][1]))
+    found = tuple(k for k in fitting if has_form(asked, total, pools[k].gpus))
     return found or _form(asked, total)
 
 

@@ -22,7 +22,7 @@ from rltune.nouns.errors import RunError
 from rltune.slurm.commands import Slurm, SlurmError
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "squeue", "scontrol", "sbatch", "sinfo")
-UP_S, STOP_S = 60.0, 10.0
+UP_S, STOP_S = 180.0, 30.0
 """Patience until all nodes are idle, and until a daemon has ended."""
 SETTINGS = {
     # No systemd, no cgroups, no accounting; nodes may have more CPUs than the machine.

@@ -18,7 +18,7 @@ SIZE_CLASSES = {"1": 1, "2": 2, "3-4": 4, "5-8": 8, "9-16": 16, "17-32": 32, "33
 QUANTILES = {"p5": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Trace:
     """Jobs and their provenance.
 
@@ -61,6 +61,10 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.jobs)
+
+    def __repr__(self) -> str:
+        """One line: a notebook would print every array."""
+        return f"Trace({self.label}, {self.source}: {len(self):,} jobs, {self._span()})"
 
     def take(self, rows: slice) -> Trace:
         """The consecutive jobs of ``rows``; times stay relative to the same origin."""

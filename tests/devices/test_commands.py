@@ -57,6 +57,20 @@ def test_from_plan_to_verify(devices):
     refused(devices("apply", "plan.json"), "not the state that the plan was made on; plan anew")
 
 
+def test_clear_destroys_what_nobody_holds(devices):
+    """Clearing a GPU would take a file, or take a tenant's instance along."""
+    devices("apply", "spec.yaml")
+    devices("tenants", "claim", "0", "3g.40gb@4", "alice")
+    assert "- destroy 1g.10gb" in devices("clear", "--dry-run")[1] and devices("verify", "spec.yaml")[0] == 0
+    status, out, _ = devices("clear")
+    assert (
+        status == 0 and "= keep 3g.40gb@4 (in use: tenant alice)" in out and "2 to destroy, 0 to create, 1 kept" in out
+    )
+    assert "1 to destroy" in devices("clear", "--gpus", "0", "--tenant", "alice")[1]
+    assert "Nothing to do" in devices("clear")[1]
+    refused(devices("clear", "--gpus", "9"), "GPU 9 does not exist")
+
+
 def test_a_dry_run_changes_nothing(devices):
     """A rehearsal would be the real thing."""
     status, out, _ = devices("apply", "spec.yaml", "--dry-run")

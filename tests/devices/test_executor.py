@@ -14,7 +14,7 @@ from rltune.devices.execution.executor import Executor, Options
 from rltune.devices.execution.measuring import Measured, kinds_of, trials_of
 from rltune.devices.execution.outcome import TaskRow
 from rltune.devices.execution.processes import Processes, Signals
-from rltune.devices.execution.schedule import targets_of
+from rltune.devices.execution.schedule import targets_of, users_of
 from rltune.devices.lock import locked
 from rltune.devices.state import whole
 from rltune.devices.status import INSUFFICIENT_RESOURCES, NO_PERMISSION, DeviceError
@@ -306,7 +306,8 @@ def test_a_program_that_vanished_fails_alone(tmp_path):
 def trials(tasks, adapter, folder, kinds=None, repeats=1):
     """Profile the tasks on GPU 0; what was run, and what came of it."""
     (target,) = targets_of(adapter.driver, [0])
-    found = trials_of(tasks, target, kinds_of(target, kinds), repeats, adapter.driver, adapter.states()[target.uuid])
+    state, used = adapter.states()[target.uuid], users_of(adapter, target)
+    found = trials_of(tasks, target, kinds_of(target, kinds), repeats, adapter.driver, state, used)
     with Signals() as signals:
         done = Executor(found.specs, found.schedule, adapter, folder / "logs", signals, EARLY).run()
     return found, done, Measured(tasks, found, done.tasks)

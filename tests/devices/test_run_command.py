@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -15,8 +16,12 @@ import yaml
 from execution_cases import PATIENCE_S, instance
 
 from rltune.device_commands.executing import draw
+from rltune.devices.adapter import Adapter
 from rltune.devices.execution.outcome import FAILED, Execution, TaskRow
 from rltune.devices.execution.tasks_file import read_task_list, to_batch
+from rltune.devices.open import open_device
+from rltune.devices.spec import spec_of
+from rltune.devices.state import whole
 from rltune.mig.batch.files import plans_as_json, read_plans
 from rltune.mig.batch.plan import Plan, Run
 from rltune.mig.batch.tasks import read_tasks
@@ -113,6 +118,30 @@ def test_profile_makes_what_run_and_the_planner_read(call, tmp_path):
     assert len(pd.read_parquet(folder / "profile.parquet")) == 8
 
 
+def test_profile_and_run_take_the_partition_that_they_find_and_bring_it_back(call, tmp_path, monkeypatch):
+    """The commands of the README fail in the order in which they stand there: apply, profile, run."""
+    monkeypatch.setenv("RLTUNE_STATE", str(tmp_path / "state"))
+    found = (whole("1g.6gb", 0), whole("2g.12gb", 2))
+    with closing(Adapter(open_device("simulated:a30", pace=0))) as adapter:
+        adapter.apply(
+            adapter.plan(spec_of({"version": 1, "gpus": [{"gpu": 0, "instances": ["1g.6gb@0", "2g.12gb@2"]}]}))
+        )
+        (gpu,) = adapter.states()
+        for words in (
+            ("profile", "tasks.yaml", "--kinds", "1g,4g", "--name", "p"),
+            ("run", "tasks.yaml", "--name", "r", "--seconds", "0.05"),
+        ):
+            status, _, err = finished(call(*words))
+            assert status == 0, err
+            assert adapter.states()[gpu].instances == found
+        # What a tenant holds stays, and leaves no room for 4g.
+        adapter.claim(gpu, found[1], "alice")
+        status, _, err = finished(call("profile", "tasks.yaml", "--kinds", "1g,4g", "--name", "q"))
+        assert status == 2 and "no room for 4g.24gb beside 2g.12gb@2, which is in use" in err
+        status, _, err = finished(call("profile", "tasks.yaml", "--kinds", "2g", "--name", "s"))
+        assert status == 0 and adapter.states()[gpu].instances == found, err
+
+
 def test_profile_of_a_task_that_runs_nowhere(call, tmp_path):
     """A task that fails everywhere is told, the others' times are kept, and the status is 1."""
     (tmp_path / "new.yaml").write_text(
@@ -194,13 +223,11 @@ def test_a_killed_run_takes_its_tasks_along(call, tmp_path):
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(alive(pid) for pid in pids)
-    status, _, err = finished(call("run", "tasks.yaml", "--take-over", "--name", "y", "--seconds", "0.05"))
+    status, _, err = finished(call("run", "tasks.yaml", "--name", "y", "--seconds", "0.05"))
     assert status == 0, err
     (left,) = (tmp_path / "runs").glob(".x.*.partial")
     assert f"{left} was left by a run that was killed" in err and (left / "logs").is_dir()
-    status, _, err = finished(
-        call("run", "tasks.yaml", "--take-over", "--name", "z", "--seconds", "0.05", "--remove-partial")
-    )
+    status, _, err = finished(call("run", "tasks.yaml", "--name", "z", "--seconds", "0.05", "--remove-partial"))
     assert status == 0 and f"{left}, left by a run that was killed, is removed" in err
     assert not list((tmp_path / "runs").glob(".*"))
 

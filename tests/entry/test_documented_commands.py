@@ -284,6 +284,9 @@ WRONG = {
     "python -m rltune.mig make": "command 'make' is unknown",
     "python -m rltune.devices show --jason": "unrecognized arguments: --jason",
     "python -m rltune.slurm depth=all": "depth='all' is unknown",
+    "python -m rltune.serve polcy=sjf": "option polcy is unknown",
+    "python -m rltune.serve tokens list": "command 'tokens' is unknown",
+    "python -m rltune.client nod": "invalid choice: 'nod'",
     "python -m rltune.workloads nap": "invalid choice: 'nap'",
     "python -m rltune.learn": "no such module",
     "python experiments/nothing.py": "no such file",
@@ -362,6 +365,8 @@ APPENDED = {
     "rltune.devices run": "--pace 0 --seconds 0.1 --gpus 1",
     "rltune.devices watch": "--seconds 2 --quiet",
     "rltune.slurm": "--help",  # beside a Slurm: tests/slurm
+    "rltune.serve": "--help",  # until a signal ends it, and who asks it: tests/service
+    "rltune.client": "--help",
     "experiments/devices.py": "--help",  # whole campaigns: hours
     "experiments/mig_online.py": "--help",
     "make": "--dry-run",  # they set up an environment, and run what has tests of its own

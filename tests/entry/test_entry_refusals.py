@@ -259,3 +259,25 @@ def test_a_file_size_limit_of_the_system(here: Path) -> None:
         command, capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     refused((done.returncode, done.stdout, done.stderr), here, "File too large")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("+trace=synthetic epoch=3", "option epoch is unknown; .*did you mean epochs?"),
+        ("+trace=synthetic +options.resum_s=3", "option options.resum_s is unknown; .*did you mean options.resume_s?"),
+        ("+trace=synthetic backfill=esy", "backfill='esy' is unknown; .*did you mean easy?"),
+        ("+trace=helio", "trace=helio is unknown; .*did you mean helios?"),
+        ("-m +trace=synthetic,philly epochs=a,b", "epochs='a'; a whole number"),
+    ],
+)
+def test_a_slip_is_told_with_the_nearest_name_before_anything_heavy_is_loaded(words: str, told: str) -> None:
+    """A mistyped option would be told after ten seconds of loading PyTorch and Ray, at the end of a list of thirty names."""
+    code = (
+        "import runpy, sys; sys.argv = ['train', *sys.argv[1:]]\n"
+        "try: runpy.run_module('rltune.train', run_name='__main__')\n"
+        "except SystemExit as end: print(end.code, {'torch', 'ray'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True)
+    assert done.stdout == "2 set()\n", done.stderr
+    assert all(part in done.stderr for part in told.split(".*")) and done.stderr.count("\n") == 1

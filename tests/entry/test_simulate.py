@@ -337,9 +337,8 @@ def test_runs_of_before_are_compared_by_todays_names(simulate: Callable[..., Tol
 def test_comparisons_that_say_nothing_are_refused(
     simulate: Callable[..., Told], here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Runs of different jobs would be subtracted from one another, or a hostile file of options hang the comparison."""
+    """One run beside itself would be a table, or a hostile file of options hang the comparison."""
     one = made(simulate(*QUICK, "name=one"))
-    other = made(simulate(*QUICK, "name=other", "limit=100"))
     (here / "empty").mkdir()
     (here / "wrong").mkdir()
     for name in ("config.yaml", "jobs.parquet"):
@@ -358,12 +357,11 @@ def test_comparisons_that_say_nothing_are_refused(
             (here / name / file).write_bytes((one / file).read_bytes())
         (here / name / "config.yaml").write_text(text)
     for paths, said in {
-        (str(one), str(other)): "are not those of",
-        (str(one),): "1 simulation; at least 2 are needed",
-        (str(one), str(one)): "1 simulation; at least 2 are needed",
+        (str(one),): "1 row; at least 2 are needed",
+        (str(one), str(one)): "1 row; at least 2 are needed",
         (str(one), "nowhere"): "nowhere: no such directory",
-        (str(one), "empty"): "empty: no simulation in it",
-        (str(one), "wrong"): "only those of simulate can be compared",
+        (str(one), "empty"): "empty: no finished run in it",
+        (str(one), "wrong"): "wrong: damaged",
         (str(one), "torn"): "torn: damaged",
         (str(one), "deep"): "nested more than 32 deep",
         (str(one), "aliases"): "aliases written out",
@@ -371,5 +369,73 @@ def test_comparisons_that_say_nothing_are_refused(
         capfd.readouterr()
         assert comparing.main(list(paths)) == 2
         out, err = capfd.readouterr()
-        assert out == "" and len(err.splitlines()) == 1 and said in err
+        assert out == "" and len(err.splitlines()) == 1 and said in err, said
     assert not [p for p in (here / "runs").iterdir() if p.name.startswith("compare")]
+
+
+def test_runs_of_every_command_are_compared_in_80_columns(
+    simulate: Callable[..., Told], command: Command, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An evaluation could not stand beside simulations, jobs of two kinds be subtracted, or a log file break numbers apart."""
+    one = made(simulate(*QUICK, "name=one"))
+    two = made(simulate(*QUICK, "name=two", "policy=sjf", "cluster.nodes=1"))
+    other = made(simulate(*QUICK, "name=other", "limit=100"))
+    told = command(
+        "evaluate", "+trace=synthetic", "trace.jobs=200", "protocol.window=16", "windows=3", "policy=[fifo,sjf]", "backfill=[skip]", "nodes=2",
+        "progress=false", "name=judged",
+    )  # fmt: skip
+    judged = made(told)
+    assert comparing.main([str(one), str(two), str(other), str(judged), "--name", "all"]) == 0
+    out, _ = capfd.readouterr()
+    assert max(map(len, out.splitlines())) <= 80
+    found = json.loads((here / "runs" / "all" / "compare.json").read_text())
+    assert [len(group["rows"]) for group in found["simulations"]] == [2, 1]
+    assert {c["run"] for group in found["simulations"] for c in group["comparisons"]} == {str(two)}
+    (group,) = found["judged"]
+    assert "3 windows" in group["label"] and [row["learned"] for row in group["rows"]] == [False]
+    lines = (here / "runs" / "all" / "compare.md").read_text()
+    assert lines.count("# synthetic") == 3 and "p99 wait" in out and "*" in out
+    assert comparing.main([str(one), str(two), "--json", "--name", "json"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["rows"][1]["run"] == str(two) and err.strip().endswith("runs/json")
+
+
+def test_a_learned_policy_stands_beside_the_best_heuristic_of_equal_knowledge(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A policy that knows nothing of run times would be held against an oracle, or its interval be another row's."""
+
+    def row(learned: bool, runtimes: str, wait: float) -> dict[str, Any]:
+        means = {key: {"mean": wait, "p99": wait} for key in ("wait_s", "jct_s", "bsld", "utilization")}
+        return {"learned": learned, "runtimes": runtimes, "unfinished": 0, **means}
+
+    policies = {
+        "mine": row(True, "unknown", 80.0),
+        "sjf-exact": row(False, "exact", 50.0),
+        "fifo": row(False, "unknown", 100.0),
+    }
+    pair = {"policy": "mine", "against": "fifo", "metric": "wait_s", "reduction": 0.2, "ci95": [0.1, 0.3]}
+    summary = {
+        "command": "train", "trace": {"label": "t", "sha256": "0"}, "protocol": "window", "policies": policies, "comparisons": [pair],
+        "cluster": {"name": "c", "nodes": 2, "gpus": 16}, "test": {"windows": 3, "jobs": 48, "range": [0.75, 1]},
+    }  # fmt: skip
+    for name, more in {"a": summary, "b": {k: v for k, v in summary.items() if k != "policies"}}.items():
+        (tmp_path / "sweep" / name).mkdir(parents=True)
+        (tmp_path / "sweep" / name / "summary.json").write_text(json.dumps(more))
+        (tmp_path / "sweep" / name / "config.yaml").write_text("score: wait\n")
+    assert comparing.main([str(tmp_path / "sweep"), "--runs", str(tmp_path), "--name", "c"]) == 0
+    out, err = capfd.readouterr()
+    assert "+20.0% [+10.0%, +30.0%]" in out and "sjf-exact" not in out and "80*" in out
+    assert "b: it was not evaluated" in err
+
+
+def test_results_are_short_in_a_notebook() -> None:
+    """A cell that ends in a result would print every array of it."""
+    trace = rltune.load_trace("synthetic", jobs=50)
+    result = rltune.simulate(trace, rltune.load_cluster("uniform", nodes=1))
+    for shown in (repr(result), repr(trace), repr(trace.jobs)):
+        assert len(shown) < 200 and "\n" not in shown
+    assert "50 jobs on uniform, 8 GPUs: mean wait (s)" in repr(result)
+    assert (
+        result._repr_html_().startswith("<table><caption>50 jobs on uniform") and "<script" not in result._repr_html_()
+    )

@@ -218,6 +218,18 @@ def test_a_device_that_refuses_is_taken_out_and_the_job_goes_elsewhere(hand):
     assert hand.engine.node_state[0] == ("open", "")
 
 
+def test_a_job_whose_program_is_not_there_fails_and_its_machine_stays(hand):
+    """One slip in a command would take every machine out of service, one after the other."""
+    hand.machines[0].lazy = True
+    (name,) = hand.ask(lambda e: e.submit([job(gpus=2)], "ann"))
+    hand.machines[0].say(Report("refused", 0.0, f"{name}.1", code=127, message="true: [Errno 2] No such file"))
+    hand.turn(1.0)
+    record = hand.engine.ledger.records[name]
+    assert (record.state, record.code) == ("failed", 127)
+    assert record.reason == "cannot begin on m0: true: [Errno 2] No such file"
+    assert hand.engine.node_state[0] == ("open", "") and hand.engine.counters["refused_by_device"] == 0
+
+
 def test_limits_are_said_and_nothing_of_the_request_is_kept(tmp_path):
     """One tenant could fill the memory, or half of a refused request would run."""
     hand = Hand(tmp_path, settings=Settings(most_of_tenant=3))

@@ -243,6 +243,30 @@ def test_what_cannot_begin_is_refused_in_words(node, order, told):
         assert heard.wait("ended", order.run).code == 0
 
 
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"argv": ("/no/such/program",)}, 127),
+        ({"argv": ("true",), "directory": "/no/such/directory"}, 127),
+        ({"argv": ("/etc/passwd",)}, 126),
+        ({"argv": ("true",), "user": "nobody-of-this-name"}, 126),
+    ],
+    ids=["program", "directory", "rights", "user"],
+)
+def test_what_is_wrong_with_the_job_is_told_as_its_own(node, given, code):
+    """The service would take the machine out for a slip in a job."""
+    heard = Heard(node)
+    node.carry_out([begin("r", **given)])
+    assert heard.wait("refused", "r").code == code
+
+
+def test_a_job_of_an_array_begins(node):
+    """No job of an array would begin, and its machines would be taken for broken."""
+    heard = Heard(node)
+    node.carry_out([begin("job-3[0].1", argv=("true",))])
+    assert heard.wait("ended", "job-3[0].1").code == 0
+
+
 def test_one_that_comes_waits_for_one_that_goes(node):
     """A job would begin on a slice whose last holder still uses it."""
     heard = Heard(node)

@@ -15,6 +15,7 @@ from node_cases import SMALL, Heard, begin, local_node, machine, output, python,
 
 from rltune.devices.execution.keeper import process_start
 from rltune.service.nodes import shepherd
+from rltune.service.nodes.records import Folder
 from rltune.service.orders import Cut, Held, Stop, Suspend
 
 SAVING = (
@@ -290,3 +291,21 @@ def test_a_damaged_record_costs_that_run_only(killed):
     node.carry_out([Stop("running"), Stop("paused")])
     heard.wait("ended", "running"), heard.wait("ended", "paused")
     node.close()
+
+
+def test_a_lease_whose_end_was_cut_short_ends_at_the_next_start(tmp_path):
+    """A node killed between writing "stop" and the end would hold the slice for ever, and whatever waits for it."""
+    node = local_node(tmp_path, machine(tmp_path))
+    heard = Heard(node)
+    node.carry_out([begin("lease", (), (Held(0, PLACES[3]),), (CUT,))])
+    heard.wait("began", "lease")
+    node.close()
+    Folder(tmp_path / "state" / "runs" / "lease").write_intent("stop")
+    again = local_node(tmp_path, machine(tmp_path))
+    heard = Heard(again)
+    assert heard.wait("ended", "lease").code == 0
+    again.carry_out([begin("next", (), (Held(0, PLACES[3]),), (CUT,))])
+    heard.wait("began", "next")
+    again.carry_out([Stop("next")])
+    heard.wait("ended", "next")
+    again.close()

@@ -186,6 +186,32 @@ def test_judging_leaves_the_state_as_it_is(monkeypatch: pytest.MonkeyPatch) -> N
     assert np.array_equal(judged.runs.node, plain.runs.node)
 
 
+def test_a_crowd_shortens_the_look_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check while ten thousand jobs come at once would take minutes, in a live service too."""
+    import rltune.simulator.full as full
+    import rltune.simulator.guard as guard
+
+    monkeypatch.setattr(guard, "COMING", 30)
+    seen: list[tuple[float, int]] = []
+
+    class Looking:
+        def take(self, state: Ref) -> None:
+            sim: Sim = state.value
+            ahead = guard.within_reach(sim, 1e6)
+            cast = imagined(sim, ahead, np.random.default_rng(0))
+            seen.append((ahead, len(cast.job) - cast.present))
+            start_here(state)
+
+    drive = full.drive
+    monkeypatch.setattr(
+        full, "drive", lambda sim, _: drive(sim._replace(params=sim.params._replace(outside=ALWAYS)), Looking())
+    )
+    rltune.simulate(table(), CLUSTER, policy="las", runtimes="unknown", resume_s=60.0)
+    assert seen[0][0] == 1e6
+    assert 600.0 <= seen[-1][0] < 1e5
+    assert max(coming for _, coming in seen) == 30
+
+
 def test_the_further_rule() -> None:
     """The guard would hold a policy to a rule that knows more, or to one that cannot run here."""
     assert [usual_rule("gittins", False), usual_rule("las", False), usual_rule("las", True)] == ["las", None, "srsf"]

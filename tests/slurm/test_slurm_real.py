@@ -34,7 +34,7 @@ NODES = {
     "n4": {"a100": 6, "a100_3g.40gb": 2, "a100_1g.10gb": 7},
 }
 ROOT = Path(__file__).parents[2]
-SOON_S = 120.0
+SOON_S = 300.0
 """Patience on a loaded machine; nothing takes as long."""
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from rltune.devices.driver import Driver
 from rltune.devices.execution.outcome import FAILED, OK, TaskRow
 from rltune.devices.execution.schedule import Schedule, Slot, Step, Target
 from rltune.devices.execution.tasks_file import WHOLE, TaskSpec
-from rltune.devices.state import GpuState, whole
+from rltune.devices.state import GpuState, Instance, whole
 from rltune.mig.geometry import PLAIN, Geometry, geometry
 from rltune.nouns.errors import InputError
 
@@ -58,9 +58,14 @@ def kinds_of(target: Target, wanted: Sequence[str] | None) -> list[str]:
 
 
 def trials_of(
-    tasks: Sequence[TaskSpec], target: Target, kinds: Sequence[str], repeats: int, driver: Driver, state: GpuState
-) -> Trials:
-    """Each task ``repeats`` times on each kind; InputError where an instance has no room beside those that are there."""
+    tasks: Sequence[TaskSpec], target: Target, kinds: Sequence[str], repeats: int, driver: Driver, state: GpuState,
+    used: Collection[Instance] = (),
+) -> Trials:  # fmt: skip
+    """Each task ``repeats`` times on each kind, beside the instances that are there.
+
+    Where they leave no room, those that nobody has ``used`` go first (the executor brings them back at its end). InputError
+    where an instance has no room beside the used ones.
+    """
     if repeats < 1:
         raise InputError(f"--repeats {repeats}; measure at least once")
     table = geometry(target.model) if target.mig and target.model else None
@@ -69,10 +74,17 @@ def trials_of(
     slots: list[Slot] = []
     steps: list[Step] = []
     ruled_out = []
-    for number, kind in enumerate(kinds):
+    beside: Collection[Instance] = state.instances
+    if table and any(_start(target, table, kind, driver, beside) is None for kind in kinds):
+        beside = [one for one in state.instances if one in used]
+        cleared = [one for one in state.instances if one not in used]
+        slots += [_cleared(number, target, table, one) for number, one in enumerate(cleared)]
+        steps += [Step(action, number) for number in range(len(cleared)) for action in ("adopt", "destroy")]
+        pools += [()] * len(cleared)
+    for number, kind in enumerate(kinds, start=len(slots)):
         begin = len(trials)
         profile = WHOLE if table is None else table.profiles[table.profile(kind)].name
-        slots.append(_slot(number, target, table, kind, driver))
+        slots.append(_slot(number, target, table, kind, driver, beside))
         for k, task in enumerate(tasks):
             if table and task.memory_gb and table.profiles[table.profile(kind)].memory_gb < task.memory_gb:
                 ruled_out.append((k, kind))
@@ -88,22 +100,40 @@ def trials_of(
     return Trials(tuple(trials), specs, schedule, tuple(ruled_out))
 
 
-def _slot(number: int, target: Target, table: Geometry | None, kind: str, driver: Driver) -> Slot:
+def _slot(
+    number: int, target: Target, table: Geometry | None, kind: str, driver: Driver, beside: Collection[Instance]
+) -> Slot:
     if table is None:
         return Slot(0, None, target.slices, target.compute, number)
     profile = table.profiles[table.profile(kind)]
-    listed = next((p for p in driver.profiles(target.index) if p.name == profile.name), None)
-    if listed is None:
-        raise InputError(f"GPU {target.index}: its driver does not offer {profile.name}; leave {kind} out of --kinds")
-    there = driver.instances(target.index)
-    taken = {at for one in there for at in range(one.start, one.start + one.size)}
-    free = [s for s in sorted(listed.starts) if taken.isdisjoint(range(s, s + listed.size))]
-    if not free:
-        held = ", ".join(f"{one.profile}@{one.start}" for one in there)
+    start = _start(target, table, kind, driver, beside)
+    if start is None:
         raise InputError(
-            f"GPU {target.index}: no room for {profile.name} beside {held}; clear it (apply), or choose other --kinds"
+            f"GPU {target.index}: no room for {profile.name} beside {', '.join(map(str, beside))}, which is in use; wait for it, or "
+            "choose other --kinds"
         )
-    return Slot(0, whole(profile.name, free[0]), listed.size, profile.compute, number)
+    return Slot(0, whole(profile.name, start), profile.size, profile.compute, number)
+
+
+def _start(target: Target, table: Geometry, kind: str, driver: Driver, beside: Collection[Instance]) -> int | None:
+    """The first memory slice at which a profile has room; None where it has none. InputError where the driver lacks it."""
+    name = table.profiles[table.profile(kind)].name
+    listed = {profile.name: profile for profile in driver.profiles(target.index)}
+    if name not in listed:
+        raise InputError(f"GPU {target.index}: its driver does not offer {name}; leave {kind} out of --kinds")
+    taken = {at for one in beside for at in range(one.start, one.start + listed[one.profile].size)}
+    sizes = listed[name].size
+    return next((s for s in sorted(listed[name].starts) if taken.isdisjoint(range(s, s + sizes))), None)
+
+
+def _cleared(number: int, target: Target, table: Geometry, one: Instance) -> Slot:
+    """An idle instance that has to go; no task runs in it."""
+    if not one.whole:
+        raise InputError(
+            f"GPU {target.index}: {one} is cut into compute instances; `python -m rltune.devices clear` first"
+        )
+    profile = table.profiles[table.profile(one.profile)]
+    return Slot(0, one, profile.size, profile.compute, number)
 
 
 def _name(task: str, trial: Trial, repeats: int) -> str:

@@ -126,7 +126,7 @@ def left_on(targets: Sequence[Target], states: Mapping[str, GpuState]) -> tuple[
         held = []
         for one in states[target.uuid].instances:
             if not one.whole:
-                raise InputError(f"GPU {target.index}: {one} is cut into compute instances; clear it (apply) first")
+                raise InputError(f"GPU {target.index}: {one} is cut into compute instances; `clear` it first")
             placement = Placement(table.profile(one.profile), one.start)
             held.append(PlannedInstance(number, placement, None, None))
         found.append(Left(tuple(held)))
@@ -236,7 +236,7 @@ def check_expected(schedule: Schedule, adapter: Adapter) -> dict[str, GpuState]:
         if target.uuid in schedule.expected and held != wanted:
             raise InputError(
                 f"GPU {target.index} holds {' '.join(map(str, states[target.uuid].instances)) or 'no instances'}, the plan begins "
-                f"from {' '.join(sorted(map(str, wanted))) or 'none'}; clear it (apply), or plan on what is there (--take-over)"
+                f"from {' '.join(sorted(map(str, wanted))) or 'none'}; `python -m rltune.devices clear`, or plan anew on what is there"
             )
         _check_idle(schedule, target, adapter)
     return states
@@ -248,10 +248,16 @@ def _check_idle(schedule: Schedule, target: Target, adapter: Adapter) -> None:
     taken &= set(schedule.expected.get(target.uuid, ()))
     if not taken:
         return
-    tenants = {(t.profile, t.start): t.tenant for t in adapter.tenants() if t.gpu == target.uuid}
-    for one, who in read_users(adapter.driver, target.index, tenants).of.items():
+    for one, who in users_of(adapter, target).items():
         if one in taken:
             raise InputError(f"GPU {target.index}: {one} is in use ({who}); wait for it, or use other GPUs (--gpus)")
+
+
+def users_of(adapter: Adapter, target: Target, but: str | None = None) -> Mapping[Instance, str]:
+    """Instances of a GPU that somebody uses or holds (a tenant other than ``but``) -> who."""
+    held = [t for t in adapter.tenants() if t.gpu == target.uuid and t.tenant != but]
+    tenants = {(t.profile, t.start): t.tenant for t in held}
+    return read_users(adapter.driver, target.index, tenants).of
 
 
 @contextmanager

@@ -6,9 +6,11 @@ minds it (`shepherd`). An order waits for those before it on its GPU, and for ru
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import queue
+import re
 import signal
 import threading
 import time
@@ -48,6 +50,17 @@ OWNER_S = 10.0
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT = ("PATH", "LANG", "LC_ALL", "TZ")
 """Of the node's environment, in that of every job."""
+ERRNO = re.compile(r"\[Errno (\d+)\]")
+CANNOT_RUN, NOT_THERE = 126, 127
+"""Exit statuses of a shell for a command that it cannot run."""
+OF_ERRNO = dict.fromkeys((errno.ENOENT, errno.ENOTDIR), NOT_THERE) | dict.fromkeys(
+    (errno.EACCES, errno.EISDIR, errno.ENOEXEC, errno.E2BIG, errno.ELOOP, errno.ENAMETOOLONG), CANNOT_RUN
+)
+"""What a command may be to blame for; a full disk or table of processes it is not."""
+
+
+class JobsOwn(InputError):
+    """What is wrong with the job, not with the machine."""
 
 
 @dataclass
@@ -96,7 +109,7 @@ class _Forget:
 def open_node(name: str, device: str, state_dir: Path, pace: float = 1.0, log_bytes: int = LOG_BYTES) -> LocalNode:
     """The node of this machine on a device by name (`rltune.devices.open.open_device`); simulated ones live in its folder."""
     store = None if device == "nvml" else state_dir
-    return LocalNode(name, Adapter(open_device(device, store, pace), store), state_dir, log_bytes)
+    return LocalNode(name, Adapter(open_device(device, store, pace), store, wait_s=OWNER_S), state_dir, log_bytes)
 
 
 class LocalNode:
@@ -259,7 +272,7 @@ class LocalNode:
         try:
             chain = self._check(order)
         except InputError as error:
-            self._tell("refused", order.run, message=str(error))
+            self._tell("refused", order.run, message=str(error), code=CANNOT_RUN if isinstance(error, JobsOwn) else 0)
             return
         folder = Folder(self._folder / order.run)
         home = Folder(self._folder / chain[0]) if chain else folder
@@ -299,13 +312,13 @@ class LocalNode:
         try:
             found = pwd.getpwnam(command.user)
         except KeyError:
-            raise InputError(f"user {command.user} is not known on {self.name}; create it there") from None
+            raise JobsOwn(f"user {command.user} is not known on {self.name}; create it there") from None
         if found.pw_uid == os.geteuid() and found.pw_uid:
             return None
         if found.pw_uid == 0:
-            raise InputError("user root: jobs do not run as root by name; name another user")
+            raise JobsOwn("user root: jobs do not run as root by name; name another user")
         if os.geteuid():
-            raise InputError(
+            raise JobsOwn(
                 f"user {command.user}: only root may run jobs as others; run the node as root, or name no user"
             )
         return command.user, found.pw_uid, found.pw_gid
@@ -379,9 +392,9 @@ class LocalNode:
         if not run.parts:
             self._launch(run)
 
-    def _refuse(self, run: _Run, why: str) -> None:
+    def _refuse(self, run: _Run, why: str, code: int = 0) -> None:
         del self._runs[run.name]
-        self._tell("refused", run.name, message=why)
+        self._tell("refused", run.name, message=why, code=code)
 
     def _launch(self, run: _Run) -> None:
         """All its GPUs are ready."""
@@ -437,7 +450,8 @@ class LocalNode:
         begun = run.folder.begun()
         if begun is None:
             run.folder.remove()
-            self._refuse(run, f"{order.command.argv[0]}: {event.problem or 'its folder was removed'}")
+            told = f"{order.command.argv[0]}: {event.problem or 'its folder was removed'}"
+            self._refuse(run, told, code_of(event.problem))
             return
         # With a problem too: the shepherd of a node that was killed came first, with the same order.
         run.begun, run.order = begun, None
@@ -628,6 +642,9 @@ class LocalNode:
         elif run.begun.shepherd is None:
             run.state, run.what = BEGAN, LEASE
             self._tell_state(run)
+            if run.intent:
+                # The node was killed between the intent and the end.
+                self._over(run, Ended(time.time(), 0), SUSPENDED if run.intent == "suspend" else ENDED)
         elif self._shepherds.adopt(name, run.begun.shepherd):
             self._restore_living(run)
         else:
@@ -649,9 +666,17 @@ class LocalNode:
             send(run.shepherd, GO_ON)  # the earlier node may have been killed just before it did
 
 
+def code_of(problem: str) -> int:
+    """Exit status, as of a shell, for a command that is not there or may not be run; 0: that is not the job's own doing."""
+    found = ERRNO.match(problem)
+    return OF_ERRNO.get(int(found[1]), 0) if found else 0
+
+
 def _checked(run: str) -> str:
     if not NAME.fullmatch(run):
-        raise InputError(f"run {run[:40]!r}: a name has 1 to 128 letters, digits, dots, hyphens and underscores")
+        raise InputError(
+            f"run {run[:40]!r}: a name has 1 to 128 letters, digits, dots, hyphens, underscores and brackets"
+        )
     return run
 
 

@@ -19,8 +19,8 @@ from rltune.service.nodes.shepherd import BEGUN, CUT, ENDED, LOG, ORDER
 
 VERSION = 1
 INTENT = "intent"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
-"""Of a run, since it names a folder."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\[\]-]{0,127}", re.ASCII)
+"""Of a run, since it names a folder; brackets: of jobs of an array."""
 
 
 @dataclass(frozen=True, slots=True)
