@@ -197,6 +197,7 @@ export class Side {
     this.wishes.shown("answers");
     if (go) this.wishes.go((why.waits[0]?.[0] ?? why.submitted) + this.shift);
     this.redraw();
+    if (go) this.why.scrollIntoView({ block: "nearest" });
   }
 
   sentences(why) {
