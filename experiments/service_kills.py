@@ -41,13 +41,15 @@ JOB = (
     "f.write('end %s %s\\n' % (os.environ['RLTUNE_JOB'], os.getpid())); f.flush()\n"
 )
 PATIENCE_S = 600.0
+PORT = 18_471
+"""Below those that the system gives to others: a service that was killed must find it free."""
 
 
 class Service:
     """The service's process, begun again and again on the same state and port."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port, self.url = folder, 0, ""
+        self.folder, self.port, self.url = folder, PORT, ""
         self.token = ""
         self.process: subprocess.Popen[str] | None = None
         self.http = httpx.Client(timeout=60)
