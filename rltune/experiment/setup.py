@@ -141,7 +141,7 @@ def make_experiment(cfg: Mapping[str, Any], options: Mapping[str, Any] | None = 
     check_apart(trace, stretches, ranges)
     cluster = cluster_of(cfg["cluster"], node, protocol["name"], trace.jobs)
     # A slice by its compute alone (1g) is what the cluster cuts so.
-    trace = replace(trace, jobs=with_profiles(trace.jobs, cluster), notes=(*trace.notes, *remarks_on(cluster)))
+    trace = replace(trace, jobs=with_profiles(trace.jobs, cluster), notes=(*trace.notes, *remarks_on(cluster, trace.jobs)))
     stretches = {name: replace(each, jobs=with_profiles(each.jobs, cluster)) for name, each in stretches.items()}
     oversized = str(cfg["oversized"] if cfg["oversized"] != "refuse" else node.get("oversized", "refuse"))
     made = Experiment(
@@ -219,9 +219,9 @@ def file_of(path: Any) -> str:
     return path
 
 
-def remarks_on(cluster: Cluster) -> list[str]:
-    """What must be told of a cluster that nobody has chosen."""
-    if cluster.name != FITTED:
+def remarks_on(cluster: Cluster, jobs: JobTable) -> list[str]:
+    """What must be told of a cluster that nobody has chosen; nothing where its size was given."""
+    if cluster.name != FITTED or cluster != fitted(jobs):
         return []
     return [
         f"no cluster was given: this one is sized so that the jobs would keep {LOAD:.0%} of it busy; cluster=FILE.yaml or "
