@@ -63,7 +63,9 @@ def main(cfg: dict[str, Any]) -> str:
     trace = stretch_of(whole, cfg["begin"], cfg["end"], cfg["limit"])
     cluster = cluster_of(cfg["cluster"], node, "month", trace.jobs)
     cluster = cluster if cfg["nodes"] is None else cluster.with_nodes(cfg["nodes"])
-    trace = replace(trace, jobs=with_profiles(trace.jobs, cluster), notes=(*trace.notes, *remarks_on(cluster, trace.jobs)))
+    trace = replace(
+        trace, jobs=with_profiles(trace.jobs, cluster), notes=(*trace.notes, *remarks_on(cluster, trace.jobs))
+    )
     oversized = str(cfg["oversized"] if cfg["oversized"] != "refuse" else node.get("oversized", "refuse"))
     remarks = list(trace.notes)
     # What is to be refused is refused by the simulator.

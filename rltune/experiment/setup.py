@@ -141,7 +141,9 @@ def make_experiment(cfg: Mapping[str, Any], options: Mapping[str, Any] | None = 
     check_apart(trace, stretches, ranges)
     cluster = cluster_of(cfg["cluster"], node, protocol["name"], trace.jobs)
     # A slice by its compute alone (1g) is what the cluster cuts so.
-    trace = replace(trace, jobs=with_profiles(trace.jobs, cluster), notes=(*trace.notes, *remarks_on(cluster, trace.jobs)))
+    trace = replace(
+        trace, jobs=with_profiles(trace.jobs, cluster), notes=(*trace.notes, *remarks_on(cluster, trace.jobs))
+    )
     stretches = {name: replace(each, jobs=with_profiles(each.jobs, cluster)) for name, each in stretches.items()}
     oversized = str(cfg["oversized"] if cfg["oversized"] != "refuse" else node.get("oversized", "refuse"))
     made = Experiment(
