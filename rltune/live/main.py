@@ -28,7 +28,7 @@ from rltune.live.submitting import Clients
 from rltune.live.telling import Totals, conclude
 from rltune.nouns.errors import InputError
 from rltune.pages.serving import LOOPBACK
-from rltune.serve import GRACE_S, Limited, Server, address, check_address, listening
+from rltune.serve import GRACE_S, Limited, Server, address, check_address, first_token, listening
 from rltune.service.app import make_app
 from rltune.service.nodes.local import LocalNode
 from rltune.service.opening import Opened, opened
@@ -81,7 +81,7 @@ def replay(cfg: Mapping[str, Any], service: Service, stretch: Stretch, begun: fl
         clients = Clients(service.url, service.tokens, float(cfg["leases"]), int(cfg["seed"]))
         look = Look(operator, clients, 60.0 * float(cfg["minutes"]), float(cfg["speed"]))
         clients.start(stretch.jobs, over)
-        first = show(look, over, plain=bool(cfg["plain"]), every_s=float(cfg["every_s"]), page=f"{service.url}/docs")
+        first = show(look, over, plain=bool(cfg["plain"]), every_s=float(cfg["every_s"]), page=service.url)
         over.set()
         clients.join()
     last: Picture = look.picture()
@@ -114,10 +114,11 @@ def interrupted(over: threading.Event) -> Iterator[None]:
 
 @dataclass(slots=True)
 class Service:
-    """``tokens``: the operator's and each tenant's, by name."""
+    """``token``: the file with an operator's, for people; ``tokens``: the operator's and each tenant's of the replay, by name."""
 
     opened: Opened
     url: str
+    token: str
     tokens: dict[str, str]
 
 
@@ -144,7 +145,8 @@ def served(cfg: Mapping[str, Any]) -> Iterator[Service]:
                 if not thread.is_alive() or time.monotonic() > until:
                     raise InputError("the service did not begin to listen; python -m rltune.serve says more")
                 time.sleep(0.01)
-            yield Service(found, address(cfg, listener), tokens_of(found.store))
+            token = first_token(found.store, Path(cfg["state"]))
+            yield Service(found, address(cfg, listener), token, tokens_of(found.store))
         finally:
             server.should_exit = True
             app.state.web.feed.end()
@@ -177,7 +179,8 @@ def tell(service: Service, stretch: Stretch, cfg: Mapping[str, Any]) -> None:
     for note in stretch.notes:
         print(f"          {note}")
     print(f"state     {cfg['state']}")
-    print(f"page      {service.url}/docs", flush=True)
+    print(f"token     {service.token}")
+    print(f"page      {service.url}/ (what can be asked: {service.url}/docs)", flush=True)
 
 
 def main() -> None:

@@ -32,6 +32,8 @@ from rltune import entry
 from rltune.api import is_learned
 from rltune.config.commands import Evaluate, Simulate
 from rltune.config.traces import trace_node
+from rltune.kubernetes import main as beside_kubernetes
+from rltune.live import main as live
 from rltune.mig_commands import main as mig
 from rltune.mig_commands import profiles
 from rltune.nouns.errors import InputError
@@ -199,7 +201,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         profiles.options(words)
 
     monkeypatch.chdir(ROOT)
-    for module in (entry, mig, beside_slurm):
+    for module in (entry, mig, beside_slurm, beside_kubernetes, live):
         monkeypatch.setattr(module, "run_main", only_options)
     monkeypatch.setattr(profiles, "print_profiles", only_read)
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parsed)
@@ -287,6 +289,8 @@ WRONG = {
     "python -m rltune.serve polcy=sjf": "option polcy is unknown",
     "python -m rltune.serve tokens list": "command 'tokens' is unknown",
     "python -m rltune.client nod": "invalid choice: 'nod'",
+    "python -m rltune.live sped=60": "option sped is unknown",
+    "python -m rltune.kubernetes mode=pods": "mode='pods' is unknown",
     "python -m rltune.workloads nap": "invalid choice: 'nap'",
     "python -m rltune.learn": "no such module",
     "python experiments/nothing.py": "no such file",
@@ -367,6 +371,8 @@ APPENDED = {
     "rltune.slurm": "--help",  # beside a Slurm: tests/slurm
     "rltune.serve": "--help",  # until a signal ends it, and who asks it: tests/service
     "rltune.client": "--help",
+    "rltune.live": "--help",  # tests/live
+    "rltune.kubernetes": "--help",  # tests/kubernetes
     "experiments/devices.py": "--help",  # whole campaigns: hours
     "experiments/mig_online.py": "--help",
     "make": "--dry-run",  # they set up an environment, and run what has tests of its own
