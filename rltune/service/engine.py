@@ -36,7 +36,7 @@ from rltune.service.records import (
     Record,
 )
 from rltune.service.shadowing import Shadow
-from rltune.service.specs import JobSpec, LeaseSpec, request_of
+from rltune.service.specs import LONGEST_S, JobSpec, LeaseSpec, request_of
 from rltune.service.store import Store, StoreError
 from rltune.simulator.live import Changes, Cut, LiveCluster, Request, Rules, Started, Stopped
 
@@ -300,7 +300,7 @@ class Engine:
     def _take(self, kind: str, name: str, spec: Any, tenant: str, request: Request) -> Record:
         """One job or lease begins to wait."""
         record = Record(
-            self.ledger.next_seq, name, kind, tenant, spec, request, self.now, self._believed(request), left=getattr(spec, "retries", 0)
+            self.ledger.next_seq, name, kind, tenant, spec, request, self.now, self._believed(spec, request), left=getattr(spec, "retries", 0)
         )  # fmt: skip
         self.live.submit(name, request, self.now, record.known_s)
         self.ledger.add(record)
@@ -321,10 +321,12 @@ class Engine:
                 429, f"tenant {tenant} has {mine} jobs, at most {self.settings.most_of_tenant} may be; try again later"
             )
 
-    def _believed(self, request: Request) -> float:
-        """Seconds that a job is believed to run."""
+    def _believed(self, spec: JobSpec | LeaseSpec, request: Request) -> float:
+        """Seconds that a job is believed to run; a lease is held for as long as it may be."""
         if self.settings.runtimes == "unknown":
             return float("nan")
+        if isinstance(spec, LeaseSpec):
+            return LONGEST_S if spec.ttl_s is None else float(spec.ttl_s)
         if self.settings.runtimes == "requested" and request.estimate_s == request.estimate_s:
             return float(request.estimate_s)
         return self.forecasts.estimate(groups_of(request.user, request.vc, request.name, request.gpus))
