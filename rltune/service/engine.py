@@ -299,8 +299,9 @@ class Engine:
 
     def _take(self, kind: str, name: str, spec: Any, tenant: str, request: Request) -> Record:
         """One job or lease begins to wait."""
+        believed = self._believed(spec, request)
         record = Record(
-            self.ledger.next_seq, name, kind, tenant, spec, request, self.now, self._believed(spec, request), left=getattr(spec, "retries", 0)
+            self.ledger.next_seq, name, kind, tenant, spec, request, self.now, believed, left=getattr(spec, "retries", 0)
         )  # fmt: skip
         self.live.submit(name, request, self.now, record.known_s)
         self.ledger.add(record)
