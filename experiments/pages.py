@@ -96,7 +96,7 @@ def measured(browser: Any, url: str) -> dict[str, Any]:
     visits = []
     for _ in range(VISITS):
         page = browser.new_page(viewport={"width": 1400, "height": 900})
-        page.goto(url)
+        page.goto(url, timeout=120_000)
         page.locator(DRAWN).wait_for(timeout=120_000)
         # What is drawn last is drawn when the attribute is set; the frame after it is on the screen.
         drawn = page.evaluate("() => new Promise((done) => requestAnimationFrame(() => done(performance.now())))")
@@ -104,7 +104,7 @@ def measured(browser: Any, url: str) -> dict[str, Any]:
         visits.append((paint, drawn))
         page.close()
     page = browser.new_page(viewport={"width": 1400, "height": 900})
-    page.goto(url)
+    page.goto(url, timeout=120_000)
     page.locator(DRAWN).wait_for(timeout=120_000)
     acts = {name: spread([page.evaluate(MEASURE, list(how)) for _ in range(REPEATS)]) for name, how in ACTS.items()}
     first, later = visits[0], visits[1:]
