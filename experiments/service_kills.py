@@ -216,7 +216,7 @@ def main() -> None:
     given = parser.parse_args()
     kills, until_s = given.kills, time.monotonic() + 60 * given.minutes
     rng = random.Random(1)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         lines = folder / "runs.txt"
         lines.touch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import os
@@ -30,6 +31,8 @@ from rltune.service.store import Store, StoreError
 from rltune.service.web.context import WebOptions
 from rltune.service.web.security import OPERATOR, Users, add_token, list_tokens, revoke_token
 
+FREE_S = 10.0
+"""For an address to come free."""
 GRACE_S = 5
 """For answers under way when the service goes down."""
 MOST_HEADERS = 65_536
@@ -124,16 +127,24 @@ def check_address(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket of the address; InputError where it is taken."""
-    try:
-        kind, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(kind, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(where)
-    except OSError as error:
-        raise InputError(
-            f"host={host} port={port}: cannot listen there ({error.strerror}); give another, port=0 takes any"
-        ) from None
+    """A socket of the address; InputError where it is taken for longer than `FREE_S`.
+
+    A service that was killed leaves its address for a moment to a process that it was just beginning.
+    """
+    deadline = time.monotonic() + (FREE_S if port else 0.0)
+    while True:
+        try:
+            kind, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            listener = socket.socket(kind, socket.SOCK_STREAM)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(where)
+            break
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                raise InputError(
+                    f"host={host} port={port}: cannot listen there ({error.strerror}); give another, port=0 takes any"
+                ) from None
+            time.sleep(0.2)
     listener.set_inheritable(False)
     return listener
 
