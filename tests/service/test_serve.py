@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -50,15 +51,28 @@ def test_addresses_that_show_tokens_are_refused(tmp_path, given, message):
         check_address(options(tmp_path, **given))
 
 
-def test_addresses_of_this_machine_need_no_tls(tmp_path):
+def test_addresses_of_this_machine_need_no_tls(tmp_path, monkeypatch):
     """The simplest start would be refused."""
     assert [is_loopback(x) for x in ("127.0.0.1", "127.8.9.1", "::1", "localhost", "::", "10.0.0.1")] == [True] * 4 + [
         False
     ] * 2
     assert check_address(options(tmp_path)) == {} == check_address(options(tmp_path, host="0.0.0.0", insecure=True))
+    monkeypatch.setattr("rltune.serve.FREE_S", 0.0)
     with listening("127.0.0.1", 0) as taken, pytest.raises(InputError, match="cannot listen there"):
         taken.listen()
         listening("127.0.0.1", taken.getsockname()[1])
+
+
+def test_an_address_that_comes_free_is_waited_for():
+    """A service that is started anew after a kill would find its address still taken, and not start."""
+    taken = listening("127.0.0.1", 0)
+    taken.listen()
+    port = taken.getsockname()[1]
+    freed = threading.Timer(0.5, taken.close)
+    freed.start()
+    with listening("127.0.0.1", port) as free:
+        assert free.getsockname()[1] == port
+    freed.join()
 
 
 def test_users_that_are_no_mapping_are_refused(tmp_path, monkeypatch):
