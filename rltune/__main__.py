@@ -23,7 +23,7 @@ COMMANDS = {
     "mig": "MIG partitions: plan batches of tasks, serve tenants",
     "devices": "this machine's GPUs: show, cut into instances, run tasks",
     "serve": "the live service: decides for a running cluster, over HTTP",
-    "live": "the live service shown: a trace replayed on simulated GPUs, with real processes",
+    "live": "the live service shown: a trace replayed on simulated GPUs",
     "client": "talk to a live service: submit, watch, cancel",
     "slurm": "beside a Slurm cluster: its queue in our order",
     "kubernetes": "beside Kubernetes: Kueue admission checks, scheduling gates",
