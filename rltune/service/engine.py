@@ -220,15 +220,16 @@ class Engine:
         over, self._over = self._over, {}
         for name, runs in over.items():
             self.dispatch.machines[name].forget(runs)
+        # Who listens hears of it before who asked has the answer, and may look for it.
+        if news:
+            for listener in self.listeners:
+                listener(news)
         for one, answer, error_of in answers:
             if error_of is not None:
                 one.future.set_exception(error_of)
             elif answer is not PENDING:
                 one.future.set_result(answer)
         self._settle_acquisitions()
-        if news:
-            for listener in self.listeners:
-                listener(news)
 
     def _do(self, one: _Asked) -> tuple[Any, BaseException | None]:
         if self.failing:
