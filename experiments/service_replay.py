@@ -21,8 +21,8 @@ import numpy as np
 import rltune
 from rltune.nouns.jobs import Category
 from rltune.service.replaying import Decided, Replay, differences, explicit
-from rltune.simulator.live import Rules
 from rltune.simulator.options import make_options
+from rltune.simulator.requests import Rules
 from rltune.traces.heterogeneity import load_throughput
 
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -21,13 +21,13 @@ import numpy as np
 
 from rltune.nouns.cluster import Cluster
 from rltune.service.clock import WallClock
-from rltune.service.engine import Engine, Settings, _Asked
+from rltune.service.engine import Asked, Engine, Settings
 from rltune.service.explaining import picture, when, why
 from rltune.service.replaying import virtual_machines
 from rltune.service.specs import JobSpec
 from rltune.service.store import Store
-from rltune.simulator.live import Rules
 from rltune.simulator.options import make_options
+from rltune.simulator.requests import Rules
 
 RESULTS = Path(__file__).resolve().parent / "results"
 NODES, WAITING, TURNS = 10_000, 100_000, 300
@@ -46,7 +46,7 @@ def cluster() -> Cluster:
 
 
 def asked(engine: Engine, specs: list[JobSpec], tenant: str) -> list[str]:
-    one = _Asked(Future(), lambda e: e.submit(specs, tenant))
+    one = Asked(Future(), lambda e: e.submit(specs, tenant))
     engine.turn([one])
     names: list[str] = one.future.result(timeout=0)
     return names

@@ -44,7 +44,7 @@ from rltune.service.nodes.virtual import VirtualNode
 from rltune.service.store import Store
 from rltune.service.web.context import WebOptions
 from rltune.service.web.security import add_token
-from rltune.simulator.live import Rules
+from rltune.simulator.requests import Rules
 
 RESULTS = Path(__file__).resolve().parent / "results"
 CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)

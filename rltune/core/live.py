@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from rltune.compiled import inner, kernel
 from rltune.core.backfilling import NONE_DRAFTED, reserve
-from rltune.core.events import next_time, take_in
+from rltune.core.events import next_time
 from rltune.core.heap import push, remove
-from rltune.core.loop import close_turn, decide, next_turn, open_turn
+from rltune.core.loop import close_turn, decide, go_to, next_turn, open_turn
 from rltune.core.prices import count_present, has_market, set_prices
 from rltune.core.priorities import key_of
 from rltune.core.queue import join_line, leave_line, position_of, remove_at, sort_by_key, sort_queue
@@ -38,12 +38,7 @@ def step(sim, limit):
     instant, tick = next_time(sim), next_turn(sim)
     if min(instant, tick) > limit:
         return QUIET
-    if tick < instant:
-        sim.clock[NOW] = tick
-        sim.counts[EVENTS] += 1
-    else:
-        take_in(sim, instant)
-    open_turn(sim, tick <= instant)
+    go_to(sim, instant, tick)
     return ASKED if decide(sim) else STEPPED
 
 

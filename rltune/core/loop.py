@@ -63,12 +63,9 @@ def run_for(sim, steps):
     if sim.params.backfill == BLOCKING:
         return run_blocking(sim, steps)
     for _ in range(steps):
-        if log_is_full(sim):
-            return LOG_FULL
-        if not go_on(sim):
-            return FINISHED_ALL
-        if decide(sim):
-            return DECIDE
+        code = one_instant(sim)
+        if code != PAUSED:
+            return code
     return PAUSED
 
 
@@ -76,13 +73,20 @@ def run_for(sim, steps):
 def run_until(sim, until):
     """The same, for as long as something happens by ``until``, seconds; PAUSED where it comes later."""
     while min(next_time(sim), next_turn(sim)) <= until:
-        if log_is_full(sim):
-            return LOG_FULL
-        if not go_on(sim):
-            return FINISHED_ALL
-        if decide(sim):
-            return DECIDE
+        code = one_instant(sim)
+        if code != PAUSED:
+            return code
     return PAUSED
+
+
+@inner
+def one_instant(sim):
+    """The next instant, and its decision; PAUSED where the one after it may follow at once."""
+    if log_is_full(sim):
+        return LOG_FULL
+    if not go_on(sim):
+        return FINISHED_ALL
+    return DECIDE if decide(sim) else PAUSED
 
 
 @inner
@@ -92,13 +96,19 @@ def go_on(sim):
     instant, tick = next_time(sim), next_turn(sim)
     if min(instant, tick) == np.inf or not worth_going_on(sim):
         return False
+    go_to(sim, instant, tick)
+    return True
+
+
+@inner
+def go_to(sim, instant, tick):
+    """To the next event or to the end of a quantum, whichever comes first."""
     if tick < instant:
         sim.clock[NOW] = tick
         sim.counts[EVENTS] += 1
     else:
         take_in(sim, instant)
     open_turn(sim, tick <= instant)
-    return True
 
 
 @inner

@@ -28,10 +28,12 @@ from rltune.core.state import (
     Floats,
     Ints,
     Sim,
+    copied,
     empty_log,
     floats,
     int32s,
     ints,
+    longer,
 )
 
 
@@ -99,7 +101,7 @@ def shadow(sim: Sim, cast: Cast) -> Sim:
         **{name: taken(getattr(sim, name), job) for name in ("start", "end", "believed", "turn", "key", "alloc_len")},
     )  # fmt: skip
     made.start[n:], made.end[n:], made.alloc_len[n:] = np.nan, np.nan, 0
-    made = made._replace(queue=padded(row[sim.queue[:queued]], k))
+    made = made._replace(queue=longer(row[sim.queue[:queued]], k))
     if isinstance(sim.detail, Detail):
         made = made._replace(detail=_detail(sim, made, cast, row), params=_nothing_fails(sim.params))
     retime(made, row[sim.active[:running]])
@@ -111,20 +113,6 @@ def shadow(sim: Sim, cast: Cast) -> Sim:
 def taken(part: Any, rows: Ints) -> Any:
     """These rows of an array with an entry a job, or a place, on its last axis; an array without any stays as it is."""
     return np.ascontiguousarray(part[..., rows]) if part.shape[-1] else part.copy()
-
-
-def padded(part: Any, length: int) -> Any:
-    """The same, followed by zeros."""
-    out = np.zeros(length, part.dtype)
-    out[: len(part)] = part
-    return out
-
-
-def copied(value: Any) -> Any:
-    """A NamedTuple with arrays of its own."""
-    if isinstance(value, np.ndarray):
-        return value.copy()
-    return type(value)(*map(copied, value)) if hasattr(value, "_fields") else value
 
 
 def heap_of(key: Floats, turn: Any, running: Any, most: int, n_jobs: int) -> tuple[Any, Any]:

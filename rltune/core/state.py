@@ -434,17 +434,29 @@ def empty_log(runs: int, places: int) -> Log:
     )  # fmt: skip
 
 
+def copied(part: Any) -> Any:
+    """A state, or a part of it, with arrays of its own."""
+    if isinstance(part, np.ndarray):
+        return part.copy()
+    return type(part)(*map(copied, part)) if hasattr(part, "_fields") else part
+
+
+def longer(array: npt.NDArray[Any], n: int, fill: Any = 0) -> npt.NDArray[Any]:
+    """The array with ``n`` entries on its last axis."""
+    out = np.full((*array.shape[:-1], n), fill, array.dtype)
+    out[..., : array.shape[-1]] = array
+    return out
+
+
 def larger_log(log: Log) -> Log:
     """The same runs, and room for as many more; of one state or, with a leading axis, of many."""
 
-    def longer(name: str) -> Any:
+    def larger(name: str) -> Any:
         old = getattr(log, name)
         more = log.node.shape[-1] if name in ("node", "grant") else log.job.shape[-1]
-        made = np.zeros((*old.shape[:-1], old.shape[-1] + more), old.dtype)
-        made[..., : old.shape[-1]] = old
-        return made
+        return longer(old, old.shape[-1] + more)
 
-    return Log(*map(longer, Log._fields))
+    return Log(*map(larger, Log._fields))
 
 
 def with_larger_log(sim: Sim) -> Sim:

@@ -34,6 +34,15 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def sync_folder(folder: Path) -> None:
+    """Names in a folder are on disk: a renamed file survives a power cut. OSError where the disk refuses."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
 def left_of(path: Path) -> list[Path]:
     """Hidden files of `whole_file` for ``path`` whose commands are no longer there, by name."""
     try:

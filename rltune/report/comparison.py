@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rltune.report.tables import number
+from rltune.report.tables import gain, number
 
 FIGURES = {
     "wait_s": "mean wait s (finished)",
@@ -122,14 +122,6 @@ def print_judged(group: Mapping[str, Any]) -> None:
         table,
         [f"{BEST} the best of its column. Learned rows are bold; gains are on the best heuristic that knows no more."],
     )
-
-
-def gain(row: Mapping[str, Any]) -> str:
-    """With its interval; positive is better than the heuristic; empty where nothing was compared."""
-    if row["gain"] is None:
-        return ""
-    low, high = row["ci95"]
-    return f"{row['gain']:+.1%}" + ("" if low is None else f" [{low:+.1%}, {high:+.1%}]")
 
 
 def judged_lines(group: Mapping[str, Any]) -> list[str]:

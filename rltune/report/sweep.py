@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rltune.report.figures import COLOURS
-from rltune.report.tables import number
+from rltune.report.tables import gain, number
 
 HEADS = (
     "kept", "steps", "gain on validation", "test metric", "test: learned", "test: best heuristic of equal knowledge", "gain on it [95 %]",
@@ -42,14 +42,6 @@ def cells(found: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
     learned = "" if row["learned"] is None else number(row["learned"])
     steps = "" if row["steps"] is None else f"{row['steps']:,.0f}"
     return [*apart, row["kept"] or "", steps, validation, row["metric"], learned, best, gain(row)]
-
-
-def gain(row: Mapping[str, Any]) -> str:
-    """With its interval; empty where nothing was compared."""
-    if row["gain"] is None:
-        return ""
-    low, high = row["ci95"]
-    return f"{row['gain']:+.1%}" + ("" if low is None else f" [{low:+.1%}, {high:+.1%}]")
 
 
 def headings(found: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -141,3 +142,11 @@ def forecast_text(forecast: dict[str, Any]) -> str:
         f"off by a factor of {number(q['p50'])} at the median, {number(q['p90'])} at the 90th percentile; "
         f"{forecast['within_2x']:.0%} within 2x; {forecast['underestimated']:.0%} of jobs outlive them"
     )
+
+
+def gain(row: Mapping[str, Any]) -> str:
+    """By what share a learned row is ahead, with its interval; positive is better; empty where nothing was compared."""
+    if row["gain"] is None:
+        return ""
+    low, high = row["ci95"]
+    return f"{row['gain']:+.1%}" + ("" if low is None else f" [{low:+.1%}, {high:+.1%}]")

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from rltune.nouns.errors import InputError
+from rltune.nouns.leftovers import sync_folder
 
 TREE, CHECKSUM = "tree", "sha256"
 """In the header: the nesting, and the checksum of it and of the arrays."""
@@ -60,11 +61,7 @@ def write_durably(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()

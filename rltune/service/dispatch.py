@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rltune.service.orders import Begin, Command, Held, Node, Order, Stop, Suspend
 from rltune.service.orders import Cut as CutOrder
 from rltune.service.records import LEASE, Record
 from rltune.service.specs import JobSpec
-from rltune.simulator.live import Cut, Place
+from rltune.simulator.requests import Cut, Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,10 @@ class Seat:
 
 
 class Dispatch:
-    """``machines`` by name, ``seats`` of the core's nodes in their order."""
+    """``seats``: of the core's nodes in their order. ``machines`` are found by name afterwards."""
 
-    def __init__(self, machines: Mapping[str, Node], seats: Sequence[Seat]) -> None:
-        self.machines, self.seats = dict(machines), list(seats)
+    def __init__(self, machines: Sequence[Node], seats: Sequence[Seat]) -> None:
+        self.machines, self.seats = {machine.name: machine for machine in machines}, list(seats)
         self._out: dict[str, list[Order]] = {}
 
     def node_name(self, node: int) -> str:
@@ -32,6 +32,10 @@ class Dispatch:
         seat = self.seats[node]
         several = sum(other.machine == seat.machine for other in self.seats) > 1
         return f"{seat.machine}:{seat.gpus[0]}" if several and seat.gpus else seat.machine
+
+    def numbers(self) -> dict[str, int]:
+        """Number of each node in the core, by its name."""
+        return {self.node_name(k): k for k in range(len(self.seats))}
 
     def machines_of(self, places: Sequence[Place]) -> list[str]:
         """Machines of a run, rank 0 first."""

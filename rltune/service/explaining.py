@@ -21,7 +21,8 @@ from rltune.nouns.mig_profiles import PROFILES
 from rltune.service.records import SUSPENDED, WAITING, Record
 from rltune.service.specs import JobSpec, request_of
 from rltune.simulator.ahead import Past, Starts, starts, with_job, with_nodes, with_rules
-from rltune.simulator.live import Live, LiveCluster, Rules
+from rltune.simulator.live import LiveCluster
+from rltune.simulator.requests import Live, Rules
 
 if TYPE_CHECKING:
     from rltune.service.engine import Engine

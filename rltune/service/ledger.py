@@ -10,7 +10,7 @@ from typing import Any
 
 from rltune.service.records import Record
 from rltune.service.store import Store
-from rltune.simulator.live import Started
+from rltune.simulator.requests import Started
 
 KEPT_OVER = 10_000
 """Jobs that are over and still answered from memory; older ones are read from disk."""

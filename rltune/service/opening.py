@@ -18,8 +18,8 @@ from rltune.service.machines import machines_of
 from rltune.service.policies import MILP, Choice, Policies, choice_at_start, rules_of
 from rltune.service.restart import reconcile, restore
 from rltune.service.store import Store, StoreError
-from rltune.simulator.live import Request
 from rltune.simulator.options import Options, make_options
+from rltune.simulator.requests import Request
 
 DATABASE, LOCK, TOKEN_FILE, NODES = "state.sqlite", "service.lock", "operator.token", "nodes"
 MOST_SIMULATED = 64

@@ -13,10 +13,12 @@ from rltune.models.catalogue import models
 from rltune.nouns.errors import InputError
 from rltune.policies.orders import ORDERS
 from rltune.policies.preemptive import PREEMPTIVE
-from rltune.service.engine import Engine, Refused
+from rltune.service.engine import Engine
+from rltune.service.errors import Refused
 from rltune.simulator.decisions import Picker
-from rltune.simulator.live import LiveCluster, Rules
+from rltune.simulator.live import LiveCluster
 from rltune.simulator.options import Options
+from rltune.simulator.requests import Rules
 from rltune.simulator.run import DETAILED, TRAINED, check_backfill
 
 log = logging.getLogger("rltune.service")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rltune.service.specs import JobSpec, LeaseSpec
-from rltune.simulator.live import Place, Request
+from rltune.simulator.requests import Place, Request
 
 JOB, LEASE = "job", "lease"
 WAITING, SUSPENDED, STARTING, RUNNING = "waiting", "suspended", "starting", "running"
@@ -20,8 +20,7 @@ class Record:
     """One job or lease; times in seconds of the service, None where it has not come to that.
 
     ``number``: runs so far; ``run``: name of the present or last run; ``ran_s``: seconds that ended runs took; ``left``: retries
-    left; ``devices``: by machine what the present run sees; ``ended_ranks``: machines on which the present run is over;
-    ``stopping``: why the service has told the run to stop, "" if it has not.
+    left; ``devices``: by machine what the present run sees; ``ended_ranks``: machines on which the present run is over.
     """
 
     seq: int
@@ -46,7 +45,6 @@ class Record:
     expires_s: float | None = None
     devices: dict[str, str] = field(default_factory=dict)
     ended_ranks: set[str] = field(default_factory=set)
-    stopping: str = ""
 
     @property
     def over(self) -> bool:

@@ -19,13 +19,13 @@ from rltune.nouns.jobs import WHOLE, JobTable
 from rltune.nouns.mig_profiles import PROFILES
 from rltune.service.clock import SetClock
 from rltune.service.dispatch import Seat
-from rltune.service.engine import Engine, Settings, _Asked
+from rltune.service.engine import Asked, Engine, Settings
 from rltune.service.ledger import Event
 from rltune.service.nodes.virtual import VirtualNode
 from rltune.service.specs import JobSpec
 from rltune.service.store import Store
-from rltune.simulator.live import Rules
 from rltune.simulator.options import Options, job_speed
+from rltune.simulator.requests import Rules
 from rltune.simulator.ways import with_ways
 
 
@@ -106,7 +106,7 @@ class Replay:
             for one in asked:
                 one.future.result(timeout=0)
 
-    def _submission(self, row: int) -> _Asked:
+    def _submission(self, row: int) -> Asked:
         spec = self.spec(row)
 
         def act(engine: Engine) -> Any:
@@ -114,7 +114,7 @@ class Replay:
             self._row[name] = row
             return name
 
-        return _Asked(Future(), act)
+        return Asked(Future(), act)
 
     def spec(self, row: int) -> JobSpec:
         """A job of the table as a client would submit it."""

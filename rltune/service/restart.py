@@ -92,7 +92,7 @@ def _due_again(engine: Engine, record: Record) -> None:
 
 
 def _layouts(engine: Engine) -> dict[tuple[int, int], int]:
-    number = {engine.dispatch.node_name(k): k for k in range(engine.cluster.nodes)}
+    number = engine.dispatch.numbers()
     return {
         (number[row["node"]], row["gpu"]): row["layout"]
         for row in engine.store.read("SELECT * FROM cuts")
@@ -102,7 +102,7 @@ def _layouts(engine: Engine) -> dict[tuple[int, int], int]:
 
 def _closed(engine: Engine) -> list[int]:
     """Reasons why nodes take no job; drained nodes stay so, lost ones are asked anew."""
-    number = {engine.dispatch.node_name(k): k for k in range(engine.cluster.nodes)}
+    number = engine.dispatch.numbers()
     closed = [0] * engine.cluster.nodes
     for row in engine.store.read("SELECT * FROM nodes"):
         if row["state"] == "drained" and row["name"] in number:

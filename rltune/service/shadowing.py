@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rltune.nouns.errors import InputError
-from rltune.simulator.live import Changes, LiveCluster, Rules
+from rltune.simulator.live import LiveCluster
+from rltune.simulator.requests import Changes, Rules
 
 log = logging.getLogger("rltune.service")
 

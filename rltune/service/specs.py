@@ -13,7 +13,7 @@ from rltune.nouns.gpus import GPU_TYPES
 from rltune.nouns.jobs import WHOLE
 from rltune.nouns.mig_profiles import NAMES
 from rltune.nouns.ways import parse_ways
-from rltune.simulator.live import Request
+from rltune.simulator.requests import Request
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,99}$"
 MOST_ARGUMENTS, MOST_TEXT, MOST_VARIABLES, MOST_ARRAY = 1000, 32_000, 1000, 10_000

@@ -22,7 +22,8 @@ from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.policies.preemptive import OVERRUN_FACTOR
 from rltune.simulator.guard import drawn_runs
-from rltune.simulator.live import LiveCluster, Request, Rules
+from rltune.simulator.live import LiveCluster
+from rltune.simulator.requests import Request, Rules
 
 SAMPLES = 32
 HORIZON_S = 30 * 86_400.0

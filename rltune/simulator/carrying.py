@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rltune.core import live as kernels
 from rltune.core.reference import Ref
@@ -28,6 +27,7 @@ from rltune.core.state import (
     Ints,
     Sim,
     empty_log,
+    longer,
 )
 
 NEVER = float("inf")
@@ -54,26 +54,8 @@ REMAKE = ("weight", "flow", "group", "groups", "way", "before", "behind", "order
 """Parts of `Detail` with an entry a job that follow from the rules, not from what has happened."""
 
 
-SAVED = (
-    "status", "done", "since", "ready", "rate", "service", "held", "runs", "failures", "tag",
-)  # fmt: skip
-"""Parts of `Detail` that say what has become of a job."""
 MARKET, LEARNED = ("dual", "price", "total", "clock"), ("tally", "scratch", "cost", "counts")
 """Parts of the market and of the Gittins index that are learned."""
-
-
-def copied(part: Any) -> Any:
-    """A state, or a part of it, with arrays of its own."""
-    if isinstance(part, np.ndarray):
-        return part.copy()
-    return type(part)(*(copied(x) for x in part)) if hasattr(part, "_fields") else part
-
-
-def longer(array: npt.NDArray[Any], n: int, fill: Any = 0) -> npt.NDArray[Any]:
-    """The array with ``n`` entries on its last axis."""
-    out = np.full((*array.shape[:-1], n), fill, array.dtype)
-    out[..., : array.shape[-1]] = array
-    return out
 
 
 def padded(sim: Sim, rows: int, flows: int, most_places: int) -> Sim:

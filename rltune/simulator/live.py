@@ -10,11 +10,10 @@ class not seen before, and for another policy; what has become of each job is ca
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -40,151 +39,31 @@ from rltune.core.state import (
     WAITING,
     Floats,
     Sim,
+    copied,
 )
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
-from rltune.nouns.jobs import WHOLE, JobTable
+from rltune.nouns.jobs import JobTable
 from rltune.nouns.mig_layout import standing
 from rltune.nouns.mig_profiles import PROFILES
-from rltune.nouns.plan import Queue
 from rltune.policies.dynamic import STATIC
 from rltune.policies.orders import order
-from rltune.simulator.carrying import (
-    LEARNED,
-    MARKET,
-    SAVED,
-    asked,
-    carry_accounts,
-    carry_jobs,
-    carry_node_events,
-    copied,
-    padded,
-    stand_up,
-)
+from rltune.simulator.carrying import carry_accounts, carry_jobs, carry_node_events, padded, stand_up
 from rltune.simulator.decisions import Decision, Picker, Steerer
 from rltune.simulator.full import build_state, decision_of, preemptive_policy
-from rltune.simulator.joint import JointAllocator
-from rltune.simulator.options import KINDS, Options
+from rltune.simulator.keeping import restore_row, saved_accounts, saved_row, take_accounts
+from rltune.simulator.options import KINDS
+from rltune.simulator.requests import Changes, Cut, Live, Place, Request, Rules, Started, Stopped, table_of
 from rltune.simulator.runs import OUTCOMES
+from rltune.simulator.static_keys import StaticKeys
 
 ROOM = 512
 """Rows that are free at least after the state has been made anew."""
-GAP = float(1 << 20)
-"""Between neighbouring keys of a static order, so that many jobs can be put between them."""
 NEVER = float("inf")
 MOST_KINDS = 10_000
 """Kinds of requests of which it is remembered whether they can be."""
 LEAST_WEIGHT = 1e-9
 """Of lottery and weighted fair queueing: tickets are 1 + priority, and must be more than none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a job asks for, as the columns of `rltune.nouns.jobs.JobTable`; ``estimate_s`` NaN: nothing is known.
-
-    ``firm``: once it runs it is neither suspended nor moved.
-    """
-
-    gpus: int = 1
-    gpu_milli: int = WHOLE
-    mig: str | None = None
-    gpu_type: str | None = None
-    vc: str | None = None
-    user: str | None = None
-    name: str | None = None
-    priority: float = 0.0
-    cpus: float = 0.0
-    memory_gb: float = 0.0
-    ways: str | None = None
-    estimate_s: float = float("nan")
-    firm: bool = False
-
-    @property
-    def kind(self) -> tuple[Any, ...]:
-        """What decides where the job may run and how fast; jobs of a kind are of one class."""
-        return (self.gpus, self.gpu_milli, self.mig, self.gpu_type, self.vc, self.cpus, self.memory_gb, self.ways)
-
-
-class Place(NamedTuple):
-    """GPUs ``gpus`` of node index ``node``; of a MIG slice the ``profile`` and its first memory slice ``start``."""
-
-    node: int
-    gpus: tuple[int, ...]
-    profile: str | None = None
-    start: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A run of ``job`` begins at ``at_s``; work begins at ``ready_s``, once its GPUs are as it needs them.
-
-    ``number``: the how-manieth run of the job, from 1. ``speed``: relative to the recorded hardware.
-    """
-
-    job: str
-    at_s: float
-    ready_s: float
-    places: tuple[Place, ...]
-    number: int
-    speed: float
-
-
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    """A run of ``job`` is over at ``at_s``: ``outcome`` of `rltune.simulator.runs.OUTCOMES`."""
-
-    job: str
-    at_s: float
-    outcome: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """GPU ``gpu`` of node index ``node`` has these MIG instances from now on, (profile, first memory slice); ``mig``: mode."""
-
-    node: int
-    gpu: int
-    mig: bool
-    instances: tuple[tuple[str, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What one instant has brought, in this order: runs that stopped, GPUs cut anew, runs that started."""
-
-    at_s: float
-    stopped: tuple[Stopped, ...] = ()
-    cuts: tuple[Cut, ...] = ()
-    started: tuple[Started, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """By what is decided: as `rltune.simulate` takes them, policies by name or learned ones.
-
-    ``exact``: what is believed of run times is right, so that no job outlives it.
-    """
-
-    policy: str | Picker | Steerer = "fifo"
-    backfill: str = "skip"
-    allocator: str | JointAllocator = "best_fit"
-    options: Options = field(default_factory=Options)
-    exact: bool = False
-
-    @property
-    def baseline(self) -> str:
-        return self.policy if isinstance(self.policy, str) else self.policy.baseline
-
-
-@dataclass(slots=True)
-class Live:
-    """A job in the state: its row, and what it asked for."""
-
-    id: str
-    row: int
-    request: Request
-    submit_s: float
-    known_s: float
 
 
 class LiveCluster:
@@ -229,14 +108,7 @@ class LiveCluster:
 
     def saved(self, job: str) -> dict[str, Any]:
         """What has become of a job so far, as plain values; `restore` takes it."""
-        sim, row = self.sim, self.jobs[job].row
-        out: dict[str, Any] = {name: getattr(sim.detail, name)[row].item() for name in SAVED}
-        out |= {"start": sim.start[row].item(), "turn": int(sim.turn[row]), "known": float(sim.jobs.known[row])}
-        base, m = int(sim.jobs.part[row]), int(sim.alloc_len[row])
-        out["places"] = [[int(sim.alloc_node[base + i]), int(sim.alloc_grant[base + i])] for i in range(m)]
-        way = int(sim.detail.way[row])
-        out["way"] = [int(sim.choices.pool[way]), *asked(sim, int(sim.choices.way[way]))]
-        return out
+        return saved_row(self.sim, self.jobs[job].row)
 
     def restore(
         self, saved: Mapping[str, Mapping[str, Any]], layouts: Mapping[tuple[int, int], int], closed: Sequence[int]
@@ -250,7 +122,7 @@ class LiveCluster:
             if gpu < sim.space.room.layout.shape[1]:
                 sim.space.room.layout[node, gpu] = layout
         for name, kept in saved.items():
-            self._restore_row(sim, self.jobs[name].row, kept)
+            restore_row(sim, self.jobs[name].row, kept)
         sim.counts[STARTED] = 1 + max([int(kept["turn"]) for kept in saved.values()], default=-1)
         arrived = [one for name, one in self.jobs.items() if name in saved]
         sim.counts[ARRIVED] = len(self.examples) + len(arrived)
@@ -259,45 +131,18 @@ class LiveCluster:
         self._layout = sim.space.room.layout.copy()
         self._stir()
 
-    def _restore_row(self, sim: Sim, row: int, kept: Mapping[str, Any]) -> None:
-        for name in SAVED:
-            getattr(sim.detail, name)[row] = kept[name]
-        sim.start[row], sim.turn[row], sim.jobs.known[row] = kept["start"], kept["turn"], kept["known"]
-        base, c = int(sim.jobs.part[row]), int(sim.jobs.cls[row])
-        sim.alloc_len[row] = len(kept["places"])
-        for i, (node, grant) in enumerate(kept["places"]):
-            sim.alloc_node[base + i], sim.alloc_grant[base + i] = node, grant
-        for q in range(int(sim.choices.ptr[c]), int(sim.choices.ptr[c + 1])):
-            if [int(sim.choices.pool[q]), *asked(sim, int(sim.choices.way[q]))] == kept["way"]:
-                sim.detail.way[row] = q
-        if sim.detail.status[row] == ON_GPUS:
-            left = (kept["known"] - kept["done"]) / kept["rate"]
-            sim.end[row] = NEVER
-            sim.believed[row] = NEVER if np.isnan(left) else kept["ready"] + left
-            sim.detail.using[sim.detail.flow[row]] += size_held(sim, row)
-
     def accounts(self) -> dict[str, Any]:
         """Prices, fair shares and what was learned of run times, as plain values; `set_accounts` takes them."""
-        detail = self.sim.detail
-        names = {index: name for name, index in self._flows.items()}
-        usage = [[names[k], float(detail.used[k]), float(detail.used_at[k])] for k in range(len(names))]
-        market = {name: getattr(detail.market, name).tolist() for name in MARKET if len(detail.market.price)}
-        learned = {name: getattr(detail.attained, name).tolist() for name in LEARNED if detail.attained.tally.size}
-        return {"charged": self._flow_name, "usage": usage, "market": market, "learned": learned}
+        return {"charged": self._flow_name} | saved_accounts(self.sim, self._flows)
 
     def set_accounts(self, kept: Mapping[str, Any]) -> None:
         """Take up accounts of earlier, as far as the present rules know them; after `restore`."""
-        detail = self.sim.detail
-        if kept["charged"] == self._flow_name:
-            for name, used, used_at in kept["usage"]:
-                k = self._flows.setdefault(name, len(self._flows))
-                if k < len(detail.used):
-                    detail.used[k], detail.used_at[k] = used, used_at
-        for part, values in ((detail.market, kept["market"]), (detail.attained, kept["learned"])):
-            for name, value in values.items():
-                into = getattr(part, name)
-                if into.shape == np.shape(value):
-                    into[:] = value
+        usage = kept["usage"] if kept["charged"] == self._flow_name else []
+        for name, _, _ in usage:
+            self._flows.setdefault(name, len(self._flows))
+        if len(self._flows) > len(self.sim.detail.used):
+            self.rebuild()
+        take_accounts(self.sim, self._flows, dict(kept) | {"usage": usage})
 
     def layout_of(self, node: int, gpu: int) -> int:
         """The MIG instances of a GPU as one number (`rltune.nouns.mig_layout`); 0: none, MIG mode off."""
@@ -657,67 +502,6 @@ class LiveCluster:
         )  # fmt: skip
 
 
-class StaticKeys:
-    """Keys of a static order for jobs that come one by one: numbers between those of the neighbours in the order.
-
-    ``keys``: of `rltune.policies.orders.Order`. Jobs with equal keys stand in order of arrival.
-    """
-
-    def __init__(self, keys: Any) -> None:
-        self._keys = keys
-        self._sorted: list[tuple[float, ...]] = []
-        self._number: list[float] = []
-        self._rows: dict[int, tuple[float, ...]] = {}
-
-    def place(self, sim: Sim, jobs: Sequence[Live]) -> None:
-        """Write the keys of jobs into their rows."""
-        mine = self._keys_of(jobs)
-        self._rows.update(zip([one.row for one in jobs], mine, strict=True))
-        if len(jobs) > 1 or not self._sorted:
-            self._sorted = sorted({*self._sorted, *mine})
-            self._number_anew(sim)
-            return
-        at = bisect_left(self._sorted, mine[0])
-        if at == len(self._sorted) or self._sorted[at] != mine[0]:
-            low = self._number[at - 1] if at else self._number[0] - 2 * GAP
-            high = self._number[at] if at < len(self._number) else low + 2 * GAP
-            between = (low + high) / 2
-            self._sorted.insert(at, mine[0])
-            self._number.insert(at, between)
-            if not low < between < high:
-                self._number_anew(sim)
-        sim.key[jobs[0].row] = self._number[at]
-
-    def _number_anew(self, sim: Sim) -> None:
-        """Even gaps again; the order stays."""
-        self._number = [GAP * k for k in range(len(self._sorted))]
-        of_key = dict(zip(self._sorted, self._number, strict=True))
-        sim.key[list(self._rows)] = [of_key[key] for key in self._rows.values()]
-
-    def _keys_of(self, jobs: Sequence[Live]) -> list[tuple[float, ...]]:
-        n = len(jobs)
-        if not n:
-            return []
-        none = np.zeros(n, np.int64)
-        queue = Queue(
-            job=none, submit_s=np.array([one.submit_s for one in jobs]), run_s=np.array([one.known_s for one in jobs]),
-            num_gpus=np.array([one.request.gpus for one in jobs], np.int64), wait_s=np.zeros(n),
-            priority=np.array([one.request.priority for one in jobs]), pool_lo=none, pool_hi=none, pools=none,
-        )  # fmt: skip
-        keys = self._keys(queue)
-        columns = [np.asarray(key, np.float64).tolist() for key in (keys if isinstance(keys, tuple) else (keys,))]
-        return list(zip(*columns, strict=True))
-
-
-def table_of(asked: list[Request], submit_s: Any, run_s: Any) -> JobTable:
-    """The requests as a job table, in this order; ``submit_s`` does not fall."""
-    columns: dict[str, Any] = {"submit_s": submit_s - min(0.0, float(submit_s[0])), "duration_s": run_s}
-    columns["num_gpus"] = [x.gpus for x in asked]
-    for name in ("gpu_milli", "mig", "gpu_type", "vc", "user", "name", "priority", "cpus", "memory_gb", "ways"):
-        columns[name] = [getattr(x, name) for x in asked]
-    return JobTable.from_columns(columns, source="jobs")
-
-
 def flow_of_policy(name: str) -> str | None:
     """Whose usage a policy charges: user, vc, or nobody's."""
     special = preemptive_policy(name)
@@ -728,8 +512,3 @@ def long_enough(table: JobTable, allocator: Any) -> JobTable:
     """At least as many rows as the joint allocator decides on together."""
     wanted = int(getattr(allocator, "head", 0))
     return table if len(table) >= wanted else table.take(np.resize(np.arange(len(table)), wanted))
-
-
-def size_held(sim: Sim, row: int) -> float:
-    """GPUs that a job holds, a share as its fraction."""
-    return float(sim.detail.size[sim.choices.way[sim.detail.way[row]]])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rltune.nouns.errors import InputError, RunError
-from rltune.nouns.leftovers import whole_file
+from rltune.nouns.leftovers import sync_folder, whole_file
 from rltune.slurm.moment import Place
 
 VERSION = 1
@@ -88,21 +88,12 @@ class Memory:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            _sync(self.path.parent)
+            sync_folder(self.path.parent)
         except OSError as error:
             raise DiskRefuses(
                 f"{self.path} cannot be written ({error.strerror}): nothing may be changed in Slurm that is not written down first"
             ) from None
         self._saved = text
-
-
-def _sync(folder: Path) -> None:
-    """A renamed file survives a power cut once its folder is on disk."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def read_memory(path: Path, partition: str) -> Memory:

@@ -10,12 +10,12 @@ from typing import Any
 from rltune.nouns.cluster import Cluster
 from rltune.service.clock import SetClock
 from rltune.service.dispatch import Seat
-from rltune.service.engine import Engine, Settings, _Asked
+from rltune.service.engine import Asked, Engine, Settings
 from rltune.service.orders import Begin, Gpu, Inventory, Order, Report, Stop, Suspend
 from rltune.service.restart import reconcile, restore
 from rltune.service.store import Store
-from rltune.simulator.live import Rules
 from rltune.simulator.options import make_options
+from rltune.simulator.requests import Rules
 
 CLUSTER = Cluster.from_spec(
     {"pools": [{"name": "a", "nodes": 2, "gpus_per_node": 2, "gpu_type": "A100-40GB", "mig": True}]}
@@ -104,13 +104,13 @@ class Hand:
     def ask(self, act: Callable[[Engine], Any]) -> Any:
         """One turn with one request; its answer, or its error."""
         future: Future[Any] = Future()
-        self.engine.turn([_Asked(future, act)])
+        self.engine.turn([Asked(future, act)])
         return future.result(timeout=0)
 
     def later(self, act: Callable[[Engine, Future[Any]], Any]) -> Future[Any]:
         """One turn with a request that may be answered later."""
         future: Future[Any] = Future()
-        self.engine.turn([_Asked(future, lambda engine: act(engine, future))])
+        self.engine.turn([Asked(future, lambda engine: act(engine, future))])
         return future
 
     def turn(self, now: float | None = None) -> None:

@@ -22,7 +22,7 @@ from rltune.service.restart import reconcile, restore
 from rltune.service.store import Store
 from rltune.service.web.context import WebOptions
 from rltune.service.web.security import add_token
-from rltune.simulator.live import Rules
+from rltune.simulator.requests import Rules
 from tests.service.fakes import CLUSTER, FakeMachine
 
 ORIGIN = 1_700_000_000.0

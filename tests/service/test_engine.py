@@ -6,11 +6,12 @@ import time
 
 import pytest
 
-from rltune.service.engine import Refused, Settings
+from rltune.service.engine import Settings
+from rltune.service.errors import Refused
 from rltune.service.orders import Begin, Report, Stop, Suspend
 from rltune.service.specs import JobSpec, LeaseSpec
 from rltune.service.store import StoreError
-from rltune.simulator.live import Rules
+from rltune.simulator.requests import Rules
 from tests.service.fakes import FakeMachine, Hand, suspending
 
 

@@ -10,8 +10,9 @@ from rltune.nouns.errors import InputError
 from rltune.service.explaining import Picture, picture, plan, queue, what_if, when, why
 from rltune.service.specs import JobSpec
 from rltune.simulator.ahead import Past, starts, with_nodes
-from rltune.simulator.live import LiveCluster, Request, Rules
+from rltune.simulator.live import LiveCluster
 from rltune.simulator.options import make_options
+from rltune.simulator.requests import Request, Rules
 from tests.service.fakes import Hand, suspending
 
 

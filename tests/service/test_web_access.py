@@ -10,7 +10,7 @@ import pytest
 
 from rltune.nouns.errors import InputError
 from rltune.pages.serving import LOOPBACK
-from rltune.service.engine import Refused
+from rltune.service.errors import Refused
 from rltune.service.specs import JobSpec
 from rltune.service.web import security
 from rltune.service.web.context import WebOptions

@@ -8,7 +8,8 @@ import numpy as np
 
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.jobs import JobTable
-from rltune.simulator.live import LiveCluster, Request, Rules, Started
+from rltune.simulator.live import LiveCluster
+from rltune.simulator.requests import Request, Rules, Started
 
 TEXTS = ("mig", "gpu_type", "vc", "user", "name", "ways")
 

@@ -9,8 +9,9 @@ import rltune
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.jobs import JobTable
-from rltune.simulator.live import LiveCluster, Request, Rules
+from rltune.simulator.live import LiveCluster
 from rltune.simulator.options import make_options
+from rltune.simulator.requests import Request, Rules
 from tests.simulator.pushed import Pushed
 
 CLUSTER = Cluster.from_spec(

@@ -12,12 +12,14 @@ import io
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from rltune.nouns.errors import InputError
+from rltune.nouns.leftovers import sync_folder
 
 Record = dict[str, Any]
 HEAD = b'{"event":"fleet"'
@@ -269,16 +271,8 @@ def _line(record: Record, before: bytes) -> tuple[bytes, bytes]:
 
 def _sync_folder(path: Path) -> None:
     """Have the disk write the file's name too; where a file system refuses that for folders, it does so by itself."""
-    try:
-        folder = os.open(path.parent, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(folder)
-    except OSError:
-        pass
-    finally:
-        os.close(folder)
+    with suppress(OSError):
+        sync_folder(path.parent)
 
 
 def _why(error: OSError) -> str:

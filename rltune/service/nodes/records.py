@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rltune.nouns.leftovers import sync_folder
 from rltune.service.nodes.shepherd import BEGUN, CUT, ENDED, LOG, ORDER
 
 VERSION = 1
@@ -239,12 +240,3 @@ def _begins(file: int) -> int:
 
 def log_of(folder: Path) -> Path:
     return folder / LOG
-
-
-def sync_folder(path: Path) -> None:
-    """Names in a folder are on disk."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

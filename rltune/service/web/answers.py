@@ -14,7 +14,8 @@ from starlette.exceptions import HTTPException
 
 from rltune.nouns.checked import shown
 from rltune.nouns.errors import InputError
-from rltune.service.engine import Engine, Refused
+from rltune.service.engine import Engine
+from rltune.service.errors import Refused
 from rltune.service.records import Record
 from rltune.service.store import StoreError
 from rltune.service.web.security import READER, Caller

@@ -14,7 +14,7 @@ from fastapi import Request
 from rltune.nouns.checked import LONGEST, Checked, checked, shown
 from rltune.nouns.documents import Document, parse_json
 from rltune.nouns.errors import InputError
-from rltune.service.engine import Refused
+from rltune.service.errors import Refused
 
 T = TypeVar("T", bound=Checked)
 KEY = re.compile(r"[\x21-\x7e]{1,200}")

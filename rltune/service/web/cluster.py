@@ -12,14 +12,15 @@ from rltune.mig.configurations import configuration_number
 from rltune.mig.geometry import Geometry, Placement, State, geometry
 from rltune.nouns.checked import Checked, Says
 from rltune.nouns.mig_profiles import FOUR_SLICE_TYPES, PROFILES, SIZE, TYPES
-from rltune.service.engine import Engine, Refused, nodes_by_name
+from rltune.service.engine import Engine
+from rltune.service.errors import Refused
 from rltune.service.web.answers import errors
 from rltune.service.web.bodies import one_of
 from rltune.service.web.context import Operates, Reads
 from rltune.service.web.description import body, success
 from rltune.service.web.jobs import Cursor, cursor_of, seq_of
 from rltune.service.web.security import Caller
-from rltune.simulator.live import Place
+from rltune.simulator.requests import Place
 
 router = APIRouter(prefix="/v1", tags=["cluster"])
 OTHER = "(another tenant)"
@@ -231,7 +232,7 @@ async def undrain(visit: Operates, name: Name) -> Response:
 
 def number_of(engine: Engine, name: str) -> int:
     """Number of a node in the core; `Refused` (404)."""
-    node = nodes_by_name(engine.dispatch).get(name)
+    node = engine.dispatch.numbers().get(name)
     if node is None:
         raise Refused(404, f"node {name[:100]!r} is unknown; GET /v1/cluster lists what there is")
     return node

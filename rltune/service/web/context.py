@@ -13,7 +13,8 @@ from typing import Annotated, Any, TypeVar, get_args
 from fastapi import Depends, Request, Security, params
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from rltune.service.engine import Engine, Refused
+from rltune.service.engine import Engine
+from rltune.service.errors import Refused
 from rltune.service.policies import Policies
 from rltune.service.records import Record
 from rltune.service.web.answers import Views

@@ -13,7 +13,8 @@ from pydantic import BaseModel, Field, model_validator
 
 from rltune.nouns.checked import Checked, Says
 from rltune.nouns.errors import InputError
-from rltune.service.engine import Engine, Refused
+from rltune.service.engine import Engine
+from rltune.service.errors import Refused
 from rltune.service.policies import Choice, known, rules_of
 from rltune.service.records import SUSPENDED, WAITING
 from rltune.service.specs import JobSpec
@@ -23,7 +24,7 @@ from rltune.service.web.context import Operates, Reads, Visit, Web
 from rltune.service.web.description import body, success
 from rltune.service.web.jobs import Id, Tenant
 from rltune.service.web.security import Caller
-from rltune.simulator.live import Rules
+from rltune.simulator.requests import Rules
 
 router = APIRouter(prefix="/v1", tags=["deciding"])
 OTHER = "(another tenant's)"

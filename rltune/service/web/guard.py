@@ -8,7 +8,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rltune.pages.serving import HEADERS, foreign_host, foreign_origin
-from rltune.service.engine import Refused
+from rltune.service.errors import Refused
 from rltune.service.web.answers import error_answer
 
 Seen = Callable[[str, str, int, float], None]

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from rltune.service.engine import Engine, Refused
+from rltune.service.engine import Engine
+from rltune.service.errors import Refused
 from rltune.service.records import JOB, OVER
 from rltune.service.specs import NAME, JobSpec
 from rltune.service.web.answers import PageAnswer, RecordAnswer, RunAnswer, StateAnswer, SubmittedAnswer, errors

@@ -13,7 +13,8 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
 from rltune.nouns.checked import Checked, Says
-from rltune.service.engine import CLOSED, Engine, Refused
+from rltune.service.engine import Engine
+from rltune.service.errors import CLOSED, Refused
 from rltune.service.records import LEASE, RUNNING, Record
 from rltune.service.specs import LONGEST_S, LeaseSpec
 from rltune.service.web.answers import PageAnswer, RecordAnswer, StateAnswer, errors

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rltune.nouns.errors import InputError
-from rltune.service.engine import Refused
+from rltune.service.errors import Refused
 from rltune.service.specs import NAME, JobSpec
 from rltune.service.store import Store, digest_of
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from fastapi.responses import StreamingResponse
 
-from rltune.service.engine import CLOSED, Engine, Refused
+from rltune.service.engine import Engine
+from rltune.service.errors import CLOSED, Refused
 from rltune.service.ledger import KEPT_EVENTS, Event
 from rltune.service.web.security import Caller
 

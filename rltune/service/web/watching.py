@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from rltune import __version__
 from rltune.pages.serving import page
-from rltune.service.engine import Refused
+from rltune.service.errors import Refused
 from rltune.service.web.answers import ErrorAnswer, errors
 from rltune.service.web.context import Reads
 from rltune.service.web.description import success
