@@ -87,6 +87,20 @@ def scores(code: int, now: float, submit: Any, run: Any, procs: Any) -> Any:
 
 
 @numba.njit(cache=False)
+def next_event(submit: Any, run: Any, procs: Any, start: Any, state: Any, now: float, arrived: int) -> Any:
+    """The next arrival or end, an arrival first: the time, how many have arrived, and the processors that came free."""
+    end, who = np.inf, -1
+    for j in range(arrived):
+        if state[j] == 2 and start[j] + run[j] < end:
+            end, who = start[j] + run[j], j
+    if arrived < len(submit) and submit[arrived] <= end:
+        state[arrived] = 1
+        return max(now, submit[arrived]), arrived + 1, 0.0
+    state[who] = 3
+    return max(now, end), arrived, float(procs[who])
+
+
+@numba.njit(cache=False)
 def committed(code: int, submit: Any, run: Any, procs: Any, free: float) -> Any:
     """(n,) starts of jobs where one that was picked stays the next: see above."""
     n = len(submit)
@@ -95,18 +109,8 @@ def committed(code: int, submit: Any, run: Any, procs: Any, free: float) -> Any:
     while left > 0:
         # Nothing waits: on to the next arrival, ends on the way included.
         while not (state == 1).any():
-            end, who = np.inf, -1
-            for j in range(arrived):
-                if state[j] == 2 and start[j] + run[j] < end:
-                    end, who = start[j] + run[j], j
-            if arrived < n and submit[arrived] <= end:
-                now = max(now, submit[arrived])
-                state[arrived] = 1
-                arrived += 1
-            else:
-                now = max(now, end)
-                state[who] = 3
-                free += procs[who]
+            now, arrived, freed = next_event(submit, run, procs, start, state, now, arrived)
+            free += freed
         waiting = np.flatnonzero(state == 1)
         keys = scores(code, now, submit[waiting], run[waiting], procs[waiting])
         head = waiting[np.argmin(keys)]
@@ -125,18 +129,8 @@ def committed(code: int, submit: Any, run: Any, procs: Any, free: float) -> Any:
                     start[j], state[j] = now, 2
                     free -= procs[j]
                     left -= 1
-            end, who = np.inf, -1
-            for j in range(arrived):
-                if state[j] == 2 and start[j] + run[j] < end:
-                    end, who = start[j] + run[j], j
-            if arrived < n and submit[arrived] <= end:
-                now = max(now, submit[arrived])
-                state[arrived] = 1
-                arrived += 1
-            else:
-                now = max(now, end)
-                state[who] = 3
-                free += procs[who]
+            now, arrived, freed = next_event(submit, run, procs, start, state, now, arrived)
+            free += freed
         start[head], state[head] = now, 2
         free -= procs[head]
         left -= 1

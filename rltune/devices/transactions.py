@@ -114,7 +114,7 @@ class Transactions:
         for gpu in changes:
             if gpu.uuid in self.held:
                 self.held[gpu.uuid].sign(self._sign(number))
-        own = {gpu.uuid: self._own(number, gpu.uuid, gpu.before, gpu.after, {}) for gpu in changes}
+        own = {gpu.uuid: self._own(number, gpu.uuid, (gpu.before, gpu.after), {}) for gpu in changes}
         patience = Patience(self.patience_s, self.sleep)
         try:
             for gpu in changes:
@@ -143,10 +143,13 @@ class Transactions:
         own.note_all(found)
 
     def _own(
-        self, number: int, gpu: str, before: GpuState, after: GpuState, parts: Mapping[Key, Part],
+        self, number: int, gpu: str, states: tuple[GpuState, GpuState], parts: Mapping[Key, Part],
         recorded: bool = True, blind: bool = False, back: bool = False,
     ) -> Own:  # fmt: skip
-        """The records of a transaction on one GPU. ``back``: a journal that fails must not stop the way back."""
+        """The records of a transaction on one GPU. ``states``: before and after.
+
+        ``back``: a journal that fails must not stop the way back.
+        """
 
         def write(parts: Mapping[Key, Part | None]) -> None:
             try:
@@ -155,6 +158,7 @@ class Transactions:
                 if not back:
                     raise
 
+        before, after = states
         there = frozenset(key_of(one) for one in before.instances)
         return Own(places(before, after, blind), there, dict(parts), write, recorded)
 
@@ -209,7 +213,7 @@ class Transactions:
         with _undisturbed():
             before = {gpu.uuid: gpu.before for gpu in changes}
             own = {
-                gpu.uuid: self._own(number, gpu.uuid, gpu.before, gpu.after, own[gpu.uuid].parts,
+                gpu.uuid: self._own(number, gpu.uuid, (gpu.before, gpu.after), own[gpu.uuid].parts,
                                     blind=bool(own[gpu.uuid].places - places(gpu.before, gpu.after)), back=True)
                 for gpu in changes
             }  # fmt: skip
@@ -337,7 +341,7 @@ class Transactions:
             others = cut.recorded and sign not in ("", self._sign(cut.id))
             known = {} if others else parts.get(uuid, {})
             own[uuid] = self._own(
-                cut.id, uuid, cut.before[uuid], cut.after[uuid], known, cut.recorded, cut.blind, back=True
+                cut.id, uuid, (cut.before[uuid], cut.after[uuid]), known, cut.recorded, cut.blind, back=True
             )
         return own
 

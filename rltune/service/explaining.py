@@ -1,7 +1,7 @@
 """Why a job waits, when it will start, what would change that, and what is about to happen: in words and numbers.
 
 `why`, `queue` and `plan` look at the present on the engine's thread and take milliseconds. `when` and `what_if` look ahead on a
-picture of it (`Engine.ask(lambda engine: picture(engine))`), in the thread of whoever asks.
+picture of it (`Engine.ask(lambda engine: picture(engine))`), in the thread of the caller.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def picture(engine: Engine) -> Picture:
 
 
 def when(seen: Picture, job: str, samples: int = 32) -> dict[str, Any]:
-    """When a waiting job will start if nobody else comes: seconds from now by which it does with these probabilities."""
+    """When a waiting job will start if no further job is submitted: seconds from now by which it does with these probabilities."""
     if job not in seen.live.jobs:
         raise InputError(f"{job} does not wait")
     return told(starts(seen.live, seen.past, [job], samples), job)
@@ -229,7 +229,7 @@ def told(found: Starts, job: str) -> dict[str, Any]:
         if found.complete
         else "; the queue is too long for the time of an answer: null is later than was looked ahead"
     )
-    return out | {"samples": len(found.start_s), "assumes": f"nobody else comes; {known}{short}"}
+    return out | {"samples": len(found.start_s), "assumes": f"no further submissions; {known}{short}"}
 
 
 def finite(value: float) -> float | None:

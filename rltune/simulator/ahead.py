@@ -1,4 +1,4 @@
-"""Looking ahead from a living cluster: when waiting jobs will start if nobody else comes, and what another world would change.
+"""Looking ahead from a living cluster: when waiting jobs will start if no further job is submitted, and what another world would change.
 
 The present is copied and run on (`rltune.core.shadows`), many times, each with other run times: those believed, times a factor
 drawn from how past beliefs turned out, or drawn from past jobs where nothing is believed. Worlds that are compared see the same
@@ -73,7 +73,7 @@ def starts(
     seed: int = 0,
     budget_s: float = BUDGET_S,
 ) -> Starts:
-    """When waiting jobs (``jobs``; None: all) of a picture of the present start, if nobody else comes."""
+    """When waiting jobs (``jobs``; None: all) of a picture of the present start, if no further job is submitted."""
     sim = live.sim
     waiting = [one for one in live.jobs.values() if int(sim.detail.status[one.row]) != ON_GPUS]
     asked = tuple(one.id for one in waiting if jobs is None or one.id in jobs)

@@ -1,7 +1,7 @@
 """A cluster as it lives: the core's full build on a clock from outside, with jobs that come one by one and ends that are reported.
 
-`LiveCluster` is told what happens (`submit`, `end`, `cancel`, `change_node`) and, by `advance`, that time has gone on; it answers
-with what starts and stops. Every instant is that of a simulation: a recorded stream that is pushed in gives its schedule.
+Events are reported to a `LiveCluster` (`submit`, `end`, `cancel`, `change_node`) and `advance` moves its clock; it
+answers with what starts and stops. Every instant is that of a simulation: a recorded stream that is pushed in gives its schedule.
 
 The arrays of the state are longer than the jobs there are. A new job fills the next row from the row of an earlier job of the
 same class (equal request, virtual cluster and ways). The state is made anew (`LiveCluster.rebuild`) when rows run out, for a
@@ -90,7 +90,7 @@ class LiveCluster:
     # --- copies, and what is kept on disk ---------------------------------------------------
 
     def fork(self, rules: Rules | None = None) -> LiveCluster:
-        """The same cluster, to go on by itself under the same or other rules: what happens there happens to nobody."""
+        """The same cluster, to go on by itself under the same or other rules: nothing that happens there has an effect here."""
         other = self.picture()
         other.rules = self.rules if rules is None else rules
         other.rebuild()
@@ -149,7 +149,7 @@ class LiveCluster:
         layout = self.sim.space.room.layout
         return int(layout[node, gpu]) if layout.shape[1] else 0
 
-    # --- what is told -----------------------------------------------------------------------
+    # --- what is reported -----------------------------------------------------------------------
 
     @property
     def now_s(self) -> float:
@@ -503,7 +503,7 @@ class LiveCluster:
 
 
 def flow_of_policy(name: str) -> str | None:
-    """Whose usage a policy charges: user, vc, or nobody's."""
+    """Whose usage a policy charges: user, vc, or None."""
     special = preemptive_policy(name)
     return None if special is None else special.flow
 

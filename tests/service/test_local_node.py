@@ -16,7 +16,8 @@ from rltune.devices.simulated import SimulatedDriver
 from rltune.devices.state import whole
 from rltune.devices.status import UNKNOWN, DeviceError
 from rltune.nouns.errors import InputError
-from rltune.service.nodes.local import COMING, STARTING, LocalNode
+from rltune.service.nodes.local import LocalNode
+from rltune.service.nodes.run import COMING, STARTING
 from rltune.service.orders import Cut, Held, Stop, Suspend
 
 MIDDLE = ("2g.20gb", 2)

@@ -6,38 +6,47 @@ minds it (`shepherd`). An order waits for those before it on its GPU, and for ru
 
 from __future__ import annotations
 
-import errno
 import os
-import pwd
 import queue
-import re
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rltune.devices.adapter import Adapter
-from rltune.devices.execution.keeper import MARK
 from rltune.devices.journal import boot_id
 from rltune.devices.lock import locked
 from rltune.devices.open import open_device
 from rltune.nouns.errors import InputError
 from rltune.service.nodes import records
+from rltune.service.nodes.beginning import CANNOT_RUN, JobsOwn, Surroundings, checked, code_of, record_of, user_of
 from rltune.service.nodes.cuts import Device
 from rltune.service.nodes.lanes import Change, Lane
-from rltune.service.nodes.records import NAME, Begun, Ended, Folder
-from rltune.service.nodes.running import Gone, Identity, Shepherds, Started, alive, all_stopped, end_rest, send
+from rltune.service.nodes.records import Begun, Ended, Folder
+from rltune.service.nodes.run import (
+    BEGAN,
+    COMING,
+    ENDED,
+    LEASE,
+    LOST,
+    NOTHING,
+    PROCESS,
+    STARTING,
+    SUSPENDED,
+    Run,
+    missing,
+    prepared,
+    same,
+    stands_in_the_way,
+)
+from rltune.service.nodes.running import Gone, Shepherds, Started, alive, all_stopped, end_rest, send
 from rltune.service.nodes.shepherd import GO_ON, STOP_ALL
-from rltune.service.orders import Begin, Command, Cut, Gpu, Held, Inventory, Order, Report, Stop, Suspend
+from rltune.service.orders import Begin, Cut, Held, Inventory, Order, Report, Stop, Suspend
 
-COMING, STARTING, BEGAN, SUSPENDED, ENDED, LOST = "coming", "starting", "began", "suspended", "ended", "lost"
-"""States of a run: waits for its GPUs; its shepherd begins; runs, or is held; gave its GPUs up; over; should be there and is not."""
-PROCESS, LEASE, NOTHING = "process", "lease", "nothing"
-"""What is there of a run now."""
 LOG_BYTES = 1 << 24
 NOTES = 1000
 """Newest that are kept."""
@@ -47,58 +56,6 @@ PAUSE_S = 30.0
 """Longest wait of the loop without a look at changes that hang."""
 OWNER_S = 10.0
 """For a node before this one, on the same folder, to end."""
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-KEPT = ("PATH", "LANG", "LC_ALL", "TZ")
-"""Of the node's environment, in that of every job."""
-ERRNO = re.compile(r"\[Errno (\d+)\]")
-CANNOT_RUN, NOT_THERE = 126, 127
-"""Exit statuses of a shell for a command that it cannot run."""
-OF_ERRNO = dict.fromkeys((errno.ENOENT, errno.ENOTDIR), NOT_THERE) | dict.fromkeys(
-    (errno.EACCES, errno.EISDIR, errno.ENOEXEC, errno.E2BIG, errno.ELOOP, errno.ENAMETOOLONG), CANNOT_RUN
-)
-"""What a command may be to blame for; a full disk or table of processes it is not."""
-
-
-class JobsOwn(InputError):
-    """What is wrong with the job, not with the machine."""
-
-
-@dataclass
-class _Run:
-    """``parts``: GPUs that are still to be prepared; ``devices`` by place in ``held``; ``intent`` what is being done to it:
-    empty, ``suspend``, ``stop``; ``folder`` of its own, ``home`` that of its processes; ``order`` only before it began."""
-
-    name: str
-    held: tuple[Held, ...]
-    suspend: str
-    folder: Folder
-    home: Folder
-    state: str = COMING
-    what: str = NOTHING
-    intent: str = ""
-    code: int = 0
-    message: str = ""
-    chain: tuple[str, ...] = ()
-    begun: Begun | None = None
-    ended_s: float | None = None
-    order: Begin | None = None
-    parts: set[int] = field(default_factory=set)
-    devices: dict[int, str] = field(default_factory=dict)
-
-    @property
-    def shepherd(self) -> Identity:
-        assert self.begun is not None and self.begun.shepherd is not None
-        return self.begun.shepherd
-
-    @property
-    def ending(self) -> bool:
-        """Whether it is giving its GPUs up just now."""
-        return bool(self.intent) and self.state in (STARTING, BEGAN)
-
-    @property
-    def there(self) -> bool:
-        """Whether it holds its instances: none of them may go."""
-        return self.what != NOTHING or self.state == STARTING
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +85,7 @@ class LocalNode:
         self._inbox: queue.SimpleQueue[Order | _Forget | Change] = queue.SimpleQueue()
         self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._turn = threading.Lock()
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, Run] = {}
         self._lanes: dict[int, Lane] = {}
         self._closing = False
         with ExitStack() as stack:
@@ -154,7 +111,7 @@ class LocalNode:
         gpus = self.device.gpus()
         with self._turn:
             for run in leases:
-                if run.what == LEASE and run.state == BEGAN and any(_missing(one, gpus) for one in run.held):
+                if run.what == LEASE and run.state == BEGAN and any(missing(one, gpus) for one in run.held):
                     self._lose(run, "its MIG instance is gone")
             seen = {run.name: run for run in self._runs.values() if run.state not in (COMING, STARTING)}
             lanes = {gpu: lane.problem for gpu, lane in self._lanes.items()}
@@ -179,13 +136,13 @@ class LocalNode:
         return found
 
     def log_path(self, run: str) -> str:
-        return str(records.log_of(self._folder / _checked(run)))
+        return str(records.log_of(self._folder / checked(run)))
 
     def read_log(self, run: str, offset: int, most: int) -> bytes:
-        return records.read_log(records.log_of(self._folder / _checked(run)), offset, most)
+        return records.read_log(records.log_of(self._folder / checked(run)), offset, most)
 
     def log_span(self, run: str) -> tuple[int, int]:
-        return records.log_span(records.log_of(self._folder / _checked(run)))
+        return records.log_span(records.log_of(self._folder / checked(run)))
 
     def forget(self, runs: Sequence[str]) -> None:
         self._inbox.put(_Forget(tuple(runs)))
@@ -258,7 +215,7 @@ class LocalNode:
     ) -> None:
         self._reports.put(Report(what, time.time() if at_s is None else at_s, run, gpu, code, message))
 
-    def _tell_state(self, run: _Run) -> None:
+    def _tell_state(self, run: Run) -> None:
         self._tell(run.state, run.name, at_s=run.ended_s, code=run.code, message=run.message)
 
     # Beginning.
@@ -276,7 +233,7 @@ class LocalNode:
             return
         folder = Folder(self._folder / order.run)
         home = Folder(self._folder / chain[0]) if chain else folder
-        run = _Run(order.run, order.held, order.command.suspend, folder, home, chain=chain, order=order)
+        run = Run(order.run, order.held, order.command.suspend, folder, home, chain=chain, order=order)
         run.parts = {held.gpu for held in order.held} | {cut.gpu for cut in order.cuts}
         self._runs[order.run] = run
         for gpu in sorted(run.parts):
@@ -288,14 +245,14 @@ class LocalNode:
     def _check(self, order: Begin) -> tuple[str, ...]:
         """InputError for an order that cannot be carried out; the runs whose processes it goes on with."""
         command = order.command
-        _checked(order.run)
+        checked(order.run)
         if command.suspend not in ("stop", "checkpoint"):
             raise InputError(f"suspend: {command.suspend!r} is unknown; known are stop and checkpoint")
         if (self._folder / order.run).exists():
             raise InputError(f"run {order.run} was here before, and is forgotten; each run needs a new name")
         if len({one.gpu for one in order.cuts}) < len(order.cuts):
             raise InputError("two cuts of one GPU; order one")
-        self._user(command)
+        user_of(command, self.name)
         old = self._runs.get(order.resumes or "")
         if not order.resumes or command.suspend != "stop" or not command.argv:
             return ()
@@ -304,24 +261,6 @@ class LocalNode:
         if old.held != order.held:
             raise InputError(f"run {order.resumes} is stopped on other GPUs or instances; it can go on there only")
         return (*old.chain, old.name)
-
-    def _user(self, command: Command) -> tuple[str, int, int] | None:
-        """Name, uid and gid that a command runs as; None: as the node itself."""
-        if command.user is None:
-            return None
-        try:
-            found = pwd.getpwnam(command.user)
-        except KeyError:
-            raise JobsOwn(f"user {command.user} is not known on {self.name}; create it there") from None
-        if found.pw_uid == os.geteuid() and found.pw_uid:
-            return None
-        if found.pw_uid == 0:
-            raise JobsOwn("user root: jobs do not run as root by name; name another user")
-        if os.geteuid():
-            raise JobsOwn(
-                f"user {command.user}: only root may run jobs as others; run the node as root, or name no user"
-            )
-        return command.user, found.pw_uid, found.pw_gid
 
     def _queue(self, change: Change) -> None:
         lane = self._lanes.get(change.gpu)
@@ -338,7 +277,7 @@ class LocalNode:
                 if change.run and (run is None or run.state != COMING):
                     lane.waiting.popleft()  # it was refused, or stopped before it began
                     continue
-                if any(one.ending and _stands_in_the_way(one, change, run) for one in self._runs.values()):
+                if any(one.ending and stands_in_the_way(one, change, run) for one in self._runs.values()):
                     break
                 lane.waiting.popleft()
                 try:
@@ -348,14 +287,14 @@ class LocalNode:
                     continue
                 lane.do(replace(change, held=held))
 
-    def _places(self, change: Change, run: _Run | None) -> tuple[tuple[Held, bool], ...]:
+    def _places(self, change: Change, run: Run | None) -> tuple[tuple[Held, bool], ...]:
         """What a run is to hold on this GPU, and whether alone; InputError where runs that are there stand in the way."""
         others = [
             one
             for one in self._runs.values()
             if one is not run
             and (run is None or one.name not in run.chain)
-            and (one.there or _prepared(one, change.gpu))
+            and (one.there or prepared(one, change.gpu))
         ]
         if change.cut is not None:
             for one in others:
@@ -365,7 +304,7 @@ class LocalNode:
         for held in run.held if run else ():
             if held.gpu != change.gpu:
                 continue
-            near = [(one, its) for one in others for its in one.held if _same(its, held)]
+            near = [(one, its) for one in others for its in one.held if same(its, held)]
             for one, its in near:
                 if one.state != SUSPENDED and (its.instance is not None or held.instance is not None):
                     raise InputError(f"GPU {change.gpu}: run {one.name} holds it; stop it first")
@@ -392,11 +331,11 @@ class LocalNode:
         if not run.parts:
             self._launch(run)
 
-    def _refuse(self, run: _Run, why: str, code: int = 0) -> None:
+    def _refuse(self, run: Run, why: str, code: int = 0) -> None:
         del self._runs[run.name]
         self._tell("refused", run.name, message=why, code=code)
 
-    def _launch(self, run: _Run) -> None:
+    def _launch(self, run: Run) -> None:
         """All its GPUs are ready."""
         order = run.order
         assert order is not None
@@ -406,7 +345,7 @@ class LocalNode:
             if run.chain:
                 self._resume(run, devices)
                 return
-            run.folder.create(self._record(order, run, devices))
+            run.folder.create(self._written(order, devices))
             if order.command.argv:
                 run.state = STARTING
                 self._shepherds.start(run.name, run.folder)
@@ -420,26 +359,11 @@ class LocalNode:
         run.state, run.what, run.order = BEGAN, LEASE, None
         self._began(run, order)
 
-    def _record(self, order: Begin, run: _Run, devices: list[str]) -> records.Order:
-        command, user = order.command, self._user(order.command)
-        mark = f"{self.name}:{run.name}"
-        own = pwd.getpwuid(os.geteuid()) if user is None else pwd.getpwnam(user[0])
-        home = own.pw_dir if os.path.isdir(own.pw_dir) else "/"
-        environment = {"PATH": PATH} | {name: os.environ[name] for name in KEPT if name in os.environ}
-        environment |= {"HOME": home, "USER": own.pw_name, "LOGNAME": own.pw_name, "SHELL": own.pw_shell or "/bin/sh"}
-        environment |= {**command.environment}
-        environment |= self.device.environment(order.held, devices)
-        environment |= {
-            "RLTUNE_JOB": order.job, "RLTUNE_RUN": order.run, "RLTUNE_RANK": str(order.rank), "RLTUNE_WORLD": str(order.world),
-            "RLTUNE_PEERS": ",".join(order.peers), MARK: mark,
-        }  # fmt: skip
-        if order.resumes:
-            environment["RLTUNE_RESUME"] = "1"
-        held = [(one.gpu, one.instance) for one in order.held]
-        return records.Order(
-            order.job, held, devices, command.suspend, self._boot, list(command.argv), environment,
-            command.directory or home, user, command.grace_s, self.log_bytes, mark,
-        )  # fmt: skip
+    def _written(self, order: Begin, devices: list[str]) -> records.Order:
+        """What its shepherd, and a node after this one, must know."""
+        seen, mark = self.device.environment(order.held, devices), f"{self.name}:{order.run}"
+        user = user_of(order.command, self.name)
+        return record_of(order, Surroundings(devices, seen, user, self._boot, mark, self.log_bytes))
 
     def _started(self, event: Started) -> None:
         run = self._runs.get(event.run)
@@ -462,7 +386,7 @@ class LocalNode:
         elif run.intent:
             self._intend(run, run.intent)
 
-    def _began(self, run: _Run, order: Begin) -> None:
+    def _began(self, run: Run, order: Begin) -> None:
         assert run.begun is not None
         self._tell(BEGAN, run.name, at_s=run.begun.began_s, message=run.message)
         old = self._runs.get(order.resumes or "")
@@ -470,7 +394,7 @@ class LocalNode:
             # It is this run now.
             self._drop(old)
 
-    def _resume(self, run: _Run, devices: list[str]) -> None:
+    def _resume(self, run: Run, devices: list[str]) -> None:
         """Let stopped processes go on, under the new run's name."""
         old = self._runs.get(run.chain[-1])
         if old is None or old.state != SUSPENDED or old.what != PROCESS:
@@ -513,7 +437,7 @@ class LocalNode:
     def _unknown(self, name: str) -> None:
         self._tell(LOST, name, message=f"{self.name} has no run of this name")
 
-    def _intend(self, run: _Run, intent: str) -> None:
+    def _intend(self, run: Run, intent: str) -> None:
         run.intent = intent
         if run.state == STARTING:
             return  # once it has begun
@@ -529,7 +453,7 @@ class LocalNode:
             run.state = ENDED
             self._tell_state(run)
 
-    def _press(self, run: _Run) -> None:
+    def _press(self, run: Run) -> None:
         pausing = run.intent == "suspend" and run.suspend == "stop"
         if run.intent == "stop" and run.state == SUSPENDED:
             run.state = BEGAN  # until it is over its GPUs are not free
@@ -548,13 +472,13 @@ class LocalNode:
                 self._tell(SUSPENDED, run.name)
 
     def _look_at_lanes(self) -> None:
-        """A driver that hangs keeps its own GPU's runs waiting, and nobody else's."""
+        """A driver that hangs delays the runs on its own GPU only."""
         for lane in self._lanes.values():
             change = lane.overdue()
             if change is not None:
                 self._changed(replace(change, problem=lane.problem))
 
-    def _gone(self, run: _Run) -> None:
+    def _gone(self, run: Run) -> None:
         """Its shepherd is no more."""
         try:
             ended = run.home.ended()
@@ -571,7 +495,7 @@ class LocalNode:
         kept = run.intent == "suspend" and run.suspend == "checkpoint" and ended.told_to_end
         self._over(run, ended, SUSPENDED if kept else ENDED, write=False)
 
-    def _over(self, run: _Run, ended: Ended, state: str, write: bool = True) -> None:
+    def _over(self, run: Run, ended: Ended, state: str, write: bool = True) -> None:
         if write:
             with suppress(OSError):
                 run.folder.write_ended(ended)
@@ -579,7 +503,7 @@ class LocalNode:
         run.message = f"pids {ended.left} hang in the kernel" if ended.left else ""
         self._tell_state(run)
 
-    def _lose(self, run: _Run, why: str) -> None:
+    def _lose(self, run: Run, why: str) -> None:
         run.state, run.what, run.message = LOST, NOTHING, why
         self._tell_state(run)
 
@@ -589,7 +513,7 @@ class LocalNode:
             if run is not None and run.what == NOTHING and run.state in (ENDED, SUSPENDED, LOST):
                 self._drop(run)
 
-    def _drop(self, run: _Run) -> None:
+    def _drop(self, run: Run) -> None:
         for name in (*run.chain, run.name):
             Folder(self._folder / name).forget()
         del self._runs[run.name]
@@ -620,10 +544,10 @@ class LocalNode:
     def _restore_run(self, name: str, folder: Folder, order: records.Order) -> None:
         home = Folder(self._folder / order.chain[0]) if order.chain else folder
         held = tuple(Held(gpu, instance) for gpu, instance in order.held)
-        run = _Run(name, held, order.suspend, folder, home, chain=tuple(order.chain), message=",".join(order.devices))
+        run = Run(name, held, order.suspend, folder, home, chain=tuple(order.chain), message=",".join(order.devices))
         run.intent = folder.intent()
         try:
-            # Of the shepherd of a node that was killed just now: whoever writes first decides.
+            # Of the shepherd of a node that was killed just now: the first to write decides.
             void = home.begun() is None and home.write_begun(Begun(time.time(), self._boot, void=True))
             run.begun, ended = home.begun(), home.ended()
         except ValueError as error:
@@ -650,11 +574,11 @@ class LocalNode:
         else:
             self._gone(run)
 
-    def _restore_ended(self, run: _Run, ended: Ended, command: bool) -> None:
+    def _restore_ended(self, run: Run, ended: Ended, command: bool) -> None:
         kept = run.intent == "suspend" and (not command or (run.suspend == "checkpoint" and ended.told_to_end))
         self._over(run, ended, SUSPENDED if kept else ENDED, write=False)
 
-    def _restore_living(self, run: _Run) -> None:
+    def _restore_living(self, run: Run) -> None:
         run.state, run.what = BEGAN, PROCESS
         if run.intent == "suspend" and run.suspend == "stop" and all_stopped(run.shepherd):
             run.state = SUSPENDED
@@ -664,43 +588,3 @@ class LocalNode:
                 self._press(run)
         elif run.chain:
             send(run.shepherd, GO_ON)  # the earlier node may have been killed just before it did
-
-
-def code_of(problem: str) -> int:
-    """Exit status, as of a shell, for a command that is not there or may not be run; 0: that is not the job's own doing."""
-    found = ERRNO.match(problem)
-    return OF_ERRNO.get(int(found[1]), 0) if found else 0
-
-
-def _checked(run: str) -> str:
-    if not NAME.fullmatch(run):
-        raise InputError(
-            f"run {run[:40]!r}: a name has 1 to 128 letters, digits, dots, hyphens, underscores and brackets"
-        )
-    return run
-
-
-def _missing(held: Held, gpus: Sequence[Gpu]) -> bool:
-    """Whether an instance is not there; of a GPU that does not answer nobody knows."""
-    if held.instance is None or (held.gpu < len(gpus) and gpus[held.gpu].doubtful):
-        return False
-    return held.gpu >= len(gpus) or held.instance not in gpus[held.gpu].instances
-
-
-def _same(one: Held, other: Held) -> bool:
-    """Whether two may not both be had: the same instance, or one of them the whole GPU."""
-    if one.gpu != other.gpu:
-        return False
-    return one.instance is None or other.instance is None or one.instance == other.instance
-
-
-def _stands_in_the_way(run: _Run, change: Change, asking: _Run | None) -> bool:
-    """Whether a change has to wait until a run is gone."""
-    if change.cut is not None and not all(map(change.cut.leaves, run.held)):
-        return True
-    return any(_same(one, its) for its in (asking.held if asking else ()) if its.gpu == change.gpu for one in run.held)
-
-
-def _prepared(run: _Run, gpu: int) -> bool:
-    """Whether a run that waits for other GPUs has this one ready."""
-    return run.state == COMING and gpu not in run.parts and any(one.gpu == gpu for one in run.held)

@@ -1,4 +1,4 @@
-"""Nodes on a Ray cluster: one detached actor a Ray node, found again by whoever comes next.
+"""Nodes on a Ray cluster: one detached actor a Ray node, found again by the next service.
 
 An actor's name is that of its Ray node (``ray start --node-name``) with the node's id, so that a machine that joins anew gets an
 actor of its own; the state of its runs is in its folder, not in the actor. One thread here speaks with all actors: each has a
@@ -105,12 +105,12 @@ def connect(
     """Join a Ray cluster (None: RAY_ADDRESS) and find, or create, the actor of each of its nodes.
 
     Returns when all have answered, at the latest after ``lost_after_s`` seconds; those that have not are absent till they do.
-    InputError where the cluster cannot be joined, or ``require_token`` and RAY_AUTH_MODE is not ``token``: whoever reaches an open
-    cluster can run code on it.
+    InputError where the cluster cannot be joined, or ``require_token`` and RAY_AUTH_MODE is not ``token``: an open cluster runs
+    code of anyone who reaches it.
     """
     if require_token and os.environ.get("RAY_AUTH_MODE") != "token":
         raise InputError(
-            "RAY_AUTH_MODE is not token: whoever reaches this Ray cluster could run code on it; start Ray with tokens (README, On a "
+            "RAY_AUTH_MODE is not token: anyone who reaches this Ray cluster could run code on it; start Ray with tokens (README, On a "
             "Ray cluster), or allow an open cluster"
         )
     joined = not ray.is_initialized()

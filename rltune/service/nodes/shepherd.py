@@ -38,7 +38,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 LOOK_S = 0.02
 """Between two looks at what is being ended or stopped, which the kernel does not always announce."""
 LOST_S = 30.0
-"""After SIGKILL: what is not gone by then hangs in the kernel, and nobody waits for it any longer."""
+"""After SIGKILL: what is not gone by then hangs in the kernel, and is not waited for."""
 RETRY_S = 1.0
 """Between two attempts to write the record of the end on a full disk."""
 RESERVED = 4096
@@ -49,7 +49,7 @@ CUT = re.compile(rb"\[rltune: (\d+) bytes of older output were cut here\]\n")
 
 def main() -> None:
     os.chdir(sys.argv[1])
-    # Some end their children when they end (Ray's workers do): we are nobody's.
+    # Some end their children when they end (Ray's workers do): we are not one of theirs.
     if os.fork():
         os._exit(0)
     os.setsid()
@@ -77,7 +77,7 @@ def _answer(value: dict[str, Any]) -> None:
 class Log:
     """The file of a run's output: its newest ``most`` bytes at least are kept, three times as many at most.
 
-    What was cut, and what a full disk did not take, is told in it.
+    The log itself says what was cut, and what a full disk did not take.
     """
 
     def __init__(self, most: int) -> None:

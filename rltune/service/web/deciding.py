@@ -73,7 +73,7 @@ class Nodes(Checked):
 
     accepted = 'nodes are an object such as {"pool": "a100", "add": 2}'
     pool: Annotated[str, Field(max_length=200), Says("the name of a pool")]
-    add: Annotated[int, Field(ge=-10_000, le=10_000), Says("a whole number; below 0: so many less")]
+    add: Annotated[int, Field(ge=-10_000, le=10_000), Says("a whole number; below 0: fewer nodes")]
 
 
 class Question(Checked):
@@ -207,7 +207,7 @@ async def why(visit: Reads, id: Id) -> Response:
 async def when(
     visit: Reads, id: Id, samples: Annotated[int, Query(ge=1, le=1000, description="futures that are simulated")] = 32
 ) -> Response:
-    """From the present queue, if nobody else came; a job that runs or is over is told so (409)."""
+    """From the present queue, if no further job is submitted; 409 for a job that runs or is over."""
     web = visit.web
 
     def act(engine: Engine) -> Any:

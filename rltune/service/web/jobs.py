@@ -165,7 +165,7 @@ async def one(visit: Reads, id: Id) -> Response:
 
 
 async def found(visit: Visit, name: str, kind: str) -> dict[str, Any]:
-    """A job or lease as it is on disk: what is told is never ahead of what a power cut would leave."""
+    """A job or lease as it is on disk: an answer is never ahead of what a power cut would leave."""
     return visit.web.views.row(await visit.web.row(name, visit.caller, kind), visit.caller)
 
 
@@ -234,9 +234,9 @@ async def logs(
     ] = None,
     rank: Annotated[int, Query(ge=0, le=10**6, description="of a gang: number of the node, from 0")] = 0,
     offset: Annotated[int, Query(ge=0, le=2**62, description="first byte")] = 0,
-    limit: Annotated[int, Query(ge=1, le=MOST_LOG, description="at most so many bytes")] = 65_536,
+    limit: Annotated[int, Query(ge=1, le=MOST_LOG, description="bytes, at most")] = 65_536,
     tail: Annotated[
-        int | None, Query(ge=0, le=MOST_LOG, description="the last so many bytes, in the place of offset")
+        int | None, Query(ge=0, le=MOST_LOG, description="the last bytes, this many, in the place of offset")
     ] = None,
     follow: Annotated[bool, Query(description="go on until the run is over")] = False,
 ) -> Response:

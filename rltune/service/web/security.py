@@ -36,7 +36,7 @@ class Caller:
     tenant: str | None = None
 
     def sees(self, tenant: str | None) -> bool:
-        """Whether what belongs to a tenant (None: to nobody) is theirs to see."""
+        """Whether the caller may see what belongs to a tenant (None: to no tenant)."""
         return self.tenant is None or tenant is None or tenant == self.tenant
 
     def on_behalf(self, tenant: str | None) -> str:
@@ -47,7 +47,7 @@ class Caller:
 
 
 NOBODY = Caller("nobody", OPERATOR)
-"""Whoever asks a service that runs with auth=none."""
+"""The caller of a service that runs with auth=none."""
 
 
 # --- tokens ----------------------------------------------------------------------------------------
@@ -101,12 +101,12 @@ class Tokens:
         self._read_at = float("-inf")
 
     def caller(self, token: str) -> Caller | None:
-        """Whose token it is; None: nobody's."""
+        """The token's owner; None: it is unknown."""
         if time.monotonic() - self._read_at > FRESH_S:
             rows = self._store.read("SELECT digest, name, role, tenant FROM tokens WHERE revoked_s IS NULL")
             self._known = {row["digest"]: Caller(row["name"], row["role"], row["tenant"]) for row in rows}
             self._read_at = time.monotonic()
-        # Looked up by digest, of which nobody can choose the beginning; every one is compared in constant time all the same.
+        # Looked up by digest, whose beginning cannot be chosen; every one is compared in constant time all the same.
         digest = digest_of(token)
         found = None
         for known, caller in self._known.items() if len(self._known) <= 64 else self._one(digest):
