@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hybrid import gain, percent
+from recording import RESULTS, machine
 
 import rltune
 from rltune.config.files import read_conf
 from rltune.experiment.setup import spread
 from rltune.traces import split
 
-RESULTS = Path(__file__).resolve().parent / "results"
 COMMAND = "RLTUNE_TRACES=... OMP_NUM_THREADS=1 python experiments/scores.py"
 TRAINING = ("allocator=best_fit", "epochs=30", "windows_per_epoch=16", "evaluate=false", "progress=false")
 SCORES = ("bsld", "wait", "jct")
@@ -64,11 +63,6 @@ def play(policy: Any, among: list[rltune.Trace], cluster: Any) -> dict[str, Any]
 def mean(rows: Any) -> float:
     """Over all jobs of all windows."""
     return float(rows[:, 1].sum() / rows[:, 0].sum())
-
-
-def machine() -> str:
-    """What it ran on."""
-    return f"{os.cpu_count()} cores, {platform.machine()}"
 
 
 def measure(runs: Path) -> dict[str, Any]:
@@ -113,14 +107,16 @@ def text(out: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def record(
+    name: str, measure: Callable[[Path], dict[str, Any]], text: Callable[[dict[str, Any]], str], command: str
+) -> None:
+    """Measure with the trainings of ``--runs`` and write results/NAME.json and .md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/scores"))
-    given = parser.parse_args()
-    out = {"_about": {"command": COMMAND, "machine": machine(), "source": "real"}} | measure(given.runs)
-    (RESULTS / "scores.json").write_text(json.dumps(out, indent=1) + "\n")
-    (RESULTS / "scores.md").write_text(text(out))
+    out = {"_about": {"command": command, "machine": machine(), "source": "real"}} | measure(parser.parse_args().runs)
+    (RESULTS / f"{name}.json").write_text(json.dumps(out, indent=1) + "\n")
+    (RESULTS / f"{name}.md").write_text(text(out))
 
 
 if __name__ == "__main__":
-    main()
+    record("scores", measure, text, COMMAND)

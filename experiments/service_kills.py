@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from recording import write_part, write_text
 
-RESULTS = Path(__file__).resolve().parent / "results"
 JOB = (
     "import os,sys,time\n"
     "f=open(sys.argv[1],'a'); f.write('begin %s %s\\n' % (os.environ['RLTUNE_JOB'], os.getpid())); f.flush()\n"
@@ -293,13 +293,10 @@ def end_all(folder: Path) -> None:
 
 
 def record(found: dict[str, Any]) -> None:
-    path = RESULTS / "service.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    kept["kills"] = found | {"command": "python experiments/service_kills.py", "machine": "2 cores, other work beside"}
-    path.write_text(json.dumps(kept, indent=1) + "\n")
-    lines = ["# The service killed under load", "", (__doc__ or "").strip(), "", "| what | count |", "|---|---|"]
-    lines += [f"| {name} | {json.dumps(value)} |" for name, value in found.items()]
-    (RESULTS / "service_kills.md").write_text("\n".join(lines) + "\n")
+    part = write_part("kills", found)
+    lines = ["| what | count |", "|---|---|"]
+    lines += [f"| {name} | {json.dumps(value)} |" for name, value in part.items()]
+    write_text("service_kills", "The service killed under load", __doc__, lines)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from recording import write_part
+
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results" / "service.json"
 PICTURE = re.compile(r"^\s*\d+ s  .* jobs came")
 COMPILING_MINUTES = 0.2
 
@@ -60,12 +61,9 @@ def main() -> None:
         "minutes_to_first_picture": shown["first_picture_s"] and round(shown["first_picture_s"] / 60, 2),
         "first_picture_without_kernels_s": compiling["first_picture_s"],
         "refused": int(shown["table"]["refused by the device"]), "lost": int(shown["table"]["lost"]),
-        "commit": commit, "load_average": os.getloadavg()[0],
-        "command": f"python experiments/service_live.py --minutes {minutes:g}", "machine": f"{os.cpu_count()} cores",
+        "commit": commit,
     }  # fmt: skip
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results["live"] = found
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    write_part("live", found)
     print(json.dumps(found, indent=1))
 
 

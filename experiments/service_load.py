@@ -25,8 +25,8 @@ from typing import Any
 
 import httpx
 import numpy as np
+from recording import write_part, write_text
 
-RESULTS = Path(__file__).resolve().parent / "results"
 NODES = 156
 RATE = 200.0
 STEPS = (250, 300, 400, 500, 600, 800, 1000)
@@ -183,21 +183,8 @@ def main() -> None:
 
 
 def record(found: dict[str, Any]) -> None:
-    path = RESULTS / "service.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    kept["load"] = found | {
-        "command": "python experiments/service_load.py",
-        "machine": "2 cores, client and service on it",
-    }
-    path.write_text(json.dumps(kept, indent=1) + "\n")
-    lines = [
-        "# The service under load",
-        "",
-        (__doc__ or "").strip(),
-        "",
-        "| requests/s | requests | failed | p50 ms | p95 ms | p99 ms |",
-        "|---|---|---|---|---|---|",
-    ]
+    write_part("load", found)
+    lines = ["| requests/s | requests | failed | p50 ms | p95 ms | p99 ms |", "|---|---|---|---|---|---|"]
     lines += [
         f"| {r['rate']:g} | {r['requests']:,} | {r['failed']} | {r['p50_ms']:.1f} | {r['p95_ms']:.1f} | {r['p99_ms']:.1f} |"
         for r in [found, *found["steps"]]
@@ -205,9 +192,9 @@ def record(found: dict[str, Any]) -> None:
     lines += [
         "", f"First row: {found['minutes']:g} minutes; then {STEP_S:g} s each. Highest rate held: {found['highest_rate']:g} a second.",
         f"Memory of the service, MB, each minute: {', '.join(map(str, found['memory_mb']))}.",
-        f"Machine: 2 cores, client and service on it; load average at the begin {found['load_average']:.1f}.",
+        f"Client and service ran on this machine; its load average at the begin was {found['load_average']:.1f}.",
     ]  # fmt: skip
-    (RESULTS / "service_load.md").write_text("\n".join(lines) + "\n")
+    write_text("service_load", "The service under load", __doc__, lines)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ job, when, on which nodes. Writes the part "replay" of results/service.json and 
 
 from __future__ import annotations
 
-import json
-import platform
 import tempfile
 import time
 from dataclasses import replace
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recording import write_part, write_text
 
 import rltune
 from rltune.nouns.jobs import Category
@@ -25,7 +24,6 @@ from rltune.simulator.options import make_options
 from rltune.simulator.requests import Rules
 from rltune.traces.heterogeneity import load_throughput
 
-RESULTS = Path(__file__).resolve().parent / "results"
 DAY, NEXT, WEEK = "2020-09-08", "2020-09-09", "2020-09-15"
 BACK = {"suspend_s": 0.0, "resume_s": 60.0}
 WIDEST = 64
@@ -86,16 +84,13 @@ def measure(case: tuple[str, str, dict[str, Any], bool, str]) -> dict[str, Any]:
 
 def main() -> None:
     rows = [measure(case) for case in CASES]
-    path = RESULTS / "service.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    kept["replay"] = {
+    found = {
         "decisions": sum(row["decisions"] for row in rows),
         "decisions_different": sum(row["different"] for row in rows),
-        "rows": rows, "command": "python experiments/service_replay.py", "machine": f"{platform.machine()}, 2 cores",
-    }  # fmt: skip
-    path.write_text(json.dumps(kept, indent=1) + "\n")
-    lines = ["# The service's decisions beside the simulator's", "", (__doc__ or "").strip(), ""]
-    lines += [
+        "rows": rows,
+    }
+    write_part("replay", found)
+    lines = [
         "| world | policy | jobs | decisions | on slices | different | simulation s | service s |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -104,8 +99,8 @@ def main() -> None:
         f"| {r['simulated_s']} | {r['served_s']} |"
         for r in rows
     ]
-    lines += ["", f"Trace: {rows[0]['source']}. Machine: 2 cores, other work beside."]
-    (RESULTS / "service_replay.md").write_text("\n".join(lines) + "\n")
+    lines += ["", f"Trace: {rows[0]['source']}."]
+    write_text("service_replay", "The service's decisions beside the simulator's", __doc__, lines)
 
 
 if __name__ == "__main__":

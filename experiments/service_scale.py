@@ -9,8 +9,6 @@ Writes the part "scale" of results/service.json and results/service_scale.md.
 
 from __future__ import annotations
 
-import json
-import os
 import tempfile
 import time
 from concurrent.futures import Future
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recording import write_part, write_text
 
 from rltune.nouns.cluster import Cluster
 from rltune.service.clock import WallClock
@@ -29,7 +28,6 @@ from rltune.service.store import Store
 from rltune.simulator.options import make_options
 from rltune.simulator.requests import Rules
 
-RESULTS = Path(__file__).resolve().parent / "results"
 NODES, WAITING, TURNS = 10_000, 100_000, 300
 BATCH = 5_000
 CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -134,18 +132,13 @@ def ms(seconds: list[float], share: float) -> float:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = [measure(*case, Path(folder)) for case in CASES]
-    path = RESULTS / "service.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    machine = f"2 cores, load average {os.getloadavg()[0]:.1f}"
-    kept["scale"] = {"rows": rows, "nodes": NODES, "command": "python experiments/service_scale.py", "machine": machine}
-    path.write_text(json.dumps(kept, indent=1) + "\n")
-    lines = ["# The service on a large cluster", "", (__doc__ or "").strip(), "", f"Machine: {machine}.", ""]
+    write_part("scale", {"rows": rows, "nodes": NODES})
     names = [name for name in rows[0] if name != "when_s"]
-    lines += [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
     lines += [f"| {' | '.join(str(row[name]) for name in names)} |" for row in rows]
     lines += ["", "Seconds for `when` of the first, middle and last job, one sample:"]
     lines += [f"- {row['policy']}: {', '.join(map(str, row['when_s']))}" for row in rows]
-    (RESULTS / "service_scale.md").write_text("\n".join(lines) + "\n")
+    write_text("service_scale", "The service on a large cluster", __doc__, lines)
 
 
 if __name__ == "__main__":

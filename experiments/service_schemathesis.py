@@ -25,6 +25,7 @@ import schemathesis
 from anyio.from_thread import start_blocking_portal
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from recording import write_part
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.failures import Failure, FailureGroup
@@ -46,7 +47,6 @@ from rltune.service.web.context import WebOptions
 from rltune.service.web.security import add_token
 from rltune.simulator.requests import Rules
 
-RESULTS = Path(__file__).resolve().parent / "results"
 CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
 THERE = {"id": ["job-1", "job-2", "job-3[0]", "job-9", "lease-4", "lease-8"], "name": ["a100-0", "a100-1"]}
 """Names in paths that there are (or were)."""
@@ -173,11 +173,7 @@ def main() -> None:
         found = fuzz(site.app, site.ask, site.tokens, args.cases, args.seed)
     for what, shown in found.shown.items():
         print(what, shown, sep="\n  ", file=sys.stderr)
-    path = RESULTS / "service.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    command = f"python experiments/service_schemathesis.py --cases {args.cases} --seed {args.seed}"
-    kept["schemathesis"] = found.told() | {"command": command, "schemathesis": schemathesis.__version__}
-    path.write_text(json.dumps(kept, indent=1) + "\n")
+    write_part("schemathesis", found.told() | {"schemathesis": schemathesis.__version__})
     print(json.dumps(found.told(), indent=1))
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recording import write_part
 
 import rltune
 from rltune.nouns.cluster import Cluster, Pool
@@ -267,11 +268,10 @@ HEADS = (
 def written(result: dict[str, Any]) -> None:
     """Both files of the results."""
     OUT.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    service = OUT.with_name("service.json")
-    kept = json.loads(service.read_text()) if service.exists() else {}
     keys = ("arm", "runs", "mean_wait_s", "of_runs_s", "interval_s", "less_than")
-    kept["slurm"] = {"rows": [{key: row[key] for key in keys} for row in result["rows"]], "command": result["command"]}
-    service.write_text(json.dumps(kept, indent=1) + "\n")
+    rows = [{key: row[key] for key in keys} for row in result["rows"]]
+    # The table may be written anew later, elsewhere: command and machine are those of the runs.
+    write_part("slurm", {"rows": rows, "command": result["command"], "machine": result["machine"]})
     lines = ["# Beside a real Slurm", "", *_about(result), "", f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|"]
     for row in result["rows"]:
         against = [_difference(row["less_than"].get(each.name)) for each in arms("")[:2]]

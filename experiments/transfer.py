@@ -9,13 +9,11 @@ taken from there. Writes results/transfer.{json,md}.
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from hybrid import gain, percent
-from scores import RESULTS, RULES, machine, mean, play, trained, windows
+from scores import RULES, mean, play, record, trained, windows
 
 import rltune
 
@@ -74,14 +72,5 @@ def text(out: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, default=Path("runs/scores"))
-    given = parser.parse_args()
-    out = {"_about": {"command": COMMAND, "machine": machine(), "source": "real"}} | measure(given.runs)
-    (RESULTS / "transfer.json").write_text(json.dumps(out, indent=1) + "\n")
-    (RESULTS / "transfer.md").write_text(text(out))
-
-
 if __name__ == "__main__":
-    main()
+    record("transfer", measure, text, COMMAND)
