@@ -31,7 +31,7 @@ class Row:
     """One line of the table: who decided, knowing what, and the schedules of all windows.
 
     ``baseline``: the order that a learned policy corrects, None for heuristics; ``kept``: what training kept for a
-    learned row (an epoch, the baseline order, a parent); ``model``: its name where it is a shipped one; ``ways``: rule of ways; ``recipe``: equal for
+    learned row (an epoch, the baseline order, a parent); ``model``: name of a shipped one; ``ways``: rule of ways; ``recipe``: equal for
     policies that differ in their ``seed`` alone; ``allocator_stats``: the MILP's counters.
     """
 
@@ -127,7 +127,9 @@ def bounds_over(results: Sequence[Result]) -> dict[str, Any]:
         return {"reason": "jobs were interrupted in some windows only, and the bounds are of two kinds"}
     out: dict[str, Any] = {"preemptive": found[0]["preemptive"]}
     for name in ("jct_s", "wait_s"):
-        least, reached = (float(np.average([each[name][key] for each in found], weights=weights)) for key in ("bound", "reached"))
+        least, reached = (
+            float(np.average([each[name][key] for each in found], weights=weights)) for key in ("bound", "reached")
+        )
         out[name] = {"bound": least, "reached": reached, "above": reached / least - 1 if least > 0 else None}
     return out
 
@@ -174,7 +176,10 @@ def comparisons(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def against_best(rows: Sequence[Row], metric: str) -> list[dict[str, Any]]:
-    """Each row against the best rule (by ``metric``) that knows no more than it does, paired as `comparisons`; "against" None: it is that rule."""
+    """Each row against the best rule (by ``metric``) that knows no more than it does, paired as `comparisons`.
+
+    "against" is None for that rule itself.
+    """
     out = []
     for row in rows:
         known = RUNTIMES.index(row.runtimes)

@@ -100,6 +100,7 @@ def _row(name: str, row: Mapping[str, Any], block: Mapping[str, Any]) -> dict[st
     out = {
         "row": name,
         "label": f"{model}{placed}" if model else name,
+        "policy": row["policy"],
         "learned": bool(row["learned"]),
         "model": model or "",
         "runtimes": row["runtimes"],
@@ -149,7 +150,9 @@ def _energy(found: Mapping[str, Any]) -> tuple[pd.DataFrame, str]:
     if reasons or not given:
         return frame, reasons[0] if reasons else OLD
     rows = [
-        {"row": name, "gpu_type": kind, **part} for name, each in given.items() for kind, part in each["by_type"].items()
+        {"row": name, "gpu_type": kind, **part}
+        for name, each in given.items()
+        for kind, part in each["by_type"].items()
     ]
     return pd.DataFrame(rows), ""
 
@@ -174,7 +177,9 @@ def _facts(
     options = {key: value for key, value in (config.get("options") or {}).items() if key in _changed(config)}
     if options:
         facts.append(("options", ", ".join(f"{key}={value}" for key, value in options.items())))
-    facts.append(("placed by", str((config.get("allocator") or {}).get("name", "-")) + "; rules beside a MILP by best fit"))
+    facts.append(
+        ("placed by", str((config.get("allocator") or {}).get("name", "-")) + "; rules beside a MILP by best fit")
+    )
     return [*facts, *([("command", command)] if command else [])]
 
 
@@ -226,11 +231,15 @@ def simulated_scene(runs: Sequence[Run]) -> Scene:
         pairs = [] if run is best else [pair | {"against": names[str(best.path)]} for pair in against(run, best)]
         told = run.metrics | {"bounds": run.summary.get("bounds")}
         rows.append(
-            {"row": name, "label": name, "learned": _is_learned(run), "model": "",
+            {"row": name, "label": name, "policy": str(run.options.get("policy")), "learned": _is_learned(run), "model": "",
              "runtimes": str(run.options.get("runtimes")), "unfinished": run.metrics["unfinished"], **_figures(told), **_gains(pairs)}
         )  # fmt: skip
     energy, no_energy = _energy({names[str(run.path)]: run.metrics.get("energy_kwh") for run in runs})
-    pools = [frame.assign(row=names[str(run.path)]) for run in runs if (frame := _frame(run.path / "pools.parquet")) is not None]
+    pools = [
+        frame.assign(row=names[str(run.path)])
+        for run in runs
+        if (frame := _frame(run.path / "pools.parquet")) is not None
+    ]
     first, cluster = runs[0], runs[0].summary["cluster"]
     remarks = [*first.summary.get("remarks", ()), *found["remarks"]]
     return Scene(
@@ -284,7 +293,11 @@ def shipped_curves() -> tuple[list[Curve], str]:
             continue
         frames = {name: pd.concat([pd.read_csv(path) for path in paths[-1:]]) for name, paths in files.items()}
         kept = {name: str(seeds[name]["kept"]) for name in names}
-        curves.append(curve_of(stem, str(read_card(stem)["says"]), frames, kept, str(read_card(stem)["training"].get("score", ""))))
+        curves.append(
+            curve_of(
+                stem, str(read_card(stem)["says"]), frames, kept, str(read_card(stem)["training"].get("score", ""))
+            )
+        )
     why = f"the learning curves of {', '.join(missing)} lie in the checkout (experiments/results/training), not in the package"
     return curves, why if missing else ""
 
@@ -296,7 +309,9 @@ def run_curve(path: Path) -> Curve | None:
     summary = json.loads((path / "summary.json").read_text())
     score = str(yaml.safe_load((path / "config.yaml").read_text()).get("score", ""))
     kept = str(summary.get("training", summary).get("kept", ""))
-    return curve_of(PLAIN.sub("_", path.name), path.name, {path.name: pd.read_csv(path / "curve.csv")}, {path.name: kept}, score)
+    return curve_of(
+        PLAIN.sub("_", path.name), path.name, {path.name: pd.read_csv(path / "curve.csv")}, {path.name: kept}, score
+    )
 
 
 def curve_of(name: str, title: str, frames: Mapping[str, pd.DataFrame], kept: Mapping[str, str], score: str) -> Curve:
@@ -307,10 +322,16 @@ def curve_of(name: str, title: str, frames: Mapping[str, pd.DataFrame], kept: Ma
     seeds = {}
     for each, frame in frames.items():
         judged = frame.dropna(subset=[column])
-        seeds[each] = pd.DataFrame({"epoch": judged.epoch, "steps": judged.steps, "value": sign * judged[column]}).reset_index(drop=True)
+        seeds[each] = pd.DataFrame(
+            {"epoch": judged.epoch, "steps": judged.steps, "value": sign * judged[column]}
+        ).reset_index(drop=True)
     first = next(iter(frames.values()))
     baseline = None if "baseline_score" not in first else sign * float(first.baseline_score.iloc[0])
-    unit = "makespan over area bound, validation batches" if ratio else f"mean {score}{' (s)' if score in ('wait', 'jct') else ''}, validation"
+    unit = (
+        "makespan over area bound, validation batches"
+        if ratio
+        else f"mean {score}{' (s)' if score in ('wait', 'jct') else ''}, validation"
+    )
     epochs = {each: int(what.split()[1]) if what.startswith("epoch ") else None for each, what in kept.items()}
     says = "; ".join(f"{each}: kept {what or 'unknown'}" for each, what in kept.items())
-    return Curve(name, f"{name}: {title}" if title != name else name, unit, seeds, baseline, epochs, says)
+    return Curve(name, name, unit, seeds, baseline, epochs, says if title == name else f"{title}. {says}.")

@@ -68,9 +68,9 @@ def partly_used(jobs: JobTable, cluster: Cluster, runs: Runs) -> float:
 
 
 def free_by_pool(cluster: Cluster, runs: Runs, edges: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(n_steps, n_pools, 2) thousandths of GPU-seconds that are free on partly used nodes, and free at all, between ``edges`` (n_steps + 1,).
+    """(n_steps, n_pools, 2) thousandths of GPU-seconds that are free on partly used nodes, and free at all.
 
-    No run begins before the first edge.
+    ``edges`` (n_steps + 1,): bounds of the steps, seconds; no run begins before the first.
     """
     arrays = cluster.arrays()
     size = arrays.pool_cap[arrays.node_pool] * GPU

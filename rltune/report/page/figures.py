@@ -16,13 +16,14 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from rltune.report.page.scene import SHOWN, Curve, Scene
 
 TEXT, LINE, GRID = "#010101", "#020202", "#c9c9c7"
 """Of words, axes and grids; the page gives them, and the colours below, others in a dark room."""
 COLOURS = ("#0072b2", "#c44e00", "#00795a", "#a34780", "#8a6100", "#2f7fb0", "#5b4fa8", "#5c5c5c")
-"""After Okabe and Ito (blue, vermilion, green, purple, orange, sky), darker, so that thin lines show on white; dashes tell them apart too."""
+"""After Okabe and Ito, darker, so that thin lines show on white; dashes tell them apart too."""
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)), (0, (3, 1)))
 STYLE = {
     "font.size": 10, "font.family": "DejaVu Sans", "svg.fonttype": "none", "svg.hashsalt": "rltune", "axes.titlesize": 11,
@@ -33,8 +34,14 @@ STYLE = {
 POINTS = 300
 """Of a line at most: more of them do not show."""
 POOLS_SHOWN = 6
+LEAST_RATIO = 1e-3
 DAY_S = 86_400.0
-NAMES = {"wait_s": "wait", "jct_s": "time from submission to end (JCT)", "bsld": "bounded slowdown", "slowdown": "slowdown"}
+NAMES = {
+    "wait_s": "wait",
+    "jct_s": "time from submission to end (JCT)",
+    "bsld": "bounded slowdown",
+    "slowdown": "slowdown",
+}
 SIZES = ((1, "1"), (2, "2"), (4, "3-4"), (8, "5-8"), (16, "9-16"), (32, "17-32"), (np.inf, ">32"))
 Floats = npt.NDArray[np.float64]
 
@@ -62,74 +69,90 @@ def looks(scene: Scene) -> dict[str, dict[str, Any]]:
     out = {}
     for k, row in enumerate(scene.shown):
         learned = scene.is_learned(row)
-        out[row] = {"color": COLOURS[k % SHOWN], "ls": "-" if learned else DASHES[k % SHOWN], "lw": 2.2 if learned else 1.5}
+        out[row] = {
+            "color": COLOURS[k % SHOWN],
+            "ls": "-" if learned else DASHES[k % SHOWN],
+            "lw": 2.2 if learned else 1.5,
+        }
     return out
+
+
+TOLD = {
+    "ratios": ("Mean wait relative to the best rule of equal knowledge, with 95 % intervals",
+               "Log axis; left of 1 is better. Each row against the best rule that knows no more of run times than it does (paired "
+               "bootstrap); that rule itself stands at 1."),
+    "ccdf_wait": ("Share of jobs that wait longer",
+                  "Log axes: a line that falls sooner is better; its right end is the longest. Jobs below 1 s are left of the figure."),
+    "ccdf_jct": ("Share of jobs that take longer from submission to end", "Log axes, read as the one of waits."),
+    "box_slowdown": ("Slowdown of jobs", "Box: quartiles; line: median; whiskers: 1st and 99th percentile; diamond: mean. 1: no wait."),
+    "sizes": ("Mean wait by GPUs of the job", "A point a class of sizes; a class without jobs has none."),
+    "utilisation_pool": ("Utilisation by pool over time", "Means of equal stretches of time, of {few}."),
+    "utilisation_gpu_type": ("Utilisation by GPU type over time", "Means of equal stretches of time, of {few}."),
+    "queue_pool": ("Waiting jobs by pool over time", "Means of equal stretches of time, of {few}. A job that may use several counts in each."),
+    "queue_gpu_type": ("Waiting jobs by GPU type over time", "Likewise; a job that may use several pools counts in each."),
+    "fragmentation": ("Free GPUs on partly used nodes over time", "Means of equal stretches of time, of {few}."),
+    "mig": ("MIG slices in use over time", "Of the pools whose GPUs may be cut, of {few}."),
+    "energy": ("Energy of the GPUs", "While held by jobs, and while idle, over the makespan."),
+}  # fmt: skip
+"""Name of a figure -> its title, and how it is read."""
 
 
 def drawings(scene: Scene) -> list[Drawing]:
     """All figures that the scene has data for."""
-    out = []
-    gains = scene.rows.dropna(subset=["gain_wait_s"])
-    if len(gains) and scene.shown:
-        out.append(Drawing("gains", "Less mean wait than under the best rule, with 95 % intervals", "Each row against the best rule that "
-            "knows no more of run times than it does; right of zero is better. Paired bootstrap.", lambda: gain_figure(scene)))  # fmt: skip
-    if len(scene.jobs):
-        out += _of_jobs(scene)
-    if scene.pools is not None and len(scene.pools):
-        out += _over_time(scene, scene.pools)
-    if len(scene.energy) and scene.shown:
-        out.append(Drawing("energy", "Energy of the GPUs", "While held by jobs, and while idle, over the makespan.", lambda: energy_figure(scene)))
-    return out
+    draw: dict[str, Callable[[], Figure]] = {}
+    if scene.shown:
+        if scene.rows.gain_wait_s.notna().any():
+            draw["ratios"] = lambda: ratio_figure(scene)
+        draw["ccdf_wait"] = lambda: ccdf_figure(scene, "wait_s")
+        draw["ccdf_jct"] = lambda: ccdf_figure(scene, "jct_s")
+        draw["box_slowdown"] = lambda: box_figure(scene)
+        draw["sizes"] = lambda: size_figure(scene)
+        if scene.pools is not None:
+            draw |= _over_time(scene, scene.pools)
+        if len(scene.energy):
+            draw["energy"] = lambda: energy_figure(scene)
+    few = ", ".join(map(scene.label, scene.few))
+    return [Drawing(name, TOLD[name][0], TOLD[name][1].format(few=few), each) for name, each in draw.items()]
 
 
-def _of_jobs(scene: Scene) -> list[Drawing]:
-    told = "Log axes: a line that falls sooner is better; its right end is the longest. Jobs at 0 are left of the figure."
-    return [
-        Drawing("ccdf_wait", "Share of jobs that wait longer", told, lambda: ccdf_figure(scene, "wait_s")),
-        Drawing("ccdf_jct", "Share of jobs that take longer from submission to end", told, lambda: ccdf_figure(scene, "jct_s")),
-        Drawing("box_slowdown", "Slowdown of jobs", "Box: quartiles; line: median; whiskers: 5th and 95th percentile; diamond: mean. "
-            "1 is a job that did not wait.", lambda: box_figure(scene)),
-        Drawing("sizes", "Mean wait by GPUs of the job", "A point a class of sizes; a class without jobs has none.", lambda: size_figure(scene)),
-    ]  # fmt: skip
-
-
-def _over_time(scene: Scene, pools: pd.DataFrame) -> list[Drawing]:
-    out = []
-    told = f"{', '.join(map(scene.label, scene.few()))}; means of equal stretches of time."
-    one_to_one = pools.groupby("gpu_type").pool.nunique().max() == 1
-    for by, named in (("pool", "pool"), ("gpu_type", "GPU type")):
-        if by == "gpu_type" and one_to_one:
-            break
-        same = " (each of one GPU type)" if one_to_one and pools.pool.nunique() > 1 else ""
-        out.append(Drawing(f"utilisation_{by}", f"Utilisation by {named} over time{same}", told, lambda by=by: time_figure(scene, by, "busy")))  # type: ignore[misc]
-        out.append(Drawing(f"queue_{by}", f"Waiting jobs by {named} over time{same}", f"{told} A job that may use several counts in each.",
-            lambda by=by: time_figure(scene, by, "queue")))  # type: ignore[misc]  # fmt: skip
-    out.append(Drawing("fragmentation", "Free GPUs on partly used nodes over time", told, lambda: time_figure(scene, "", "partly")))
+def _over_time(scene: Scene, pools: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
+    draw: dict[str, Callable[[], Figure]] = {
+        "utilisation_pool": lambda: time_figure(scene, "pool", "busy"),
+        "queue_pool": lambda: time_figure(scene, "pool", "queue"),
+    }
+    # Where each pool has a type of its own, both figures would be one.
+    if pools.groupby("gpu_type").pool.nunique().max() > 1 and pools.gpu_type.nunique() > 1:
+        draw["utilisation_gpu_type"] = lambda: time_figure(scene, "gpu_type", "busy")
+        draw["queue_gpu_type"] = lambda: time_figure(scene, "gpu_type", "queue")
+    draw["fragmentation"] = lambda: time_figure(scene, "", "partly")
     if (pools.instances > 0).any():
-        out.append(Drawing("mig", "MIG slices in use over time", f"{told} Of the pools whose GPUs may be cut.", lambda: mig_figure(scene)))
-    return out
+        draw["mig"] = lambda: mig_figure(scene)
+    return draw
 
 
-def gain_figure(scene: Scene) -> Figure:
-    """Gains of the shown rows on the best rule of equal knowledge, in per cent."""
-    rows = scene.rows[scene.rows["row"].isin(scene.shown)].dropna(subset=["gain_wait_s"])
-    if rows.empty:
-        rows = scene.rows.dropna(subset=["gain_wait_s"]).head(SHOWN)
+def ratio_figure(scene: Scene) -> Figure:
+    """Mean waits of the shown rows over that of the best rule of equal knowledge, log axis."""
+    rows = scene.rows[scene.rows["row"].isin(scene.shown)]
     with canvas(height=0.36 * len(rows) + 1.3) as (figure, (axes,)):
-        place, styles = np.arange(len(rows)), looks(scene)
-        value = 100 * rows.gain_wait_s.to_numpy()
-        low, high = 100 * rows.gain_wait_s_low.to_numpy(), 100 * rows.gain_wait_s_high.to_numpy()
+        styles = looks(scene)
+        # Gains of 100 % would lie at 0, which a log axis has not.
+        ratio, low, high = (
+            np.maximum(1 - rows[f"gain_wait_s{end}"].fillna(0.0).to_numpy(), LEAST_RATIO)
+            for end in ("", "_high", "_low")
+        )
         for k, row in enumerate(rows["row"]):
-            colour = styles.get(row, {"color": COLOURS[-1]})["color"]
-            axes.plot([low[k], high[k]], [k, k], color=colour, lw=1.6)
-            axes.plot(value[k], k, "D" if rows.learned.iloc[k] else "o", color=colour, ms=6)
-        axes.axvline(0, color=LINE, lw=1)
-        # A rule that is many times worse would leave no room for those that matter.
-        if np.nanmin(low) < -300:
-            axes.set_xscale("symlog", linthresh=10)
-        axes.set_yticks(place, list(rows.label))
+            colour = styles[row]["color"]
+            axes.plot([low[k], high[k]], [k, k], color=colour, lw=2)
+            axes.plot(ratio[k], k, "D" if rows.learned.iloc[k] else "o", color=colour, ms=6)
+        axes.axvline(1, color=LINE, lw=1)
+        axes.set_xscale("log")
+        if max(high) / min(low) < 30:
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_yticks(range(len(rows)), list(rows.label))
         axes.invert_yaxis()
-        axes.set_xlabel("less mean wait than under the best rule of equal knowledge (%)")
+        axes.set_xlabel("mean wait / mean wait under the best rule of equal knowledge")
     return figure
 
 
@@ -154,7 +177,12 @@ def ccdf(values: Floats, least: float) -> tuple[Floats, Floats]:
     x = np.unique(ordered[ordered >= least])
     if len(x) > POINTS:
         # Evenly on both log axes: the tail is what the figure is for.
-        wanted = np.concatenate([np.geomspace(x[0], x[-1], POINTS // 2), np.quantile(ordered, 1 - np.geomspace(1 / len(ordered), 1, POINTS // 2))])
+        wanted = np.concatenate(
+            [
+                np.geomspace(x[0], x[-1], POINTS // 2),
+                np.quantile(ordered, 1 - np.geomspace(1 / len(ordered), 1, POINTS // 2)),
+            ]
+        )
         x = np.unique(x[np.clip(np.searchsorted(x, wanted), 0, len(x) - 1)])
     x = np.concatenate([[least], x])
     above = 1 - np.searchsorted(ordered, x, side="right") / len(ordered)
@@ -167,8 +195,19 @@ def box_figure(scene: Scene) -> Figure:
     stats = []
     for row in scene.shown:
         values = scene.jobs.slowdown[scene.jobs["row"] == row].to_numpy()
-        low, q1, median, q3, high = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
-        stats.append({"label": scene.label(row), "whislo": low, "q1": q1, "med": median, "q3": q3, "whishi": high, "mean": values.mean(), "fliers": []})
+        low, q1, median, q3, high = np.quantile(values, [0.01, 0.25, 0.5, 0.75, 0.99])
+        stats.append(
+            {
+                "label": scene.label(row),
+                "whislo": low,
+                "q1": q1,
+                "med": median,
+                "q3": q3,
+                "whishi": high,
+                "mean": values.mean(),
+                "fliers": [],
+            }
+        )
     with canvas(height=0.4 * len(stats) + 1.3) as (figure, (axes,)):
         styles = looks(scene)
         boxes = axes.bxp(
@@ -179,6 +218,7 @@ def box_figure(scene: Scene) -> Figure:
         for box, row in zip(boxes["boxes"], scene.shown, strict=True):
             box.set(facecolor=styles[row]["color"], alpha=0.55, edgecolor=LINE)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
         axes.invert_yaxis()
         axes.set_xlabel("slowdown: (wait + run) / run, run at least 1 s")
     return figure
@@ -223,7 +263,9 @@ def time_figure(scene: Scene, by: str, what: str) -> Figure:
                 days, values = level(lines, what)
                 axis.plot(days, values, label=scene.label(str(row)), **looks(scene)[str(row)])
             if by:
-                axis.set_title(f"{panel}: {int(sizes[panel]):,} GPUs", loc="left")
+                kinds = " or ".join(frame.gpu_type[frame[key] == panel].unique())
+                kind = "" if kinds in (panel, "any") else f" ({kinds})"
+                axis.set_title(f"{panel}{kind}: {int(sizes[panel]):,} GPUs", loc="left")
             axis.set_ylim(bottom=0)
             if what == "busy":
                 axis.set_ylim(0, 105)
@@ -236,7 +278,7 @@ def time_figure(scene: Scene, by: str, what: str) -> Figure:
 def few_rows(scene: Scene) -> pd.DataFrame:
     """Pools over time of the rows that figures over time show, up to 1.2 times the end of arrivals; the best rows first."""
     assert scene.pools is not None
-    frame = scene.pools[scene.pools["row"].isin(scene.few())]
+    frame = scene.pools[scene.pools["row"].isin(scene.few)]
     frame = frame.assign(day=(frame.time_s - frame.time_s.min()) / DAY_S)
     arrivals = (scene.jobs.submit_s.max() - scene.jobs.submit_s.min()) / DAY_S if len(scene.jobs) else np.inf
     kept = frame[frame.day <= 1.2 * arrivals]
@@ -245,7 +287,9 @@ def few_rows(scene: Scene) -> pd.DataFrame:
 
 def level(lines: pd.DataFrame, what: str) -> tuple[Floats, Floats]:
     """Days and values (n_points,) of pools together, at most `POINTS` points: means of steps that are put together."""
-    total = lines.groupby("day")[["busy_gpus", "gpus", "queued_jobs", "partly_free_gpus", "sliced_gpus", "instances"]].sum()
+    total = lines.groupby("day")[
+        ["busy_gpus", "gpus", "queued_jobs", "partly_free_gpus", "sliced_gpus", "instances"]
+    ].sum()
     values = {
         "busy": lambda: 100 * total.busy_gpus / total.gpus,
         "queue": lambda: total.queued_jobs,
@@ -293,7 +337,9 @@ def energy_figure(scene: Scene) -> Figure:
     with canvas(height=0.36 * len(rows) + 1.6) as (figure, (axes,)):
         place = np.arange(len(rows))
         axes.barh(place, total.busy, color=COLOURS[0], label="held by jobs", height=0.6)
-        axes.barh(place, total.idle, left=total.busy, color=COLOURS[4], label="idle", height=0.6, hatch="//", edgecolor=GRID)
+        axes.barh(
+            place, total.idle, left=total.busy, color=COLOURS[4], label="idle", height=0.6, hatch="//", edgecolor=GRID
+        )
         axes.set_yticks(place, [scene.label(row) for row in rows])
         axes.invert_yaxis()
         axes.set_xlabel("MWh over the makespan")
@@ -305,14 +351,30 @@ def curve_figure(curve: Curve) -> Figure:
     """A line a seed, a band between the least and the greatest of several, the baseline, and what was kept."""
     with canvas(height=3.8) as (figure, (axes,)):
         if len(curve.seeds) > 1:
-            axes.fill_between(*band(curve.seeds), color=COLOURS[0], alpha=0.15, lw=0, label="least to greatest of the seeds")
+            axes.fill_between(
+                *band(curve.seeds), color=COLOURS[0], alpha=0.15, lw=0, label="least to greatest of the seeds"
+            )
         for k, (name, frame) in enumerate(curve.seeds.items()):
             axes.plot(frame.steps, frame.value, ls=DASHES[k % SHOWN], color=COLOURS[k % SHOWN], lw=1.6, label=name)
             kept = frame[frame.epoch == curve.kept[name]]
             if len(kept):
-                axes.plot(kept.steps, kept.value, "*", ms=14, color=COLOURS[k % SHOWN], label=f"{name}: kept, epoch {curve.kept[name]}")
+                axes.plot(
+                    kept.steps,
+                    kept.value,
+                    "*",
+                    ms=14,
+                    color=COLOURS[k % SHOWN],
+                    label=f"{name}: kept, epoch {curve.kept[name]}",
+                )
         if curve.baseline is not None:
-            axes.axhline(curve.baseline, color=LINE, ls=":", lw=1.4, label="baseline order" + (" (kept)" if all(each is None for each in curve.kept.values()) else ""))
+            axes.axhline(
+                curve.baseline,
+                color=LINE,
+                ls=":",
+                lw=1.4,
+                label="baseline order" + (" (kept)" if all(each is None for each in curve.kept.values()) else ""),
+            )
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.set_xlabel("environment steps")
         axes.set_ylabel(curve.unit)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,7 @@ STAMPS = {"calibrated": "Calibrated synthetic", "synthetic": "Synthetic"}
 SHOWN = 8
 """Lines of a figure at most."""
 LEARNED_SHOWN = 3
+FEW = 4
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,9 @@ class Scene:
         source: of its trace: real, calibrated, synthetic, user.
         facts: (what, value) pairs: trace, jobs, cluster, load, protocol, command, ...
         metric: by which rows are ranked.
-        rows: one a policy, the best first: row, label, learned, model, runtimes, unfinished; of each metric X of `METRICS` X, X_low, X_high,
-            X_p50, X_p95, X_p99, X_max; of `COMPARED` gain_X, gain_X_low, gain_X_high (less than under ``against``); utilization,
+        rows: one a policy, the best first: row, label, policy, learned, model, runtimes, unfinished; of each metric X of `METRICS`
+            X, X_low, X_high, X_p50, X_p95, X_p99, X_max; of `COMPARED`
+            gain_X, gain_X_low, gain_X_high (less than under ``against``); utilization,
             fragmentation, makespan_s, energy_kwh, bound_X, above_X. NaN where there is none.
         energy: row, gpu_type, busy, idle in kWh; no rows where ``no_energy`` says why.
         jobs: one a finished job and shown policy: row, submit_s, num_gpus, vc, priority, metrics.
@@ -57,35 +60,42 @@ class Scene:
         """What must stand on whatever is made of the scene; empty for real jobs."""
         return STAMPS.get(self.source, "")
 
-    @property
+    @cached_property
     def shown(self) -> list[str]:
-        """Rows of the figures, learned ones first: those of which there are jobs, at most `SHOWN`."""
-        there = set(self.jobs["row"])
-        rows = self.rows[self.rows["row"].isin(there)]
-        learned = list(rows[rows.learned]["row"])[:LEARNED_SHOWN]
-        rules = rows[~rows.learned]
-        # Plain FIFO is what everybody knows; the others by rank.
-        known = list(rules[rules["row"].str.startswith("fifo-")]["row"])[:2]
-        room = SHOWN - len(learned) - len(known)
-        best = [row for row in rules["row"] if row not in known][:room]
-        return learned + [row for row in rules["row"] if row in {*known, *best}]
+        """Rows of the figures, at most `SHOWN`: one a model, plain FIFO, the best rule of each knowledge, further rules. All have jobs."""
+        rows = self.rows[self.rows["row"].isin(set(self.jobs["row"]))]
+        learned = rows[rows.learned].drop_duplicates("model" if rows.model.any() else "row").head(LEARNED_SHOWN)
+        rules = rows[~rows.learned & ~rows["row"].str.contains("+", regex=False)]
+        chosen = [
+            *rules[rules["row"].str.startswith("fifo-")].head(2)["row"],
+            *rules.drop_duplicates("runtimes")["row"],
+            *rules.drop_duplicates("policy")["row"],
+            *rules["row"],
+        ]
+        room = set(list(dict.fromkeys(chosen))[: SHOWN - len(learned)])
+        return [*learned["row"], *(row for row in rules["row"] if row in room)]
+
+    @cached_property
+    def _labels(self) -> dict[str, str]:
+        return dict(zip(self.rows["row"], self.rows.label, strict=True))
 
     def label(self, row: str) -> str:
         """What a row is called."""
-        return str(self.rows.set_index("row").label[row])
+        return self._labels[row]
 
-    def few(self, most: int = 4) -> list[str]:
-        """Rows of figures over time: the best learned one, then rules by rank; FIFO among them."""
-        shown = self.shown
-        learned = [row for row in shown if self.is_learned(row)][:1]
-        rules = [row for row in shown if not self.is_learned(row)]
+    @cached_property
+    def few(self) -> list[str]:
+        """Rows of figures over time, at most `FEW`: the best learned one, the best rules of different names, and FIFO."""
+        rows = self.rows[self.rows["row"].isin(self.shown)]
+        rules = rows[~rows.learned].drop_duplicates("policy")["row"]
         fifo = [row for row in rules if row.startswith("fifo-")][:1]
-        best = [row for row in rules if row not in fifo][: most - len(learned) - len(fifo)]
-        return [*learned, *best, *fifo]
+        best = [row for row in rules if row not in fifo]
+        learned = list(rows[rows.learned].head(1)["row"])
+        return [*learned, *best[: FEW - len(learned) - len(fifo)], *fifo]
 
     def is_learned(self, row: str) -> bool:
         """Whether a row is of a learned policy."""
-        return bool(self.rows.set_index("row").learned[row])
+        return row in set(self.rows["row"][self.rows.learned])
 
 
 @dataclass(frozen=True)
@@ -124,4 +134,6 @@ class Page:
 def ranked(rows: list[dict[str, Any]], metric: str) -> pd.DataFrame:
     """Rows of a scene, the best first."""
     frame = pd.DataFrame(rows)
-    return frame.sort_values(metric, ascending=metric != "utilization", kind="stable", na_position="last", ignore_index=True)
+    return frame.sort_values(
+        metric, ascending=metric != "utilization", kind="stable", na_position="last", ignore_index=True
+    )

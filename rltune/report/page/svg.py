@@ -13,36 +13,49 @@ from matplotlib.figure import Figure
 from rltune.report.page.figures import COLOURS, GRID, LINE, TEXT
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-NAMED = {TEXT: "ink", LINE: "axis", GRID: "grid", "#ffffff": "paper"} | {colour: f"c{k}" for k, colour in enumerate(COLOURS)}
+NAMED = {TEXT: "ink", LINE: "axis", GRID: "grid", "#ffffff": "paper"} | {
+    colour: f"c{k}" for k, colour in enumerate(COLOURS)
+}
 """Colour -> part of the class that the page's style sheet colours."""
 FONT = re.compile(r"(?:[\w ]*\s)?(?P<size>[\d.]+)px")
+TITLE, POINTS_AN_INCH = "title", 72
 KEPT = {"stroke-width", "stroke-linecap", "stroke-linejoin", "stroke-dasharray", "stroke-dashoffset", "opacity", "fill-opacity",
         "stroke-opacity", "text-anchor", "font-size", "stroke-miterlimit"}  # fmt: skip
 """What of a style becomes an attribute; a strict policy of the page allows no style attributes."""
 
 
-def write(figure: Figure, png: Path, svg: Path) -> str:
-    """Write both files, close the figure, give the SVG's text."""
-    # A date would make each page another one.
+def write(figure: Figure, title: str, png: Path, svg: Path) -> tuple[str, float]:
+    """Write both files, with a title, which goes with them; close the figure. The SVG's text, and points that the title takes above it."""
+    heading = figure.suptitle(title, fontsize=10, color=TEXT, gid=TITLE)
+    figure.canvas.draw()
+    # What is laid out once need not be laid out for each file.
+    figure.set_layout_engine("none")
+    height = figure.get_figheight() * figure.dpi - heading.get_window_extent().y0
     text = io.StringIO()
+    # A date would make each page another one.
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": "rltune"})
     svg.write_text(text.getvalue())
     figure.savefig(png, dpi=130)
     plt.close(figure)
-    return text.getvalue()
+    return text.getvalue(), height * POINTS_AN_INCH / figure.dpi
 
 
-def inline(text: str, prefix: str, title: str, says: str) -> str:
-    """The SVG for the page; ``title`` and ``says`` are what a screen reader tells of it, ``prefix`` (letters) of its ids."""
+def inline(text: str, above: float, prefix: str, title: str, says: str) -> str:
+    """The SVG for the page without its title, which the page has (``above``: of `write`); ``prefix`` (letters) of its ids.
+
+    ``title`` and ``says`` are what a screen reader tells of it.
+    """
     ET.register_namespace("", SVG)
     root = ET.fromstring(text)
     for parent in list(root.iter()):
         for child in list(parent):
-            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style") or child.get("id") == TITLE:
                 parent.remove(child)
     for element in root.iter():
         _plain(element, prefix)
-    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-labelledby": f"{prefix}-t {prefix}-d", "class": "plot"}
+    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    box = f"0 {above:g} {width:g} {height - above:g}"
+    root.attrib = {"viewBox": box, "role": "img", "aria-labelledby": f"{prefix}-t {prefix}-d", "class": "plot"}
     described = [_element("title", f"{prefix}-t", title), _element("desc", f"{prefix}-d", says)]
     root[:0] = described
     return ET.tostring(root, encoding="unicode")
@@ -86,4 +99,8 @@ def _plain(element: ET.Element, prefix: str) -> None:
 def _own(value: str, prefix: str) -> str:
     """References to ids of the same figure."""
     value = re.sub(r"url\(#", f"url(#{prefix}-", value)
-    return f"#{prefix}-{value[1:]}" if re.fullmatch(r"#[A-Za-z][\w.-]*", value) and not re.fullmatch(r"#[0-9a-fA-F]{3,8}", value) else value
+    return (
+        f"#{prefix}-{value[1:]}"
+        if re.fullmatch(r"#[A-Za-z][\w.-]*", value) and not re.fullmatch(r"#[0-9a-fA-F]{3,8}", value)
+        else value
+    )

@@ -11,7 +11,7 @@ import pandas as pd
 
 from rltune.nouns.documents import cell
 from rltune.report.page.figures import SIZES, size_class
-from rltune.report.page.scene import COMPARED, Scene
+from rltune.report.page.scene import Scene
 from rltune.report.tables import number
 
 BEST = "\u2605"
@@ -76,31 +76,45 @@ def marked(texts: pd.Series, values: pd.Series, best: Callable[[pd.Series], floa
     return texts.where(values != best(known), texts + f" {BEST}")
 
 
+HEADS = (("wait_s", "mean wait, s [95 %]", "less wait than that [95 %]"), ("jct_s", "mean JCT, s [95 %]", "less JCT than that [95 %]"),
+         ("bsld", "bounded slowdown [95 %]", ""))  # fmt: skip
+"""Metric, heading of its mean, heading of the gain ("": in the files alone)."""
+
+
 def main_table(scene: Scene) -> Table:
     """Every rule and model: means with intervals, tails, and the gain on the best rule that knows no more."""
     rows = scene.rows
-    texts = pd.DataFrame({"policy": rows.label, "run times": rows.runtimes})
-    for metric, title in (("wait_s", "mean wait, s [95 %]"), ("jct_s", "mean JCT, s [95 %]"), ("bsld", "bounded slowdown [95 %]")):
+    labels = dict(zip(rows["row"], rows.label, strict=True))
+    texts = pd.DataFrame(
+        {
+            "policy": rows.label,
+            "run times": rows.runtimes,
+            "best rule of equal knowledge": [labels.get(row, NONE) for row in rows.against],
+        }
+    )
+    for metric, title, less in HEADS:
         told = rows.apply(lambda row, metric=metric: spread(row, metric), axis=1)
         texts[title] = _best_of_equals(rows, told, metric)
+        if less:
+            ends = [f"gain_{metric}{end}" for end in ("", "_low", "_high")]
+            texts[less] = [percent(*values) for values in rows[ends].to_numpy(np.float64)]
     texts["p99 wait, s"] = _best_of_equals(rows, rows.wait_s_p99.map(figure), "wait_s_p99")
     texts["longest wait, s"] = rows.wait_s_max.map(figure)
     texts["utilisation"] = rows.utilization.map(lambda value: NONE if not np.isfinite(value) else f"{value:.3f}")
     texts["unfinished"] = rows.unfinished.map(lambda value: f"{int(value):,}")
-    for metric, title in zip(COMPARED, ("less wait", "less JCT", "less bounded slowdown"), strict=True):
-        ends = [f"gain_{metric}{end}" for end in ("", "_low", "_high")]
-        texts[f"{title} [95 %]"] = [percent(*values) for values in rows[ends].to_numpy(np.float64)]
-    labels = dict(zip(rows["row"], rows.label, strict=True))
-    texts["than under"] = [labels.get(name, NONE) for name in rows.against]
     short = [k for k, row in enumerate(rows["row"]) if row in set(scene.shown) or k < 8 or rows.learned[k]]
-    says = (f"{BEST} the best of its column among rows that know equally much of run times. Gains are on the best rule that knows no more "
-            "than the row does, over the same jobs; positive is better.")  # fmt: skip
-    return Table("policies", "All rules and models", says, rows, texts, short, [int(k) for k in np.flatnonzero(rows.learned)], 2)
+    says = (f"{BEST} the best of its column among rows that know equally much of run times. “Less than that” is beside the best rule that "
+            "knows no more than the row does, over the same jobs; positive is better. Bold: learned.")  # fmt: skip
+    return Table(
+        "policies", "All rules and models", says, rows, texts, short, [int(k) for k in np.flatnonzero(rows.learned)], 3
+    )
 
 
 def _best_of_equals(rows: pd.DataFrame, texts: pd.Series, metric: str) -> pd.Series:
     """Stars within each class of what is known of run times."""
-    parts = [marked(texts[rows.runtimes == known], rows[metric][rows.runtimes == known]) for known in rows.runtimes.unique()]
+    parts = [
+        marked(texts[rows.runtimes == known], rows[metric][rows.runtimes == known]) for known in rows.runtimes.unique()
+    ]
     return pd.concat(parts).loc[texts.index]
 
 
@@ -130,15 +144,21 @@ def energy_table(scene: Scene) -> Table | None:
         return None
     chosen = scene.energy[scene.energy["row"].isin(scene.shown)]
     kwh = chosen.groupby("row", sort=False)[["busy", "idle"]].sum().loc[scene.shown]
-    by_type = chosen.assign(all=chosen.busy + chosen.idle).pivot(index="row", columns="gpu_type", values="all").loc[scene.shown]
+    by_type = (
+        chosen.assign(all=chosen.busy + chosen.idle)
+        .pivot(index="row", columns="gpu_type", values="all")
+        .loc[scene.shown]
+    )
     total = kwh.sum(axis=1)
     texts = pd.DataFrame({"policy": [scene.label(row) for row in scene.shown]}, index=kwh.index)
     texts["energy, kWh"] = marked(total.map(figure), total.round(6))
     texts["held by jobs, kWh"], texts["idle, kWh"] = kwh.busy.map(figure), kwh.idle.map(figure)
     for kind in by_type if by_type.shape[1] > 1 else ():
         texts[f"{kind}, kWh"] = by_type[kind].map(figure)
-    says = ("GPUs alone, over the makespan. A held GPU draws the average power of its type in training, a free one its idle power: measured by "
-            "Zeus (You et al., NSDI 2023) on V100 and P100, for other types shares of the board's limit, an assumption.")  # fmt: skip
+    says = (
+        "GPUs alone, over the makespan. A held GPU draws the average power of its type in training, a free one its idle power: measured "
+        "by Zeus (You et al., NSDI 2023) on V100 and P100, for other types shares of the board's limit, an assumption."
+    )
     return Table("energy", "Energy", says, chosen, texts.reset_index(drop=True))
 
 
@@ -171,8 +191,12 @@ def group_table(scene: Scene, column: str, title: str, head: str) -> Table | Non
     for row in scene.shown:
         star = (wide[row] == best) & uneven
         texts[scene.label(row)] = (wide[row].map(figure) + np.where(star, f" {BEST}", "")).to_numpy()
-    more = f" The {MOST_GROUPS} with most jobs; the files have all." if column == "vc" and len(count) > MOST_GROUPS else ""
-    return Table(f"by_{column}", title, f"Mean wait, s; {BEST} the shortest of the line.{more}", numbers, texts, words=1)
+    more = (
+        f" The {MOST_GROUPS} with most jobs; the files have all." if column == "vc" and len(count) > MOST_GROUPS else ""
+    )
+    return Table(
+        f"by_{column}", title, f"Mean wait, s; {BEST} the shortest of the line.{more}", numbers, texts, words=1
+    )
 
 
 def _name(group: object) -> str:
@@ -185,12 +209,21 @@ def mig_table(scene: Scene) -> Table | None:
         return None
     frame = scene.pools[scene.pools.mig & scene.pools["row"].isin(scene.shown)]
     last = scene.jobs.submit_s.max() if len(scene.jobs) else np.inf
-    mean = frame[frame.time_s <= last].groupby(["row", "pool"], sort=False)[["gpus", "busy_gpus", "sliced_gpus", "instances"]].mean().reset_index()
-    texts = pd.DataFrame(
-        {"policy": mean["row"].map(scene.label), "pool": mean.pool, "GPUs": mean.gpus.map(figure), "in slices": (100 * mean.sliced_gpus / mean.gpus).map(_one),
-         "whole": (100 * (mean.busy_gpus - mean.sliced_gpus) / mean.gpus).map(_one), "free": (100 * (1 - mean.busy_gpus / mean.gpus)).map(_one),
-         "slices held": mean.instances.map(figure)}
-    )  # fmt: skip
+    mean = (
+        frame[frame.time_s <= last]
+        .groupby(["row", "pool"], sort=False)[["gpus", "busy_gpus", "sliced_gpus", "instances"]]
+        .mean()
+        .reset_index()
+    )
+    share = {
+        "in slices": mean.sliced_gpus / mean.gpus,
+        "whole": (mean.busy_gpus - mean.sliced_gpus) / mean.gpus,
+        "free": 1 - mean.busy_gpus / mean.gpus,
+    }
+    texts = pd.DataFrame({"policy": mean["row"].map(scene.label), "pool": mean.pool, "GPUs": mean.gpus.map(figure)})
+    for name, values in share.items():
+        texts[name] = (100 * values).map(_one)
+    texts["slices held"] = mean.instances.map(figure)
     return Table("mig", "MIG occupancy", "Means while jobs arrive, of the GPUs that may be cut.", mean, texts, words=2)
 
 
@@ -200,7 +233,9 @@ def _one(value: float) -> str:
 
 def write_table(table: Table, folder: Path, stem: str, caption: str) -> list[str]:
     """CSV and Parquet of the numbers, LaTeX of the texts; names of the files."""
-    flat = table.numbers.apply(lambda column: column.map(cell) if column.dtype.kind in "OU" or str(column.dtype) == "str" else column)
+    flat = table.numbers.apply(
+        lambda column: column.map(cell) if column.dtype.kind in "OU" or str(column.dtype) == "str" else column
+    )
     flat.to_csv(folder / f"{stem}.csv", index=False)
     table.numbers.to_parquet(folder / f"{stem}.parquet", index=False)
     (folder / f"{stem}.tex").write_text(latex(table, caption))
@@ -216,7 +251,13 @@ def latex(table: Table, caption: str) -> str:
              " & ".join(tex(str(head)) for head in table.texts.columns) + r" \\", r"\midrule"]  # fmt: skip
     for k, cells in table.rows():
         if not shown or k in shown:
-            lines.append(" & ".join(rf"\textbf{{{tex(text)}}}" if k in table.bold and j == 0 else tex(text) for j, text in enumerate(cells)) + r" \\")
+            lines.append(
+                " & ".join(
+                    rf"\textbf{{{tex(text)}}}" if k in table.bold and j == 0 else tex(text)
+                    for j, text in enumerate(cells)
+                )
+                + r" \\"
+            )
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}%", "}", r"\end{table}", ""])
 
 

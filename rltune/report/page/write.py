@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from rltune.report.page.definitions import DEFINITIONS
+from rltune.nouns.gpus import BUSY_SHARE, IDLE_SHARE
+from rltune.nouns.metrics import BOUND_S, RESAMPLES
 from rltune.report.page.figures import Drawing, curve_figure, drawings
 from rltune.report.page.scene import Curve, Page, Scene
 from rltune.report.page.svg import inline, write
 from rltune.report.page.tables import NONE, Table, figure, percent, tables, write_table
 
-CSS = Path(__file__).with_name("page.css")
+HERE = Path(__file__).parent
 Update = Callable[[int, str], None]
 
 
@@ -52,21 +54,31 @@ def write_page(page: Page, folder: Path, update: Update = lambda n, text: None) 
         parts.append(_part(scene, k, folder))
         update(1, scene.title)
     curves = [_curve(curve, k, folder) for k, curve in enumerate(page.curves)]
-    css = CSS.read_text()
+    css = (HERE / "page.css").read_text()
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-    text = _environment().get_template("page.html.j2").render(
-        page=page, parts=parts, curves=curves, definitions=DEFINITIONS, css=Markup(css), csp=f"default-src 'none'; style-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'",
-    )  # fmt: skip
+    csp = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    template = _environment().get_template("page.html.j2")
+    text = template.render(page=page, parts=parts, curves=curves, definitions=definitions(), css=Markup(css), csp=csp)
     index = folder / "index.html"
     index.write_text(text)
     return index
 
 
+def definitions() -> list[dict[str, str]]:
+    """How each number was made: name, formula, remark."""
+    constants = {"bound_s": BOUND_S, "resamples": RESAMPLES, "busy_share": BUSY_SHARE, "idle_share": IDLE_SHARE}
+    listed = yaml.safe_load((HERE / "definitions.yaml").read_text())
+    return [{key: text.format(**constants) for key, text in each.items()} for each in listed]
+
+
 def _environment() -> Environment:
     """Every text is escaped; nothing undefined is passed over."""
     return Environment(
-        loader=PackageLoader("rltune.report.page", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("rltune.report.page", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 
@@ -83,12 +95,11 @@ def _part(scene: Scene, number: int, folder: Path) -> Part:
 
 
 def _shown(drawing: Drawing, prefix: str, stem: str, of: str, stamp: str, folder: Path) -> Shown:
-    made = drawing.draw()
     # The files go to other places without the page; the stamp must go with them.
-    made.suptitle(f"{drawing.title}\n{of}{f' - {stamp}' if stamp else ''}", fontsize=10)
+    title = f"{drawing.title}\n{of}{f' - {stamp}' if stamp else ''}"
     files = [f"{stem}.png", f"{stem}.svg"]
-    text = write(made, folder / "figures" / files[0], folder / "figures" / files[1])
-    return Shown(drawing, Markup(inline(text, prefix, f"{drawing.title}: {of}", drawing.says)), files)
+    text, above = write(drawing.draw(), title, folder / "figures" / files[0], folder / "figures" / files[1])
+    return Shown(drawing, Markup(inline(text, above, prefix, f"{drawing.title}: {of}", drawing.says)), files)
 
 
 def _curve(curve: Curve, number: int, folder: Path) -> Shown:
