@@ -79,10 +79,10 @@ def looks(scene: Scene) -> dict[str, dict[str, Any]]:
 
 TOLD = {
     "ratios": ("Mean wait relative to the best rule of equal knowledge, with 95 % intervals",
-               "Log axis; left of 1 is better. Each row against the best rule that knows no more of run times than it does (paired "
+               "Left of 1 is better. Each row against the best rule that knows no more of run times than it does (paired "
                "bootstrap); that rule itself stands at 1."),
     "ccdf_wait": ("Share of jobs that wait longer",
-                  "Log axes: a line that falls sooner is better; its right end is the longest. Jobs below 1 s are left of the figure."),
+                  "Log axes: a line that falls sooner is better; its right end is the longest. Jobs below 1 s stand at the left end."),
     "ccdf_jct": ("Share of jobs that take longer from submission to end", "Log axes, read as the one of waits."),
     "box_slowdown": ("Slowdown of jobs", "Box: quartiles; line: median; whiskers: 1st and 99th percentile; diamond: mean. 1: no wait."),
     "sizes": ("Mean wait by GPUs of the job", "A point a class of sizes; a class without jobs has none."),

@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from rltune.report.page.figures import COLOURS, GRID, LINE, TEXT
+from rltune.report.page.figures import COLOURS, GRID, LINE, STYLE, TEXT
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 NAMED = {TEXT: "ink", LINE: "axis", GRID: "grid", "#ffffff": "paper"} | {
@@ -26,16 +26,17 @@ KEPT = {"stroke-width", "stroke-linecap", "stroke-linejoin", "stroke-dasharray",
 
 def write(figure: Figure, title: str, png: Path, svg: Path) -> tuple[str, float]:
     """Write both files, with a title, which goes with them; close the figure. The SVG's text, and points that the title takes above it."""
-    heading = figure.suptitle(title, fontsize=10, color=TEXT, gid=TITLE)
-    figure.canvas.draw()
-    # What is laid out once need not be laid out for each file.
-    figure.set_layout_engine("none")
-    height = figure.get_figheight() * figure.dpi - heading.get_window_extent().y0
     text = io.StringIO()
-    # A date would make each page another one.
-    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": "rltune"})
+    with plt.rc_context(STYLE):
+        heading = figure.suptitle(title, fontsize=10, color=TEXT, gid=TITLE)
+        figure.canvas.draw()
+        # What is laid out once need not be laid out for each file.
+        figure.set_layout_engine("none")
+        height = figure.get_figheight() * figure.dpi - heading.get_window_extent().y0
+        # A date would make each page another one.
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": "rltune"})
+        figure.savefig(png, dpi=130)
     svg.write_text(text.getvalue())
-    figure.savefig(png, dpi=130)
     plt.close(figure)
     return text.getvalue(), height * POINTS_AN_INCH / figure.dpi
 

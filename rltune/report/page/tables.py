@@ -20,7 +20,7 @@ MOST_GROUPS = 12
 NONE = "\u2013"
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", BEST: r"$\star$", NONE: "--", "\u2212": "$-$",
-         "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}"}  # fmt: skip
+         "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''"}  # fmt: skip
 
 
 @dataclass(frozen=True)
