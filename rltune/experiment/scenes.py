@@ -74,10 +74,12 @@ def _judged_scene(
         jobs["jct_s"] = jobs.end_s - jobs.submit_s
     pools = _frame(path / f"pools{suffix}.parquet")
     energy, no_energy = _energy({name: row.get("energy_kwh") for name, row in block["policies"].items()})
-    title = told.title or f"{summary['trace']['label']}, {block['cluster']['name']}, {summary['protocol']} protocol"
+    title = (
+        told.title or f"{summary['trace']['label']}, {summary['protocol']} protocol, {block['cluster']['name']} cluster"
+    )
     return Scene(
         name=PLAIN.sub("_", path.name + suffix),
-        title=title + (f", {block['cluster']['nodes']} nodes" if several else ""),
+        title=title + (f", {block['cluster']['nodes']} nodes" if several or not told.title else ""),
         says=told.says,
         source=str(summary["trace"]["source"]),
         facts=_facts(path, summary, config, block, told.command),

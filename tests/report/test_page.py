@@ -103,8 +103,8 @@ def test_the_best_of_those_who_know_as_much_is_marked() -> None:
     table = main_table(scene())
     cells = {row[0]: row for _, row in table.rows()}
     wait, gain = (
-        list(table.texts.columns).index("mean wait, s [95 %]"),
-        list(table.texts.columns).index("less wait than that [95 %]"),
+        list(table.texts.columns).index("mean wait, s [95\u00a0%]"),
+        list(table.texts.columns).index("less wait than that [95\u00a0%]"),
     )
     assert [name for name, row in cells.items() if "\u2605" in row[wait]] == [HOSTILE]
     assert cells[HOSTILE][2] == "sjf-skip-exact" and cells[HOSTILE][gain] == "+0.0 % [\u221210.0, +20.0]"

@@ -82,14 +82,14 @@ TOLD = {
                "Left of 1 is better. Each row against the best rule that knows no more of run times than it does (paired "
                "bootstrap); that rule itself stands at 1."),
     "ccdf_wait": ("Share of jobs that wait longer",
-                  "Log axes: a line that falls sooner is better; its right end is the longest. Jobs below 1 s stand at the left end."),
+                  "Log axes: a line that falls sooner is better, and ends at the longest. Jobs below 1 s are left of the figure."),
     "ccdf_jct": ("Share of jobs that take longer from submission to end", "Log axes, read as the one of waits."),
     "box_slowdown": ("Slowdown of jobs", "Box: quartiles; line: median; whiskers: 1st and 99th percentile; diamond: mean. 1: no wait."),
     "sizes": ("Mean wait by GPUs of the job", "A point a class of sizes; a class without jobs has none."),
     "utilisation_pool": ("Utilisation by pool over time", "Means of equal stretches of time, of {few}."),
     "utilisation_gpu_type": ("Utilisation by GPU type over time", "Means of equal stretches of time, of {few}."),
-    "queue_pool": ("Waiting jobs by pool over time", "Means of equal stretches of time, of {few}. A job that may use several counts in each."),
-    "queue_gpu_type": ("Waiting jobs by GPU type over time", "Likewise; a job that may use several pools counts in each."),
+    "queue_pool": ("Waiting jobs by pool over time", "Means of equal stretches, of {few}. A job counts in each pool that it may use."),
+    "queue_gpu_type": ("Waiting jobs by GPU type over time", "Likewise."),
     "fragmentation": ("Free GPUs on partly used nodes over time", "Means of equal stretches of time, of {few}."),
     "mig": ("MIG slices in use over time", "Of the pools whose GPUs may be cut, of {few}."),
     "energy": ("Energy of the GPUs", "While held by jobs, and while idle, over the makespan."),
@@ -248,7 +248,7 @@ def size_figure(scene: Scene) -> Figure:
     return figure
 
 
-WHAT = {"busy": "GPUs in use (%)", "queue": "waiting jobs", "partly": "free, on partly used nodes (GPUs)"}
+WHAT = {"busy": "GPUs in use (%)", "queue": "waiting jobs", "partly": "free GPUs"}
 
 
 def time_figure(scene: Scene, by: str, what: str) -> Figure:

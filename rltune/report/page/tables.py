@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ BEST = "\u2605"
 MOST_GROUPS = 12
 NONE = "\u2013"
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", BEST: r"$\star$", NONE: "--", "\u2212": "$-$",
+         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", BEST: r"$\star$", NONE: "--", "\u00a0": "~", "\u2212": "$-$",
          "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''"}  # fmt: skip
 
 
@@ -76,8 +77,11 @@ def marked(texts: pd.Series, values: pd.Series, best: Callable[[pd.Series], floa
     return texts.where(values != best(known), texts + f" {BEST}")
 
 
-HEADS = (("wait_s", "mean wait, s [95 %]", "less wait than that [95 %]"), ("jct_s", "mean JCT, s [95 %]", "less JCT than that [95 %]"),
-         ("bsld", "bounded slowdown [95 %]", ""))  # fmt: skip
+HEADS = (
+    ("wait_s", "mean wait, s [95\u00a0%]", "less wait than that [95\u00a0%]"),
+    ("jct_s", "mean JCT, s [95\u00a0%]", "less JCT than that [95\u00a0%]"),
+    ("bsld", "bounded slowdown [95\u00a0%]", ""),
+)
 """Metric, heading of its mean, heading of the gain ("": in the files alone)."""
 
 
@@ -263,6 +267,6 @@ def latex(table: Table, caption: str) -> str:
 
 def tex(text: str) -> str:
     """A text in which LaTeX sees no command."""
-    plain = "".join(LATEX.get(letter, letter) for letter in " ".join(text.split()))
+    plain = "".join(LATEX.get(letter, letter) for letter in re.sub(r"[^\S\u00a0]+", " ", text))
     # A row that begins with a bracket would be taken for the length of \\.
     return "{}" + plain if plain.startswith("[") else plain
