@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 ARGS ?=
+FULL ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_folder(arguments.out)
         page, failed = of_runs(arguments) if arguments.paths else of_scenes(arguments)
-        print(made(page, arguments.out), flush=True)
+        print(made(page, arguments.out, max(1, arguments.jobs)), flush=True)
         return 1 if failed else 0
     except KeyboardInterrupt as error:
         told = error.told if isinstance(error, Interrupted) else "interrupted"
@@ -66,7 +66,9 @@ def parser() -> argparse.ArgumentParser:
         "--full", action="store_true", help="whole test stretches, every rule with every knowledge: about an hour"
     )
     made.add_argument("--only", metavar="SCENE", nargs="+", default=[], help="these scenes of conf/report.yaml alone")
-    made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="evaluations at a time (default: cores)")
+    made.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="evaluations, then drawings, at a time (default: cores)"
+    )
     made.add_argument("--again", action="store_true", help="run scenes that are finished once more")
     return made
 
@@ -124,13 +126,13 @@ def facts(kind: str) -> list[tuple[str, str]]:
     return [("made", f"{datetime.now():%Y-%m-%d %H:%M}"), ("rltune", rltune.__version__), ("what", kind)]
 
 
-def made(page: Page, folder: Path) -> Path:
+def made(page: Page, folder: Path, jobs: int) -> Path:
     """Draw and write everything beside what is there, then put it in its place: a report is never half old."""
     folder.mkdir(parents=True, exist_ok=True)
     beside = Path(mkdtemp(prefix=".page-", dir=folder))
     try:
         with progress_bar("drawing, scenes", len(page.scenes)) as update:
-            write_page(page, beside, update)
+            write_page(page, beside, update, jobs)
         for name in MADE:
             old = folder / name
             shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)

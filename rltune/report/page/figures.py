@@ -165,6 +165,8 @@ def ccdf_figure(scene: Scene, metric: str) -> Figure:
             axes.plot(x, share, label=scene.label(row), drawstyle="steps-post", **styles[row])
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.set_xlabel(f"{NAMES[metric]} (s)")
         axes.set_ylabel("share of jobs above")
         axes.legend(loc="lower left")
@@ -241,6 +243,7 @@ def size_figure(scene: Scene) -> Figure:
         present = sorted(classes.unique())
         axes.set_xticks(present, [SIZES[k][1] for k in present])
         axes.set_yscale("symlog", linthresh=10)
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.set_ylim(bottom=0)
         axes.set_xlabel("GPUs of the job")
         axes.set_ylabel("mean wait (s)")
@@ -271,6 +274,7 @@ def time_figure(scene: Scene, by: str, what: str) -> Figure:
                 axis.set_ylim(0, 105)
             if what == "queue":
                 axis.set_yscale("symlog", linthresh=10)
+                axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         finish(figure, axes, WHAT[what])
     return figure
 

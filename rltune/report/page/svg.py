@@ -29,7 +29,7 @@ def write(figure: Figure, title: str, png: Path, svg: Path) -> tuple[str, float]
     text = io.StringIO()
     with plt.rc_context(STYLE):
         heading = figure.suptitle(title, fontsize=10, color=TEXT, gid=TITLE)
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         # What is laid out once need not be laid out for each file.
         figure.set_layout_engine("none")
         height = figure.get_figheight() * figure.dpi - heading.get_window_extent().y0

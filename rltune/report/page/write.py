@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,10 @@ Update = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure in the page: the drawing, its SVG, its files."""
+    """A figure in the page: its title, how it is read, its SVG, its files."""
 
-    drawing: Drawing
+    title: str
+    says: str
     svg: Markup
     files: list[str]
 
@@ -45,14 +48,17 @@ class Part:
     gist: dict[str, str]
 
 
-def write_page(page: Page, folder: Path, update: Update = lambda n, text: None) -> Path:
-    """Write all of it into ``folder``, which is there; the path of index.html. ``update`` hears of each scene that is drawn."""
+def write_page(page: Page, folder: Path, update: Update = lambda n, text: None, jobs: int = 1) -> Path:
+    """Write all of it into ``folder``, which is there; the path of index.html.
+
+    ``update`` hears of each scene that is drawn; ``jobs``: processes that draw.
+    """
     for name in ("figures", "tables"):
         (folder / name).mkdir(exist_ok=True)
     parts = []
-    for k, scene in enumerate(page.scenes):
-        parts.append(_part(scene, k, folder))
-        update(1, scene.title)
+    for part in _drawn(page.scenes, folder, jobs):
+        parts.append(part)
+        update(1, part.scene.title)
     curves = [_curve(curve, k, folder) for k, curve in enumerate(page.curves)]
     css = (HERE / "page.css").read_text()
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
@@ -82,6 +88,17 @@ def _environment() -> Environment:
     )
 
 
+def _drawn(scenes: Sequence[Scene], folder: Path, jobs: int) -> Iterator[Part]:
+    """The parts in their order; in this process where one is enough."""
+    given = (scenes, range(len(scenes)), [folder] * len(scenes))
+    if jobs < 2 or len(scenes) < 2:
+        yield from map(_part, *given)
+        return
+    # Not forked: threads of the progress bar would be copied in the middle of something.
+    with ProcessPoolExecutor(min(jobs, len(scenes)), get_context("spawn")) as pool:
+        yield from pool.map(_part, *given)
+
+
 def _part(scene: Scene, number: int, folder: Path) -> Part:
     figures = []
     for drawing in drawings(scene):
@@ -99,7 +116,9 @@ def _shown(drawing: Drawing, prefix: str, stem: str, of: str, stamp: str, folder
     title = f"{drawing.title}\n{of}{f' - {stamp}' if stamp else ''}"
     files = [f"{stem}.png", f"{stem}.svg"]
     text, above = write(drawing.draw(), title, folder / "figures" / files[0], folder / "figures" / files[1])
-    return Shown(drawing, Markup(inline(text, above, prefix, f"{drawing.title}: {of}", drawing.says)), files)
+    return Shown(
+        drawing.title, drawing.says, Markup(inline(text, above, prefix, f"{drawing.title}: {of}", drawing.says)), files
+    )
 
 
 def _curve(curve: Curve, number: int, folder: Path) -> Shown:
