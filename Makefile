@@ -38,11 +38,12 @@ eval: $(READY) ## judge the shipped policies beside every heuristic: 64 windows,
 test: $(READY) ## run the tests (options of pytest: ARGS="-k milp")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
-check: $(READY) ## lint, format, types, and the direction of imports
+check: $(READY) ## lint, format, types, the direction of imports, and advisories for dependencies
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/audit
 
 release: $(READY) ## build wheel and sdist into dist/, and try every command of the wheel in an empty environment
 	PYTHON=$(PYTHON) BUILD=$(BIN)/python TORCH_INDEX=$(TORCH_INDEX) .ci/release
