@@ -221,6 +221,30 @@ def test_a_device_that_refuses_is_taken_out_and_the_job_goes_elsewhere(hand):
     assert hand.engine.node_state[0] == ("open", "")
 
 
+@pytest.mark.parametrize("what", ["refused", "lost"])
+def test_a_job_that_is_placed_again_runs_until_it_ends(hand, what):
+    """After a device error the second run would count as over while it runs, and its GPUs be given to others."""
+    name, other = hand.ask(lambda e: e.submit([job(gpus=2), job(gpus=2)], "ann"))
+    hand.machines[0].say(Report(what, 0.0, f"{name}.1"))
+    hand.turn(5.0)
+    hand.machines[1].end(f"{other}.1")
+    hand.turn(10.0)
+    assert hand.engine.ledger.records[name].run == f"{name}.2"
+    (late,) = hand.ask(lambda e: e.submit([job(gpus=4)], "bob"))
+    for second in (11.0, 15.0, 1000.0):
+        hand.turn(second)
+        assert (hand.state(name), hand.state(late)) == ("running", "waiting")
+    next(machine for machine in hand.machines if f"{name}.2" in machine.runs).end(f"{name}.2")
+    hand.turn(1001.0)
+    assert hand.state(name) == "done"
+
+
+def test_more_tries_than_the_service_allows_are_refused(hand):
+    """A job would be given up earlier than it was promised."""
+    with pytest.raises(Refused, match=r"retries=50: this service gives a job up after 10 failures"):
+        hand.ask(lambda e: e.submit([job(retries=50)], "ann"))
+
+
 def test_a_job_whose_program_is_not_there_fails_and_its_machine_stays(hand):
     """One slip in a command would take every machine out of service, one after the other."""
     hand.machines[0].lazy = True
