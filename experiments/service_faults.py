@@ -12,9 +12,10 @@ When the faults are over and every run has been let end, it is counted: lost (an
 end), kept (requests that were refused and are there all the same), doubled (two runs of a job at once), shared (a GPU or slice that two
 runs hold on a node), and what `rltune serve check` finds.
 
-Damaged databases: a database with its log as a crash leaves it gets bytes changed, pages emptied, an end cut off or no log, at
-random; counted is whether the service refuses it, and whether one that it takes has all that was written. Writes the part
-"faults" of results/service.json and results/service_faults.md.
+Damaged databases: a database with its log as a crash leaves it, or with all in it as an end in order does, gets bytes changed, pages
+emptied, an end cut off or no log, at random. Counted is whether a start refuses it, whether `rltune serve check` finds it, and whether
+one that is taken has all that was written, an earlier state (SQLite gives the end of its log up where it is damaged, as after a power
+cut), or another. Writes the part "faults" of results/service.json and results/service_faults.md.
 """
 
 from __future__ import annotations
@@ -269,11 +270,13 @@ def dump(path: Path) -> list[Any]:
 
 def damage(folder: Path, rng: np.random.Generator) -> str:
     """Something happens to the files; what."""
-    path = folder / str(rng.choice(["state.sqlite", "state.sqlite-wal"]))
+    path = folder / "state.sqlite"
+    if (folder / "state.sqlite-wal").exists() and rng.random() < 0.5:
+        path = folder / "state.sqlite-wal"
     data = bytearray(path.read_bytes())
     how = str(rng.choice(["bytes", "page", "end", "no log"]))
     if how == "no log":
-        (folder / "state.sqlite-wal").unlink()
+        (folder / "state.sqlite-wal").unlink(missing_ok=True)
         return how
     at = int(rng.integers(len(data)))
     if how == "bytes":
@@ -284,59 +287,61 @@ def damage(folder: Path, rng: np.random.Generator) -> str:
     else:
         del data[at:]
     path.write_bytes(data)
-    return f"{how} of the {'log' if path.name.endswith('wal') else 'database'}"
+    whole = "" if (folder / "state.sqlite-wal").exists() else " with all in it"
+    return f"{how} of the {'log' if path.name.endswith('wal') else f'database{whole}'}"
 
 
-def taken(folder: Path) -> str:
-    """What a start says: refused, or taken."""
+def said_of(folder: Path, whole: list[Any]) -> str:
+    """refused by a start; found by `rltune serve check`; else exact, earlier (a state that was committed before) or altered."""
+    copy = folder.with_name(folder.name + "-start")
+    shutil.copytree(folder, copy)
     try:
-        store = Store(folder / "state.sqlite")
+        Trial(copy, "none", 0).store.close()
     except (InputError, StoreError):
         return "refused"
+    finally:
+        shutil.rmtree(copy)
+    store = Store(folder / "state.sqlite")
     try:
-        return "refused" if faults(store) else "taken"
+        if faults(store):
+            return "found by check"
     except StoreError:
-        return "refused"
+        return "found by check"
     finally:
         with suppress(StoreError):
             store.close()
-
-
-def damaged(count: int, seed: int) -> dict[str, collections.Counter[str]]:
-    """Of each kind of damage: refused, exact (all is there), earlier (a state that was committed before), altered."""
-    found: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        trial = Trial(folder, "none", seed)
-        for _ in range(4 * STEPS):
-            trial.step()
-        # As a crash leaves it: with its log.
-        kept = folder / "kept"
-        kept.mkdir()
-        for part in ("state.sqlite", "state.sqlite-wal"):
-            shutil.copy(folder / part, kept / part)
-        shutil.copytree(kept, folder / "whole")
-        whole, rng = dump(folder / "whole" / "state.sqlite"), np.random.default_rng(seed)
-        for k in range(count):
-            place = folder / f"d{k}"
-            shutil.copytree(kept, place)
-            how = damage(place, rng)
-            said = taken(place)
-            if said == "taken":
-                said = compared(dump(place / "state.sqlite"), whole)
-            found[how][said] += 1
-            shutil.rmtree(place)
-    return found
-
-
-def compared(rows: list[Any], whole: list[Any]) -> str:
-    """exact; earlier: what an earlier moment had (only the newest events and changes are missing); altered."""
+    rows = dump(folder / "state.sqlite")
     if rows == whole:
         return "exact"
     events = TABLES.index("events")
     return (
         "earlier" if rows[events] == whole[events][: len(rows[events])] and rows[events] != whole[events] else "altered"
     )
+
+
+def damaged(count: int, seed: int) -> dict[str, collections.Counter[str]]:
+    """Of each kind of damage, how often what (`said_of`)."""
+    found: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        trial = Trial(folder, "none", seed)
+        for _ in range(4 * STEPS):
+            trial.step()
+        # As a crash leaves it: with its log; and as an end in order does.
+        crashed, ended = folder / "crashed", folder / "ended"
+        crashed.mkdir()
+        for part in ("state.sqlite", "state.sqlite-wal"):
+            shutil.copy(folder / part, crashed / part)
+        shutil.copytree(crashed, ended)
+        whole, rng = dump(ended / "state.sqlite"), np.random.default_rng(seed)
+        for k in range(count):
+            place = folder / f"d{k}"
+            shutil.copytree((crashed, ended)[k % 2], place)
+            how = damage(place, rng)
+            said = said_of(place, whole)
+            found[how][said] += 1
+            shutil.rmtree(place)
+    return found
 
 
 def main() -> None:
@@ -367,7 +372,7 @@ def main() -> None:
     lines = table("fault", ("trials", *COUNTS), tried) + [
         f"\n{kind}: {row}" for kind, row in rows.items() if kind not in tried
     ]
-    lines += ["", *table("damage", ("refused", "exact", "earlier", "altered"), hurt)]
+    lines += ["", *table("damage", ("refused", "found by check", "exact", "earlier", "altered"), hurt)]
     write_text("service_faults", "The service with faults under it", __doc__, lines)
 
 

@@ -7,12 +7,13 @@ import time
 
 import pytest
 
+from rltune.nouns.errors import InputError
 from rltune.service.engine import Settings
 from rltune.service.errors import Refused
 from rltune.service.exporting import faults
 from rltune.service.orders import Begin, Report, Stop, Suspend
 from rltune.service.specs import JobSpec, LeaseSpec
-from rltune.service.store import VERSION, StoreError
+from rltune.service.store import COLUMNS, VERSION, StoreError
 from rltune.simulator.requests import Rules
 from tests.service.fakes import FakeMachine, Hand, suspending
 
@@ -296,12 +297,38 @@ def test_a_database_of_the_version_before_goes_on(tmp_path):
     (name,) = hand.ask(lambda e: e.submit([job()], "ann"))
     hand.close()
     link = sqlite3.connect(tmp_path / "state.sqlite")
-    link.executescript("DROP INDEX requests_by_age; PRAGMA user_version=1;")
+    link.executescript(
+        "DROP INDEX requests_by_age; PRAGMA user_version=1;"
+        + "".join(f"ALTER TABLE {t} DROP COLUMN crc;" for t in COLUMNS)
+    )
     link.close()
     again = Hand(tmp_path, hand.machines)
     assert again.state(name) == "running" and again.store.read("PRAGMA user_version")[0][0] == VERSION
     assert again.store.read("SELECT 1 FROM sqlite_master WHERE name = 'requests_by_age'")
     again.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE jobs SET tenant = 'bob'",
+        "UPDATE runs SET start_s = start_s + 1",
+        "UPDATE jobs SET spec = replace(spec, 'true', 'halt')",
+    ],
+)
+def test_a_row_that_is_not_as_it_was_written_is_refused(tmp_path, change):
+    """A disk that alters a byte would give a job to another tenant, or run another program."""
+    hand = Hand(tmp_path)
+    hand.ask(lambda e: e.submit([job(estimate_s=7), job(gpus=4)], "ann"))
+    hand.machines[0].end("job-1.1")
+    hand.turn(1.0)
+    assert not faults(hand.store)
+    hand.close()
+    link = sqlite3.connect(tmp_path / "state.sqlite")
+    link.executescript(change)
+    link.close()
+    with pytest.raises(InputError, match=r"(jobs|runs): row .* is not as it was written.*restore a backup"):
+        Hand(tmp_path, hand.machines)
 
 
 # --- restarts -------------------------------------------------------------------------------------
@@ -363,7 +390,7 @@ def test_a_full_disk_refuses_what_is_new_and_keeps_what_happened(hand, monkeypat
     def full(*_):
         raise StoreError("state.sqlite: database or disk is full; make room on the disk")
 
-    monkeypatch.setattr(hand.store, "write_jobs", full)
+    monkeypatch.setattr(hand.store, "write", full)
     with pytest.raises(Refused) as refused:
         hand.ask(lambda e: e.submit([job()], "ann"))
     assert refused.value.status == 503 and "make room" in refused.value.message
@@ -385,8 +412,8 @@ def test_a_full_disk_refuses_what_is_new_and_keeps_what_happened(hand, monkeypat
 def test_a_transaction_is_whole_or_not_there(hand):
     """Half a turn on disk would be a state that never was."""
     with pytest.raises(StoreError), hand.store.transaction() as link:
-        link.execute("INSERT INTO nodes VALUES ('m9', 'open', '')")
-        link.execute("INSERT INTO nodes VALUES ('m9', 'open', '')")
+        link.execute("INSERT INTO nodes VALUES ('m9', 'open', '', NULL)")
+        link.execute("INSERT INTO nodes VALUES ('m9', 'open', '', NULL)")
     assert not hand.store.read("SELECT * FROM nodes")
 
 
