@@ -34,14 +34,15 @@ live: $(READY) ## the live service in two minutes: a trace replayed on simulated
 eval: $(READY) ## shipped models and all rules on five traces, as a page: runs/report/index.html (minutes; FULL=1: an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m rltune.report $(if $(filter-out 0,$(FULL)),--full) $(ARGS)
 
-test: $(READY) ## run the tests (options of pytest: ARGS="-k milp")
+test: $(READY) ## run the tests (options of pytest: ARGS="-k milp"; more cases: ARGS="-m thorough", ARGS="-m slow")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
-check: $(READY) ## lint, format, types, and the direction of imports
+check: $(READY) ## lint, format, types, the direction of imports, and advisories for dependencies
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/audit
 
 release: $(READY) ## build wheel and sdist into dist/, and try every command of the wheel in an empty environment
 	PYTHON=$(PYTHON) BUILD=$(BIN)/python TORCH_INDEX=$(TORCH_INDEX) .ci/release

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -54,12 +55,14 @@ ACCOUNTS_S = 30.0
 class Settings:
     """``runtimes``: what is believed of a job's run time: requested (its estimate, else a forecast), learned, or unknown.
 
-    ``most_waiting``: jobs that may wait in all; ``most_of_tenant``: of one tenant.
+    ``most_waiting``: jobs that may wait in all; ``most_of_tenant``: of one tenant. ``keep_s``: how long events, and answers to
+    idempotency keys, stay on disk.
     """
 
     runtimes: str = "requested"
     most_waiting: int = 200_000
     most_of_tenant: int = 100_000
+    keep_s: float = math.inf
 
 
 @dataclass(slots=True)
@@ -181,6 +184,10 @@ class Engine(Runs):
             self._accounts_at = self.now
             self.ledger.meta("accounts", self.live.accounts())
             self.ledger.meta("last_s", self.now)
+            self.ledger.forget(self.now - self.settings.keep_s)
+        if self.failing:
+            # Whether the disk takes anything again is known by writing alone.
+            self.ledger.meta("last_s", self.now)
         try:
             news = self.ledger.write(self._core_of)
         except StoreError as error:
@@ -262,6 +269,11 @@ class Engine(Runs):
                 raise Refused(
                     422, f"{what_of(request)} fits on no idle node of this cluster; ask for less, or for other GPUs"
                 )
+        most = self.live.rules.options.max_retries
+        if (tries := max((getattr(spec, "retries", 0) for spec in specs), default=0)) > most:
+            raise Refused(
+                422, f"retries={tries}: this service gives a job up after {most} failures (options.max_retries)"
+            )
         self._check_limits(sum(getattr(spec, "array", None) or 1 for spec in specs), tenant)
         out: list[Record] = []
         for spec, request in asked:

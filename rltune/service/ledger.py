@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from rltune.service.records import Record
-from rltune.service.store import Store
+from rltune.service.store import Store, in_order
 from rltune.simulator.requests import Started
 
 KEPT_OVER = 10_000
@@ -48,6 +49,7 @@ class Ledger:
         self._answers: dict[tuple[str, str], tuple[str, str, float]] = {}
         self._meta: dict[str, Any] = {}
         self._news: list[Event] = []
+        self._forget_before = -math.inf
 
     def alive(self) -> Iterator[Record]:
         """Those that are not over, first submitted first."""
@@ -104,6 +106,10 @@ class Ledger:
     def meta(self, key: str, value: Any) -> None:
         self._meta[key] = value
 
+    def forget(self, before_s: float) -> None:
+        """Events and answers of before this second may go from the disk (`rltune.service.store.Store.forget`)."""
+        self._forget_before = before_s
+
     @property
     def unwritten(self) -> bool:
         return bool(self._dirty or self._runs or self._cuts or self._nodes or self._answers or self._meta or self._news)
@@ -112,39 +118,30 @@ class Ledger:
         """All of it, in one transaction; the events that may be told now. StoreError: nothing is written, all is kept for later."""
         if not self.unwritten:
             return []
-        with self.store.transaction() as link:
-            self.store.write_jobs(record.row(core(record)) for record in self._dirty.values())
-            self._write_runs(link)
-            link.executemany("INSERT OR REPLACE INTO cuts VALUES (?, ?, ?)", [(*k, v) for k, v in self._cuts.items()])
-            link.executemany("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?)", [(k, *v) for k, v in self._nodes.items()])
-            link.executemany(
-                "INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?)", [(*k, *v) for k, v in self._answers.items()]
-            )
-            link.executemany(
-                "INSERT INTO events (seq, at_s, what, job, tenant, data) VALUES (?, ?, ?, ?, ?, ?)",
-                [(e.seq, e.at_s, e.what, e.job, e.tenant, json.dumps(e.data)) for e in self._news],
+        with self.store.transaction():
+            self.store.write("jobs", in_order("jobs", (record.row(core(record)) for record in self._dirty.values())))
+            self.store.write("runs", in_order("runs", (row for row in self._runs.values() if "job" in row)))
+            self.store.end_runs(row for row in self._runs.values() if "job" not in row)
+            self.store.write("cuts", ((*k, v) for k, v in self._cuts.items()))
+            self.store.write("nodes", ((k, *v) for k, v in self._nodes.items()))
+            self.store.write("requests", ((*k, *v) for k, v in self._answers.items()))
+            self.store.write(
+                "events", ((e.seq, e.at_s, e.what, e.job, e.tenant, json.dumps(e.data)) for e in self._news)
             )
             for key, value in self._meta.items():
                 self.store.set_meta(key, value)
+            if self._forget_before > -math.inf:
+                self.store.forget(self._forget_before)
         news = self._news
         for record in self._dirty.values():
             if record.over:
                 self.over.append(record.id)
         self._dirty, self._runs, self._cuts, self._nodes = {}, {}, {}, {}
-        self._answers, self._meta, self._news = {}, {}, []
+        self._answers, self._meta, self._news, self._forget_before = {}, {}, [], -math.inf
         self.events.extend(news)
         while len(self.over) > KEPT_OVER:
             self.records.pop(self.over.popleft(), None)
         return news
-
-    def _write_runs(self, link: Any) -> None:
-        new = [row for row in self._runs.values() if "job" in row]
-        link.executemany(
-            "INSERT OR REPLACE INTO runs VALUES (:run, :job, :number, :places, :start_s, :ready_s, :speed, :end_s, :outcome, :code)",
-            new,
-        )
-        ended = [row for row in self._runs.values() if "job" not in row]
-        link.executemany("UPDATE runs SET end_s = :end_s, outcome = :outcome, code = :code WHERE run = :run", ended)
 
     def drop(self, record: Record) -> None:
         """A job that could not be written was never accepted."""
