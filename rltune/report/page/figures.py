@@ -25,7 +25,7 @@ TEXT, LINE, GRID = "#010101", "#020202", "#c9c9c7"
 COLOURS = ("#0072b2", "#c44e00", "#00795a", "#a34780", "#8a6100", "#2f7fb0", "#5b4fa8", "#5c5c5c")
 """After Okabe and Ito, darker, so that thin lines show on white; dashes tell them apart too."""
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)), (0, (3, 1)))
-STYLE = {
+STYLE: Any = {
     "font.size": 10, "font.family": "DejaVu Sans", "svg.fonttype": "none", "svg.hashsalt": "rltune", "axes.titlesize": 11,
     "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True, "text.color": TEXT, "axes.labelcolor": TEXT,
     "xtick.labelcolor": TEXT, "ytick.labelcolor": TEXT, "axes.edgecolor": LINE, "xtick.color": LINE, "ytick.color": LINE,
