@@ -114,6 +114,7 @@ def _evaluate_size(
     block: dict[str, Any] = {
         "cluster": {"name": cluster.name, "nodes": cluster.nodes, "gpus": cluster.gpus},
         "test": {"range": experiment.ranges["test"], "windows": len(starts), "jobs": length * len(starts)},
+        "metric": metric,
         "load": offered_load(experiment, cluster) if len(starts) == 1 else None,
         "policies": {row.name: summarise(row) for row in rows},
     }
@@ -346,7 +347,11 @@ def learned_rows(
         policy = LEARNED if each.learned else rules.baseline
         row = Row(each.name, policy, rules.backfill, rules.runtimes, rules.allocator, results, allocator_stats=stats)
         if each.learned:
-            told: dict[str, Any] = {"kept": str(origin.get("kept")), "seed": origin.get("seed"), "model": origin.get("model")}
+            told: dict[str, Any] = {
+                "kept": str(origin.get("kept")),
+                "seed": origin.get("seed"),
+                "model": origin.get("model"),
+            }
             row = replace(row, baseline=rules.baseline, recipe=recipe(origin), **told)
         rows.append(row)
         update()
