@@ -12,8 +12,8 @@ import rltune
 # %% [markdown]
 # ## The jobs
 #
-# Any DataFrame with these four columns will do. Here the jobs are drawn: one comes every five minutes or so, most are short and narrow, a few
-# long and wide.
+# Any DataFrame with these four columns will do. Here the jobs are drawn: one comes every five minutes or so, most are
+# short and narrow, a few long and wide.
 
 # %%
 rng = np.random.default_rng(1)
@@ -38,8 +38,8 @@ cluster = rltune.Cluster.from_spec({"name": "two nodes", "pools": [{"nodes": 2, 
 # %% [markdown]
 # ## A policy is a function
 #
-# It gives a number for each waiting job; the smallest goes first. This one takes small jobs first (GPUs x run time), but a job that waits becomes
-# smaller by four GPU-seconds each second.
+# It gives a number for each waiting job; the smallest goes first. This one takes small jobs first (GPUs x run time),
+# but a job that waits becomes smaller by four GPU-seconds each second.
 
 
 # %%
@@ -68,8 +68,9 @@ table = pd.DataFrame(rows).T.round(1)
 print(table.to_string())
 
 # %% [markdown]
-# The same two hundred jobs, the same GPUs: only the order differs. Shortest first with `easy` has the least mean wait. The rule of ours waits a little
-# longer on the mean, but its longest wait is little more than half as long. Which of the two is better is for you to say.
+# The same two hundred jobs, the same GPUs: only the order differs. Shortest first with `easy` has the least mean wait.
+# The rule of ours waits a little longer on the mean, but its longest wait is little more than half as long. Which of
+# the two is better is for you to say.
 #
 # ## How good could it be?
 #

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A plan for a MIG GPU
 #
-# MIG cuts one GPU into slices that run side by side. Which slices, in which order, so that a batch of tasks ends soonest? Cutting takes time, and a slice
-# in use cannot be touched.
+# MIG cuts one GPU into slices that run side by side. Which slices, in which order, so that a batch of tasks ends
+# soonest? Cutting takes time, and a slice in use cannot be touched.
 
 # %%
 from rltune.mig.batch.bounds import bounds
@@ -13,7 +13,8 @@ from rltune.mig.geometry import geometry
 # %% [markdown]
 # ## The tasks
 #
-# Seconds of six tasks on slices of one, two, three, four and seven sevenths of an A100. Small tasks gain nothing from large slices.
+# Seconds of six tasks on slices of one, two, three, four and seven sevenths of an A100. Small tasks gain nothing from
+# large slices.
 
 # %%
 tasks = tasks_of(
@@ -30,8 +31,8 @@ tasks = tasks_of(
 # %% [markdown]
 # ## Search
 #
-# The search begins from every fixed partition and from FAR, a published method, and is never worse than any of them. With `steps` instead of seconds it
-# gives the same plan on every machine.
+# The search begins from every fixed partition and from FAR, a published method, and is never worse than any of them.
+# With `steps` instead of seconds it gives the same plan on every machine.
 
 # %%
 outcome = search(tasks, ["a100-80gb"], steps=200_000)

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Who is next?
 #
-# A policy can be asked about a queue that you have, without any simulation: which of these jobs should start now? This is what `rltune.slurm` and
-# the live service do, many times a day.
+# A policy can be asked about a queue that you have, without any simulation: which of these jobs should start now? This
+# is what `rltune.slurm` and the live service do, many times a day.
 
 # %%
 import rltune
@@ -10,8 +10,8 @@ import rltune
 # %% [markdown]
 # ## A queue
 #
-# One node with eight GPUs. Five of them are in use for one more hour. Three jobs wait: one that needs all eight, and two small ones. `duration_s` is the
-# run time as you believe it.
+# One node with eight GPUs. Five of them are in use for one more hour. Three jobs wait: one that needs all eight, and
+# two small ones. `duration_s` is the run time as you believe it.
 
 # %%
 cluster = rltune.load_cluster("helios", nodes=1)
@@ -27,8 +27,8 @@ running = {"end_s": [now_s + 3600], "nodes": [[0]], "gpus": [[5]]}
 # %% [markdown]
 # ## Ask a rule
 #
-# Under `easy` nobody may delay the first job. b ends before a can start, so b starts; c would still hold a GPU that a needs, so c waits. Under `skip`
-# both start, and a waits for nine hours.
+# Under `easy` nobody may delay the first job. b ends before a can start, so b starts; c would still hold a GPU that a
+# needs, so c waits. Under `skip` both start, and a waits for nine hours.
 
 # %%
 for backfill in ("easy", "skip", "blocking"):

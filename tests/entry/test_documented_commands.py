@@ -46,7 +46,7 @@ from rltune.slurm import main as beside_slurm
 pytestmark = pytest.mark.xdist_group("documents")
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 # --- what the documents hold ----------------------------------------------------------
 
@@ -132,9 +132,9 @@ def commands_of(document: Path) -> Iterator[Command]:
 def split(text: str, place: str) -> Iterator[Command]:
     """The commands of a line; ``a|b`` stands for one of each."""
     for part in text.split("&&"):
-        if not re.match(r"python -m rltune|python experiments/|make ", part.strip()):
+        if not re.match(r"python -m rltune|python experiments/|make |rltune [a-z]+ ", part.strip()):
             continue
-        words = shlex.split(part, comments=True)
+        words = shlex.split(re.sub(r"^rltune ", "python -m rltune.", part.strip()), comments=True)
         choices = [word.split("|") if re.fullmatch(r"\w+(\|\w+)+", word) else [word] for word in words]
         yield from (Command(place, chosen) for chosen in itertools.product(*choices))
 
@@ -153,13 +153,14 @@ def test_commands_are_found_in_every_kind_of_code() -> None:
     """Commands that the search passes over could go wrong without anybody noticing."""
     kinds = {command.kind for command in COMMANDS}
     assert {"make", "rltune.train", "rltune.mig", "rltune.devices", "experiments/devices.py"} <= kinds
-    assert len(COMMANDS) > 50
+    assert any(command.given[:1] == ("backup",) for command in COMMANDS), "rltune serve backup FILE"
+    assert len(COMMANDS) > 100
     assert {block[0].document.name for block in PYTHON} == {
-        "README.md",
-        "CONTRIBUTING.md",
-        "devices.md",
+        "decision.md",
         "mig_batch.md",
         "mig_online.md",
+        "mig_server.md",
+        "policy.md",
         "slurm.md",
     }
 
@@ -246,14 +247,22 @@ def problem_of(command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     """What is wrong with a command, as far as its options tell; with ``no_work``."""
     if command.kind == "make":
         return make_problem(command.given)
-    if command.words[1] != "-m":
-        return None if (ROOT / command.kind).is_file() else "no such file"
-    if find_spec(command.kind) is None:
+    is_script = command.words[1] != "-m"
+    if is_script and not (ROOT / command.kind).is_file():
+        return "no such file"
+    if is_script and "ArgumentParser" not in (ROOT / command.kind).read_text():
+        return None
+    if not is_script and find_spec(command.kind) is None:
         return "no such module"
-    for words in members(command.given) if command.given else []:
+    for words in [list(command.given)] if is_script else members(command.given) if command.given else []:
         monkeypatch.setattr(sys, "argv", [command.kind, *words])
         try:
-            runpy.run_module(command.kind, run_name="__main__", alter_sys=True)
+            if is_script:
+                # A script finds those beside it.
+                monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+                runpy.run_path(str(ROOT / command.kind), run_name="__main__")
+            else:
+                runpy.run_module(command.kind, run_name="__main__", alter_sys=True)
         except Parsed:
             pass
         except InputError as error:
@@ -294,6 +303,8 @@ WRONG = {
     "python -m rltune.workloads nap": "invalid choice: 'nap'",
     "python -m rltune.learn": "no such module",
     "python experiments/nothing.py": "no such file",
+    "python experiments/slurm.py --runs": "--runs",
+    "rltune serve tokens list": "command 'tokens' is unknown",
     "make dinner": "the Makefile has no dinner",
     "make test ARG=x": "the Makefile has no ARG",
 }
@@ -373,8 +384,6 @@ APPENDED = {
     "rltune.client": "--help",
     "rltune.live": "--help",  # tests/live
     "rltune.kubernetes": "--help",  # tests/kubernetes
-    "experiments/devices.py": "--help",  # whole campaigns: hours
-    "experiments/mig_online.py": "--help",
     "make": "--dry-run",  # they set up an environment, and run what has tests of its own
 }
 """Command -> what makes it small; one that is not here is run as it is."""
@@ -469,6 +478,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def skip_what_cannot_be_had(command: Command) -> None:
     """Some commands need what no test may count on."""
+    if command.kind.startswith("experiments/"):
+        pytest.skip("a whole campaign: minutes to hours; that it takes its options is a test above")
     if "hydra/sweeper=optuna" in command.words:
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     if command.given[:1] == ("fetch",):
