@@ -38,11 +38,12 @@ eval: $(READY) ## judge the shipped policies beside every heuristic: 64 windows,
 test: $(READY) ## run the tests (options of pytest: ARGS="-k milp")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
-check: $(READY) ## lint, format, types, and the direction of imports
+check: $(READY) ## lint, format, types, the direction of imports, and advisories for dependencies
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/audit
 
 docs: $(READY) ## build the documentation site into site/; broken links and anchors are errors (look at it: python -m http.server -d site)
 	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet $(ARGS)

@@ -76,7 +76,10 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decision:
-    """``places``: one a job, None = does not start; ``report``: status, objective, bound, gap, time, winner, fallback."""
+    """``places``: one a job, None = does not start; ``report``: status, objective, bound, gap, time, winner, its terms, fallback.
+
+    ``runner_up`` in the report: the best of the other known plans, with its objective and terms; None where there was no other.
+    """
 
     places: list[Place | None]
     report: dict[str, Any]
@@ -89,7 +92,7 @@ class JointSolver:
     ``levels``: of the objective, see `rltune.allocators.model`; ``rows``: patterns searched at most; ``near``: where the
     states are too many for that, each part is tried on so many cheapest states only; ``spread``: nodes a gang may use beyond the
     fewest; ``time_limit_s``: of the solver, for one decision; ``cache_size``: optimal answers kept, the latest used;
-    ``interface``: highs, or pyomo (`rltune.allocators.model`, slower).
+    ``interface``: highs, or pyomo (`rltune.allocators.model`, slower). ``last``: the report of the last decision.
     """
 
     levels: tuple[Level, ...]
@@ -100,6 +103,7 @@ class JointSolver:
     cache_size: int = 20_000
     interface: str = "highs"
     stats: Stats = field(default_factory=Stats, init=False)
+    last: dict[str, Any] | None = field(default=None, init=False, repr=False)
     session: Session | PyomoSession = field(init=False, repr=False)
     _search: tuple[Any, Search] | None = field(default=None, init=False, repr=False)
     _answers: OrderedDict[Any, Answer] = field(default_factory=OrderedDict, init=False, repr=False)
@@ -129,10 +133,8 @@ class JointSolver:
         # Gangs hold places on several GPUs at once: where running jobs are decided on, a unit is a node.
         by_gpu = by_gpu and instance.holders is None
         single = single_pools(instance, made) if by_gpu else np.zeros(len(instance.cluster.pool_cap), np.int64)
-        scored = {
-            name: score(plan_terms(instance, plan, measure, search, single), self.levels)
-            for name, plan in known.items()
-        }
+        terms = {name: plan_terms(instance, plan, measure, search, single) for name, plan in known.items()}
+        scored = {name: score(terms[name], self.levels) for name in known}
         winner = best_of(scored)
         incumbent, places, reason = scored[winner], list(known[winner]), ""
         status, bounds, value, states = OPTIMAL, incumbent, incumbent, 0
@@ -149,8 +151,10 @@ class JointSolver:
             status, bounds = answer.solved.status, incumbent[:cut] + answer.bounds
             if answer.solved.s is not None:
                 found = realise(instance, made, classes, answer)
-                value = score(plan_terms(instance, found, measure, search, single), self.levels)
+                found_terms = plan_terms(instance, found, measure, search, single)
+                value = score(found_terms, self.levels)
                 if less(value, incumbent):
+                    terms["milp"] = found_terms
                     self.stats.improved += 1
                     # A better plan was found in time: the status tells that it may not be the best, but nothing stood in for it.
                     winner, places, reason = "milp", found, ""
@@ -163,7 +167,9 @@ class JointSolver:
         elapsed = time.perf_counter() - begun
         self.stats.time_s += elapsed
         report = _report(status, winner, value, bounds, scored, reason)
-        return Decision(places, report | {"states": states, "time_s": elapsed})
+        report |= {"terms": terms[winner], "runner_up": _runner_up(winner, scored, terms)}
+        self.last = report | {"states": states, "time_s": elapsed}
+        return Decision(places, self.last)
 
     # --- the model -----------------------------------------------------------------------
 
@@ -364,6 +370,16 @@ def _report(
         "fallback": bool(reason),
         "reason": reason,
     }
+
+
+def _runner_up(
+    winner: str, scored: Mapping[str, tuple[float, ...]], terms: Mapping[str, dict[str, float]]
+) -> dict[str, Any] | None:
+    others = {name: value for name, value in scored.items() if name != winner}
+    if not others:
+        return None
+    name = best_of(others)
+    return {"plan": name, "objective": [float(v) for v in others[name]], "terms": terms[name]}
 
 
 def _told_apart(made: Formulation, classes: Classes) -> Formulation:

@@ -82,4 +82,9 @@ class Serve:
     most_body: int = option(1_000_000, "bytes of a request", least=1000)
     most_waiting: int = option(200_000, "jobs that may be there in all", least=1)
     most_of_tenant: int = option(100_000, "jobs that may be there of a tenant", least=1)
+    keep_days: float = option(
+        90.0,
+        "days that events, and answers to idempotency keys, stay on disk; 0: for ever (jobs and their runs always stay)",
+        least=0,
+    )
     most_streams: int = option(500, "event streams and followed logs that may be open", least=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -54,12 +55,14 @@ ACCOUNTS_S = 30.0
 class Settings:
     """``runtimes``: what is believed of a job's run time: requested (its estimate, else a forecast), learned, or unknown.
 
-    ``most_waiting``: jobs that may wait in all; ``most_of_tenant``: of one tenant.
+    ``most_waiting``: jobs that may wait in all; ``most_of_tenant``: of one tenant. ``keep_s``: how long events, and answers to
+    idempotency keys, stay on disk.
     """
 
     runtimes: str = "requested"
     most_waiting: int = 200_000
     most_of_tenant: int = 100_000
+    keep_s: float = math.inf
 
 
 @dataclass(slots=True)
@@ -180,6 +183,10 @@ class Engine(Runs):
         if self.now - self._accounts_at >= ACCOUNTS_S:
             self._accounts_at = self.now
             self.ledger.meta("accounts", self.live.accounts())
+            self.ledger.meta("last_s", self.now)
+            self.ledger.forget(self.now - self.settings.keep_s)
+        if self.failing:
+            # Whether the disk takes anything again is known by writing alone.
             self.ledger.meta("last_s", self.now)
         try:
             news = self.ledger.write(self._core_of)

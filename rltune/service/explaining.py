@@ -179,9 +179,9 @@ def plan(engine: Engine) -> dict[str, Any]:
         out["reserved"] = {
             "job": None if one is None else one.id, "in_s": None if math.isinf(at) else max(0.0, at - float(sim.clock[NOW]))
         }  # fmt: skip
-    stats = getattr(live.rules.allocator, "stats", None)
-    if stats is not None:
-        out["milp"] = stats.as_dict()
+    if not isinstance(live.rules.allocator, str):
+        solver = live.rules.allocator.solver
+        out["milp"] = solver.stats.as_dict() | {"last_decision": solver.last}
     market = sim.detail.market
     if has_market_now(sim):
         out["prices"] = {

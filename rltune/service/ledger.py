@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ class Ledger:
         self._answers: dict[tuple[str, str], tuple[str, str, float]] = {}
         self._meta: dict[str, Any] = {}
         self._news: list[Event] = []
+        self._forget_before = -math.inf
 
     def alive(self) -> Iterator[Record]:
         """Those that are not over, first submitted first."""
@@ -104,6 +106,10 @@ class Ledger:
     def meta(self, key: str, value: Any) -> None:
         self._meta[key] = value
 
+    def forget(self, before_s: float) -> None:
+        """Events and answers of before this second may go from the disk (`rltune.service.store.Store.forget`)."""
+        self._forget_before = before_s
+
     @property
     def unwritten(self) -> bool:
         return bool(self._dirty or self._runs or self._cuts or self._nodes or self._answers or self._meta or self._news)
@@ -126,12 +132,14 @@ class Ledger:
             )
             for key, value in self._meta.items():
                 self.store.set_meta(key, value)
+            if self._forget_before > -math.inf:
+                self.store.forget(self._forget_before)
         news = self._news
         for record in self._dirty.values():
             if record.over:
                 self.over.append(record.id)
         self._dirty, self._runs, self._cuts, self._nodes = {}, {}, {}, {}
-        self._answers, self._meta, self._news = {}, {}, []
+        self._answers, self._meta, self._news, self._forget_before = {}, {}, [], -math.inf
         self.events.extend(news)
         while len(self.over) > KEPT_OVER:
             self.records.pop(self.over.popleft(), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,7 @@ from rltune.simulator.options import Options, make_options
 from rltune.simulator.requests import Request
 
 DATABASE, LOCK, TOKEN_FILE, NODES = "state.sqlite", "service.lock", "operator.token", "nodes"
+DAY_S = 86_400.0
 MOST_SIMULATED = 64
 """Nodes with real processes on one machine: each has threads and files of its own."""
 
@@ -74,7 +76,8 @@ def opened(cfg: Mapping[str, Any]) -> Iterator[Opened]:
         cluster, machines, seats = machines_of(cfg, folder)
         given = choice_of(cfg)
         choice = choice_at_start(store.meta, given)
-        settings = Settings(cfg["runtimes"], cfg["most_waiting"], cfg["most_of_tenant"])
+        keep_s = cfg["keep_days"] * DAY_S if cfg["keep_days"] else math.inf
+        settings = Settings(cfg["runtimes"], cfg["most_waiting"], cfg["most_of_tenant"], keep_s)
         try:
             engine = Engine(store, cluster, rules_of(choice, options), machines, seats, _clock(store), settings)
             engine.policy_name = choice.name

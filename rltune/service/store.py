@@ -17,7 +17,7 @@ from typing import Any
 
 from rltune.nouns.errors import InputError
 
-VERSION = 1
+VERSION = 2
 """Of the tables below; `MIGRATIONS` lead from one to the next."""
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -37,6 +37,7 @@ CREATE INDEX runs_of_job ON runs (job, number);
 CREATE TABLE requests (
     tenant TEXT NOT NULL, key TEXT NOT NULL, body TEXT NOT NULL, answer TEXT NOT NULL, at_s REAL NOT NULL, PRIMARY KEY (tenant, key)
 ) WITHOUT ROWID;
+CREATE INDEX requests_by_age ON requests (at_s);
 CREATE TABLE nodes (name TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE cuts (node TEXT NOT NULL, gpu INTEGER NOT NULL, layout INTEGER NOT NULL, PRIMARY KEY (node, gpu)) WITHOUT ROWID;
 CREATE TABLE events (
@@ -46,12 +47,14 @@ CREATE TABLE tokens (
     digest TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, role TEXT NOT NULL, tenant TEXT, created_s REAL NOT NULL, revoked_s REAL
 ) WITHOUT ROWID;
 """
-MIGRATIONS: dict[int, str] = {}
+MIGRATIONS = {1: "CREATE INDEX requests_by_age ON requests (at_s);"}
 """From a version to the next: SQL, run in one transaction when the service starts."""
 JOB_COLUMNS = (
     "seq", "id", "kind", "tenant", "spec", "submit_s", "known_s", "state", "reason", "run", "number", "places", "started_s", "began_s",
     "ended_s", "code", "ran_s", "left", "expires_s", "core",
 )  # fmt: skip
+FORGOTTEN = 5000
+"""Rows that go at once, of events and of answers each: some ms of the engine's thread."""
 ALIVE = ("waiting", "suspended", "starting", "running")
 """States of jobs that are not over."""
 
@@ -133,6 +136,21 @@ class Store:
 
     def set_meta(self, key: str, value: Any) -> None:
         self._writer.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+
+    def forget(self, before_s: float) -> None:
+        """The oldest events and answers to idempotency keys of before this second go, up to `FORGOTTEN` each.
+
+        Jobs and their runs stay, for accounts and for training; the newest event stays, since numbers go on from it.
+        """
+        self._writer.execute(
+            "DELETE FROM events WHERE seq IN (SELECT seq FROM (SELECT seq, at_s FROM events ORDER BY seq LIMIT ?) WHERE at_s < ?) "
+            "AND seq < (SELECT MAX(seq) FROM events)",
+            (FORGOTTEN, before_s),
+        )
+        self._writer.execute(
+            "DELETE FROM requests WHERE (tenant, key) IN (SELECT tenant, key FROM requests WHERE at_s < ? ORDER BY at_s LIMIT ?)",
+            (before_s, FORGOTTEN),
+        )
 
     # --- reading, from any thread -----------------------------------------------------------------
 

@@ -23,7 +23,8 @@ from rltune.allocators.formulation import Instance, Place
 from rltune.allocators.fragmentation import quadratic_cost
 from rltune.allocators.joint import JointSolver
 from rltune.allocators.measure import Measure
-from rltune.allocators.plan_terms import score
+from rltune.allocators.plan_terms import less, score
+from rltune.allocators.problem import TERMS
 from rltune.core.resources.fragments import no_types, task_types
 from rltune.core.resources.places import Demand, idle_room
 from rltune.nouns.cluster import Cluster
@@ -93,7 +94,7 @@ def check_against_search(seed: int, kind: str, cases: int) -> None:
         # The same state again, from another known plan: at first the best there is, then a poor one.
         solver._answers.clear()
         solver.decide(case.instance, measure, {"best": found})
-        decision = solver.decide(case.instance, measure, {"some": random_plan(rng, case)})
+        decision = solver.decide(case.instance, measure, {"some": random_plan(rng, case), "nothing": nothing})
         nodes, terms = replayed(case, decision.places)
         terms["fragmentation"] = fragmentation(case, nodes, measure) - fragmentation(
             case, replayed(case, nothing)[0], measure
@@ -103,6 +104,10 @@ def check_against_search(seed: int, kind: str, cases: int) -> None:
         assert decision.report["objective"] == pytest.approx(best, abs=2e-6), context
         assert decision.report["status"] == "optimal", context
         assert decision.report["gap"] == pytest.approx(0, abs=1e-5), context
+        assert decision.report["terms"] == pytest.approx({name: terms[name] for name in TERMS}, abs=2e-6), context
+        runner_up = decision.report["runner_up"]
+        assert not less(runner_up["objective"], decision.report["objective"]), context
+        assert score(runner_up["terms"], MODES[mode]) == pytest.approx(runner_up["objective"]), context
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 
 import pytest
 
 from rltune.service.engine import Settings
 from rltune.service.errors import Refused
+from rltune.service.exporting import faults
 from rltune.service.orders import Begin, Report, Stop, Suspend
 from rltune.service.specs import JobSpec, LeaseSpec
-from rltune.service.store import StoreError
+from rltune.service.store import VERSION, StoreError
 from rltune.simulator.requests import Rules
 from tests.service.fakes import FakeMachine, Hand, suspending
 
@@ -239,6 +241,43 @@ def test_limits_are_said_and_nothing_of_the_request_is_kept(tmp_path):
     with pytest.raises(Refused, match="fits on no idle node"):
         hand.ask(lambda e: e.submit([job(), job(gpus=5)], "ann"))
     assert not hand.engine.ledger.records and not begun(hand)
+
+
+def test_old_events_and_answers_go_and_jobs_stay(tmp_path):
+    """The disk of a service that runs for years would fill up, or its accounts would be gone."""
+    hand = Hand(tmp_path, settings=Settings(keep_s=100.0))
+    (name,) = hand.ask(lambda e: e.submit([job()], "ann"))
+    hand.engine.ledger.answer("ann", "key", "body", name, hand.engine.now)
+    hand.turn(1.0)
+    hand.ask(lambda e: e.cancel(name))
+    hand.turn(90.0)
+    assert hand.engine.ledger.answered("ann", "key") == ("body", name)
+    assert hand.store.read("SELECT MIN(seq) FROM events")[0][0] == 1
+    hand.turn(150.0)
+    (fresh,) = hand.ask(lambda e: e.submit([job()], "ann"))
+    hand.turn(200.0)
+    kept = hand.store.read("SELECT seq, job FROM events ORDER BY seq")
+    assert {row["job"] for row in kept} == {fresh} and kept[-1]["seq"] == hand.engine.ledger.last_event
+    assert hand.engine.ledger.answered("ann", "key") is None
+    assert [row[0] for row in hand.store.read("SELECT job FROM runs ORDER BY job")] == [name, fresh]
+    # With nothing new the newest one stays: numbers go on from it.
+    hand.turn(10_000.0)
+    assert hand.store.read("SELECT COUNT(*), MAX(seq) FROM events")[0][0] == 1 and not faults(hand.store)
+    hand.close()
+
+
+def test_a_database_of_the_version_before_goes_on(tmp_path):
+    """An upgrade would refuse the state directory, or lose the jobs in it."""
+    hand = Hand(tmp_path)
+    (name,) = hand.ask(lambda e: e.submit([job()], "ann"))
+    hand.close()
+    link = sqlite3.connect(tmp_path / "state.sqlite")
+    link.executescript("DROP INDEX requests_by_age; PRAGMA user_version=1;")
+    link.close()
+    again = Hand(tmp_path, hand.machines)
+    assert again.state(name) == "running" and again.store.read("PRAGMA user_version")[0][0] == VERSION
+    assert again.store.read("SELECT 1 FROM sqlite_master WHERE name = 'requests_by_age'")
+    again.close()
 
 
 # --- restarts -------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rltune.allocators.milp import MilpAllocator
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.service.explaining import Picture, picture, plan, queue, what_if, when, why
@@ -64,6 +65,20 @@ def test_why_tells_fragments_drained_nodes_and_reservations(hand):
     hand.ask(lambda e: e.drain(1, "maintenance"))
     hand.turn(0.3)
     assert "(1 of 2 nodes are drained or lost)" in told(hand, wide)["reasons"][0]
+
+
+def test_a_plan_tells_what_the_integer_program_weighed(tmp_path):
+    """Nobody could see why jobs went where they are, nor what else was thought of."""
+    hand = Hand(tmp_path, rules=Rules("fifo", "skip", MilpAllocator()))
+    try:
+        hand.ask(lambda e: e.submit([job(gpus=1, estimate_s=1000), job(profile="1g", estimate_s=1000)], "ann"))
+        hand.turn(0.1)
+        last = hand.ask(plan)["milp"]["last_decision"]
+        assert last["status"] == "optimal" and last["terms"]["value"] > 0
+        assert last["runner_up"]["plan"] != last["winner"]
+        assert last["runner_up"]["objective"] >= last["objective"]
+    finally:
+        hand.close()
 
 
 def test_when_is_what_then_happens_where_run_times_are_as_believed(hand):

@@ -115,6 +115,21 @@ def test_events_of_before_a_restart_are_read_from_disk(tmp_path):
         assert [e["what"] for e in site.portal.call(listen)] == ["started", "running"]
 
 
+def test_who_asks_for_events_that_are_gone_is_told_so(tmp_path):
+    """A listener that comes back after months would take what is left for all that happened."""
+    with Site(tmp_path) as site:
+        site.ann.post("/v1/jobs", json=JOB)
+        site.until(lambda: site.state("job-1") == "running")
+        site.engine.ask(lambda engine: engine.ledger.forget(engine.now)).result()
+        site.ann.post("/v1/jobs", json=JOB)
+        tokens, machines = site.tokens, site.machines
+    again = Site(tmp_path, machines=machines)
+    again.tokens = tokens
+    with again as site:
+        first, *rest = site.ann.get("/v1/events?follow=false&since=0").json()["items"]
+        assert (first["what"], first["after"], first["seq"]) == ("forgotten", 0, rest[0]["seq"] - 1)
+
+
 def test_tenants_hear_of_their_own_and_of_what_concerns_all(site):
     """A tenant would learn what others run, or not that a node is gone."""
     site.ann.post("/v1/jobs", json=JOB)

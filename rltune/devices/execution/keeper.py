@@ -17,6 +17,8 @@ MARK = "RLTUNE_MARK"
 SIGKILL = 9
 ROUNDS = 50
 """Looks for what forks while it is being killed."""
+BEGINS_S, BEGINS_LOOKS = 0.001, 20
+"""Between two looks at a process without an environment, and how many: while it begins another program it has none."""
 
 
 def main() -> None:
@@ -46,13 +48,22 @@ def _marked(pid: int, token: str) -> bool:
 
 def environment_of(pid: int) -> str | None:
     """The mark in a process's environment; None without one, or where it may not be read."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            words = file.read().split(b"\0")
-    except OSError:
-        return None
     begin = MARK.encode() + b"="
+    words = _environment(pid).split(b"\0")
     return next((word[len(begin) :].decode(errors="replace") for word in words if word.startswith(begin)), None)
+
+
+def _environment(pid: int) -> bytes:
+    for _ in range(BEGINS_LOOKS):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                found = file.read()
+        except OSError:
+            return b""
+        if found or session_of(pid) is None:
+            return found
+        time.sleep(BEGINS_S)
+    return b""
 
 
 def stat_of(pid: int) -> tuple[int | None, int | None]:

@@ -20,6 +20,8 @@ BEAT_S = 15.0
 """Of silence, then a comment: neither side takes the other for dead."""
 PAGE = 500
 """Events that are read from disk at once."""
+FORGOTTEN = "forgotten"
+"""Of an event that stands for older ones which are not kept any more: up to its own number, after ``after``."""
 RETRY_MS = 2000
 """After so long a client that lost its connection asks again."""
 
@@ -93,7 +95,12 @@ class Feed:
         rows = await read(
             lambda: self.engine.store.read("SELECT * FROM events WHERE seq > ? ORDER BY seq LIMIT ?", (seq, PAGE))
         )
-        return [event_of(row) for row in rows]
+        page = [event_of(row) for row in rows]
+        if page and page[0].seq > seq + 1:
+            # Who asks for what is gone must not take what is left for all there was.
+            gone = Event(page[0].seq - 1, page[0].at_s, FORGOTTEN, None, None, {"after": seq})
+            page = [gone, *page[: PAGE - 1]]
+        return page
 
     def check(self, most: int) -> None:
         """`Refused` (503) where no more streams may be open."""
@@ -165,6 +172,8 @@ def visible(caller: Caller, job: str | None, what: str | None) -> Callable[[Even
     """Which events a caller gets: their own, those of everybody, of these the ones asked for."""
 
     def wanted(event: Event) -> bool:
+        if event.what == FORGOTTEN:
+            return True
         return caller.sees(event.tenant) and (job is None or event.job == job) and (what is None or event.what == what)
 
     return wanted
