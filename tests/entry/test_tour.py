@@ -46,7 +46,13 @@ def test_the_tour_shows_what_is_printed(tmp_path: Path) -> None:
     assert len(parts) == 3
     script = "set -e\n" + "\necho @@@\n".join(commands for commands, _ in parts)
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    more = {"PATH": path, "PYTHONPATH": str(ROOT), "RLTUNE_STATE": str(tmp_path / "state"), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    more = {
+        "PATH": path,
+        "PYTHONPATH": str(ROOT),
+        "RLTUNE_STATE": str(tmp_path / "state"),
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "120",
+    }
     done = subprocess.run(
         ["bash", "-c", script], cwd=here, env=os.environ | more, capture_output=True, text=True, check=False, timeout=1200
     )  # fmt: skip
