@@ -35,7 +35,7 @@ eval: $(READY) ## judge the shipped policies beside every heuristic: 64 windows,
 	$(BIN)/python -m rltune.evaluate +trace=helios protocol=month nodes=100 checkpoint=helios $(ARGS)
 	$(BIN)/python -m rltune.evaluate +trace=helios protocol=month nodes=85 checkpoint=helios_85 $(ARGS)
 
-test: $(READY) ## run the tests (options of pytest: ARGS="-k milp")
+test: $(READY) ## run the tests (options of pytest: ARGS="-k milp"; more cases: ARGS="-m thorough", ARGS="-m slow")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: $(READY) ## lint, format, types, the direction of imports, and advisories for dependencies
