@@ -21,6 +21,8 @@ MOST_TOLD = 50
 """Picks, or joint decisions, of one instant that are told."""
 CLOCK_S = 1e-6
 """Rounding of a moment on its way through the page."""
+MARKS = ("chosen", "runner-up", "")
+"""Of a job in a decision; several are chosen where a rule starts several."""
 LISTS = ("started", "job", "score", "legal")
 
 
@@ -37,7 +39,7 @@ class Decisions:
 
     def described(self) -> dict[str, Any]:
         """What the page needs to make its tables."""
-        return self.about | {"count": len(self.columns["time_s"]), "milp": self.plans is not None} | self.plans_about
+        return self.about | {"milp": self.plans is not None, "solves": len(self.plans or ())}
 
     def at(self, at_s: float, names: Sequence[str]) -> dict[str, Any]:
         """The latest decisions up to a second: ``policy`` and ``milp``, None where there were none yet."""
@@ -65,6 +67,10 @@ class Decisions:
              "features": [column[i] for column in features]}
             for i, job in enumerate(part["job"].tolist())
         ]  # fmt: skip
+        # Who starts on top; then as the policy has them, which is by score where it picks.
+        if self.about["picks"]:
+            jobs.sort(key=lambda row: math.inf if row["score"] is None else -row["score"])
+        jobs.sort(key=lambda row: MARKS.index(row["mark"]))
         return {
             "waiting": int(one["waiting"]), "jobs": jobs, "started": len(started),
             "chosen": {"job": chosen, "name": names[chosen] if chosen >= 0 else None, "p": number(one["chosen_p"])},

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import rltune
+from rltune.allocators.milp import MilpAllocator
 from rltune.config.learning import SteeringConfig
 from rltune.inspect.decisions import latest
 from rltune.nouns.cluster import Cluster, Pool
@@ -36,10 +37,19 @@ def trace() -> rltune.Trace:
     return rltune.load_trace("synthetic", jobs=80, arrivals_per_h=600.0, seed=3)
 
 
-def told(**options: Any) -> tuple[rltune.Result, pd.DataFrame]:
+def told(milp: bool = False, **options: Any) -> tuple[rltune.Result, pd.DataFrame]:
     """A simulation and its decisions; the schedule is that of the same simulation that nobody wrote down."""
-    plain = rltune.simulate(trace(), CLUSTER, oversized="drop", **options)
-    result = rltune.simulate(trace(), CLUSTER, oversized="drop", decisions=True, **options)
+    plain, result = (
+        rltune.simulate(
+            trace(),
+            CLUSTER,
+            oversized="drop",
+            decisions=decisions,
+            **options,
+            **({"allocator": MilpAllocator(time_limit_s=600)} if milp else {}),
+        )
+        for decisions in (False, True)
+    )
     assert result.recorded is not None
     assert plain.schedule.equals(result.schedule) and plain.recorded is None
     return result, result.recorded.decisions().to_pandas()
@@ -72,8 +82,8 @@ def network(visible: int) -> JobNetwork:
 
 @pytest.mark.parametrize(
     "options",
-    [{"policy": "sjf"}, {"policy": lambda queue, _: queue.run_s}, {"policy": "sjf", "allocator": "milp"}, {"policy": "sjf", "max_retries": 3},
-     {"policy": "sjf", "allocator": "milp", "max_retries": 3}],
+    [{"policy": "sjf"}, {"policy": lambda queue, _: queue.run_s}, {"policy": "sjf", "milp": True}, {"policy": "sjf", "max_retries": 3},
+     {"policy": "sjf", "milp": True, "max_retries": 3}],
     ids=["lean", "own", "lean-milp", "full", "full-milp"],
 )  # fmt: skip
 def test_a_rule_starts_whom_its_scores_say(options: dict[str, Any]) -> None:
@@ -167,7 +177,7 @@ def test_the_index_form_goes_by_its_levers() -> None:
 
 def test_terms_of_the_program_add_up() -> None:
     """The table of terms would not come to the objective beside it."""
-    result, rows = told(policy="sjf", allocator="milp")
+    result, rows = told(policy="sjf", milp=True)
     plans, levels = result.recorded.plans().to_pandas(), result.recorded.levels
     assert set(plans.time_s) <= set(rows.time_s) and len(plans) > 10
     for row in plans.to_dict("records"):

@@ -5,7 +5,7 @@ import { Table } from "./table.js";
 
 const significant = (value) => (value === null || value === undefined ? "–" : value.toLocaleString("en", { maximumSignificantDigits: 5 }));
 const probability = (p) => (p === null ? "" : ` with probability ${p > 0.9995 ? "above 0.999" : number(p, 3)}`);
-const words = (name) => name.replaceAll("_", " ");
+const words = (name) => name.replaceAll("_", " ").replace(/\bgpus\b/g, "GPUs");
 
 // A number that a policy saw, in words; logarithms end where they are clipped.
 function worded(value, feature) {
@@ -32,8 +32,10 @@ export class Decisions {
     this.line = el("p");
     this.steps = stepper("pick", (by) => { this.step += by; this.showPolicy(); });
     card.append(this.line, this.steps.root);
-    const caption = picks ? "Jobs as the agent saw them; the score is its logit, the largest is chosen" : `Jobs in the policy's order, the smallest score first: ${this.about.score}`;
-    this.jobs = new Table(card, caption, [
+    const caption = picks ? "Jobs as the agent saw them, best first; the score is its logit, the largest is chosen" : `Jobs in the policy's order, those that start on top; the smallest score goes first: ${this.about.score}`;
+    const frame = el("div", { class: "scored" });
+    card.append(frame);
+    this.jobs = new Table(frame, caption, [
       { head: "job", of: (r) => r.name, action: true },
       { head: "decision", of: (r) => (r.mark === "chosen" && !picks ? "starts" : r.mark === "runner-up" && !picks ? "next in order" : r.mark) },
       { head: "score", of: (r) => significant(r.score), number: true },
@@ -91,14 +93,14 @@ export class Decisions {
     const found = this.state.milp;
     this.solves.show(this.solve, found?.steps.length ?? 0, found?.count ?? 0);
     if (!found) {
-      this.solved.textContent = "The solver had not been asked up to this moment.";
+      this.solved.textContent = this.about.solves ? "The solver had not been asked up to this moment." : "The solver was never asked: every decision was settled without it.";
       this.terms.show([], "");
       return;
     }
     const now = found.steps[this.solve], gap = now.gap === null ? "no bound" : now.gap > 0 ? `gap ${significant(now.gap)}` : "no gap";
     const other = now.runner_up === null ? "there was no other plan" : `runner-up: ${words(now.runner_up)}`;
     const why = now.reason ? ` The model's plan is not used: ${words(now.reason)}.` : "";
-    this.solved.textContent = `${this.clockOf(found.time)}: ${now.jobs} jobs decided on together, ${now.starts} of them run. Chosen: the plan of ${words(now.winner)}; ${other}. Status ${words(now.status)}, ${gap}, ${number(now.states)} states of nodes, ${duration(now.solve_s)}.${why}`;
+    this.solved.textContent = `${this.clockOf(found.time)}: ${now.jobs} jobs decided on together, ${now.starts} of them run. Chosen: the plan of ${words(now.winner)}; ${other}. Status ${words(now.status)}, ${gap}, ${number(now.states)} ${now.states === 1 ? "state" : "states"} of nodes, ${number(1000 * now.solve_s, 1)} ms.${why}`;
     this.terms.show(now.lines, "");
   }
 }
