@@ -2,8 +2,8 @@
 
 The service runs with simulated MIG GPUs and real processes (``device=simulated``, cluster ``live``), on one state directory throughout.
 Two clients submit jobs and acquire and release leases without pause, every request with an idempotency key of its own that is sent
-again until it is answered. At random moments, 0 to 2 s after it answers, the service gets SIGKILL and is begun again; every tenth time
-a device error or a full disk comes on top. After each start it is asked what it has, and in the end everything is counted:
+again until it is answered. At random moments, 0 to 2 s after it answers, the service gets SIGKILL and is begun again. After each start
+it is asked what it has, and in the end everything is counted (full disks, device errors and lost nodes: service_faults.py):
 
 - lost: accepted (answered) requests of which the service knows nothing, or jobs that never end;
 - doubled: keys that made two jobs, jobs that ran twice at once or after they had ended with status 0 (each run writes a line);

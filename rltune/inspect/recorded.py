@@ -28,7 +28,10 @@ NO_DECISIONS = (
     "scores, mask, chosen action and runner-up of each decision, and the policy's own order: simulate writes them down with "
     "decisions=true"
 )
-NOT_ALL = f"decisions: jobs behind the first {MOST} of the policy's order, and instants at which nobody could start"
+NOT_ALL = (
+    f"decisions: jobs behind the first {MOST} of the policy's order, instants at which nobody could start, and where jobs are suspended "
+    "the running ones that were weighed"
+)
 NO_GPUS = "which GPU of its node a whole-GPU run held: the first free ones are shown"
 
 NO_TYPES = "GPU types, CPUs and memory that jobs asked for: pools are said to take a job by virtual cluster and width"

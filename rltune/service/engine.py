@@ -269,6 +269,11 @@ class Engine(Runs):
                 raise Refused(
                     422, f"{what_of(request)} fits on no idle node of this cluster; ask for less, or for other GPUs"
                 )
+        most = self.live.rules.options.max_retries
+        if (tries := max((getattr(spec, "retries", 0) for spec in specs), default=0)) > most:
+            raise Refused(
+                422, f"retries={tries}: this service gives a job up after {most} failures (options.max_retries)"
+            )
         self._check_limits(sum(getattr(spec, "array", None) or 1 for spec in specs), tenant)
         out: list[Record] = []
         for spec, request in asked:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rltune.service.records import Record
-from rltune.service.store import Store
+from rltune.service.store import Store, in_order
 from rltune.simulator.requests import Started
 
 KEPT_OVER = 10_000
@@ -118,17 +118,15 @@ class Ledger:
         """All of it, in one transaction; the events that may be told now. StoreError: nothing is written, all is kept for later."""
         if not self.unwritten:
             return []
-        with self.store.transaction() as link:
-            self.store.write_jobs(record.row(core(record)) for record in self._dirty.values())
-            self._write_runs(link)
-            link.executemany("INSERT OR REPLACE INTO cuts VALUES (?, ?, ?)", [(*k, v) for k, v in self._cuts.items()])
-            link.executemany("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?)", [(k, *v) for k, v in self._nodes.items()])
-            link.executemany(
-                "INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?)", [(*k, *v) for k, v in self._answers.items()]
-            )
-            link.executemany(
-                "INSERT INTO events (seq, at_s, what, job, tenant, data) VALUES (?, ?, ?, ?, ?, ?)",
-                [(e.seq, e.at_s, e.what, e.job, e.tenant, json.dumps(e.data)) for e in self._news],
+        with self.store.transaction():
+            self.store.write("jobs", in_order("jobs", (record.row(core(record)) for record in self._dirty.values())))
+            self.store.write("runs", in_order("runs", (row for row in self._runs.values() if "job" in row)))
+            self.store.end_runs(row for row in self._runs.values() if "job" not in row)
+            self.store.write("cuts", ((*k, v) for k, v in self._cuts.items()))
+            self.store.write("nodes", ((k, *v) for k, v in self._nodes.items()))
+            self.store.write("requests", ((*k, *v) for k, v in self._answers.items()))
+            self.store.write(
+                "events", ((e.seq, e.at_s, e.what, e.job, e.tenant, json.dumps(e.data)) for e in self._news)
             )
             for key, value in self._meta.items():
                 self.store.set_meta(key, value)
@@ -144,15 +142,6 @@ class Ledger:
         while len(self.over) > KEPT_OVER:
             self.records.pop(self.over.popleft(), None)
         return news
-
-    def _write_runs(self, link: Any) -> None:
-        new = [row for row in self._runs.values() if "job" in row]
-        link.executemany(
-            "INSERT OR REPLACE INTO runs VALUES (:run, :job, :number, :places, :start_s, :ready_s, :speed, :end_s, :outcome, :code)",
-            new,
-        )
-        ended = [row for row in self._runs.values() if "job" not in row]
-        link.executemany("UPDATE runs SET end_s = :end_s, outcome = :outcome, code = :code WHERE run = :run", ended)
 
     def drop(self, record: Record) -> None:
         """A job that could not be written was never accepted."""

@@ -27,6 +27,11 @@ def restore(engine: Engine) -> int:
     InputError: the cluster is not the one that the jobs run on.
     """
     store, ledger = engine.store, engine.ledger
+    if found := store.altered(("meta", "jobs", "runs", "nodes", "cuts")):
+        raise InputError(
+            f"{store.path}: {found[0]}{f', and {len(found) - 1} more' if len(found) > 1 else ''}; restore a backup "
+            "(rltune serve restore), or see all by rltune serve check"
+        )
     ledger.last_event = store.read("SELECT COALESCE(MAX(seq), 0) FROM events")[0][0]
     ledger.next_seq = 1 + store.read("SELECT COALESCE(MAX(seq), 0) FROM jobs")[0][0]
     _check_cluster(engine)

@@ -72,7 +72,8 @@ class Runs:
             record.state = WAITING
             record.reason = record.reason or stopped.outcome
         elif stopped.outcome == "given up" and not record.over:
-            self._close(record, FAILED, "failed too often")
+            most = self.live.rules.options.max_retries
+            self._close(record, FAILED, f"failed or was lost more than {most} times (options.max_retries)")
         self.ledger.touch(record)
         if record.over:
             self.live.forget([record.id])

@@ -204,10 +204,14 @@ class LiveCluster:
         if int(self.sim.detail.status[row]) != ON_GPUS:
             return False
         at, detail = max(at_s, self._now), self.sim.detail
+        if failed:
+            # How long it runs is as unknown as before: the run that follows must not end by itself.
+            kernels.fail_at(self.state, row, at)
+            return True
         if run_s is None:
             run_s = float(detail.done[row]) + max(0.0, at - float(detail.ready[row])) * float(detail.rate[row])
         self.sim.jobs.run[row] = max(run_s, float(detail.done[row]))
-        (kernels.fail_at if failed else kernels.end_at)(self.state, row, at)
+        kernels.end_at(self.state, row, at)
         return True
 
     def cancel(self, job: str, at_s: float | None = None) -> list[Changes]:

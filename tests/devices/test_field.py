@@ -204,6 +204,7 @@ def test_a_call_that_always_fails_is_no_empty_list(fake_nvml, name):
     driver.close()
 
 
+@pytest.mark.thorough
 def test_random_kills_beside_foreign_instances(fake_nvml):
     """Whatever others do between a crash and its recovery, theirs stays and every word of the report is true."""
     found = kill_adapters(fake_nvml([MODEL] * GPUS), 1, 60)

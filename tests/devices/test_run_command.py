@@ -118,6 +118,7 @@ def test_profile_makes_what_run_and_the_planner_read(call, tmp_path):
     assert len(pd.read_parquet(folder / "profile.parquet")) == 8
 
 
+@pytest.mark.thorough
 def test_profile_and_run_take_the_partition_that_they_find_and_bring_it_back(call, tmp_path, monkeypatch):
     """The commands of the README fail in the order in which they stand there: apply, profile, run."""
     monkeypatch.setenv("RLTUNE_STATE", str(tmp_path / "state"))

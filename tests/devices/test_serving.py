@@ -444,6 +444,7 @@ def test_python_callers_cannot_part_ledger_and_hardware(tmp_path):
     house.end()
 
 
+@pytest.mark.thorough
 def test_the_command(tmp_path):
     """The line protocol over a pipe would not name the device, or not go on where it ended."""
     state = os.environ | {"RLTUNE_STATE": str(tmp_path / "state")}

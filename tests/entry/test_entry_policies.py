@@ -92,6 +92,7 @@ def test_shipped_models_go_by_name_in_every_command(here: Path, command: Command
 
 
 @pytest.mark.parametrize("again", [0, 1])
+@pytest.mark.thorough
 def test_only_seeds_of_one_recipe_are_averaged(here: Path, command: Command, again: int) -> None:
     """The same policy twice, or two unlike ones, would be called a mean of seeds."""
     write(here / "jobs.csv", ROWS)

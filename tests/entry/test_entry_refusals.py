@@ -247,6 +247,7 @@ def test_a_full_disk_is_one_line_also_in_libraries(
     refused(command("evaluate", "+trace=synthetic", "trace.jobs=200", *QUICK), here, "No space left on device")
 
 
+@pytest.mark.thorough
 def test_a_file_size_limit_of_the_system(here: Path) -> None:
     """A real refusal of the operating system (here a limit of 4 kB a file) would be a stack trace."""
     code = (

@@ -299,6 +299,7 @@ def test_a_sweep_over_options_of_a_part(simulate: Callable[..., Told]) -> None:
     assert jct[0, "las"] < jct[60, "las"] and jct[0, "gittins"] < jct[60, "gittins"]
 
 
+@pytest.mark.thorough
 def test_a_sweep_over_choices_that_have_options(simulate: Callable[..., Told]) -> None:
     """`-m trace=a,b trace.jobs=100` would be refused: Hydra looks for the option before it has chosen a trace."""
     runs = runs_of(simulate("-m", "trace=synthetic,philly_calibrated", "trace.jobs=100", "progress=false"))

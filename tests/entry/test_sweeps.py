@@ -75,6 +75,7 @@ def test_a_member_that_fails_does_not_stop_the_others(sweep: Callable[..., Told]
     assert [row["options"] for row in json.loads(Path("s/sweep.json").read_text())["rows"]] == [{"runtimes": "exact"}]
 
 
+@pytest.mark.thorough
 def test_traces_side_by_side_are_compared_each_with_its_own(command: Command) -> None:
     """A sweep over traces would end in a refusal, or jobs of one log be paired with those of another."""
     words = ("trace=synthetic,philly_calibrated", "trace.jobs=60", "policy=fifo,sjf", "progress=false", "sweep=s")

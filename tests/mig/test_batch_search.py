@@ -44,6 +44,7 @@ def test_plans_can_be_followed(tasks, gpus, seed):
 
 @settings(deadline=None, max_examples=25)
 @given(batches(most=6), st.data())
+@pytest.mark.thorough
 def test_batches_one_after_the_other(tasks, data):
     """A batch that finds instances of the one before must neither cut them short nor overlap them."""
     model = next(iter(tasks.seconds))
@@ -69,6 +70,7 @@ def test_nothing_beats_the_exact_optimum(tasks):
     assert bounds(tasks, (model,), 5.0).best <= least + 1e-6
 
 
+@pytest.mark.thorough
 def test_small_batches_are_seldom_far_from_the_exact_optimum():
     """The search would lose what it reaches on batches that can be solved exactly: the order of its plans costs little."""
     rng, over = np.random.default_rng(0), []

@@ -136,6 +136,7 @@ def test_a_middle_line_that_is_not_as_written_is_refused(tmp_path, edit):
 
 
 @pytest.mark.parametrize("policy", ["lookahead", "learned", "random"])
+@pytest.mark.thorough
 def test_a_shortened_journal_is_the_same_fleet(tmp_path, monkeypatch, policy):
     """A service would take longer to start every day; or decide otherwise than without the restart."""
     options = FleetOptions(A100, policy=policy, learn=policy == "learned", lazy=True, migrate=0.1)

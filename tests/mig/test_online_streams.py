@@ -74,6 +74,7 @@ def restarted(fleet: Fleet, journal, torn: bool) -> Fleet:
 
 @settings(max_examples=150, deadline=None)
 @given(OPTIONS, st.booleans(), st.lists(STEPS, max_size=60))
+@pytest.mark.thorough
 def test_random_streams(tmp_path_factory, options, learn, steps):
     """Acquires, releases, migrations, given-back GPUs, restarts and bad lines in any order break no tenant's lease."""
     if learn and options.policy == "learned":

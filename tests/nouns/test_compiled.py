@@ -179,6 +179,7 @@ def test_unchanged_kernels_come_from_disk(pack: Path) -> None:
 
 
 @pytest.mark.parametrize(("file", "text", "becomes", "values", "again"), EDITS)
+@pytest.mark.thorough
 def test_an_edit_recompiles_what_it_changes_and_nothing_else(
     pack: Path, tmp_path: Path, file: str, text: str, becomes: str, values: list[int], again: list[str]
 ) -> None:
@@ -191,6 +192,7 @@ def test_an_edit_recompiles_what_it_changes_and_nothing_else(
     assert run(tmp_path / "copy") == [values, again]
 
 
+@pytest.mark.thorough
 def test_a_value_set_in_a_running_process_stays_out_of_the_files(pack: Path, tmp_path: Path) -> None:
     """A test that sets a constant would leave code with it for every later process."""
     shutil.copytree(pack, tmp_path / "copy")
@@ -213,6 +215,7 @@ def test_a_damaged_file_is_compiled_again(pack: Path, tmp_path: Path) -> None:
     assert run(tmp_path / "copy") == [VALUES, []]
 
 
+@pytest.mark.thorough
 def test_processes_compile_at_once_and_are_killed(tmp_path: Path) -> None:
     """Half a file, or one process's index to another's code, would crash the interpreter or give wrong numbers."""
     folder = write_pack(tmp_path)
@@ -232,6 +235,7 @@ def test_processes_compile_at_once_and_are_killed(tmp_path: Path) -> None:
     assert run(folder) == [VALUES, []]
 
 
+@pytest.mark.thorough
 def test_a_process_killed_while_it_writes_leaves_no_half_file(tmp_path: Path) -> None:
     folder = write_pack(tmp_path)
     kill = "import os, signal\nos.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -48,6 +48,7 @@ print(train(cfg | {"resume": f"{runs}/two"}))
 
 
 @pytest.mark.ray
+@pytest.mark.thorough
 def test_a_small_training_leaves_an_agent_and_its_curve_and_can_be_gone_on_from(tmp_path: Path) -> None:
     """A user would train for an hour and find nothing to plan with, or not get the same again."""
     command = [sys.executable, "-c", SCRIPT, json.dumps(SMALL), str(tmp_path)]

@@ -38,6 +38,7 @@ def trials(kills: int) -> dict[str, Any]:
 
 @pytest.mark.ray
 @pytest.mark.parametrize("kills", [4, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.thorough
 def test_killed_trainings_come_to_the_same_end(kills: int) -> None:
     """A training killed at any instant would lose more than an interval, or become another one when it is gone on with."""
     found = trials(kills)

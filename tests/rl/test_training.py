@@ -56,6 +56,7 @@ def longer_run(first_run: Path) -> Path:
     return first_run.parent / "again"
 
 
+@pytest.mark.thorough
 def test_the_same_seed_gives_the_same_policy(first_run: Path, longer_run: Path) -> None:
     """A published result could not be reproduced from its seed."""
     assert without_clock(longer_run)[:2] == without_clock(first_run)
@@ -65,6 +66,7 @@ def without_clock(run: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if k != "wall_s"} for row in Curve.read(run / "curve.csv").rows]
 
 
+@pytest.mark.thorough
 def test_resuming_goes_on_where_the_run_stopped(first_run: Path, longer_run: Path) -> None:
     """A user who resumes would train from scratch, lose the curve so far, or get another policy than in one go."""
     done = train("+trace=synthetic", *SMALL, "epochs=1", f"resume={first_run}", "name=longer", runs=first_run.parent)

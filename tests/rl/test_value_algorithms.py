@@ -19,6 +19,7 @@ from rltune.rl.rules import Rules, Setup, make_setup
 from rltune.rl.training import load_weights
 from rltune.rl.value_algorithms import build_dqn, build_sac
 from rltune.rl.value_modules import action_values, masked_policy, soft_action_values
+from tests.some import some
 
 BUILDERS = {"dqn": build_dqn, "sac": build_sac}
 VISIBLE = 8
@@ -126,7 +127,7 @@ def test_illegal_actions_have_no_probability() -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("prioritised", [False, True])
+@pytest.mark.parametrize("prioritised", some([False, True], True))
 @pytest.mark.parametrize("name", sorted(BUILDERS))
 def test_trains_on_legal_actions_only(name: str, prioritised: bool) -> None:
     """Eight iterations, past the buffer's capacity, change the weights; no explored action is illegal."""
@@ -159,6 +160,7 @@ def test_untrained_policy_is_the_baseline_order(name: str) -> None:
 
 @pytest.mark.ray
 @pytest.mark.parametrize(("name", "prioritised"), [("dqn", True), ("sac", False)])
+@pytest.mark.thorough
 def test_same_seed_same_weights(name: str, prioritised: bool) -> None:
     """Two runs with one seed end with equal weights, replay included."""
     ends = []
@@ -184,6 +186,7 @@ def test_targets_follow_the_online_networks(name: str) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.thorough
 def test_checkpoint_keeps_the_temperature(tmp_path: Path) -> None:
     """A restored SAC has the networks and the learnt temperature of the saved one."""
     algorithm, restored = train("sac", 2, alpha_lr=0.1), train("sac", 0)

@@ -7,12 +7,13 @@ import time
 
 import pytest
 
+from rltune.nouns.errors import InputError
 from rltune.service.engine import Settings
 from rltune.service.errors import Refused
 from rltune.service.exporting import faults
 from rltune.service.orders import Begin, Report, Stop, Suspend
 from rltune.service.specs import JobSpec, LeaseSpec
-from rltune.service.store import VERSION, StoreError
+from rltune.service.store import COLUMNS, VERSION, StoreError
 from rltune.simulator.requests import Rules
 from tests.service.fakes import FakeMachine, Hand, suspending
 
@@ -221,6 +222,30 @@ def test_a_device_that_refuses_is_taken_out_and_the_job_goes_elsewhere(hand):
     assert hand.engine.node_state[0] == ("open", "")
 
 
+@pytest.mark.parametrize("what", ["refused", "lost"])
+def test_a_job_that_is_placed_again_runs_until_it_ends(hand, what):
+    """After a device error the second run would count as over while it runs, and its GPUs be given to others."""
+    name, other = hand.ask(lambda e: e.submit([job(gpus=2), job(gpus=2)], "ann"))
+    hand.machines[0].say(Report(what, 0.0, f"{name}.1"))
+    hand.turn(5.0)
+    hand.machines[1].end(f"{other}.1")
+    hand.turn(10.0)
+    assert hand.engine.ledger.records[name].run == f"{name}.2"
+    (late,) = hand.ask(lambda e: e.submit([job(gpus=4)], "bob"))
+    for second in (11.0, 15.0, 1000.0):
+        hand.turn(second)
+        assert (hand.state(name), hand.state(late)) == ("running", "waiting")
+    next(machine for machine in hand.machines if f"{name}.2" in machine.runs).end(f"{name}.2")
+    hand.turn(1001.0)
+    assert hand.state(name) == "done"
+
+
+def test_more_tries_than_the_service_allows_are_refused(hand):
+    """A job would be given up earlier than it was promised."""
+    with pytest.raises(Refused, match=r"retries=50: this service gives a job up after 10 failures"):
+        hand.ask(lambda e: e.submit([job(retries=50)], "ann"))
+
+
 def test_a_job_whose_program_is_not_there_fails_and_its_machine_stays(hand):
     """One slip in a command would take every machine out of service, one after the other."""
     hand.machines[0].lazy = True
@@ -272,12 +297,38 @@ def test_a_database_of_the_version_before_goes_on(tmp_path):
     (name,) = hand.ask(lambda e: e.submit([job()], "ann"))
     hand.close()
     link = sqlite3.connect(tmp_path / "state.sqlite")
-    link.executescript("DROP INDEX requests_by_age; PRAGMA user_version=1;")
+    link.executescript(
+        "DROP INDEX requests_by_age; PRAGMA user_version=1;"
+        + "".join(f"ALTER TABLE {t} DROP COLUMN crc;" for t in COLUMNS)
+    )
     link.close()
     again = Hand(tmp_path, hand.machines)
     assert again.state(name) == "running" and again.store.read("PRAGMA user_version")[0][0] == VERSION
     assert again.store.read("SELECT 1 FROM sqlite_master WHERE name = 'requests_by_age'")
     again.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE jobs SET tenant = 'bob'",
+        "UPDATE runs SET start_s = start_s + 1",
+        "UPDATE jobs SET spec = replace(spec, 'true', 'halt')",
+    ],
+)
+def test_a_row_that_is_not_as_it_was_written_is_refused(tmp_path, change):
+    """A disk that alters a byte would give a job to another tenant, or run another program."""
+    hand = Hand(tmp_path)
+    hand.ask(lambda e: e.submit([job(estimate_s=7), job(gpus=4)], "ann"))
+    hand.machines[0].end("job-1.1")
+    hand.turn(1.0)
+    assert not faults(hand.store)
+    hand.close()
+    link = sqlite3.connect(tmp_path / "state.sqlite")
+    link.executescript(change)
+    link.close()
+    with pytest.raises(InputError, match=r"(jobs|runs): row .* is not as it was written.*restore a backup"):
+        Hand(tmp_path, hand.machines)
 
 
 # --- restarts -------------------------------------------------------------------------------------
@@ -339,7 +390,7 @@ def test_a_full_disk_refuses_what_is_new_and_keeps_what_happened(hand, monkeypat
     def full(*_):
         raise StoreError("state.sqlite: database or disk is full; make room on the disk")
 
-    monkeypatch.setattr(hand.store, "write_jobs", full)
+    monkeypatch.setattr(hand.store, "write", full)
     with pytest.raises(Refused) as refused:
         hand.ask(lambda e: e.submit([job()], "ann"))
     assert refused.value.status == 503 and "make room" in refused.value.message
@@ -361,8 +412,8 @@ def test_a_full_disk_refuses_what_is_new_and_keeps_what_happened(hand, monkeypat
 def test_a_transaction_is_whole_or_not_there(hand):
     """Half a turn on disk would be a state that never was."""
     with pytest.raises(StoreError), hand.store.transaction() as link:
-        link.execute("INSERT INTO nodes VALUES ('m9', 'open', '')")
-        link.execute("INSERT INTO nodes VALUES ('m9', 'open', '')")
+        link.execute("INSERT INTO nodes VALUES ('m9', 'open', '', NULL)")
+        link.execute("INSERT INTO nodes VALUES ('m9', 'open', '', NULL)")
     assert not hand.store.read("SELECT * FROM nodes")
 
 

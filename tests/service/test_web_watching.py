@@ -185,7 +185,7 @@ def test_a_disk_that_refuses_is_not_ready_but_alive(site, monkeypatch):
     def full(*_):
         raise StoreError("state.sqlite: database or disk is full; make room on the disk")
 
-    monkeypatch.setattr(site.store, "write_jobs", full)
+    monkeypatch.setattr(site.store, "write", full)
     answer = site.ann.post("/v1/jobs", json=JOB)
     assert answer.status_code == 503 and "make room" in answer.json()["error"] and answer.headers["retry-after"] == "5"
     assert site.ask(None, "GET", "/ready").status_code == 503 and site.ask(None, "GET", "/health").status_code == 200

@@ -218,6 +218,7 @@ def test_an_interruption_is_paid_for() -> None:
 # --- policies of one's own, limits, input ---------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_policy_of_ones_own_may_suspend_with_the_joint_allocator() -> None:
     """A function as a policy would be refused, or could not suspend, where a named one can."""
     jobs, cluster = mixed(100, 4)

@@ -112,6 +112,7 @@ def test_philly_machine_list_has_552_machines(real: Path) -> None:
     ("name", "generated", "begin"),
     [("philly", "philly_calibrated", "2017-10-01"), ("alibaba", "alibaba_calibrated", 0)],
 )
+@pytest.mark.thorough
 def test_generators_resemble_their_logs(real: Path, name: str, generated: str, begin: str | int) -> None:
     """Constants would have been copied wrongly: quartiles, 90 and 99 % of durations within 7 %, sizes within 0.2 points."""
     log = load(real, name)

@@ -233,6 +233,7 @@ DAMAGE = st.tuples(
     ),
     st.lists(DAMAGE, min_size=1, max_size=4),
 )
+@pytest.mark.thorough
 def test_damaged_tables_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, which: tuple[str, str], damage: list[Any]
 ) -> None:

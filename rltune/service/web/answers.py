@@ -110,7 +110,7 @@ class Views:
         return self.row(record.row(None), caller)
 
     def row(self, row: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
-        """One as it is on disk (`rltune.service.store.JOB_COLUMNS`); its devices are known as long as it holds them."""
+        """One as it is on disk (`rltune.service.store.COLUMNS`); its devices are known as long as it holds them."""
         record = self.engine.ledger.records.get(row["id"])
         devices = dict(record.devices) if record is not None and record.run == row["run"] else {}
         spec = json.loads(row["spec"])
