@@ -346,7 +346,11 @@ def learned_rows(
         policy = LEARNED if each.learned else rules.baseline
         row = Row(each.name, policy, rules.backfill, rules.runtimes, rules.allocator, results, allocator_stats=stats)
         if each.learned:
-            told: dict[str, Any] = {"kept": str(origin.get("kept")), "seed": origin.get("seed"), "model": origin.get("model")}
+            told: dict[str, Any] = {
+                "kept": str(origin.get("kept")),
+                "seed": origin.get("seed"),
+                "model": origin.get("model"),
+            }
             row = replace(row, baseline=rules.baseline, recipe=recipe(origin), **told)
         rows.append(row)
         update()

@@ -52,7 +52,8 @@ def test_a_run_leaves_its_directory_and_says_what_the_function_says(simulate: Ca
     run = made(told)
     files = {path.name for path in run.iterdir()}
     assert files == {
-        "config.yaml", "manifest.json", "summary.json", "jobs.parquet", "runs.parquet", "timeline.parquet", "timeline.png"
+        "config.yaml", "manifest.json", "summary.json", "jobs.parquet", "runs.parquet", "timeline.parquet", "timeline.png",
+        "pools.parquet",
     }  # fmt: skip
     trace = rltune.load_trace("synthetic", jobs=200, arrivals_per_h=600.0, median_s=600.0, mean_s=3600.0)
     cluster = rltune.load_cluster("uniform").with_nodes(4)
@@ -67,6 +68,15 @@ def test_a_run_leaves_its_directory_and_says_what_the_function_says(simulate: Ca
     assert len(pd.read_parquet(run / "runs.parquet")) == 200
     assert "at most" in told[1] and "Jain" not in told[1]  # these jobs have no tenants
     assert "lower bounds of any schedule without preemption" in told[1]
+
+
+def test_decisions_are_left_where_they_are_asked_for(simulate: Callable[..., Told]) -> None:
+    """The inspector would have nothing to show, or a run would say that it holds what it lacks."""
+    run = made(simulate(*QUICK, "policy=sjf", "allocator=milp", "decisions=true"))
+    decisions, jobs = pd.read_parquet(run / "decisions.parquet"), pd.read_parquet(run / "jobs.parquet")
+    assert sum(map(len, decisions.started)) == len(jobs) and len(pd.read_parquet(run / "milp.parquet")) > 0
+    status, _, err = simulate(*QUICK, "policy=sjf", "backfill=blocking", "decisions=true")
+    assert status != 0 and "decisions=true: under backfill=blocking" in err
 
 
 def test_exports_are_the_schedule(simulate: Callable[..., Told]) -> None:
