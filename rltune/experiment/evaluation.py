@@ -114,6 +114,7 @@ def _evaluate_size(
     block: dict[str, Any] = {
         "cluster": {"name": cluster.name, "nodes": cluster.nodes, "gpus": cluster.gpus},
         "test": {"range": experiment.ranges["test"], "windows": len(starts), "jobs": length * len(starts)},
+        "metric": metric,
         "load": offered_load(experiment, cluster) if len(starts) == 1 else None,
         "policies": {row.name: summarise(row) for row in rows},
     }

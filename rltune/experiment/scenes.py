@@ -66,7 +66,8 @@ def _judged_scene(
     path: Path, summary: dict[str, Any], config: dict[str, Any], block: dict[str, Any], several: bool, told: Told
 ) -> Scene:
     suffix = f"-{block['cluster']['nodes']}" if several else ""
-    metric = SCORE_METRIC[config["score"]]
+    # Of a checkpoint's score where there is one; runs of before did not say.
+    metric = block.get("metric", SCORE_METRIC[config["score"]])
     rows = ranked([_row(name, row, block) for name, row in block["policies"].items()], metric)
     jobs = _frame(path / f"jobs{suffix}.parquet")
     jobs = pd.DataFrame(columns=["row", *JOB_COLUMNS]) if jobs is None else jobs.rename(columns={"policy": "row"})
