@@ -144,7 +144,12 @@ def split(text: str, place: str) -> Iterator[Command]:
 
 COMMANDS = [command for document in DOCUMENTS for command in commands_of(document) if command.kind != "rltune.X"]
 PYTHON = [block for document in DOCUMENTS for block in parted(document)[0] if is_python(block)]
-each_command = pytest.mark.parametrize("command", COMMANDS, ids=str)
+each_command = pytest.mark.parametrize(
+    "command",
+    # What launches on Ray loads it: half a minute.
+    [pytest.param(one, marks=pytest.mark.thorough) if "hydra/launcher=ray" in str(one) else one for one in COMMANDS],
+    ids=str,
+)
 each_block = pytest.mark.parametrize("block", PYTHON, ids=lambda block: block[0].place)
 
 

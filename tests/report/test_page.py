@@ -19,8 +19,10 @@ from rltune.report.page.figures import ccdf
 from rltune.report.page.tables import latex, main_table, tables, tex
 from rltune.report.page.write import write_page
 
+pytestmark = pytest.mark.xdist_group("page")
 
-@pytest.fixture(scope="module")
+
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("report")
     write_page(page(), made)
