@@ -27,6 +27,7 @@ from rltune.mig.batch.plan import Plan, Run
 from rltune.mig.batch.tasks import read_tasks
 from rltune.nouns.errors import InputError
 from rltune.rundir import RunDirectory
+from tests.some import some
 
 LIST = """\
 version: 1
@@ -327,7 +328,6 @@ def test_a_list_that_is_edited_meanwhile(call, tmp_path):
 
 FULL = """
 import pandas as pd
-from tests.some import some
 def full(self, path, **more):
     open(path, "wb").write(b"PAR1")
     raise OSError(28, "No space left on device")
