@@ -1,11 +1,12 @@
 # Every target sets up what it needs: `make train` and `make test` work on a fresh machine.
-# Settings: PYTHON (an interpreter 3.11 to 3.13), ARGS (further options of the command), RLTUNE_TRACES (a folder of
+# Settings: FULL=1 (of eval), PYTHON (an interpreter 3.11 to 3.13), ARGS (further options of the command), RLTUNE_TRACES (a folder of
 # real traces), TORCH_INDEX (address of PyTorch's index of CPU builds, where the usual index has only CUDA builds).
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 ARGS ?=
+FULL ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -30,10 +31,8 @@ train: $(READY) ## train on Helios' jobs on unlike GPUs; tables on held-back job
 live: $(READY) ## the live service in two minutes: a trace replayed on simulated A100s with MIG, real processes (ARGS="speed=600")
 	OMP_NUM_THREADS=1 $(BIN)/python -m rltune.live $(ARGS)
 
-eval: $(READY) ## judge the shipped policies beside every heuristic: 64 windows, then the test month at 100 and 85 nodes
-	$(BIN)/python -m rltune.evaluate +trace=helios "checkpoint=[helios_window,helios_window_s1,helios_window_s2]" $(ARGS)
-	$(BIN)/python -m rltune.evaluate +trace=helios protocol=month nodes=100 checkpoint=helios $(ARGS)
-	$(BIN)/python -m rltune.evaluate +trace=helios protocol=month nodes=85 checkpoint=helios_85 $(ARGS)
+eval: $(READY) ## shipped models and all rules on five traces, as a page: runs/report/index.html (minutes; FULL=1: an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m rltune.report $(if $(filter-out 0,$(FULL)),--full) $(ARGS)
 
 test: $(READY) ## run the tests (options of pytest: ARGS="-k milp"; more cases: ARGS="-m thorough", ARGS="-m slow")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)

@@ -18,6 +18,7 @@ COMMANDS = {
     "inspect": "a page that steps through a run: queue, nodes, why jobs waited",
     "train": "train a policy, keep the best, judge it on jobs it has never seen",
     "evaluate": "a trained policy beside every heuristic, with intervals",
+    "report": "one page of evaluations: figures, tables, how made",
     "traces": "job logs: list, describe, convert, fetch",
     "models": "shipped policies and their cards",
     "mig": "MIG partitions: plan batches of tasks, serve tenants",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +23,7 @@ from rltune.experiment.provenance import check_unseen
 from rltune.experiment.setup import Experiment, make_experiment
 from rltune.experiment.sweep_table import conclude_policies
 from rltune.experiment.sweeping import Sweep
+from rltune.models.catalogue import file_of
 from rltune.nouns.errors import InputError
 from rltune.report.console import say
 from rltune.rl.policy_file import AnyPolicy, load_policy
@@ -41,7 +43,7 @@ def main(cfg: dict[str, Any]) -> str:
         raise InputError("guard=true guards learned policies; give checkpoint=..., or leave guard out")
     remove_if_asked(cfg)
     tune(1)
-    policies = [guarded(cfg, load_policy(path)) for path in learned]
+    policies = [guarded(cfg, named(load_policy(path), path)) for path in learned]
     options, remarks = options_of(cfg, policies)
     experiment = make_experiment(cfg, options)
     remarks += _check_policies(experiment, policies)
@@ -92,6 +94,11 @@ def named_policies(cfg: dict[str, Any]) -> tuple[str | list[str], list[str]]:
     learned = [*_listed(cfg["checkpoint"]), *(name for name in named if is_learned(name))]
     orders = [name for name in named if not is_learned(name)]
     return ("all" if orders == ["all"] else orders), list(dict.fromkeys(learned))
+
+
+def named(policy: AnyPolicy, name: str) -> AnyPolicy:
+    """The policy, with the name of the shipped model in its origin where it is one."""
+    return replace(policy, origin={**policy.origin, "model": name}) if file_of(name) is not None else policy
 
 
 def guarded(cfg: dict[str, Any], policy: AnyPolicy) -> AnyPolicy:

@@ -43,10 +43,10 @@ from rltune.rundir import SCHEMA_VERSION, RunDirectory, describe_trace, manifest
 from rltune.simulator.guard import Guard
 from rltune.simulator.result import Result
 from rltune.simulator.run import describe_oversized, find_oversized
+from rltune.simulator.usage import POOL_STEPS, step_of
 from rltune.traces import Trace, from_config, split
 from rltune.traces.capacity import with_capacity
 
-STEPS_S = (60.0, 300.0, 600.0, 1800.0, 3600.0, 10_800.0, 21_600.0, 86_400.0)
 STEPS_SHOWN = 2000
 SWEEP = Sweep("rltune.simulate", conclude_simulations, mean_wait)
 GROUPED = ("vc", "user", "priority")
@@ -254,8 +254,11 @@ def write_files(run: RunDirectory, result: Result, trace: Trace, cfg: Mapping[st
     result.attempts.to_parquet(run.file("runs.parquet"), index=False)
     if result.recorded is not None:
         result.recorded.write(run.file)
-    step = cfg["step_s"] or step_of(result.makespan_s())
-    result.timeline(float(step)).to_parquet(run.file("timeline.parquet"), index=False)
+    step = float(cfg["step_s"] or step_of(result.makespan_s(), STEPS_SHOWN))
+    result.timeline(step).to_parquet(run.file("timeline.parquet"), index=False)
+    result.pool_timeline(max(step, step_of(result.makespan_s(), POOL_STEPS))).to_parquet(
+        run.file("pools.parquet"), index=False
+    )
     title = f"{trace.label}, {result.cluster.nodes} nodes, {label_of(cfg)}"
     timeline_figure(run.file("timeline.parquet"), run.file("timeline.png"), title)
     for column in GROUPED:
@@ -265,12 +268,6 @@ def write_files(run: RunDirectory, result: Result, trace: Trace, cfg: Mapping[st
     pools = {pool.name: pool.gpu_type for pool in result.cluster.pools}
     for kind in dict.fromkeys(exports(cfg)):
         export(kind, result.schedule, result.attempts, pools, run.file)
-
-
-def step_of(span_s: float) -> float:
-    """The shortest usual step with at most `STEPS_SHOWN` over the span."""
-    fitting = [step for step in STEPS_S if span_s / step <= STEPS_SHOWN]
-    return fitting[0] if fitting else np.ceil(span_s / STEPS_SHOWN / STEPS_S[-1]) * STEPS_S[-1]
 
 
 def job_table(result: Result) -> pd.DataFrame:

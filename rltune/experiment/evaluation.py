@@ -18,11 +18,13 @@ from rltune.experiment.rows import (
     METRICS,
     SEARCHED,
     Row,
+    against_best,
     comparisons,
     curve_rows,
     notes,
     over_seeds,
     per_job,
+    per_pool,
     per_window,
     seed_groups,
     summarise,
@@ -43,6 +45,8 @@ from rltune.simulator.full import preemptive_policy
 from rltune.simulator.progress import watched
 from rltune.simulator.result import Result
 from rltune.simulator.run import TRAINED, find_oversized, needs_detail, simulate_jobs
+from rltune.simulator.runs import GPU
+from rltune.simulator.usage import demand_milli
 from rltune.traces.capacity import with_capacity
 
 
@@ -110,9 +114,12 @@ def _evaluate_size(
     block: dict[str, Any] = {
         "cluster": {"name": cluster.name, "nodes": cluster.nodes, "gpus": cluster.gpus},
         "test": {"range": experiment.ranges["test"], "windows": len(starts), "jobs": length * len(starts)},
+        "metric": metric,
+        "load": offered_load(experiment, cluster) if len(starts) == 1 else None,
         "policies": {row.name: summarise(row) for row in rows},
     }
     block["comparisons"] = comparisons(rows)
+    block["against_best"] = against_best(rows, metric)
     block["seeds"] = [over_seeds(group, metric) for group in seed_groups(rows)]
     block["notes"] = left_out + notes(rows, block["seeds"], metric)
     if any(row.runtimes == "predicted" for row in rows):
@@ -132,6 +139,8 @@ def _evaluate_size(
     per_window(rows, metric).to_csv(run.file(f"windows{suffix}.csv"), index=False)
     shown = curve_rows(rows, metric)
     per_job(shown, starts).to_parquet(run.file(f"jobs{suffix}.parquet"), index=False)
+    if len(starts) == 1:
+        per_pool(shown).to_parquet(run.file(f"pools{suffix}.parquet"), index=False)
     unit = f"{metric} by window" if len(starts) > 1 else f"{metric} by day of submission"
     if metric in METRICS:
         box_plot(
@@ -163,6 +172,14 @@ def test_windows(experiment: Experiment, windows: Any) -> tuple[list[int], int]:
     if bad:
         raise InputError(f"windows: {bad[0]} is no first job of the test stretch; 0 to {jobs - length} are possible")
     return [int(start) for start in windows], length
+
+
+def offered_load(experiment: Experiment, cluster: Cluster) -> float | None:
+    """GPU-seconds that the test jobs ask for over all GPUs x the time in which they are submitted; None where that is no time."""
+    jobs = experiment.stretches["test"].jobs
+    span = float(jobs.submit_s[-1] - jobs.submit_s[0])
+    asked = float((demand_milli(jobs) / GPU * jobs.duration_s).sum())
+    return asked / (span * cluster.gpus) if span > 0 and cluster.gpus else None
 
 
 def heuristic_cases(
@@ -330,8 +347,12 @@ def learned_rows(
         policy = LEARNED if each.learned else rules.baseline
         row = Row(each.name, policy, rules.backfill, rules.runtimes, rules.allocator, results, allocator_stats=stats)
         if each.learned:
-            kept, seed = str(origin.get("kept")), origin.get("seed")
-            row = replace(row, baseline=rules.baseline, kept=kept, seed=seed, recipe=recipe(origin))
+            told: dict[str, Any] = {
+                "kept": str(origin.get("kept")),
+                "seed": origin.get("seed"),
+                "model": origin.get("model"),
+            }
+            row = replace(row, baseline=rules.baseline, recipe=recipe(origin), **told)
         rows.append(row)
         update()
     return rows

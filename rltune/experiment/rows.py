@@ -16,6 +16,7 @@ from rltune.policies.knowledge import RUNTIMES
 from rltune.report.tables import guard_text
 from rltune.rl.policy_file import BASELINE, PARENT
 from rltune.simulator.result import DAY_S, Result
+from rltune.simulator.usage import POOL_STEPS, step_of
 
 METRICS = ("wait_s", "jct_s", "bsld", "slowdown")
 COMPARED = ("wait_s", "jct_s", "bsld")
@@ -30,7 +31,7 @@ class Row:
     """One line of the table: who decided, knowing what, and the schedules of all windows.
 
     ``baseline``: the order that a learned policy corrects, None for heuristics; ``kept``: what training kept for a
-    learned row (an epoch, the baseline order, a parent); ``ways``: rule of ways; ``recipe``: equal for
+    learned row (an epoch, the baseline order, a parent); ``model``: name of a shipped one; ``ways``: rule of ways; ``recipe``: equal for
     policies that differ in their ``seed`` alone; ``allocator_stats``: the MILP's counters.
     """
 
@@ -42,6 +43,7 @@ class Row:
     results: list[Result]
     baseline: str | None = None
     kept: str | None = None
+    model: str | None = None
     recipe: str = ""
     seed: int | None = None
     ways: str = FASTEST
@@ -75,6 +77,7 @@ def summarise(row: Row) -> dict[str, Any]:
         "learned": row.learned,
         "baseline": row.baseline,
         "kept": row.kept,
+        "model": row.model,
         "allocator_stats": row.allocator_stats,
     }
     for metric in METRICS:
@@ -94,9 +97,40 @@ def summarise(row: Row) -> dict[str, Any]:
     for name in ("utilization", "fragmentation", "makespan_s"):
         values = np.array([getattr(result, name)() for result in row.results])
         out[name] = {"mean": float(values.mean()), "ci95": ci95(values)}
+    out["energy_kwh"] = energy_over([result.energy_kwh() for result in row.results])
+    out["bounds"] = bounds_over(row.results)
     out["unfinished"] = int(sum((~result.finished).sum() for result in row.results))
     if "guard" in row.results[0].extra:
         out["guard"] = guard_over([result.extra["guard"] for result in row.results])
+    return out
+
+
+def energy_over(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Energy of several simulations together, as `rltune.simulator.usage.energy_kwh` tells that of one."""
+    if found[0]["mean"] is None:
+        return found[0]
+    total = {
+        name: {kind: sum(each["by_type"][name][kind] for each in found) for kind in part}
+        for name, part in found[0]["by_type"].items()
+    }
+    return {"mean": sum(each["mean"] for each in found), "by_type": total}
+
+
+def bounds_over(results: Sequence[Result]) -> dict[str, Any]:
+    """Lower bounds of mean JCT and wait over the jobs of several simulations, as `Result.bounds` tells those of one."""
+    found, weights = [result.bounds() for result in results], [int(result.finished.sum()) for result in results]
+    reasons = [each["reason"] for each in found if "reason" in each]
+    if reasons:
+        return {"reason": reasons[0]}
+    # Bounds that allow for interruptions hold without them too; the others do not hold with them.
+    if len({each["preemptive"] for each in found}) > 1:
+        return {"reason": "jobs were interrupted in some windows only, and the bounds are of two kinds"}
+    out: dict[str, Any] = {"preemptive": found[0]["preemptive"]}
+    for name in ("jct_s", "wait_s"):
+        least, reached = (
+            float(np.average([each[name][key] for each in found], weights=weights)) for key in ("bound", "reached")
+        )
+        out[name] = {"bound": least, "reached": reached, "above": reached / least - 1 if least > 0 else None}
     return out
 
 
@@ -138,6 +172,27 @@ def comparisons(rows: Sequence[Row]) -> list[dict[str, Any]]:
                     ours = np.mean([np.concatenate(row.values(metric)) for row in group], axis=0)
                     found = reduction(ours, np.concatenate(theirs.values(metric)), pairs=blocks_of(first))
                 out.append({"policy": name, "against": theirs.name, "metric": metric, **found})
+    return out
+
+
+def against_best(rows: Sequence[Row], metric: str) -> list[dict[str, Any]]:
+    """Each row against the best rule (by ``metric``) that knows no more than it does, paired as `comparisons`.
+
+    "against" is None for that rule itself.
+    """
+    out = []
+    for row in rows:
+        known = RUNTIMES.index(row.runtimes)
+        rules = [each for each in rows if not each.learned and RUNTIMES.index(each.runtimes) >= known]
+        best = min(rules, key=lambda each: _mean(each, metric), default=row)
+        for each in COMPARED:
+            found: dict[str, Any] = {"reduction": None, "ci95": [None, None]}
+            if best is not row and same_jobs(row, best):
+                ours, theirs = (np.concatenate(one.values(each)) for one in (row, best))
+                found = reduction(ours, theirs, pairs=blocks_of(row))
+            elif best is not row:
+                found["reason"] = "they did not run the same jobs"
+            out.append({"policy": row.name, "against": None if best is row else best.name, "metric": each, **found})
     return out
 
 
@@ -205,6 +260,10 @@ def curve_rows(rows: Sequence[Row], metric: str) -> list[Row]:
     for runtimes in RUNTIMES:
         best += [row for row in others if row.runtimes == runtimes and row.name != "fifo-blocking"][:2]
     best += [row for row in others if row.policy == "fifo" and all(row is not one for one in best)]
+    for row in others:
+        # Where little is known of run times these are few: the best of further policies, each once.
+        if len(best) < CURVES and all(row.policy != one.policy for one in best):
+            best.append(row)
     return learned + best[:CURVES]
 
 
@@ -215,24 +274,28 @@ def _mean(row: Row, metric: str) -> float:
 
 
 def per_job(rows: Sequence[Row], starts: Sequence[int]) -> pd.DataFrame:
-    """One line a job and row: policy, window (first job), job_id, submit_s, start_s, end_s, wait_s, bsld, num_gpus."""
+    """One line a job and row: policy, window (first job), what was asked, when it ran and its scores, as `rltune.simulate` has them."""
     frames = []
     for row in rows:
         for start, result in zip(starts, row.results, strict=True):
-            ran = result.finished
-            frames.append(
-                pd.DataFrame(
-                    {
-                        "policy": row.name,
-                        "window": start,
-                        "job_id": result.jobs.job_id[ran],
-                        "submit_s": result.jobs.submit_s[ran],
-                        "start_s": result.start_s[ran],
-                        "end_s": result.end_s[ran],
-                        "wait_s": result.wait_s[ran],
-                        "bsld": result.scores()["bsld"],
-                        "num_gpus": result.jobs.num_gpus[ran],
-                    }
-                )
-            )
+            ran, jobs = result.finished, result.jobs
+            asked = {
+                "job_id": jobs.job_id[ran],
+                "submit_s": jobs.submit_s[ran],
+                "start_s": result.start_s[ran],
+                "end_s": result.end_s[ran],
+                "duration_s": jobs.duration_s[ran],
+                "num_gpus": jobs.num_gpus[ran],
+                "vc": jobs.vc.values()[ran],
+                "priority": jobs.priority[ran],
+            }
+            frames.append(pd.DataFrame({"policy": row.name, "window": start, **asked, **result.scores()}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def per_pool(rows: Sequence[Row]) -> pd.DataFrame:
+    """Pools over time (`Result.pool_timeline`), a column policy first; of rows with one window, all in the same steps."""
+    results = {row.name: row.results[0] for row in rows}
+    step_s = step_of(max(result.makespan_s() for result in results.values()), POOL_STEPS)
+    frames = [result.pool_timeline(step_s).assign(policy=name) for name, result in results.items()]
     return pd.concat(frames, ignore_index=True)

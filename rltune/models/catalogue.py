@@ -1,6 +1,7 @@
 """What policies are shipped, by name. No PyTorch here: `rltune.rl.policy_file` reads the weights.
 
-A card is of one scheduler: `helios.yaml` of ``helios`` and of ``helios_s1``, the same training with another seed.
+A card is of one scheduler: `helios.yaml` of ``helios`` and of ``helios_s1``, the same training with another seed. ``curve`` of a seed: its
+learning curve, files of the checkout, the later ones of trainings that began with the policy of the one before.
 """
 
 from __future__ import annotations

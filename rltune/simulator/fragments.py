@@ -62,8 +62,19 @@ def replay_of(runs: Runs) -> Replay:
 
 def partly_used(jobs: JobTable, cluster: Cluster, runs: Runs) -> float:
     """Share of the free GPUs that stand on partly used nodes."""
-    arrays, begin, end = cluster.arrays(), float(jobs.submit_s[0]), float(jobs.submit_s[-1])
-    return float(_free_on_partly_used(replay_of(runs), arrays.pool_cap[arrays.node_pool] * GPU, begin, end))
+    edges = np.array([float(jobs.submit_s[0]), float(jobs.submit_s[-1])])
+    partly, free = free_by_pool(cluster, runs, edges).sum(axis=(0, 1))
+    return float(partly / free) if free > 0 else 0.0
+
+
+def free_by_pool(cluster: Cluster, runs: Runs, edges: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(n_steps, n_pools, 2) thousandths of GPU-seconds that are free on partly used nodes, and free at all.
+
+    ``edges`` (n_steps + 1,): bounds of the steps, seconds; no run begins before the first.
+    """
+    arrays = cluster.arrays()
+    size = arrays.pool_cap[arrays.node_pool] * GPU
+    return np.asarray(_free_by_pool(replay_of(runs), arrays.node_pool, size, len(cluster.pools), edges))
 
 
 def unusable_by_demand(jobs: JobTable, cluster: Cluster, runs: Runs) -> float:
@@ -174,23 +185,32 @@ def _mixed(unfit, waiting, recent, queued, seen):
 
 
 @compiled
-def _free_on_partly_used(runs, size, begin, end):
-    """Replay runs between ``begin`` and ``end``: free shares on partly used nodes over all; ``size`` (n_nodes,)."""
+def _free_by_pool(runs, node_pool, size, pools, edges):
+    """Replay runs between ``edges``: per step and pool, thousandths of GPU-seconds free on partly used nodes, and free.
+
+    ``node_pool, size`` (n_nodes,): the pool of each node, and its thousandths of GPUs.
+    """
     start, finish, by_end, ptr, node, milli = runs
+    areas = np.zeros((len(edges) - 1, pools, 2))
     free = size.copy()
-    total, partly = free.sum(), 0
-    now, area, all_free = begin, 0.0, 0.0
+    total, partly = np.zeros(pools, np.int64), np.zeros(pools, np.int64)
+    for at in range(len(size)):
+        total[node_pool[at]] += size[at]
+    now, step = edges[0], 0
     i = j = 0
     n = len(start)
-    while True:
+    while step < len(edges) - 1:
         s = start[i] if i < n else np.inf
         e = finish[by_end[j]] if j < n else np.inf
-        instant = min(s, e, end)
-        area += partly * (instant - now)
-        all_free += total * (instant - now)
+        instant = min(s, e, edges[step + 1])
+        for p in range(pools):
+            areas[step, p, 0] += partly[p] * (instant - now)
+            areas[step, p, 1] += total[p] * (instant - now)
         now = instant
-        if instant >= end:
-            return area / all_free if all_free > 0 else 0.0
+        if instant >= edges[step + 1]:
+            # What happens at an edge happens in the step that it begins.
+            step += 1
+            continue
         # At one instant a run's end comes before other starts, but never before its own start.
         ends = e < s or (e == s and start[by_end[j]] < e)
         run = by_end[j] if ends else i
@@ -201,7 +221,9 @@ def _free_on_partly_used(runs, size, begin, end):
             i += 1
         for k in range(ptr[run], ptr[run + 1]):
             at = node[k]
-            partly -= free[at] if free[at] < size[at] else 0
+            p = node_pool[at]
+            partly[p] -= free[at] if free[at] < size[at] else 0
             free[at] += sign * milli[k]
-            total += sign * milli[k]
-            partly += free[at] if free[at] < size[at] else 0
+            total[p] += sign * milli[k]
+            partly[p] += free[at] if free[at] < size[at] else 0
+    return areas

@@ -19,7 +19,7 @@ from rltune.nouns.fairness import finish_time_fairness, jain
 from rltune.nouns.jobs import Category, JobTable
 from rltune.nouns.metrics import distribution, job_scores, starvation, widest
 from rltune.nouns.mig_profiles import PROFILES
-from rltune.simulator import bounds, fragments, usage
+from rltune.simulator import bounds, fragments, pools, usage
 from rltune.simulator.recording import Recorder
 from rltune.simulator.runs import GPU, OUTCOMES, Runs, runs_of
 
@@ -228,6 +228,15 @@ class Result:
         begin = float(self.jobs.submit_s[0])
         return usage.timeline(self.jobs, self.runs, self.cluster.gpus, begin, begin + self.makespan_s(), step_s)
 
+    def pool_timeline(self, step_s: float = 3600.0) -> pd.DataFrame:
+        """The same for each pool, with MIG slices and fragmentation; columns: `rltune.simulator.pools.pool_timeline`."""
+        begin = float(self.jobs.submit_s[0])
+        return pools.pool_timeline(self.jobs, self.runs, self.cluster, begin, begin + self.makespan_s(), step_s)
+
+    def energy_kwh(self) -> dict[str, Any]:
+        """Energy of the GPUs over the makespan, where the power of their types is known: `rltune.simulator.usage.energy_kwh`."""
+        return usage.energy_kwh(self._held_s, self.cluster, self.makespan_s())
+
     def by(self, column: str) -> pd.DataFrame:
         """A row for each value of a column of the job table (`GROUPS`), "-" where it is absent.
 
@@ -329,7 +338,7 @@ class Result:
         out["utilization"] = {"mean": self.utilization()}
         out["goodput"] = {"mean": self.goodput()}
         out["flops_utilization"] = usage.flops_utilization(self._held_s, self.cluster, span)
-        out["energy_kwh"] = usage.energy_kwh(self._held_s, self.cluster, span)
+        out["energy_kwh"] = self.energy_kwh()
         out["fragmentation"] = {"mean": self.fragmentation()}
         out["fragmentation_by_demand"] = {"mean": self.fragmentation_by_demand()}
         out["makespan_s"] = {"mean": span}

@@ -18,6 +18,10 @@ from rltune.simulator.runs import GPU, Runs
 
 FloatArray = npt.NDArray[np.float64]
 MOST_STEPS = 10_000_000
+STEPS_S = (60.0, 300.0, 600.0, 1800.0, 3600.0, 10_800.0, 21_600.0, 86_400.0)
+"""Usual steps of a timeline."""
+POOL_STEPS = 400
+"""At most, of a timeline with a row a pool."""
 J_PER_KWH = 3.6e6
 Level = tuple[FloatArray, npt.NDArray[Any]]
 """A level over time, as `rltune.nouns.metrics.steps` gives it."""
@@ -111,9 +115,18 @@ def queue_level(jobs: JobTable, runs: Runs, weight: npt.NDArray[Any]) -> Level:
 
 def busy_level(runs: Runs) -> Level:
     """Thousandths of GPUs held by jobs."""
+    return running_level(runs, held_milli(runs))
+
+
+def held_milli(runs: Runs) -> npt.NDArray[np.int64]:
+    """(n_runs,) thousandths of GPUs that each run holds."""
     sums = np.concatenate([[0], np.cumsum(runs.milli)])
-    held = sums[runs.ptr[1:]] - sums[runs.ptr[:-1]]
-    return steps(np.concatenate([runs.start_s, runs.end_s]), np.concatenate([held, -held]))
+    return np.asarray(sums[runs.ptr[1:]] - sums[runs.ptr[:-1]])
+
+
+def running_level(runs: Runs, weight: npt.NDArray[Any]) -> Level:
+    """Sum of ``weight`` (n_runs,) over the runs that go on."""
+    return steps(np.concatenate([runs.start_s, runs.end_s]), np.concatenate([weight, -weight]))
 
 
 def queue_summary(jobs: JobTable, runs: Runs, begin_s: float, end_s: float) -> dict[str, Any]:
@@ -128,16 +141,15 @@ def queue_summary(jobs: JobTable, runs: Runs, begin_s: float, end_s: float) -> d
     return out
 
 
+def step_of(span_s: float, most: int) -> float:
+    """The shortest usual step with at most ``most`` over the span."""
+    fitting = [step for step in STEPS_S if span_s / step <= most]
+    return fitting[0] if fitting else float(np.ceil(span_s / most / STEPS_S[-1]) * STEPS_S[-1])
+
+
 def timeline(jobs: JobTable, runs: Runs, gpus: int, begin_s: float, end_s: float, step_s: float) -> pd.DataFrame:
     """Time-weighted means by step of ``step_s`` seconds from ``begin_s``; the last step may reach beyond ``end_s``."""
-    if not np.isfinite(step_s) or step_s <= 0:
-        raise InputError(f"step_s={step_s!r}; a number of seconds above 0 is needed")
-    count = max(1, int(np.ceil((end_s - begin_s) / step_s)))
-    if count > MOST_STEPS:
-        raise InputError(
-            f"step_s={step_s:g} makes {count:,} steps; at most {MOST_STEPS:,} are possible, use longer ones"
-        )
-    edges: FloatArray = begin_s + step_s * np.arange(count + 1, dtype=np.float64)
+    edges = edges_of(begin_s, end_s, step_s)
     levels = {
         "queued_jobs": queue_level(jobs, runs, np.ones(len(jobs), np.int64)),
         "queued_gpus": queue_level(jobs, runs, demand_milli(jobs)),
@@ -147,3 +159,16 @@ def timeline(jobs: JobTable, runs: Runs, gpus: int, begin_s: float, end_s: float
     busy = out["busy_gpus"] = out["busy_gpus"] / GPU
     out["queued_gpus"] = out["queued_gpus"] / GPU
     return pd.DataFrame({"time_s": edges[:-1], **out, "free_gpus": gpus - busy})
+
+
+def edges_of(begin_s: float, end_s: float, step_s: float) -> FloatArray:
+    """(n_steps + 1,) bounds of the steps from ``begin_s`` on until all of [begin, end) is covered."""
+    if not np.isfinite(step_s) or step_s <= 0:
+        raise InputError(f"step_s={step_s!r}; a number of seconds above 0 is needed")
+    count = max(1, int(np.ceil((end_s - begin_s) / step_s)))
+    if count > MOST_STEPS:
+        raise InputError(
+            f"step_s={step_s:g} makes {count:,} steps; at most {MOST_STEPS:,} are possible, use longer ones"
+        )
+    edges: FloatArray = begin_s + step_s * np.arange(count + 1, dtype=np.float64)
+    return edges

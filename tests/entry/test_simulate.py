@@ -52,7 +52,8 @@ def test_a_run_leaves_its_directory_and_says_what_the_function_says(simulate: Ca
     run = made(told)
     files = {path.name for path in run.iterdir()}
     assert files == {
-        "config.yaml", "manifest.json", "summary.json", "jobs.parquet", "runs.parquet", "timeline.parquet", "timeline.png"
+        "config.yaml", "manifest.json", "summary.json", "jobs.parquet", "runs.parquet", "timeline.parquet", "timeline.png",
+        "pools.parquet",
     }  # fmt: skip
     trace = rltune.load_trace("synthetic", jobs=200, arrivals_per_h=600.0, median_s=600.0, mean_s=3600.0)
     cluster = rltune.load_cluster("uniform").with_nodes(4)

@@ -1,0 +1,1 @@
+"""One page of evaluations: figures, tables and HTML, from plain values and frames."""
