@@ -31,7 +31,7 @@ train: $(READY) ## train on Helios' jobs on unlike GPUs; tables on held-back job
 live: $(READY) ## the live service in two minutes: a trace replayed on simulated A100s with MIG, real processes (ARGS="speed=600")
 	OMP_NUM_THREADS=1 $(BIN)/python -m rltune.live $(ARGS)
 
-eval: $(READY) ## shipped models and all rules on five traces, as a page: runs/report/index.html (minutes; FULL=1: an hour)
+eval: $(READY) ## shipped models and all rules on five traces, as a page: runs/report/index.html (minutes; FULL=1: all of them, long)
 	OMP_NUM_THREADS=1 $(BIN)/python -m rltune.report $(if $(filter-out 0,$(FULL)),--full) $(ARGS)
 
 test: $(READY) ## run the tests (options of pytest: ARGS="-k milp"; more cases: ARGS="-m thorough", ARGS="-m slow")

@@ -19,6 +19,7 @@ from rltune.experiment.rows import (
     SEARCHED,
     Row,
     against_best,
+    blocks_of,
     comparisons,
     curve_rows,
     notes,
@@ -48,6 +49,9 @@ from rltune.simulator.run import TRAINED, find_oversized, needs_detail, simulate
 from rltune.simulator.runs import GPU
 from rltune.simulator.usage import demand_milli
 from rltune.traces.capacity import with_capacity
+
+FEW_DAYS = 10
+"""Below, the bootstrap over days of submission knows too little of how days differ."""
 
 
 class Case(NamedTuple):
@@ -128,6 +132,11 @@ def _evaluate_size(
         block["notes"].append(f"predicted run times: {forecast_text(block['forecast'])}")
     if len(starts) > 1 and min(np.diff(np.sort(starts))) < length:
         block["notes"].append("test windows overlap, so intervals are too narrow; a longer test stretch holds more")
+    days = len(np.unique(blocks_of(rows[0])))
+    if len(starts) == 1 and days < FEW_DAYS:
+        block["notes"].append(
+            f"intervals rest on {days} days of submission, so they are too narrow; a longer test stretch has more"
+        )
     comparison_table(block, metric, title)
     table = markdown_table(block, metric, title)
     first = next((row for row in rows if row.learned), None)

@@ -331,10 +331,12 @@ def curve_of(name: str, title: str, frames: Mapping[str, pd.DataFrame], kept: Ma
     first = next(iter(frames.values()))
     baseline = None if "baseline_score" not in first else sign * float(first.baseline_score.iloc[0])
     unit = (
-        "makespan over area bound, validation batches"
+        "makespan / area bound, validation"
         if ratio
         else f"mean {score}{' (s)' if score in ('wait', 'jct') else ''}, validation"
     )
     epochs = {each: int(what.split()[1]) if what.startswith("epoch ") else None for each, what in kept.items()}
     says = "; ".join(f"{each}: kept {what or 'unknown'}" for each, what in kept.items())
-    return Curve(name, name, unit, seeds, baseline, epochs, says if title == name else f"{title}. {says}.")
+    return Curve(
+        name, name, unit, seeds, baseline, epochs, says if title == name else f"{title[:1].upper()}{title[1:]}. {says}."
+    )

@@ -62,9 +62,7 @@ def parser() -> argparse.ArgumentParser:
         "paths", metavar="RUN_DIR", nargs="*", type=Path, help="runs of simulate, evaluate, train, or folders of runs"
     )
     made.add_argument("--out", type=Path, default=Path("runs/report"), help="folder of the page (default: runs/report)")
-    made.add_argument(
-        "--full", action="store_true", help="whole test stretches, every rule with every knowledge: about an hour"
-    )
+    made.add_argument("--full", action="store_true", help="whole test stretches, every rule with every knowledge: long")
     made.add_argument("--only", metavar="SCENE", nargs="+", default=[], help="these scenes of conf/report.yaml alone")
     made.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, help="evaluations, then drawings, at a time (default: cores)"

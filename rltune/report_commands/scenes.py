@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from rltune.config.files import CONF, read_conf
@@ -17,7 +18,8 @@ from rltune.nouns.errors import InputError
 from rltune.policies.orders import ORDERS
 from rltune.policies.preemptive import PREEMPTIVE
 from rltune.traces import load_trace
-from rltune.traces.folder import MissingTrace
+from rltune.traces.folder import MissingTrace, traces_folder
+from rltune.traces.load import GENERATED
 
 RULES = {"orders": [*ORDERS], "suspending": [*PREEMPTIVE], "all": [*ORDERS, *PREEMPTIVE]}
 """What ``rules`` of a scene stands for."""
@@ -57,13 +59,15 @@ def planned(full: bool, only: Sequence[str] = ()) -> tuple[list[Planned], list[s
 
 
 @cache
-def jobs_of(trace: str) -> tuple[str, str]:
-    """What tells the jobs that lie here from others of the name ("" if none do), and why there are none.
+def jobs_of(trace: str, folder: Path) -> tuple[str, str]:
+    """What tells the jobs that lie in ``folder`` from others of the name ("" if none do), and why there are none.
 
     A real log that has come since makes another run; drawn jobs follow from the options.
     """
+    if trace in GENERATED:
+        return trace, ""
     try:
-        found = load_trace(read_conf("trace", trace)["name_or_path"])
+        found = load_trace(read_conf("trace", trace)["name_or_path"], folder=folder)
         return (found.sha256 if found.source == "real" else found.source), ""
     except MissingTrace as error:
         return "", str(error)
@@ -71,7 +75,7 @@ def jobs_of(trace: str) -> tuple[str, str]:
 
 def _trace(scene: dict[str, Any]) -> tuple[str | None, str]:
     """The first trace of the scene that is here; None with the reason."""
-    found = {name: jobs_of(name) for name in scene["traces"]}
+    found = {name: jobs_of(name, traces_folder()) for name in scene["traces"]}
     return next((name for name, (there, _) in found.items() if there), None), next(iter(found.values()))[1]
 
 
@@ -82,7 +86,7 @@ def _planned(scene: dict[str, Any], trace: str, full: bool) -> Planned:
     words = (f"+trace={trace}", *own, f"policy=[{','.join(policies)}]")
     title = scene["title"] + ("" if trace == next(iter(scene["traces"])) else f" ({trace})")
     command = shlex.join(["python", "-m", "rltune.evaluate", *words])
-    digest = hashlib.sha256(json.dumps([words, jobs_of(trace)[0]]).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps([words, jobs_of(trace, traces_folder())[0]]).encode()).hexdigest()[:8]
     return Planned(
         scene["name"], words, f"{scene['name']}-{digest}", Told(title, " ".join(scene["says"].split()), command)
     )

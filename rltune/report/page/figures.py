@@ -84,7 +84,7 @@ TOLD = {
     "ccdf_wait": ("Share of jobs that wait longer",
                   "Log axes: a line that falls sooner is better, and ends at the longest. Jobs below 1 s are left of the figure."),
     "ccdf_jct": ("Share of jobs that take longer from submission to end", "Log axes, read as the one of waits."),
-    "box_slowdown": ("Slowdown of jobs", "Box: quartiles; whiskers: 1st, 99th percentile; diamond: mean. Below 1: faster GPUs."),
+    "box_slowdown": ("Slowdown of jobs", "Box: quartiles; whiskers: 1st, 99th percentile; diamond: mean. 1: no wait; less: faster GPUs."),
     "sizes": ("Mean wait by GPUs of the job", "A point a class of sizes; a class without jobs has none."),
     "utilisation_pool": ("Utilisation by pool over time", "Means of equal stretches of time, of {few}."),
     "utilisation_gpu_type": ("Utilisation by GPU type over time", "Means of equal stretches of time, of {few}."),
