@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train live eval test check bench release
+.PHONY: help setup train live eval test check docs bench release
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-7s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ check: $(READY) ## lint, format, types, the direction of imports, and advisories
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/audit
+
+docs: $(READY) ## build the documentation site into site/; broken links and anchors are errors (look at it: python -m http.server -d site)
+	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet $(ARGS)
 
 release: $(READY) ## build wheel and sdist into dist/, and try every command of the wheel in an empty environment
 	PYTHON=$(PYTHON) BUILD=$(BIN)/python TORCH_INDEX=$(TORCH_INDEX) .ci/release

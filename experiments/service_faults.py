@@ -271,7 +271,9 @@ def dump(path: Path) -> list[Any]:
 def damage(folder: Path, rng: np.random.Generator) -> str:
     """Something happens to the files; what."""
     path = folder / "state.sqlite"
-    if (folder / "state.sqlite-wal").exists() and rng.random() < 0.5:
+    if (log := folder / "state.sqlite-wal").exists() and not log.stat().st_size:
+        log.unlink()
+    if log.exists() and rng.random() < 0.5:
         path = folder / "state.sqlite-wal"
     data = bytearray(path.read_bytes())
     how = str(rng.choice(["bytes", "page", "end", "no log"]))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rltune.simulator.result import Result
     from rltune.traces import Trace, load_trace
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Bounds",
     "Cluster",

@@ -90,7 +90,9 @@ def who_is_next(
     Args:
         policy: of `load_policy`, or by name (of a model or an order), or a function (queue, snapshot) -> keys.
         waiting: a job table or its columns; ``duration_s`` is the run time as believed, seconds.
-        now_s, running: as `rltune.simulator.moment.snapshot_of` takes them: the last submission, and nothing runs.
+        cluster: the machines, or their name.
+        now_s: the present second on the clock of ``submit_s``; None: that of the last submission.
+        running: what runs, as `rltune.simulator.moment.snapshot_of` takes it; None: nothing.
         backfill: of orders and functions; a learned policy has its own.
 
     Raises:

@@ -1,8 +1,9 @@
 """The environments of trainings by name: ``gymnasium.make("rltune/Pick-v0", trace="helios", nodes=25)``.
 
 ``rltune/Pick-v0`` picks the jobs that start, ``rltune/Index-v0`` sets parameters of the order, a round at a time
-(docs/architecture.md). Both take the options of `rltune.train` by name; ``{"options.resume_s": 60}`` and ``options={"resume_s": 60}``
-are alike. ``gymnasium.make_vec(..., num_envs=8, vectorization_mode="vector_entry_point")`` makes the ones that trainings use.
+(docs/concepts/architecture.md). Both take the options of `rltune.train` by name; ``{"options.resume_s": 60}`` and
+``options={"resume_s": 60}`` are alike. ``gymnasium.make_vec(..., num_envs=8, vectorization_mode="vector_entry_point")``
+makes the ones that trainings use.
 ``import rltune.environments`` first, or ``gymnasium.make("rltune.environments:rltune/Pick-v0")``: Gymnasium 1.x does not look for
 what packages bring along.
 """

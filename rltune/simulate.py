@@ -149,6 +149,7 @@ def run_once(cfg: Mapping[str, Any], whole: Trace, trace: Trace, cluster: Cluste
         allocator=allocator_of(cfg["allocator"], trace, cluster),
         runtimes=runtimes,
         oversized=oversized,
+        decisions=cfg["decisions"],
         seed=cfg["seed"],
         **options,
     )
@@ -248,9 +249,11 @@ def described(cfg: Mapping[str, Any], oversized: str) -> dict[str, Any]:
 
 
 def write_files(run: RunDirectory, result: Result, trace: Trace, cfg: Mapping[str, Any]) -> None:
-    """Tables of jobs, runs, groups and the timeline, its figure, and the exports asked for."""
+    """Tables of jobs, runs, decisions, groups and the timeline, its figure, and the exports asked for."""
     job_table(result).to_parquet(run.file("jobs.parquet"), index=False)
     result.attempts.to_parquet(run.file("runs.parquet"), index=False)
+    if result.recorded is not None:
+        result.recorded.write(run.file)
     step = float(cfg["step_s"] or step_of(result.makespan_s(), STEPS_SHOWN))
     result.timeline(step).to_parquet(run.file("timeline.parquet"), index=False)
     result.pool_timeline(max(step, step_of(result.makespan_s(), POOL_STEPS))).to_parquet(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +92,8 @@ class JointSolver:
     ``levels``: of the objective, see `rltune.allocators.model`; ``rows``: patterns searched at most; ``near``: where the
     states are too many for that, each part is tried on so many cheapest states only; ``spread``: nodes a gang may use beyond the
     fewest; ``time_limit_s``: of the solver, for one decision; ``cache_size``: optimal answers kept, the latest used;
-    ``interface``: highs, or pyomo (`rltune.allocators.model`, slower). ``last``: the report of the last decision.
+    ``interface``: highs, or pyomo (`rltune.allocators.model`, slower). ``last``: the report of the last decision; ``listener``: is
+    told the places and the report of each.
     """
 
     levels: tuple[Level, ...]
@@ -104,6 +105,7 @@ class JointSolver:
     interface: str = "highs"
     stats: Stats = field(default_factory=Stats, init=False)
     last: dict[str, Any] | None = field(default=None, init=False, repr=False)
+    listener: Callable[[list[Place | None], dict[str, Any]], None] | None = field(default=None, init=False, repr=False)
     session: Session | PyomoSession = field(init=False, repr=False)
     _search: tuple[Any, Search] | None = field(default=None, init=False, repr=False)
     _answers: OrderedDict[Any, Answer] = field(default_factory=OrderedDict, init=False, repr=False)
@@ -169,6 +171,8 @@ class JointSolver:
         report = _report(status, winner, value, bounds, scored, reason)
         report |= {"terms": terms[winner], "runner_up": _runner_up(winner, scored, terms)}
         self.last = report | {"states": states, "time_s": elapsed}
+        if self.listener is not None:
+            self.listener(places, self.last)
         return Decision(places, self.last)
 
     # --- the model -----------------------------------------------------------------------

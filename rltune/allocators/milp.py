@@ -42,7 +42,7 @@ WIDEST_VALUE_RANGE = 1e6
 
 
 def default_weights() -> dict[str, float]:
-    """Weight of each cost of the objective, see docs/allocator.md."""
+    """Weight of each cost of the objective, see docs/concepts/allocator.md."""
     return {"interruption": 0.1, "fragmentation": 1.0, "slowdown": 10.0, "locality": 0.1, "reconfiguration": 0.1}
 
 

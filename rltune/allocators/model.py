@@ -11,7 +11,7 @@
     s binary; X, z integer >= 0
 
 Capacity of every resource, legal MIG starts and the reservation are in the patterns: a pattern exists only where its
-parts fit together, now and, those that may run on, beside the reserved job. docs/allocator.md explains each set.
+parts fit together, now and, those that may run on, beside the reserved job. docs/concepts/allocator.md explains each set.
 
 Decisions are solved from the same `Problem` by `rltune.allocators.highs`, which hands HiGHS the matrix directly and is several
 times faster; with ``interface: pyomo`` they go through this statement and Pyomo's

@@ -17,7 +17,7 @@ Level = dict[str, float]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Problem:
-    """The model's data; names as in docs/allocator.md.
+    """The model's data; names as in docs/concepts/allocator.md.
 
     ``value, kind`` (n_jobs,); ``way_kind, slowdown, locality`` (n_ways,), ``group, amount`` (n_ways,): quota that a job
     going that way counts towards, -1 none, and GPUs that it counts for; ``way_parts``: triplets (way, item, how many);

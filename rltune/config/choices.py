@@ -51,7 +51,7 @@ class Equal:
 
 WHOLE_ONLY = "whole GPUs only"
 ALLOCATORS = {
-    "milp": "starts, GPU types, nodes and MIG slices of the first jobs jointly (docs/allocator.md)",
+    "milp": "starts, GPU types, nodes and MIG slices of the first jobs jointly (docs/concepts/allocator.md)",
     "best_fit": "the fullest node with room",
     "lexicographic": f"the lowest node ids, as RLTune places; {WHOLE_ONLY}",
     "least_fragmentation": f"the smallest rise of the fragmentation cost; {WHOLE_ONLY}",

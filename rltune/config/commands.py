@@ -184,6 +184,10 @@ class Simulate(Guarding):
         above=0,
         needs="a number of seconds above 0, or null, is needed",
     )
+    decisions: bool = option(
+        default_of(simulate_jobs, "decisions"),
+        "write down what was decided when, and by what, for python -m rltune.inspect: decisions.parquet, milp.parquet",
+    )
     export: str | Sequence[str] = option(
         [], "of the schedule: [csv, parquet, chrome] (chrome: trace.json, for chrome://tracing or Perfetto)"
     )

@@ -65,7 +65,9 @@ class BesideSlurm:
 class SlurmMig:
     """python -m rltune.slurm prolog|epilog spec=mig.yaml device=nvml"""
 
-    spec: str | None = option(None, "desired MIG instances of this node: ours or mig-parted's YAML (docs/devices.md)")
+    spec: str | None = option(
+        None, "desired MIG instances of this node: ours or mig-parted's YAML (docs/howto/mig_server.md)"
+    )
     config: str | None = option(None, "which configuration of mig-parted's file")
     device: str = option("nvml", "nvml, or a rehearsal: simulated:2xa100-80gb")
     pace: float = option(1.0, "simulated: share of the documented seconds that changes take", least=0)

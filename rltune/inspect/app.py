@@ -125,6 +125,12 @@ def make_app(loads: Mapping[str, Load]) -> FastAPI:
             return _error(422, f"order={order[:50]!r}; known are {', '.join(ORDERS)}")
         return JSONResponse(moment(shelf[number], at, order))
 
+    @app.get("/api/{number}/decision")
+    def decided(number: int, at: Seconds) -> Response:
+        schedule = shelf[number]
+        found = schedule.decisions
+        return JSONResponse(found.at(at, schedule.names) if found is not None else {"policy": None, "milp": None})
+
     @app.get("/api/{number}/starts")
     def starts(number: int, at: Seconds, direction: Annotated[int, Query(ge=-1, le=1)] = 1) -> Response:
         return JSONResponse({"at": shelf[number].start_beside(at, direction)})
@@ -157,6 +163,7 @@ def described(schedule: Schedule) -> dict[str, Any]:
         "nodes": schedule.nodes, "pools": schedule.pools, "columns": list(schedule.columns),
         "gpus": schedule.gpus_total if schedule.gpus_total == schedule.gpus_total else None,
         "missing": schedule.missing, "facts": schedule.facts, "worst": worst(schedule),
+        "decisions": schedule.decisions.described() if schedule.decisions is not None else None,
     }  # fmt: skip
 
 

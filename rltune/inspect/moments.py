@@ -19,7 +19,7 @@ ORDERS = {
     "size": "most GPUs",
     "attained": "most attained service",
 }
-"""Orders in which the queue can be told. None is the policy's own, which run directories do not hold."""
+"""Orders in which the queue can be told. The policy's own is in its decisions (`rltune.inspect.decisions`)."""
 
 
 def moment(schedule: Schedule, at_s: float, order: str = "next") -> dict[str, Any]:

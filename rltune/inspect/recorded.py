@@ -13,17 +13,25 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from rltune.inspect.decisions import Decisions, decisions_in
 from rltune.inspect.lanes import lanes
 from rltune.inspect.windows import Steps, steps_of, sums
 from rltune.nouns.cluster import Cluster
 from rltune.nouns.errors import InputError
 from rltune.nouns.mig_profiles import FOUR_SLICE_TYPES, PROFILES, SIZE, TYPES
+from rltune.simulator.recording import MOST
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-NO_DECISIONS = "scores, mask, chosen action and runner-up of each decision: run directories do not hold them"
-NO_ORDER = "the order of the policy at each moment: the list can be sorted by who was then started next"
+NO_DECISIONS = (
+    "scores, mask, chosen action and runner-up of each decision, and the policy's own order: simulate writes them down with "
+    "decisions=true"
+)
+NOT_ALL = (
+    f"decisions: jobs behind the first {MOST} of the policy's order, instants at which nobody could start, and where jobs are suspended "
+    "the running ones that were weighed"
+)
 NO_GPUS = "which GPU of its node a whole-GPU run held: the first free ones are shown"
 
 NO_TYPES = "GPU types, CPUs and memory that jobs asked for: pools are said to take a job by virtual cluster and width"
@@ -51,7 +59,8 @@ class Schedule:
     ``names`` (n_jobs,): as text; ``submit_s, gpus`` (n_jobs,); ``columns``: further columns of the jobs by name (n_jobs,);
     ``job, start_s, end_s, held, note`` (n_runs,): a run's job, when it held GPUs, how many, and its outcome or place as text;
     ``nodes``: name, pool and GPUs of each node, empty where places are not recorded; ``gpus_total``: of the cluster;
-    ``outlines``: MIG instances as bars of no job; ``missing``: one line each, what is not recorded.
+    ``outlines``: MIG instances as bars of no job; ``missing``: one line each, what is not recorded; ``decisions``: None where a run
+    did not write them down.
     """
 
     title: str
@@ -72,6 +81,7 @@ class Schedule:
     outlines: list[dict[str, Any]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    decisions: Decisions | None = None
 
     @cached_property
     def begin_s(self) -> float:
@@ -172,7 +182,7 @@ def read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
 
 
 def simulation(run: Path) -> Schedule:
-    """From jobs.parquet, runs.parquet and summary.json."""
+    """From jobs.parquet, runs.parquet and summary.json; with what decisions.parquet and milp.parquet hold, where they are there."""
     summary = summary_of(run)
     jobs = read(run / "jobs.parquet", ("job_id", "submit_s", "num_gpus", "duration_s"))
     runs = read(run / "runs.parquet", ("job_id", "start_s", "end_s", "outcome", "nodes", "gpus", "pool"))
@@ -189,14 +199,14 @@ def simulation(run: Path) -> Schedule:
         asked = np.where((milli > 0) & (asked <= 1), milli / 1000.0, asked)
     started = runs.start_s.to_numpy(float)
     bars = bars_of(runs, cluster)
-    told = summary["simulation"]
+    told, decisions = summary["simulation"], decisions_in(run, len(names))
     return Schedule(
         title=f"{summary['trace']['label']}, {cluster.nodes} nodes, {next(iter(summary['policies']))}",
         kind="simulation", names=names, submit_s=jobs.submit_s.to_numpy(float), gpus=asked, columns=features(jobs),
         job=job.astype(np.int64), start_s=started, end_s=runs.end_s.to_numpy(float),
         held=sums(bars.run, bars.height, len(runs)), note=runs.outcome.astype(str).tolist(),
         nodes=nodes_of(cluster), pools=summary["cluster"]["pools"], gpus_total=float(cluster.gpus), bars=bars,
-        missing=[NO_DECISIONS, NO_ORDER, NO_GPUS, NO_TYPES],
+        missing=[NO_DECISIONS if decisions is None else NOT_ALL, NO_GPUS, NO_TYPES], decisions=decisions,
         facts={"policy": told["policy"], "backfill": told["backfill"], "run times": told["runtimes"],
                "allocator": told["allocator"], "trace": summary["trace"]["label"], "cluster": cluster.name,
                "remarks": summary.get("remarks", [])},

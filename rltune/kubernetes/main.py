@@ -6,7 +6,7 @@ from rltune.config.kubernetes import BesideKubernetes
 from rltune.entry import run_main
 from rltune.kubernetes.service import run
 
-FOOTER = """It begins with dry_run=true: what it would do is printed, nothing is changed. docs/kubernetes.md tells what it needs
+FOOTER = """It begins with dry_run=true: what it would do is printed, nothing is changed. docs/howto/kubernetes.md tells what it needs
 (rights, an AdmissionCheck, gates in pods). Tested against a made-up API server only, not yet on a live cluster."""
 
 

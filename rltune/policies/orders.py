@@ -93,12 +93,12 @@ def sequence(keys: Keys, n: int) -> npt.NDArray[np.int64]:
 
     Raises InputError if a key has not n entries or is NaN (which has no place in an order).
     """
-    return np.lexsort(_columns(keys, n)[::-1]).astype(np.int64)
+    return np.lexsort(columns_of(keys, n)[::-1]).astype(np.int64)
 
 
 def ranks(keys: Keys, n: int) -> npt.NDArray[np.int64]:
     """(n,) rank of each position by the keys, from 0 on; equal keys have equal ranks. InputError as `sequence`."""
-    columns = _columns(keys, n)
+    columns = columns_of(keys, n)
     order = np.lexsort(columns[::-1])
     differs = np.zeros(n, bool)
     for column in columns:
@@ -108,8 +108,8 @@ def ranks(keys: Keys, n: int) -> npt.NDArray[np.int64]:
     return out
 
 
-def _columns(keys: Keys, n: int) -> list[npt.NDArray[Any]]:
-    """The keys as arrays of n entries, the most significant first."""
+def columns_of(keys: Keys, n: int) -> list[npt.NDArray[Any]]:
+    """The keys as arrays of n entries, the most significant first. InputError as `sequence`."""
     several = isinstance(keys, tuple | list) and len(keys) > 0 and all(np.ndim(key) > 0 for key in keys)
     columns = [np.asarray(key) for key in keys] if several else [np.asarray(keys)]  # type: ignore[union-attr]
     for column in columns:
@@ -122,8 +122,8 @@ def _columns(keys: Keys, n: int) -> list[npt.NDArray[Any]]:
     return columns
 
 
-def static_rank(chosen: Order, jobs: JobTable, known_s: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """(n_jobs,) rank of each job in a static order."""
+def static_keys(chosen: Order, jobs: JobTable, known_s: npt.NDArray[np.float64]) -> Keys:
+    """Keys of all jobs in a static order, each (n_jobs,). InputError where it needs run times that are unknown."""
     n = len(jobs)
     if chosen.needs_run_time and np.isnan(known_s).any():
         raise InputError(f"policy {chosen.name} needs run times; use runtimes=exact, predicted or requested")
@@ -139,6 +139,12 @@ def static_rank(chosen: Order, jobs: JobTable, known_s: npt.NDArray[np.float64])
         pool_hi=zeros,
         pools=zeros,
     )
+    return chosen.keys(table)
+
+
+def static_rank(chosen: Order, jobs: JobTable, known_s: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """(n_jobs,) rank of each job in a static order."""
+    n = len(jobs)
     rank = np.empty(n, np.int64)
-    rank[sequence(chosen.keys(table), n)] = np.arange(n)
+    rank[sequence(static_keys(chosen, jobs, known_s), n)] = np.arange(n)
     return rank

@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from rltune.compiled import inner, kernel, verb
 from rltune.core.priorities import size_of
-from rltune.core.state import BLOCKING, NOW, QUEUED, RUNNING, is_full, is_lean
+from rltune.core.state import BLOCKING, NOW, QUEUED, RUNNING, Sim, is_full, is_lean
 from rltune.nouns.jobs import WHOLE
 from rltune.nouns.metrics import BOUND_S
 from rltune.rl.legal import fits_here
 from rltune.rl.rows import HEAD, SHOWN
+from rltune.simulator.recording import FLAG, LOG, LOG1P, SHARE, Feature
 
 JOB_FEATURES = (
     "wait",
@@ -48,6 +49,25 @@ RUN_SCALE = 1 / np.log1p(30 * 86_400.0)
 AREA_SCALE = 1 / np.log1p(30 * 86_400.0 * 1_000)
 SLOWDOWN_SCALE = 1 / np.log(1e5)
 QUEUE_SCALE = 1 / np.log1p(10_000.0)
+
+
+def features_of(sim: Sim) -> tuple[list[Feature], list[Feature]]:
+    """What the features of jobs and of the cluster say, and in which unit, for whoever reads them."""
+    gpus = max(1.0, float(((sim.cluster.pool_hi - sim.cluster.pool_lo) * sim.cluster.pool_cap).sum()))
+    of_jobs = [
+        Feature("wait", "s", LOG1P, float(WAIT_SCALE)), Feature("run_time", "s", LOG1P, float(RUN_SCALE)),
+        Feature("area", "GPU-s", LOG1P, float(AREA_SCALE)), Feature("gpus", "GPUs", LOG1P, float(1 / np.log1p(gpus))),
+        Feature("bounded_slowdown", "", LOG, float(SLOWDOWN_SCALE)), Feature("can_start", kind=FLAG), Feature("fits", kind=FLAG),
+        Feature("demand_of_free", kind=SHARE), Feature("order_position", "", LOG1P, float(QUEUE_SCALE)),
+        Feature("reserved", kind=FLAG), Feature("ends_before_reservation", kind=FLAG), Feature("gpus_left_on_node", kind=SHARE),
+    ]  # fmt: skip
+    of_cluster = [
+        Feature("free", kind=SHARE), Feature("partly_used", kind=SHARE), Feature("queue_length", "jobs", LOG1P, float(QUEUE_SCALE)),
+        Feature("visible_that_can_start", kind=SHARE), Feature("next_completion", "s", LOG1P, float(WAIT_SCALE)),
+        Feature("reservation_delay", "s", LOG1P, float(WAIT_SCALE)), Feature("reserved_gpus", kind=SHARE),
+        Feature("queued_gpus", kind=SHARE),
+    ]  # fmt: skip
+    return of_jobs, of_cluster
 
 
 class Seen(NamedTuple):

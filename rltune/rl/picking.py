@@ -17,10 +17,11 @@ from rltune.core.state import ALWAYS, BLOCKING, NOW, QUEUED, STARTED, Sim
 from rltune.nouns.errors import InputError
 from rltune.rl.kernels import begin_instant_of, look, open_episode_of, pick, step_blocking
 from rltune.rl.network import JobNetwork
-from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES
-from rltune.rl.rows import CLOSED, FRESH, OVER, Batch, Row, new_episode
+from rltune.rl.observe import CLUSTER_FEATURES, JOB_FEATURES, features_of
+from rltune.rl.rows import CLOSED, FRESH, OVER, SHOWN, Batch, Row, new_episode
 from rltune.rl.scoring import WAIT
 from rltune.simulator.progress import Pace
+from rltune.simulator.recording import Recorder
 
 
 class OneRow:
@@ -49,12 +50,14 @@ class Picking:
     """A network bound to one simulation; a `rltune.simulator.decisions.Decision`.
 
     ``joint``: places the jobs of one instant together (`rltune.rl.joint`); None: where they were placed when picked.
+    ``recorder``: hears of every choice.
     """
 
     network: JobNetwork
     row: OneRow
     joint: Any = None
     records: list[dict[str, object]] = field(default_factory=list)
+    recorder: Recorder | None = None
 
     def __post_init__(self) -> None:
         visible = self.network.config.visible
@@ -91,7 +94,23 @@ class Picking:
 
     def choose(self) -> int:
         """The network's best legal action on the present observation."""
-        return int(self.scores().argmax())
+        scores = self.scores()
+        if self.recorder is not None:
+            self._tell(self.recorder, scores)
+        return int(scores.argmax())
+
+    def tell(self, recorder: Recorder) -> None:
+        """Let a recorder hear of every choice from now on."""
+        self.recorder = recorder
+        recorder.score, recorder.picks = "logit of the network", True
+        recorder.features, recorder.seen = features_of(self.row.value.sim)
+
+    def _tell(self, recorder: Recorder, scores: Any) -> None:
+        """The present observation, and the scores on it."""
+        sim, episode = self.row.value.sim, self.row.value.episode
+        jobs = sim.queue[episode.slot[: episode.mark[SHOWN]]]
+        seen = jobs, self._mask[0], self._jobs[0], self._cluster[0]
+        recorder.picked(float(sim.clock[NOW]), int(sim.counts[QUEUED]), seen, scores)
 
     def scores(self) -> Any:
         """(V + 1,) scores of the visible jobs and of waiting, on the present observation."""

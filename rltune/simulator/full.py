@@ -56,6 +56,7 @@ from rltune.simulator.options import (
     job_weights,
     listed_events,
 )
+from rltune.simulator.recording import Recorder, beside
 from rltune.simulator.result import Result
 from rltune.simulator.runs import Runs, frozen_runs
 from rltune.simulator.ways import ways_left_out, with_ways
@@ -82,6 +83,7 @@ def simulate_full(
     allocator: str | JointAllocator | Allocator,
     known_s: Floats | None,
     options: Options,
+    recorder: Recorder | None = None,
 ) -> Result:
     """Run every job on the full build; see `rltune.simulator.run.simulate_jobs`. ``known_s`` None: learned online."""
     if isinstance(allocator, str) and allocator not in SHARING_RULES:
@@ -91,10 +93,12 @@ def simulate_full(
     picks = isinstance(policy, Picker)
     named: Any = policy.baseline if isinstance(policy, Picker | Steerer) else policy
     sim, jobs, notes = build_state(jobs, cluster, named, backfill, allocator, known_s, options, picks)
-    if isinstance(policy, Steerer) and sim.params.outside == INSIDE:
+    if recorder is not None and callable(policy) and not isinstance(policy, Picker | Steerer):
+        policy = recorder.heard(policy)
+    if (recorder is not None or isinstance(policy, Steerer)) and sim.params.outside == INSIDE:
         sim = sim._replace(params=sim.params._replace(outside=ALWAYS))
     decision = decision_of(jobs, cluster, sim, policy, backfill, allocator, options.way_rule)
-    sim = drive(sim, decision)
+    sim = drive(sim, beside(decision, recorder))
     stats = getattr(allocator, "stats", None)
     found = result_of(jobs, cluster, sim, notes)
     return replace(
@@ -102,6 +106,7 @@ def simulate_full(
         extra=found.extra | told_by(decision),
         decisions=getattr(decision, "records", []),
         allocator_stats=stats.as_dict() if stats is not None else {},
+        recorded=recorder,
     )
 
 

@@ -20,6 +20,7 @@ from rltune.nouns.jobs import Category, JobTable
 from rltune.nouns.metrics import distribution, job_scores, starvation, widest
 from rltune.nouns.mig_profiles import PROFILES
 from rltune.simulator import bounds, fragments, pools, usage
+from rltune.simulator.recording import Recorder
 from rltune.simulator.runs import GPU, OUTCOMES, Runs, runs_of
 
 DAY_S = 86_400.0
@@ -37,7 +38,7 @@ class Result:
     ``events``: arrivals, completions and whatever else was simulated; ``dropped``: jobs that no idle pool
     could hold. ``make_runs``: builds `runs`, when first asked for. ``decisions``: one record a decision
     where the readable loop made them, else empty. ``extra``: further entries of the summary from the full build;
-    ``interrupted``: whether any job may have several runs.
+    ``interrupted``: whether any job may have several runs; ``recorded``: what was decided and by what, where that was asked for.
     """
 
     jobs: JobTable
@@ -51,6 +52,7 @@ class Result:
     allocator_stats: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     interrupted: bool = True
+    recorded: Recorder | None = None
 
     def __repr__(self) -> str:
         """One line: a notebook would print every array."""

@@ -15,7 +15,7 @@ from rltune.core.choices import may_run
 from rltune.core.priorities import GIVEN
 from rltune.core.resources.counts import LEAST_FRAGMENTATION, RULES
 from rltune.core.resources.scores import SHARING_RULES, SharingRule
-from rltune.core.state import ALWAYS, BACKFILLS, BLOCKING, CONSERVATIVE, Plain, build_lean
+from rltune.core.state import ALWAYS, BACKFILLS, BLOCKING, CONSERVATIVE, INSIDE, Plain, build_lean
 from rltune.nouns.asked_slices import BARE, with_profiles
 from rltune.nouns.cluster import Cluster, accepts, further_resources
 from rltune.nouns.errors import InputError
@@ -31,6 +31,7 @@ from rltune.simulator.decisions import GivenKeys, Picker, Planned, Steerer, driv
 from rltune.simulator.full import preemptive_policy, simulate_full
 from rltune.simulator.joint import JointAllocator
 from rltune.simulator.options import make_options
+from rltune.simulator.recording import Recorder, beside, hearing
 from rltune.simulator.result import Result
 from rltune.traces import Trace
 
@@ -52,6 +53,7 @@ def simulate_jobs(
     runtimes: str | FloatArray = "exact",
     oversized: str | None = None,
     cost: FloatArray | None = None,
+    decisions: bool = False,
     **options: Any,
 ) -> Result:
     """Run every job of a trace or a table; deterministic.
@@ -72,10 +74,12 @@ def simulate_jobs(
             first) or drop (they count as unfinished). Default: refuse; under ``blocking`` drop with
             a warning, since the reference protocol drops them.
         cost: (n_pools, cap + 1) fragmentation cost for least_fragmentation; default: these jobs' own demand.
+        decisions: write down what was decided at each instant, and by what (`Result.recorded`); the schedule is the same.
         options: of the full build, and ``seed`` (of failures, lottery and random placement); see `rltune.simulator.options.Options`.
 
     Raises:
-        InputError: unknown names, a policy that needs run times under ``unknown``, an oversized job.
+        InputError: unknown names, a policy that needs run times under ``unknown``, an oversized job; ``decisions`` of a rule under
+            ``blocking``.
     """
     if isinstance(allocator, SharingRule):
         allocator = allocator.rule
@@ -87,14 +91,16 @@ def simulate_jobs(
     if not len(jobs):
         raise InputError(f"{source}: the job table is empty; at least one job is needed")
     known = believed_run_times(jobs, runtimes)
+    recorder = recorder_of(policy, jobs, known, backfill) if decisions else None
     reason = needs_detail(jobs, cluster, policy, backfill, allocator, runtimes, options)
     if reason is not None:
         check_detailed(reason, backfill, allocator)
         handle_oversized(jobs, known, cluster, oversized, backfill, source)
-        return simulate_full(
-            jobs, cluster, policy=policy, backfill=backfill, allocator=cast(Any, allocator),
-            known_s=None if learns_online(runtimes) else known, options=detail,
-        )  # fmt: skip
+        with hearing(recorder, allocator):
+            return simulate_full(
+                jobs, cluster, policy=policy, backfill=backfill, allocator=cast(Any, allocator),
+                known_s=None if learns_online(runtimes) else known, options=detail, recorder=recorder,
+            )  # fmt: skip
     if isinstance(policy, Steerer):
         raise InputError(
             f"a policy in index form has nothing to set under its baseline {policy.baseline} here; it needs a market "
@@ -106,7 +112,9 @@ def simulate_jobs(
             "backfill=easy needs run times for its reservation; use runtimes=exact, predicted, requested or online"
         )
     jobs, known = handle_oversized(jobs, known, cluster, oversized, backfill, source)
-    return simulate_lean(jobs, cluster, policy, backfill, allocator, known, cost)
+    with hearing(recorder, allocator):
+        found = simulate_lean(jobs, cluster, policy, backfill, allocator, known, cost, recorder)
+    return replace(found, recorded=recorder)
 
 
 def simulate_lean(
@@ -117,21 +125,27 @@ def simulate_lean(
     allocator: str | Allocator,
     known: FloatArray,
     cost: FloatArray,
+    recorder: Recorder | None = None,
 ) -> Result:
     """Whole GPUs without interruptions, on the lean build of the core."""
     if isinstance(policy, str | Order):
         chosen = order(policy) if isinstance(policy, str) else policy
         rank: Any = static_rank(chosen, jobs, known)
     if isinstance(policy, str) and isinstance(allocator, str):
-        params = Plain(chosen.code, BACKFILLS[backfill], rule_code(allocator))
-        return Result.of(jobs, cluster, drive(build_lean(jobs, cluster, known, rank, cost, params), None))
+        params = Plain(chosen.code, BACKFILLS[backfill], rule_code(allocator), INSIDE if recorder is None else ALWAYS)
+        return Result.of(
+            jobs, cluster, drive(build_lean(jobs, cluster, known, rank, cost, params), beside(None, recorder))
+        )
     policy, priority, rank = order(policy) if isinstance(policy, str) else policy, jobs.priority, np.arange(len(jobs))
     if isinstance(policy, Picker):
-        return simulate_picking(jobs, cluster, policy, backfill, allocator, known, cost)
+        return simulate_picking(jobs, cluster, policy, backfill, allocator, known, cost, recorder)
+    if recorder is not None:
+        policy = recorder.heard(policy)
     if isinstance(allocator, str) and backfill != "blocking":
         params = Plain(GIVEN, BACKFILLS[backfill], rule_code(allocator), ALWAYS)
         keys = GivenKeys(policy, priority)
-        return Result.of(jobs, cluster, drive(build_lean(jobs, cluster, known, rank, cost, params), keys), keys.records)
+        sim = drive(build_lean(jobs, cluster, known, rank, cost, params), beside(keys, recorder))
+        return Result.of(jobs, cluster, sim, keys.records)
     allocator = greedy_with_cost(allocator, cost)
     # To an allocator both mean the same: stop at the first job that does not fit.
     planned = Planned(policy, allocator, "blocking" if backfill == "strict" else backfill, priority)
@@ -139,7 +153,7 @@ def simulate_lean(
     if backfill == "blocking":
         run_blocking(sim, planned, policy)
     else:
-        drive(sim, planned)
+        drive(sim, beside(planned, recorder))
     stats = getattr(allocator, "stats", None)
     return Result.of(jobs, cluster, sim, planned.records, stats.as_dict() if stats is not None else {})
 
@@ -152,6 +166,7 @@ def simulate_picking(
     allocator: str | Allocator,
     known: FloatArray,
     cost: FloatArray,
+    recorder: Recorder | None = None,
 ) -> Result:
     """A learned policy on the lean build; what the MILP places anew is placed by least fragmentation first."""
     joint = allocator if isinstance(allocator, JointAllocator) else None
@@ -162,14 +177,25 @@ def simulate_picking(
     params = Plain(chosen.code, BACKFILLS[backfill], rule, ALWAYS)
     sim = build_lean(jobs, cluster, known, static_rank(chosen, jobs, known), cost, params)
     picking = policy.decision(sim, joint)
+    decision = beside(picking, recorder)
     if backfill == "blocking":
         picking.run_blocking()
     else:
-        drive(sim, picking)
+        drive(sim, decision)
     stats = joint.stats.as_dict() if joint is not None else {}
     if joint is not None:
         stats["kept_for_reservation"] = picking.joint.kept_for_reservation
     return replace(Result.of(jobs, cluster, sim, picking.records, stats), extra=told_by(picking))
+
+
+def recorder_of(policy: Any, jobs: JobTable, known: FloatArray, backfill: str) -> Recorder:
+    """What writes the decisions of a policy down. InputError where there are none to be told one by one."""
+    if backfill == "blocking" and not isinstance(policy, Picker):
+        raise InputError(
+            "decisions=true: under backfill=blocking a rule waits for one job at a time, and no decision is taken; use "
+            "backfill=strict, skip or easy, or leave decisions out"
+        )
+    return Recorder.of(policy, jobs, known)
 
 
 def greedy_with_cost(allocator: str | Allocator, cost: FloatArray) -> Allocator:

@@ -11,7 +11,7 @@ FOOTER = """Further commands:
   python -m rltune.slurm release          give back what an earlier run left in Slurm, and end
   python -m rltune.slurm prolog spec=...  Prolog of slurmd: the node's MIG instances are as the spec says, or the job does not start
   python -m rltune.slurm epilog spec=...  Epilog of slurmd: a drained node without jobs gets the instances of the spec
-docs/slurm.md tells how to run it, what each depth does, and the traps."""
+docs/howto/slurm.md tells how to run it, what each depth does, and the traps."""
 
 
 def main() -> None:

@@ -79,7 +79,7 @@ def _apply(adapter: Adapter, spec: Spec, mig_mode: bool, node: str, path: str) -
 def at_device(cfg: Mapping[str, Any]) -> Iterator[tuple[Adapter, Spec]]:
     """The adapter of this node's device, and the spec; InputError without one."""
     if cfg["spec"] is None:
-        raise InputError("spec=FILE is needed: the MIG instances that this node should have (docs/devices.md)")
+        raise InputError("spec=FILE is needed: the MIG instances that this node should have (docs/howto/mig_server.md)")
     spec = read_spec(cfg["spec"], cfg["config"])
     driver = open_device(cfg["device"], pace=float(cfg["pace"]))
     try:

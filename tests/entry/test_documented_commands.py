@@ -32,6 +32,8 @@ from rltune import entry
 from rltune.api import is_learned
 from rltune.config.commands import Evaluate, Simulate
 from rltune.config.traces import trace_node
+from rltune.core.resources.counts import RULES
+from rltune.core.resources.scores import SHARING_RULES
 from rltune.kubernetes import main as beside_kubernetes
 from rltune.live import main as live
 from rltune.mig_commands import main as mig
@@ -39,6 +41,7 @@ from rltune.mig_commands import profiles
 from rltune.nouns.errors import InputError
 from rltune.policies.orders import ALIASES, ORDERS
 from rltune.policies.preemptive import PREEMPTIVE, PREEMPTIVE_ALIASES
+from rltune.service import opening
 from rltune.simulator.options import Options
 from rltune.simulator.run import simulate_jobs
 from rltune.slurm import main as beside_slurm
@@ -46,7 +49,7 @@ from rltune.slurm import main as beside_slurm
 pytestmark = pytest.mark.xdist_group("documents")
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 # --- what the documents hold ----------------------------------------------------------
 
@@ -132,16 +135,21 @@ def commands_of(document: Path) -> Iterator[Command]:
 def split(text: str, place: str) -> Iterator[Command]:
     """The commands of a line; ``a|b`` stands for one of each."""
     for part in text.split("&&"):
-        if not re.match(r"python -m rltune|python experiments/|make ", part.strip()):
+        if not re.match(r"python -m rltune|python experiments/|make |rltune [a-z]+ ", part.strip()):
             continue
-        words = shlex.split(part, comments=True)
+        words = shlex.split(re.sub(r"^rltune ", "python -m rltune.", part.strip()), comments=True)
         choices = [word.split("|") if re.fullmatch(r"\w+(\|\w+)+", word) else [word] for word in words]
         yield from (Command(place, chosen) for chosen in itertools.product(*choices))
 
 
 COMMANDS = [command for document in DOCUMENTS for command in commands_of(document) if command.kind != "rltune.X"]
 PYTHON = [block for document in DOCUMENTS for block in parted(document)[0] if is_python(block)]
-each_command = pytest.mark.parametrize("command", COMMANDS, ids=str)
+each_command = pytest.mark.parametrize(
+    "command",
+    # What launches on Ray loads it: half a minute.
+    [pytest.param(one, marks=pytest.mark.thorough) if "hydra/launcher=ray" in str(one) else one for one in COMMANDS],
+    ids=str,
+)
 each_block = pytest.mark.parametrize("block", PYTHON, ids=lambda block: block[0].place)
 
 
@@ -153,15 +161,40 @@ def test_commands_are_found_in_every_kind_of_code() -> None:
     """Commands that the search passes over could go wrong without anybody noticing."""
     kinds = {command.kind for command in COMMANDS}
     assert {"make", "rltune.train", "rltune.mig", "rltune.devices", "experiments/devices.py"} <= kinds
-    assert len(COMMANDS) > 50
+    assert any(command.given[:1] == ("backup",) for command in COMMANDS), "rltune serve backup FILE"
+    assert len(COMMANDS) > 100
     assert {block[0].document.name for block in PYTHON} == {
-        "README.md",
-        "CONTRIBUTING.md",
-        "devices.md",
+        "decision.md",
         "mig_batch.md",
         "mig_online.md",
+        "mig_server.md",
+        "policy.md",
         "slurm.md",
+        "tour.md",
     }
+
+
+def test_every_policy_and_allocator_has_its_row() -> None:
+    """A user would find a policy in the code alone."""
+    text = (ROOT / "docs" / "reference" / "policies.md").read_text()
+    names = {*ORDERS, *ALIASES, *PREEMPTIVE, *PREEMPTIVE_ALIASES, *RULES, *SHARING_RULES, "milp"}
+    assert {name for name in names if f"`{name}`" not in text} == set()
+
+
+PLACES = ("rltune/**/*.py", "rltune/**/*.yaml", "deploy/*", "conf/**/*.yaml", "experiments/*.py", "tests/**/*.py")
+
+
+def test_pages_that_messages_name_are_there() -> None:
+    """An error message would send a user to a page that has moved."""
+    files = {path for pattern in PLACES for path in ROOT.glob(pattern) if path.is_file()}
+    named = {(path, name) for path in files for name in re.findall(r"docs/[\w/]+\.md", path.read_text())}
+    assert [f"{path.relative_to(ROOT)}: {name}" for path, name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    """The first page that a stranger reads would have a dead link; the site checks all others."""
+    links = re.findall(r"\]\((?!https?:)([^)#\s]+)", (ROOT / "README.md").read_text())
+    assert len(links) > 10 and [link for link in links if not (ROOT / link).exists()] == []
 
 
 # --- by default: everything named is there --------------------------------------------
@@ -182,9 +215,10 @@ def checked(declared: type, cfg: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def no_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Commands end where their options are read."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setenv("RLTUNE_STATE", str(tmp_path))
     run_main, parse_args = entry.run_main, argparse.ArgumentParser.parse_args
 
     def only_options(task: Any, declared: type, footer: str = "", sweep: Any = None) -> None:
@@ -200,10 +234,15 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def only_read(words: list[str]) -> None:
         profiles.options(words)
 
+    def no_state(given: str | None) -> None:
+        raise Parsed
+
     monkeypatch.chdir(ROOT)
     for module in (entry, mig, beside_slurm, beside_kubernetes, live):
         monkeypatch.setattr(module, "run_main", only_options)
     monkeypatch.setattr(profiles, "print_profiles", only_read)
+    # Commands beside the service look for its state once they have read their words.
+    monkeypatch.setattr(opening, "state_directory", no_state)
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parsed)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
@@ -246,14 +285,22 @@ def problem_of(command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     """What is wrong with a command, as far as its options tell; with ``no_work``."""
     if command.kind == "make":
         return make_problem(command.given)
-    if command.words[1] != "-m":
-        return None if (ROOT / command.kind).is_file() else "no such file"
-    if find_spec(command.kind) is None:
+    is_script = command.words[1] != "-m"
+    if is_script and not (ROOT / command.kind).is_file():
+        return "no such file"
+    if is_script and "ArgumentParser" not in (ROOT / command.kind).read_text():
+        return None
+    if not is_script and find_spec(command.kind) is None:
         return "no such module"
-    for words in members(command.given) if command.given else []:
+    for words in [list(command.given)] if is_script else members(command.given) if command.given else []:
         monkeypatch.setattr(sys, "argv", [command.kind, *words])
         try:
-            runpy.run_module(command.kind, run_name="__main__", alter_sys=True)
+            if is_script:
+                # A script finds those beside it.
+                monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+                runpy.run_path(str(ROOT / command.kind), run_name="__main__")
+            else:
+                runpy.run_module(command.kind, run_name="__main__", alter_sys=True)
         except Parsed:
             pass
         except InputError as error:
@@ -294,6 +341,8 @@ WRONG = {
     "python -m rltune.workloads nap": "invalid choice: 'nap'",
     "python -m rltune.learn": "no such module",
     "python experiments/nothing.py": "no such file",
+    "python experiments/slurm.py --runs": "--runs",
+    "rltune serve tokens list": "command 'tokens' is unknown",
     "make dinner": "the Makefile has no dinner",
     "make test ARG=x": "the Makefile has no ARG",
 }
@@ -371,10 +420,9 @@ APPENDED = {
     "rltune.slurm": "--help",  # beside a Slurm: tests/slurm
     "rltune.serve": "--help",  # until a signal ends it, and who asks it: tests/service
     "rltune.client": "--help",
+    "rltune.inspect": "--help",  # until Ctrl-C: tests/pages
     "rltune.live": "--help",  # tests/live
     "rltune.kubernetes": "--help",  # tests/kubernetes
-    "experiments/devices.py": "--help",  # whole campaigns: hours
-    "experiments/mig_online.py": "--help",
     "make": "--dry-run",  # they set up an environment, and run what has tests of its own
 }
 """Command -> what makes it small; one that is not here is run as it is."""
@@ -409,6 +457,7 @@ FILES = {
     "models.csv": "task,model,1g,2g,3g,4g,7g\na,A100-80GB,70,40,30,25,20\na,A30,70,40,,30,\n"
     "b,A100-80GB,60,35,28,20,18\nb,A30,60,35,,20,\n",
     "events.csv": "event,tenant,profile\nacquire,a,1g\nacquire,b,3g\nrelease,a,\nacquire,c,2g\n",
+    "my.yaml": "name: ours\npools:\n  - {name: old, nodes: 12, gpus_per_node: 4, gpu_type: P100}\n",
     "spec.yaml": "version: 1\ngpus: [{gpu: 0, instances: [3g.40gb@4, 2g.20gb, 1g.10gb]}]\n",
     "tasks.yaml": TASKS,
     "conf/workloads.yaml": TASKS,
@@ -469,6 +518,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def skip_what_cannot_be_had(command: Command) -> None:
     """Some commands need what no test may count on."""
+    if command.kind.startswith("experiments/"):
+        pytest.skip("a whole campaign: minutes to hours; that it takes its options is a test above")
     if "hydra/sweeper=optuna" in command.words:
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     if command.given[:1] == ("fetch",):

@@ -70,6 +70,15 @@ def test_a_run_leaves_its_directory_and_says_what_the_function_says(simulate: Ca
     assert "lower bounds of any schedule without preemption" in told[1]
 
 
+def test_decisions_are_left_where_they_are_asked_for(simulate: Callable[..., Told]) -> None:
+    """The inspector would have nothing to show, or a run would say that it holds what it lacks."""
+    run = made(simulate(*QUICK, "policy=sjf", "allocator=milp", "decisions=true"))
+    decisions, jobs = pd.read_parquet(run / "decisions.parquet"), pd.read_parquet(run / "jobs.parquet")
+    assert sum(map(len, decisions.started)) == len(jobs) and len(pd.read_parquet(run / "milp.parquet")) > 0
+    status, _, err = simulate(*QUICK, "policy=sjf", "backfill=blocking", "decisions=true")
+    assert status != 0 and "decisions=true: under backfill=blocking" in err
+
+
 def test_exports_are_the_schedule(simulate: Callable[..., Told]) -> None:
     """A trace viewer would refuse the file, or draw two runs of a node over one another."""
     run = made(simulate(*QUICK, "export=[csv,parquet,chrome]"))

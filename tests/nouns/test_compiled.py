@@ -271,6 +271,7 @@ print(job_cost(BSLD, 99.0, 1.0), sum(job_cost.stats.cache_hits.values()))
 """
 
 
+@pytest.mark.thorough
 def test_a_changed_constant_of_another_module_is_compiled_in(tmp_path: Path) -> None:
     """After an update old machine code would run with the new one, and write past the ends of changed arrays."""
     copy = tmp_path / "rltune"

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
+
+import rltune
+from rltune.rl.network import JobNetwork, NetworkConfig
+from rltune.rl.policy_file import LearnedPolicy
+from rltune.rl.rules import Rules
+from rltune.simulate import job_table
 
 POOL = {
     "name": "p", "nodes": 2, "gpus_per_node": 4, "gpu_type": "any", "vc": None, "first_node_id": 5,
@@ -42,6 +52,40 @@ def simulated(folder: Path, last: str = "d", label: str = "by hand") -> Path:
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
+
+
+def written(folder: Path, result: Any) -> Path:
+    """A simulation's result as `rltune.simulate` leaves it."""
+    run = simulated(folder)
+    job_table(result).to_parquet(run / "jobs.parquet", index=False)
+    result.attempts.to_parquet(run / "runs.parquet", index=False)
+    if result.recorded is not None:
+        result.recorded.write(lambda name: run / name)
+    summary = json.loads((run / "summary.json").read_text())
+    summary["cluster"]["pools"] = [asdict(pool) for pool in result.cluster.pools]
+    (run / "summary.json").write_text(json.dumps(summary))
+    return run
+
+
+def crowded(**options: Any) -> Any:
+    """A simulation whose decisions are written down, of 40 jobs that queue for two nodes; the widest has a hostile name."""
+    rng = np.random.default_rng(3)
+    columns = {
+        "job_id": [f"j{k}" for k in range(39)] + [HOSTILE], "submit_s": np.sort(rng.uniform(0, 600, 40)),
+        "duration_s": rng.exponential(400, 40) + 1, "num_gpus": [*rng.choice([1, 2, 4], 39), 8],
+    }  # fmt: skip
+    cluster = rltune.load_cluster("uniform").with_nodes(2)
+    return rltune.simulate(rltune.JobTable.from_columns(columns), cluster, decisions=True, **options)
+
+
+def learned() -> Any:
+    """The same, picked by a network with random weights."""
+    torch.manual_seed(4)
+    network = JobNetwork(NetworkConfig(visible=16))
+    with torch.no_grad():
+        for weights in network.parameters():
+            weights.normal_(0.0, 0.3)
+    return crowded(policy=LearnedPolicy(network.eval(), Rules(baseline="sjf", visible=16, window=10), {}))
 
 
 def evaluated(folder: Path) -> Path:

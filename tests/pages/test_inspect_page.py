@@ -69,6 +69,7 @@ def test_every_question_is_answered(page):
     assert page.get("/api/0/jobs/2").json()["waited"] == 190
     assert [page.get(f"/api/0/starts?at=100&direction={d}").json()["at"] for d in (1, -1)] == [200, 0]
     assert page.get("/api/0/starts?at=200").json()["at"] is None
+    assert page.get("/api/0/decision?at=50").json() == {"policy": None, "milp": None}
 
 
 def test_questions_about_nothing_are_refused(page):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
-from dataclasses import asdict
 
 import numpy as np
 import pytest
-from run_cases import evaluated, planned, simulated
+from run_cases import evaluated, planned, simulated, written
 
 import rltune
 from rltune.inspect import windows
@@ -18,7 +17,6 @@ from rltune.inspect.moments import moment
 from rltune.inspect.recorded import schedules_in
 from rltune.inspect.waits import moments_of, why, worst
 from rltune.nouns.errors import InputError
-from rltune.simulate import job_table
 
 
 def only(run):
@@ -100,13 +98,7 @@ def test_a_simulation_is_shown_as_the_simulator_counted_it(tmp_path):
     rng = np.random.default_rng(3)
     columns = {"submit_s": np.sort(rng.uniform(0, 4000, 200)), "duration_s": rng.exponential(400, 200) + 1, "num_gpus": rng.choice([1, 2, 4, 8], 200)}  # fmt: skip
     result = rltune.simulate(rltune.JobTable.from_columns(columns), "uniform", policy="las", runtimes="unknown")
-    run = simulated(tmp_path / "run")
-    job_table(result).to_parquet(run / "jobs.parquet", index=False)
-    result.attempts.to_parquet(run / "runs.parquet", index=False)
-    summary = json.loads((run / "summary.json").read_text())
-    summary["cluster"]["pools"] = [asdict(pool) for pool in result.cluster.pools]
-    (run / "summary.json").write_text(json.dumps(summary))
-    seen, step = only(run), 100.0
+    seen, step = only(written(tmp_path / "run", result)), 100.0
     timeline = result.timeline(step)
     edges = np.append(timeline.time_s, timeline.time_s.iloc[-1] + step)
     for name in ("busy_gpus", "queued_jobs", "queued_gpus"):

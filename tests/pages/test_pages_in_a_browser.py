@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from browser import chromium, findings, opened, served
-from run_cases import HOSTILE, planned, simulated
+from run_cases import HOSTILE, crowded, learned, planned, simulated, written
 
+from rltune.allocators.milp import MilpAllocator
 from rltune.inspect.__main__ import all_of
 from rltune.inspect.app import make_app
 from rltune.service.web.context import WebOptions
@@ -106,6 +107,34 @@ def test_a_choice_in_one_run_is_found_in_the_other(browser, inspector):
         page.locator("#second").select_option("")
         page.locator(".side > section").nth(4).wait_for()
         assert page.get_by_text("Why it waited").count() == 1
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_decisions_are_shown(browser, tmp_path, look):
+    """What a policy thought, and what the integer program weighed, could not be looked at; or not by everybody."""
+    runs = [
+        written(tmp_path / "learned", learned()),
+        written(tmp_path / "milp", crowded(policy="sjf", allocator=MilpAllocator(time_limit_s=600))),
+    ]
+    with served(make_app(all_of(runs))) as url, opened(browser, url, **look) as page:
+        page.locator(f"{DRAWN}[data-decisions]").wait_for()
+        for _ in range(12):
+            page.get_by_role("button", name="Next start").press("Enter")
+            page.wait_for_timeout(100)
+        policy = page.locator("section", has=page.get_by_role("heading", name="What the policy decided"))
+        agent, rule = policy.nth(0), policy.nth(1)
+        agent.get_by_text("with probability").wait_for()
+        assert agent.get_by_role("cell", name="chosen", exact=True).count() == 1
+        assert agent.get_by_role("columnheader", name="bounded slowdown").count() == 1
+        agent.locator("summary").press("Enter")
+        agent.get_by_text("partly used").wait_for()
+        rule.get_by_text("believed run time, s; then GPUs").wait_for()
+        program = page.locator("section", has=page.get_by_role("heading", name="What the integer program weighed"))
+        program.get_by_text("Status optimal").wait_for()
+        assert program.get_by_role("cell", name="fragmentation", exact=True).count() == 1
+        assert program.get_by_role("cell", name="sum", exact=True).count() == 2
+        assert findings(page) == [] and fits(page)
+        assert page.evaluate("window.pwned === undefined && document.images.length === 0")
 
 
 def test_a_mig_batch_plays(browser, tmp_path):

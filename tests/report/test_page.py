@@ -19,8 +19,10 @@ from rltune.report.page import figures, write
 from rltune.report.page.figures import ccdf
 from rltune.report.page.tables import latex, main_table, tables, tex
 
+pytestmark = pytest.mark.xdist_group("page")
 
-@pytest.fixture(scope="module")
+
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with one figure a scene and everything else: to draw takes a second each."""
     made = tmp_path_factory.mktemp("report")

@@ -29,7 +29,8 @@ SMALL = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+# Of the session: between two tests of the group a worker may run those of other modules.
+@pytest.fixture(scope="session")
 def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     done = train("+trace=synthetic", *SMALL, "name=first", runs=runs)
@@ -48,7 +49,7 @@ def test_a_run_leaves_what_the_documentation_lists(first_run: Path) -> None:
     assert load_policy(first_run).origin["source"] == "synthetic"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def longer_run(first_run: Path) -> Path:
     """The same training, an epoch longer."""
     done = train("+trace=synthetic", *SMALL, "epochs=3", "name=again", runs=first_run.parent)

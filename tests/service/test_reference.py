@@ -10,7 +10,7 @@ import pytest
 from rltune.service.web.metrics import COUNTERS
 from tests.service.site import Site
 
-TEXT = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "howto" / "service.md").read_text()
 
 
 @pytest.fixture

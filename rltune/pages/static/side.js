@@ -5,6 +5,7 @@ import { Gantt } from "./gantt.js";
 import { NodeMap } from "./nodes.js";
 import { Table } from "./table.js";
 import { Latest, getJson, getPacked } from "./data.js";
+import { Decisions } from "./decisions.js";
 
 let count = 0;
 
@@ -21,6 +22,7 @@ export class Side {
     const failed = wishes.failed;
     this.picture = new Latest((path) => getPacked(path), (data) => this.gotPicture(data), failed);
     this.moment = new Latest((path) => getJson(path), (state) => this.gotMoment(state), failed);
+    this.decision = new Latest((path) => getJson(path), (state) => { this.decisions.show(state); this.wishes.shown("decisions"); }, failed);
   }
 
   build() {
@@ -48,6 +50,7 @@ export class Side {
       this.map = new NodeMap(canvas, (job) => this.pick(job), (words) => (line.textContent = words || pointing));
       now.append(el("div", { class: "figure" }, canvas), line);
     }
+    if (m.decisions) this.decisions = new Decisions(m.decisions, section, this.clockOf, (job) => this.pick(job));
     this.buildQueue(section);
     this.buildWhy(section);
   }
@@ -113,6 +116,7 @@ export class Side {
 
   askMoment() {
     this.moment.want(`/api/${this.index}/moment?at=${this.view.at}&order=${this.order}`);
+    if (this.decisions) this.decision.want(`/api/${this.index}/decision?at=${this.view.at}`);
   }
 
   move(view) {

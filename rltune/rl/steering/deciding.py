@@ -16,19 +16,22 @@ from rltune.rl.steering.levers import LEVERS, Floats, usual_of, values_of
 from rltune.rl.steering.network import SteeringNetwork
 from rltune.rl.steering.observe import FEATURES, observe_world
 from rltune.simulator.decisions import Decision
+from rltune.simulator.recording import Feature, Recorder
 
 
 @dataclass
 class Steering:
     """A network bound to one simulation; a `rltune.simulator.decisions.Decision`.
 
-    ``joint``: decides on the starts of an instant (the joint MILP); None: the kernels do. ``records`` has a line a round.
+    ``joint``: decides on the starts of an instant (the joint MILP); None: the kernels do. ``records`` has a line a round;
+    ``recorder`` hears of rounds and of every instant.
     """
 
     network: SteeringNetwork
     usual: Floats
     joint: Decision | None = None
     records: list[dict[str, object]] = field(default_factory=list)
+    recorder: Recorder | None = None
     _until: float = -np.inf
 
     @classmethod
@@ -45,16 +48,23 @@ class Steering:
             self._until = now + self.network.config.round_s
             values = values_of(self.choose(state), self.usual)
             set_levers(state, values)
+            levers: dict[str, Any] = {name: float(x) for name, x in zip(LEVERS, values, strict=True) if not np.isnan(x)}
+            if self.recorder is not None:
+                self.recorder.levers = levers
+        if self.recorder is not None:
+            self.recorder.look(state)
         if self.joint is not None:
             self.joint.take(state)
         else:
             start_here(state)
         if begins:
             started = int(sim.counts[STARTED]) - before
-            levers: dict[str, object] = {
-                name: float(x) for name, x in zip(LEVERS, values, strict=True) if not np.isnan(x)
-            }
             self.records.append({"now_s": now, "queued": waiting, "started": started} | levers)
+
+    def tell(self, recorder: Recorder) -> None:
+        """Let a recorder hear of rounds, and of the keys that jobs have under their levers, from now on."""
+        self.recorder = recorder
+        recorder.seen = [Feature(name) for name in FEATURES]
 
     def exchange(self, network: SteeringNetwork) -> None:
         """Another network decides from now on, and begins a round."""
@@ -64,6 +74,8 @@ class Steering:
         """(6,) the network's greedy action on what it sees."""
         world = np.zeros(len(FEATURES), np.float32)
         observe_world(state, world)
+        if self.recorder is not None:
+            self.recorder.world = world
         with torch.inference_mode():
             found: Floats = self.network.means({"world": torch.from_numpy(world[None])})[0].numpy()
         return found

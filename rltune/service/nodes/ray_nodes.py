@@ -110,8 +110,8 @@ def connect(
     """
     if require_token and os.environ.get("RAY_AUTH_MODE") != "token":
         raise InputError(
-            "RAY_AUTH_MODE is not token: anyone who reaches this Ray cluster could run code on it; start Ray with tokens (README, On a "
-            "Ray cluster), or allow an open cluster"
+            "RAY_AUTH_MODE is not token: anyone who reaches this Ray cluster could run code on it; start Ray with tokens "
+            "(docs/howto/sweeps.md, On a Ray cluster), or allow an open cluster"
         )
     joined = not ray.is_initialized()
     if joined:
