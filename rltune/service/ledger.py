@@ -125,23 +125,22 @@ class Ledger:
             self.store.write("cuts", ((*k, v) for k, v in self._cuts.items()))
             self.store.write("nodes", ((k, *v) for k, v in self._nodes.items()))
             self.store.write("requests", ((*k, *v) for k, v in self._answers.items()))
-            self.store.write(
-                "events", ((e.seq, e.at_s, e.what, e.job, e.tenant, json.dumps(e.data)) for e in self._news)
-            )
+            news = ((e.seq, e.at_s, e.what, e.job, e.tenant, json.dumps(e.data)) for e in self._news)
+            self.store.write("events", news, fresh=True)
             for key, value in self._meta.items():
                 self.store.set_meta(key, value)
             if self._forget_before > -math.inf:
                 self.store.forget(self._forget_before)
-        news = self._news
+        told = self._news
         for record in self._dirty.values():
             if record.over:
                 self.over.append(record.id)
         self._dirty, self._runs, self._cuts, self._nodes = {}, {}, {}, {}
         self._answers, self._meta, self._news, self._forget_before = {}, {}, [], -math.inf
-        self.events.extend(news)
+        self.events.extend(told)
         while len(self.over) > KEPT_OVER:
             self.records.pop(self.over.popleft(), None)
-        return news
+        return told
 
     def drop(self, record: Record) -> None:
         """A job that could not be written was never accepted."""

@@ -64,7 +64,11 @@ COLUMNS = {
 """Of each table whose rows have a checksum: SQLite has none of its own outside its log. NULL: written before there were any."""
 MIGRATIONS = {
     1: "CREATE INDEX requests_by_age ON requests (at_s);"
-    + "".join(f"ALTER TABLE {table} ADD COLUMN crc INTEGER;" for table in COLUMNS)
+    + "".join(
+        # By name: what version 2 had, whatever later ones have.
+        f"ALTER TABLE {table} ADD COLUMN crc INTEGER;"
+        for table in ("meta", "jobs", "runs", "requests", "nodes", "cuts", "events")
+    )
 }
 """From a version to the next: SQL, run in one transaction when the service starts."""
 FORGOTTEN = 5000
@@ -146,11 +150,11 @@ class Store:
         if self._writer.in_transaction:
             self._writer.execute("ROLLBACK")
 
-    def write(self, table: str, rows: Iterable[Sequence[Any]]) -> None:
-        """Insert or replace rows, each with the values of `COLUMNS` in their order."""
+    def write(self, table: str, rows: Iterable[Sequence[Any]], fresh: bool = False) -> None:
+        """Insert or replace rows, each with the values of `COLUMNS` in their order; ``fresh``: one that is there already is an error."""
         columns = COLUMNS[table]
         self._writer.executemany(
-            f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}, crc) VALUES ({'?, ' * len(columns)}?)",
+            f"INSERT {'' if fresh else 'OR REPLACE '}INTO {table} ({', '.join(columns)}, crc) VALUES ({'?, ' * len(columns)}?)",
             ((*row, crc(*row)) for row in rows),
         )
 
@@ -249,8 +253,8 @@ def in_order(table: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Any
 
 
 def crc(*values: Any) -> int:
-    """Checksum of a row, the same of what is written and of what SQLite makes of it (NaN is NULL, whole numbers may be reals)."""
-    plain = [None if v is None or v != v else float(v) if isinstance(v, int | float) else v for v in values]
+    """Checksum of a row, the same of what is written and of what SQLite makes of it (NaN is NULL, whole numbers may be reals, -0 is 0)."""
+    plain = [None if v is None or v != v else float(v) + 0.0 if isinstance(v, int | float) else v for v in values]
     return zlib.crc32(repr(plain).encode("utf-8", "surrogatepass"))
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from rltune.nouns.errors import InputError
 from rltune.service.engine import Settings
@@ -13,7 +17,7 @@ from rltune.service.errors import Refused
 from rltune.service.exporting import faults
 from rltune.service.orders import Begin, Report, Stop, Suspend
 from rltune.service.specs import JobSpec, LeaseSpec
-from rltune.service.store import COLUMNS, VERSION, StoreError
+from rltune.service.store import COLUMNS, VERSION, Store, StoreError
 from rltune.simulator.requests import Rules
 from tests.service.fakes import FakeMachine, Hand, suspending
 
@@ -308,6 +312,22 @@ def test_a_database_of_the_version_before_goes_on(tmp_path):
     again.close()
 
 
+@settings(max_examples=30)
+@given(st.floats(allow_nan=False), st.integers(-(2**62), 2**62), st.text(st.characters(exclude_categories=["Cs"])))
+@example(-0.0, 0, "")
+def test_rows_that_are_read_as_they_were_written_are_whole(number, whole, text):
+    """A start would refuse a sound database for a value that SQLite keeps in another form."""
+    with tempfile.TemporaryDirectory() as name:
+        store = Store(Path(name) / "state.sqlite")
+        with store.transaction():
+            store.write("runs", [("run", text, whole, text, number, whole, number, None, text, None)])
+        assert store.altered() == []
+        with store.transaction():
+            store.end_runs([{"run": "run", "end_s": number, "outcome": text, "code": whole}])
+        assert store.altered() == []
+        store.close()
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -415,6 +435,15 @@ def test_a_transaction_is_whole_or_not_there(hand):
         link.execute("INSERT INTO nodes VALUES ('m9', 'open', '', NULL)")
         link.execute("INSERT INTO nodes VALUES ('m9', 'open', '', NULL)")
     assert not hand.store.read("SELECT * FROM nodes")
+
+
+def test_an_event_is_never_written_over_another(hand):
+    """A number that was given twice would take what happened before out of the journal, unnoticed."""
+    hand.ask(lambda e: e.submit([job()], "ann"))
+    (first,) = hand.store.read("SELECT * FROM events WHERE seq = 1")
+    with pytest.raises(StoreError), hand.store.transaction():
+        hand.store.write("events", [(1, 0.0, "other", None, None, "{}")], fresh=True)
+    assert tuple(hand.store.read("SELECT * FROM events WHERE seq = 1")[0]) == tuple(first)
 
 
 # --- other policies ---------------------------------------------------------------------------------
