@@ -34,7 +34,7 @@ live: $(READY) ## the live service in two minutes: a trace replayed on simulated
 eval: $(READY) ## shipped models and all rules on five traces, as a page: runs/report/index.html (minutes; FULL=1: all of them, long)
 	OMP_NUM_THREADS=1 $(BIN)/python -m rltune.report $(if $(filter-out 0,$(FULL)),--full) $(ARGS)
 
-test: $(READY) ## run the tests (options of pytest: ARGS="-k milp"; more cases: ARGS="-m 'thorough and not slow'")
+test: $(READY) ## run the tests (options of pytest: ARGS="-k milp"; more cases: ARGS="-m 'thorough and not slow'", ARGS="-m slow")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: $(READY) ## lint, format, types, the direction of imports, and advisories for dependencies
